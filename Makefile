@@ -1,0 +1,56 @@
+# One virtual environment, made by whichever target comes first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+MAMBA := mamba-ssm==2.3.2.post1
+REPLAYS ?=
+DEMO_OUT ?= runs/demo
+
+.PHONY: help demo test test-slow lint format gpu clean
+
+help:
+	@echo "make demo                 replays -> corpus -> world model -> report, in minutes (REPLAYS=path for your own)"
+	@echo "make test                 format, lint, types and tests"
+	@echo "make test-slow            the slow tests too"
+	@echo "make gpu                  adds the CUDA kernels of mamba-ssm"
+
+# torch before the rest: the packages that depend on it then take the build that is there.
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt torch==2.13.0
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+# mamba-ssm ships sources whose build wants a CUDA compiler; Mamba-2 needs only its Triton kernels.
+$(VENV)/.gpu: $(VENV)/.core
+	$(PIP) -c constraints.txt -e '.[gpu]' setuptools wheel packaging ninja
+	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) --no-build-isolation --no-deps $(MAMBA)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.gpu
+	$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+gpu: $(VENV)/.gpu
+
+demo: $(VENV)/.core
+	$(BIN)/wm demo --out $(DEMO_OUT) $(if $(REPLAYS),--replays $(REPLAYS))
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/pytest
+
+test-slow: lint
+	$(BIN)/pytest -m 'slow or not slow'
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,77 @@
+"""How fast `wm synth` makes replays, beside the floor: writing the same bytes that are already there.
+
+    python benchmarks/synth.py [--games 1024]
+
+Guards datasets/synth. The target is 200,000 frames a second on one core, simulation and writing together.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from datasets.synth import SynthOptions, simulate, synthesise, write_slp
+
+TARGET_FRAMES_PER_S = 200_000
+
+
+def _one_core() -> None:
+    """Pins the process to one core where the system can (Linux)."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def _floor_s(folder: Path, num_games: int, num_bytes: int) -> float:
+    """Seconds to write as many files of as many bytes, of nothing in particular."""
+    data = os.urandom(num_bytes // num_games)
+    started = time.perf_counter()
+    for index in range(num_games):
+        (folder / f"floor-{index}.slp").write_bytes(bytes(bytearray(data)))
+    return time.perf_counter() - started
+
+
+def _layout_s(options: SynthOptions) -> float:
+    """Seconds of laying out one frame as bytes, without simulating and writing it."""
+    game = next(simulate(SynthOptions(num_games=1, seed=options.seed)))
+    started = time.perf_counter()
+    for _ in range(10):
+        write_slp(game, version=options.version)
+    return (time.perf_counter() - started) / 10 / game.num_frames
+
+
+def main() -> None:
+    """Prints a table and, as the last line, the same as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--games", type=int, default=1024)
+    parser.add_argument("--batch-games", type=int, default=SynthOptions().batch_games)
+    arguments = parser.parse_args()
+    _one_core()
+    options = SynthOptions(num_games=arguments.games, batch_games=arguments.batch_games)
+    with tempfile.TemporaryDirectory() as name:
+        cpu = time.process_time()
+        summary = synthesise(Path(name) / "games", options)
+        cpu = time.process_time() - cpu
+    with tempfile.TemporaryDirectory() as name:
+        floor_s = _floor_s(Path(name), summary.games, summary.num_bytes)
+    result = {
+        "benchmark": "synth",
+        "games": summary.games,
+        "frames": summary.frames,
+        "frames_per_game": round(summary.frames / summary.games),
+        "frames_per_s": round(summary.frames / summary.seconds),
+        "frames_per_cpu_s": round(summary.frames / cpu),
+        "bytes_per_frame": round(summary.num_bytes / summary.frames, 1),
+        "layout_us_per_frame": round(1e6 * _layout_s(options), 3),
+        "floor_frames_per_s": round(summary.frames / floor_s),
+        "times_the_floor": round(summary.seconds / floor_s, 1),
+        "target_frames_per_s": TARGET_FRAMES_PER_S,
+    }
+    for key, value in result.items():
+        print(f"{key:24} {value:>14,}" if not isinstance(value, str) else f"{key:24} {value:>14}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The connection to a cluster's Jobs API. Ray is imported inside, so that `wm --help` stays fast."""
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cluster.errors import ClusterError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+"""Where `ray dashboard cluster.yaml` forwards the head node's port to."""
+
+CONNECT_TIMEOUT_S = 5.0
+"""A closed firewall swallows packets; Ray's own requests would then hang for minutes."""
+
+OVERRIDING_VARIABLE = "RAY_API_SERVER_ADDRESS"
+"""Ray lets this variable, and RAY_ADDRESS, win over an address given in the call."""
+
+
+def resolve_address(address: str | None) -> str:
+    """The Jobs API's URL from the argument, else RAY_ADDRESS, else DEFAULT_ADDRESS.
+
+    Raises:
+        ClusterError: it is not an http(s) URL with a host.
+    """
+    source = "--address" if address else "RAY_ADDRESS"
+    found = (address or os.environ.get("RAY_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
+    try:
+        parts = urlsplit(found)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ClusterError(
+            f"{source} is {found!r}; expected the URL of the Jobs API such as {DEFAULT_ADDRESS} "
+            "(`ray dashboard cluster.yaml` brings it there)"
+        )
+    return found
+
+
+def connect(address: str | None) -> "JobSubmissionClient":
+    """A client of the Jobs API that has proved that it may talk to it.
+
+    Raises:
+        ClusterError: bad address, nothing answers there, it is not Ray, or the token is missing or wrong.
+    """
+    url = resolve_address(address)
+    headers = _auth_headers()
+    # Ourselves first: Ray's client sets no time limit, and its C++ code looks for a token in its own way.
+    _check_answer(url, headers)
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        with _address_from_us(url):
+            return JobSubmissionClient(url, headers=headers)
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"RAY_AUTH_MODE is token, but there is none ({_find_token()[1]}); expected one although "
+            f"{url} asks for none; unset RAY_AUTH_MODE, or start the cluster with a token"
+        ) from error
+
+
+def token_error(url: str) -> ClusterError:
+    """The line for a server that refused us: which token was sent, if any, and where one belongs."""
+    token, source = _find_token()
+    found = f"the token of {source} was refused" if token else f"no token was sent ({source})"
+    return ClusterError(
+        f"{url} asks for the cluster's token and {found}; expected the token its head node was started "
+        "with; copy it to ~/.ray/auth_token (mode 600) or name its file in RAY_AUTH_TOKEN_PATH"
+    )
+
+
+def _check_answer(url: str, headers: dict[str, str]) -> None:
+    """Ask for the version, which needs the token like every other request."""
+    try:
+        request = urllib.request.Request(f"{url}/api/version", headers=headers)
+        with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S) as answer:
+            found = "another answer" if "ray_version" not in json.load(answer) else None
+    except urllib.error.HTTPError as error:
+        if error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise token_error(url) from error
+        found = f"HTTP {error.code}"
+    except (http.client.HTTPException, ValueError) as error:
+        found = type(error).__name__
+    except OSError as error:
+        why = getattr(error, "reason", error)
+        raise ClusterError(
+            f"nothing answers at {url} ({why}); expected a cluster's Jobs API; start one "
+            "(`ray up cluster.yaml`) and forward its port (`ray dashboard cluster.yaml`), or give --address"
+        ) from error
+    if found:
+        raise ClusterError(
+            f"{url} is not Ray's Jobs API (it gave {found}); expected a head node's dashboard port, "
+            "8265 unless changed; check the address"
+        )
+
+
+def _auth_headers() -> dict[str, str]:
+    """The token as a header, found as Ray finds it.
+
+    Not left to Ray, which sends a token only under RAY_AUTH_MODE=token, while `ray start` demands one as soon
+    as a token file exists.
+    """
+    token, _ = _find_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _find_token() -> tuple[str, str]:
+    """The token ("" if none) and, for messages, where it comes from or why there is none."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return "", "RAY_AUTH_MODE is disabled"
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token, "RAY_AUTH_TOKEN"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return "", f"{path}: {getattr(error, 'strerror', None) or 'not text'}"
+    return token, str(path) if token else f"{path} is empty"
+
+
+@contextmanager
+def _address_from_us(url: str) -> Iterator[None]:
+    """Inside, Ray's environment variables name `url`: an explicit --address must not lose to RAY_ADDRESS."""
+    before = os.environ.get(OVERRIDING_VARIABLE)
+    os.environ[OVERRIDING_VARIABLE] = url
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OVERRIDING_VARIABLE]
+        else:
+            os.environ[OVERRIDING_VARIABLE] = before

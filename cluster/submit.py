@@ -1,0 +1,108 @@
+"""`wm submit`: the same `wm` command as a Ray job.
+
+job_id = submit(request)              uploads code and config, starts the job, returns at once
+exit_code = follow(job_id)            prints its log until it ends
+exit_code = submit_and_follow(...)    what the command line calls
+"""
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cluster.client import connect, resolve_address, token_error
+from cluster.errors import ClusterError
+from cluster.follow import follow, how_to_look
+from cluster.package import package
+from cluster.request import SubmitRequest, entrypoint, job_name, relative_config
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+Result = TypeVar("Result")
+
+__all__ = ["SubmitRequest", "follow", "submit", "submit_and_follow"]
+
+
+def submit(request: SubmitRequest) -> str:
+    """Upload the working directory and start the command there as a Ray job.
+
+    Returns:
+        The job's submission id: VERB-NAME-HASH, or VERB-NAME-HASH-2 and so on where earlier attempts ended.
+    Raises:
+        ClusterError: a mistake in config, address or token, or the same run is already going on there.
+    """
+    config = relative_config(request)
+    command = entrypoint(request)
+    name = job_name(request)
+    with tempfile.TemporaryDirectory(prefix="wm-submit-") as folder:
+        # Packed before connecting: what is wrong here shows without a cluster.
+        archive = package(request.working_dir.resolve(), config, Path(folder) / "working_dir.zip")
+        client = connect(request.address)
+        job_id = _next_attempt(client, name, resolve_address(request.address))
+        return _start(client, request, job_id, command, archive)
+
+
+def submit_and_follow(request: SubmitRequest) -> int:
+    """Submit, say how to look at the job, and follow it if the request says so.
+
+    Returns:
+        0 if the job succeeded, or was left running as asked; 1 if it failed or was stopped; 130 after Ctrl-C.
+    Raises:
+        ClusterError: as `submit` and `follow`.
+    """
+    job_id = submit(request)
+    print(f"submitted {job_id}; {how_to_look(job_id, resolve_address(request.address))}", flush=True)
+    return follow(job_id, request.address) if request.follow else 0
+
+
+def _next_attempt(client: "JobSubmissionClient", name: str, url: str) -> str:
+    """The id after those of earlier attempts: NAME, then NAME-2, NAME-3, ...
+
+    Raises:
+        ClusterError: one of them has not ended. Two runs of one config would write into the same place.
+    """
+    jobs: list[Any] = _call(client.list_jobs, url)  # Ray declares their type as possibly None
+    attempt_id = re.compile(re.escape(name) + r"(?:-(\d+))?")
+    num_attempts = 0
+    for job in jobs:
+        if match := attempt_id.fullmatch(job.submission_id or ""):
+            if not job.status.is_terminal():
+                raise ClusterError(
+                    f"the same run is already {job.status.value} as {job.submission_id}; expected no second "
+                    f"one beside it; {how_to_look(job.submission_id, url)}"
+                )
+            num_attempts = max(num_attempts, int(match[1] or 1))
+    return f"{name}-{num_attempts + 1}" if num_attempts else name
+
+
+def _start(
+    client: "JobSubmissionClient", request: SubmitRequest, job_id: str, command: str, archive: Path
+) -> str:
+    return _call(
+        lambda: client.submit_job(
+            entrypoint=command,
+            submission_id=job_id,
+            runtime_env={"working_dir": str(archive)},
+            # For whoever lists the jobs later: which verb and which config this was.
+            metadata={"wm_command": " ".join(request.command), "wm_config": str(relative_config(request))},
+        ),
+        resolve_address(request.address),
+    )
+
+
+def _call(request: Callable[[], Result], url: str) -> Result:
+    """Run one call of the Jobs API; its failures become one line."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        return request()
+    except AuthenticationError as error:
+        raise token_error(url) from error
+    except (RuntimeError, requests.RequestException) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ClusterError(
+            f"{url} refused the request: {why}; expected it to take the job; try again"
+        ) from error

@@ -1,0 +1,85 @@
+"""`wm corpus info`: what is in a corpus, as a table for people and as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datasets.corpus import FRAMES, Corpus
+from datasets.schema import OPTIONAL_FIELDS, character_name, stage_name
+from datasets.splits import SplitConfig, in_split
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusInfo:
+    """Counts over one corpus."""
+
+    num_games: int
+    num_frames: int
+    bytes_per_frame: float
+    """Bytes of the frames table on disk, a frame."""
+    games_by_character: dict[str, int]
+    """Games in which a character was chosen; a mirror match counts once."""
+    games_by_stage: dict[str, int]
+    games_by_version: dict[str, int]
+    games_without: dict[str, int]
+    """Games that lack an optional field."""
+    games_by_split: dict[str, int]
+    rejects_by_reason: dict[str, int]
+    rejects: list[dict[str, Any]]
+
+
+def corpus_info(corpus: Corpus) -> CorpusInfo:
+    """Count what a corpus holds."""
+    games = corpus.games.to_pydict()
+    num_frames = sum(games["num_frames"])
+    characters: Counter[str] = Counter()
+    for pair in zip(games["p0_character"], games["p1_character"], strict=True):
+        characters.update({character_name(character) for character in pair})
+    numbers = np.asarray(games["split_number"], dtype=np.float64)
+    splits = ("train", "validation", "test")
+    rejects = corpus.rejects.to_pylist()
+    return CorpusInfo(
+        num_games=len(games["game_id"]),
+        num_frames=num_frames,
+        bytes_per_frame=corpus.num_bytes(FRAMES) / max(1, num_frames),
+        games_by_character=dict(characters.most_common()),
+        games_by_stage=dict(Counter(stage_name(stage) for stage in games["stage"]).most_common()),
+        games_by_version=dict(sorted(Counter(games["slippi_version"]).items())),
+        games_without={name: games[f"has_{name}"].count(False) for name in OPTIONAL_FIELDS},
+        games_by_split={s: int(in_split(numbers, s, SplitConfig()).sum()) for s in splits},
+        rejects_by_reason=dict(Counter(reject["code"] for reject in rejects).most_common()),
+        rejects=rejects,
+    )
+
+
+def describe(info: CorpusInfo, show_rejects: bool) -> str:
+    """The terminal's table."""
+    rows = [
+        ("games", f"{info.num_games:,}"),
+        ("frames", f"{info.num_frames:,} ({info.num_frames / 3600 / 60:.1f} hours of play)"),
+        ("bytes a frame", f"{info.bytes_per_frame:.1f}"),
+        ("splits", _counts(info.games_by_split)),
+        ("stages", _counts(info.games_by_stage)),
+        ("characters", _counts(info.games_by_character)),
+        ("versions", _counts(info.games_by_version)),
+        ("games without", _counts(info.games_without)),
+        (
+            "rejects",
+            f"{len(info.rejects):,}" + (f": {_counts(info.rejects_by_reason)}" if info.rejects else ""),
+        ),
+    ]
+    lines = [f"{name:>14}  {text}" for name, text in rows]
+    if show_rejects:
+        lines += [
+            f"{'':>14}  {reject['source']} #{reject['member']}: {reject['message']} [{reject['code']}]"
+            for reject in info.rejects
+        ]
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -1,0 +1,46 @@
+"""Joins the Ray that is there, or starts a local one with enough logical CPUs not to starve."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+from datasets.errors import UserError
+
+SPARE_CPUS = 6
+"""Logical CPUs beyond the machine's cores on a local Ray. With as many CPUs as workers, a job with data tasks
+hangs without a word; logical CPUs cost nothing."""
+
+
+def start_ray(min_cpus: int = 1) -> None:
+    """Connect to the cluster named by RAY_ADDRESS, or start a local Ray.
+
+    Args:
+        min_cpus: logical CPUs that the job will hold at once.
+    Raises:
+        UserError: the cluster is smaller than the job.
+    """
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(logging_level=logging.WARNING)
+        else:
+            num_cpus = max(os.cpu_count() or 1, min_cpus) + SPARE_CPUS
+            ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+    available = int(ray.cluster_resources().get("CPU", 0))
+    if available < min_cpus:
+        raise UserError(
+            f"this Ray has {available} logical CPUs, the job needs {min_cpus} (workers and data tasks); "
+            f"start Ray with --num-cpus {min_cpus} or more"
+        )
+
+
+def physical_cpus() -> int:
+    """Cores to keep busy: this machine's on a local Ray, the cluster's logical CPUs on a joined one."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and "RAY_ADDRESS" not in os.environ:
+        return os.cpu_count() or 1
+    return int(ray.cluster_resources().get("CPU", 1))

@@ -1,0 +1,165 @@
+"""Games -> one shard of Parquet: whole games, native small dtypes, zstd with byte-stream-split for floats.
+
+Guarded by `benchmarks/encode.py`, which prints bytes a frame and the time of each stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.replay import Columns, Follower, Game
+from datasets.schema import (
+    FIRST_FRAME_ID,
+    FOLLOWERS_SCHEMA,
+    FRAMES_SCHEMA,
+    OPTIONAL_FIELDS,
+    PLAYER_COLUMNS,
+)
+from datasets.splits import split_number
+
+ROW_GROUP_FRAMES = 64 * 1024
+"""A row group is closed by the game that reaches this many frames: the unit of reading in training."""
+COMPRESSION_LEVEL = 3
+
+
+HELD_COLUMNS = ("percent", "state_age", "hitstun", "self_y", "hitlag")
+"""Floats that stay, count or repeat: whole values compress better than split bytes (0.4 bytes a frame)."""
+
+
+def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    encodings = {
+        field.name: "PLAIN" if field.name.endswith(HELD_COLUMNS) else "BYTE_STREAM_SPLIT"
+        for field in schema
+        if pa.types.is_floating(field.type)
+    }
+    encodings["frame"] = "DELTA_BINARY_PACKED"
+    return {
+        "compression": "zstd",
+        "compression_level": COMPRESSION_LEVEL,
+        "use_dictionary": [field.name for field in schema if field.name not in encodings],
+        "column_encoding": encodings,
+        "write_statistics": False,
+    }
+
+
+class ShardWriter:
+    """Writes games into one shard file, row group by row group, so memory stays at one row group."""
+
+    def __init__(self, path: Path, schema: pa.Schema = FRAMES_SCHEMA) -> None:
+        self.path = path
+        self._writer = pq.ParquetWriter(path, schema, **_parquet_options(schema))
+        self._schema = schema
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._num_rows = 0
+        self._row_group = 0
+
+    def add(self, table: pa.Table) -> dict[str, int]:
+        """Append one game's rows.
+
+        Returns:
+            `first_row` and `row_group` of the game in this shard.
+        """
+        place = {"first_row": self._num_rows, "row_group": self._row_group}
+        self._pending.append(table)
+        self._pending_rows += table.num_rows
+        self._num_rows += table.num_rows
+        if self._pending_rows >= ROW_GROUP_FRAMES:
+            self._flush()
+        return place
+
+    def close(self) -> int:
+        """Finish the file; returns its number of rows."""
+        self._flush()
+        self._writer.close()
+        return self._num_rows
+
+    def _flush(self) -> None:
+        if self._pending:
+            table = pa.concat_tables(self._pending).unify_dictionaries().combine_chunks()
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+            self._row_group += 1
+            self._pending, self._pending_rows = [], 0
+
+
+def frames_table(game: Game) -> pa.Table:
+    """One row per frame, in FRAMES_SCHEMA."""
+    arrays: list[pa.Array] = [
+        _repeated(game.game_id, game.num_frames),
+        pa.array(np.arange(FIRST_FRAME_ID, FIRST_FRAME_ID + game.num_frames, dtype=np.int32)),
+    ]
+    for columns in game.players:
+        arrays += _player_arrays(columns, game.num_frames)
+    return pa.Table.from_arrays(arrays, schema=FRAMES_SCHEMA)
+
+
+def followers_table(game: Game, follower: Follower) -> pa.Table:
+    """One row per frame in which the partner is there, in FOLLOWERS_SCHEMA."""
+    num_rows = len(follower.rows)
+    arrays: list[pa.Array] = [
+        _repeated(game.game_id, num_rows),
+        pa.array((follower.rows + FIRST_FRAME_ID).astype(np.int32)),
+        pa.array(np.full(num_rows, follower.player, dtype=np.uint8)),
+        *_player_arrays(follower.columns, num_rows),
+    ]
+    return pa.Table.from_arrays(arrays, schema=FOLLOWERS_SCHEMA)
+
+
+def game_row(game: Game) -> dict[str, Any]:
+    """What the games table says of a game, without its place in the corpus."""
+    start, end, metadata = game.start.start, game.start.end, game.start.metadata or {}
+    match_id = start.match.id if start.match is not None else ""
+    split_key = match_id or game.game_id
+    first, second = start.players
+    return {
+        "game_id": game.game_id,
+        "fingerprint": game.fingerprint,
+        "slippi_version": ".".join(str(part) for part in start.slippi.version),
+        "num_frames": game.num_frames,
+        "num_rollback_rows": game.num_rollback_rows,
+        "stage": start.stage,
+        "p0_character": first.character,
+        "p1_character": second.character,
+        "p0_port": int(first.port) + 1,
+        "p1_port": int(second.port) + 1,
+        "winner": _winner(game),
+        "end_method": None if end is None else int(end.method),
+        "is_pal": start.is_pal,
+        "start_time": None if (time := metadata.get("startAt")) is None else str(time),
+        "split_key": split_key,
+        "split_number": split_number(split_key),
+    } | {
+        f"has_{name}": all(columns[c] is not None for columns in game.players for c in fields)
+        for name, fields in OPTIONAL_FIELDS.items()
+    }
+
+
+def _repeated(text: str, num_rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(np.zeros(num_rows, dtype=np.int32), pa.array([text]))
+
+
+def _player_arrays(columns: Columns, num_rows: int) -> list[pa.Array]:
+    return [
+        pa.nulls(num_rows, dtype) if (values := columns[name]) is None else pa.array(values, type=dtype)
+        for name, dtype in PLAYER_COLUMNS.items()
+    ]
+
+
+def _winner(game: Game) -> int | None:
+    """The player placed first, or else with more stocks at the end, or else with less damage."""
+    end = game.start.end
+    if end is not None and end.players:
+        placed = {int(player.port): player.placement for player in end.players}
+        ports = [int(player.port) for player in game.start.start.players]
+        if all(port in placed for port in ports) and placed[ports[0]] != placed[ports[1]]:
+            return int(placed[ports[1]] < placed[ports[0]])
+    for name, sign in (("stocks", 1), ("percent", -1)):
+        first, second = (sign * float(columns[name][-1]) for columns in game.players)  # pyrefly: ignore
+        if first != second:
+            return int(second > first)
+    return None

@@ -1,0 +1,253 @@
+"""Random players: bursts of sticks and buttons with just enough purpose for a fight.
+
+A player holds one command (stick, C-stick, trigger, buttons) for some frames and then draws the next one from a table,
+by the situation it is in. The rules see nothing but the resulting `Pads`. Shape legend: see state.py; n = the players
+that draw a new command in this frame.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from datasets.synth import moves
+from datasets.synth.controllers import DEAD_ZONE, STICK_STEPS, Button
+from datasets.synth.moves import Action, Is
+from datasets.synth.randomness import bits, draw
+from datasets.synth.state import World
+
+# Where a command points its stick: nowhere, at the opponent, away from it, to the middle of the stage.
+_NOWHERE, _AT, _AWAY, _MIDDLE = 0, 1, 2, 3
+# Each row: stick x (direction, low, high), stick y (low, high), C-stick (direction, x, y), buttons, trigger,
+# frames held (low, high), frames pressed (low, high). Sticks in steps of 1/80, trigger in 1/140.
+_B = Button
+COMMANDS: dict[str, tuple[tuple[int, int, int], tuple[int, int], tuple[int, int, int], int, int, tuple, tuple]] = {
+    "stand": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), 0, 0, (3, 12), (1, 1)),
+    "wait": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), 0, 0, (1, 4), (1, 1)),
+    "lean": ((_AT, 24, 60), (0, 0), (0, 0, 0), 0, 0, (2, 6), (1, 1)),
+    "walk": ((_AT, 30, 62), (0, 0), (0, 0, 0), 0, 0, (6, 22), (1, 1)),
+    "dash": ((_AT, 76, 80), (-6, 6), (0, 0, 0), 0, 0, (8, 26), (1, 1)),
+    "dash back": ((_AWAY, 76, 80), (-6, 6), (0, 0, 0), 0, 0, (5, 12), (1, 1)),
+    "jump in": ((_AT, 60, 80), (0, 20), (0, 0, 0), _B.X, 0, (9, 18), (7, 9)),
+    "hop in": ((_AT, 60, 80), (0, 20), (0, 0, 0), _B.Y, 0, (8, 13), (2, 2)),
+    "jump": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), _B.X, 0, (8, 16), (2, 9)),
+    "tap jump": ((_AT, 24, 50), (62, 70), (0, 0, 0), 0, 0, (7, 12), (1, 1)),
+    "jab": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), _B.A, 0, (7, 18), (2, 4)),
+    "side tilt": ((_AT, 40, 55), (0, 10), (0, 0, 0), _B.A, 0, (8, 18), (2, 4)),
+    "up tilt": ((_NOWHERE, 0, 0), (36, 48), (0, 0, 0), _B.A, 0, (8, 18), (2, 4)),
+    "down tilt": ((_NOWHERE, 0, 0), (-50, -36), (0, 0, 0), _B.A, 0, (8, 18), (2, 4)),
+    "side smash": ((_NOWHERE, 0, 0), (0, 0), (_AT, 80, 0), 0, 0, (10, 24), (3, 6)),
+    "up smash": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 80), 0, 0, (10, 24), (3, 6)),
+    "down smash": ((_NOWHERE, 0, 0), (0, 0), (0, 0, -80), 0, 0, (10, 24), (3, 6)),
+    "dash attack": ((_AT, 77, 80), (0, 0), (0, 0, 0), _B.A, 0, (8, 16), (2, 4)),
+    "grab": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), _B.Z, 0, (8, 16), (2, 4)),
+    "neutral air": ((_AT, 40, 80), (0, 12), (0, 0, 0), _B.A, 0, (6, 12), (2, 4)),
+    "plain air": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), _B.A, 0, (6, 12), (2, 4)),
+    "side air": ((_AT, 40, 80), (0, 0), (_AT, 80, 0), 0, 0, (6, 14), (3, 6)),
+    "up air": ((_AT, 24, 70), (0, 0), (0, 0, 80), 0, 0, (6, 14), (3, 6)),
+    "down air": ((_AT, 24, 60), (0, 0), (0, 0, -80), 0, 0, (6, 14), (3, 6)),
+    "shield": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), _B.L, 140, (8, 28), (8, 28)),
+    "light shield": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), 0, 70, (8, 24), (8, 24)),
+    "roll": ((_AWAY, 77, 80), (0, 0), (0, 0, 0), _B.R, 140, (5, 9), (5, 9)),
+    "spot dodge": ((_NOWHERE, 0, 0), (-80, -70), (0, 0, 0), _B.R, 140, (5, 9), (5, 9)),
+    "crouch": ((_NOWHERE, 0, 0), (-80, -64), (0, 0, 0), 0, 0, (4, 14), (1, 1)),
+    "fast fall": ((_AT, 24, 80), (-80, -60), (0, 0, 0), 0, 0, (3, 7), (1, 1)),
+    "air dodge": ((_AT, 60, 78), (-40, -20), (0, 0, 0), _B.R, 140, (5, 10), (3, 5)),
+    "land cancel": ((_AT, 0, 60), (0, 0), (0, 0, 0), _B.L, 140, (5, 8), (2, 4)),
+    "drift in": ((_AT, 40, 80), (0, 0), (0, 0, 0), 0, 0, (4, 12), (1, 1)),
+    "drift out": ((_AWAY, 40, 80), (0, 0), (0, 0, 0), 0, 0, (4, 10), (1, 1)),
+    "recover drift": ((_MIDDLE, 70, 80), (0, 10), (0, 0, 0), 0, 0, (4, 10), (1, 1)),
+    "recover jump": ((_MIDDLE, 70, 80), (0, 20), (0, 0, 0), _B.X, 0, (7, 14), (2, 5)),
+    "recover up": ((_MIDDLE, 36, 44), (62, 68), (0, 0, 0), _B.B, 0, (20, 30), (2, 4)),
+    "survive": ((_MIDDLE, 50, 80), (30, 60), (0, 0, 0), 0, 0, (4, 12), (1, 1)),
+    "get up": ((_MIDDLE, 40, 60), (54, 68), (0, 0, 0), 0, 0, (4, 8), (1, 1)),
+    "taunt": ((_NOWHERE, 0, 0), (0, 0), (0, 0, 0), _B.D_UP, 0, (3, 8), (2, 4)),
+}  # fmt: skip
+
+SITUATIONS: dict[str, dict[str, int]] = {
+    "ground far": {"stand": 2, "walk": 5, "dash": 13, "dash back": 2, "jump in": 4, "hop in": 3, "tap jump": 1,
+                   "crouch": 1, "dash attack": 1},
+    "ground near": {"dash": 2, "dash back": 2, "jump in": 1, "hop in": 4, "jab": 3, "jump": 1, "side tilt": 7,
+                    "up tilt": 3, "down tilt": 4, "side smash": 6, "up smash": 4, "down smash": 3, "grab": 1,
+                    "shield": 3, "light shield": 1, "roll": 1, "spot dodge": 1, "crouch": 1},
+    "ground, it is above": {"jump in": 6, "hop in": 1, "tap jump": 2, "walk": 2, "dash": 2, "up smash": 1, "stand": 1},
+    "ground, it is below": {"crouch": 5, "dash": 3, "hop in": 2, "walk": 2, "stand": 1},
+    "busy": {"wait": 6, "lean": 3},
+    "air far": {"drift in": 40, "drift out": 4, "jump in": 6, "fast fall": 14, "air dodge": 1, "neutral air": 3},
+    "air near": {"drift in": 2, "jump in": 1, "fast fall": 1, "neutral air": 3, "plain air": 3, "side air": 8,
+                 "up air": 4, "down air": 3},
+    "air attacking": {"fast fall": 3, "drift in": 6, "drift out": 1},
+    "air attacking, landing": {"land cancel": 5, "drift in": 3, "fast fall": 1},
+    "off stage": {"recover drift": 5, "recover jump": 3, "recover up": 1},
+    "off stage, jumps used": {"recover drift": 5, "recover up": 4},
+    "hurt": {"survive": 6, "drift out": 1, "stand": 3, "shield": 1, "drift in": 2},
+    "waiting": {"stand": 3, "get up": 5, "jump": 1, "taunt": 1},
+    "shielding": {"shield": 3, "stand": 3, "roll": 1, "jump": 1, "spot dodge": 1, "hop in": 1},
+}  # fmt: skip
+_SITUATION = {name: row for row, name in enumerate(SITUATIONS)}
+
+
+def _cumulative() -> np.ndarray:
+    """int64 (situations, commands): thresholds over 65,536 for drawing a command."""
+    names = list(COMMANDS)
+    weights = np.array([[row.get(name, 0) for name in names] for row in SITUATIONS.values()], np.float64)
+    return np.floor(65536 * weights.cumsum(1) / weights.sum(1, keepdims=True)).astype(np.int64)
+
+
+_THRESHOLDS = _cumulative()
+_TABLE = np.array(
+    [[*x, *y, *c, buttons, trigger, *hold, *press]
+     for x, y, c, buttons, trigger, hold, press in COMMANDS.values()], np.int64,
+)  # fmt: skip
+
+
+NEAR = (19.0, 22.0)
+"""Horizontal and vertical distance, in game units, within which a player fights and does not approach."""
+EDGE_CARE = 14.0
+"""Distance from the edge, in game units, within which a player does not run or drift outwards."""
+
+DECISION_FRAMES = 3
+"""Players decide on every third frame, faster than people can; deciding costs as much as a fifth of a frame."""
+LANDING_FRAMES = 6
+"""A player presses for an L-cancel at most so many frames before landing."""
+
+
+@dataclass(slots=True)
+class Players:
+    """The commands that the random players are holding; each array (F,)."""
+
+    num_games: int
+    keys: np.ndarray = field(init=False)
+    """uint64: key of the player's random numbers."""
+    held: np.ndarray = field(init=False)
+    """int64: frames that the command is held on."""
+    pressed: np.ndarray = field(init=False)
+    """int64: frames that its buttons, trigger and C-stick are."""
+    command: np.ndarray = field(init=False)
+    """int64 (6, F): stick x and y, C-stick x and y, trigger, buttons, in the units of `Pads.set`."""
+    near: np.ndarray = field(init=False)
+    """bool: the opponent was near at the last decision."""
+
+    def __post_init__(self) -> None:
+        count = 2 * self.num_games
+        self.keys = np.zeros(count, np.uint64)
+        self.held, self.pressed = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        self.command = np.zeros((6, count), np.int64)
+        self.near = np.zeros(count, np.bool_)
+
+    def start_games(self, games: np.ndarray, keys: np.ndarray) -> None:
+        """Puts new players into slots: int (n,) games and uint64 (n,) game keys."""
+        for player in range(2):
+            who = 2 * games + player
+            self.keys[who] = draw(keys, 100 + player)
+            self.held[who] = self.pressed[who] = 0
+            self.near[who] = False
+            self.command[:, who] = 0
+
+    def next_frame(self, world: World, frame: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The raw controllers of one frame.
+
+        Args:
+            world: the state after the frame before, all that a player sees.
+            frame: int64 (G,), frame id; players keep their hands off before frame 0.
+        Returns:
+            six int64 (F,), as `Pads.set` takes them.
+        """
+        self.held -= 1
+        self.pressed -= 1
+        stick = self.command[:2]
+        if frame[0] % DECISION_FRAMES == 0:
+            near = _near(world)
+            # Whoever comes within reach reacts at once instead of finishing the approach.
+            who = (((self.held <= 0) | (near & ~self.near)) & np.repeat(frame >= 0, 2)).nonzero()[0]
+            self.near = near
+            shown = self._draw(world, who, frame[who >> 1])
+            stick = self.command[:2].copy()
+            stick[:, who] = shown
+        return (*stick, *(self.command[2:] * (self.pressed > 0)))
+
+    def _draw(self, world: World, who: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Draws new commands; gives the sticks to show in this frame, often only halfway there: int64 (2, n)."""
+        words = draw(self.keys[who], frame)
+        number = (_THRESHOLDS[situations(world, who)] <= bits(words, 0, 16)[:, None]).sum(1)
+        row = _TABLE[number].T
+        towards = _directions(world, who)
+        x = towards[row[0], np.arange(len(who))] * _between(row[1], row[2], bits(words, 16, 7))
+        y = _between(row[3], row[4], bits(words, 23, 7))
+        # A real stick moves within a circle: the processed values never leave it.
+        scale = np.minimum(1.0, STICK_STEPS / np.maximum(np.sqrt(x * x + y * y), 1.0))
+        x, y = np.trunc(x * scale).astype(np.int64), np.trunc(y * scale).astype(np.int64)
+        c_x = towards[row[5], np.arange(len(who))] * row[6]
+        target = _dead(np.stack([x, y]))
+        shown = np.where(bits(words, 30, 1) == 1, _dead((self.command[:2, who] + target) // 2), target)
+        self.command[:, who] = (*target, c_x, row[7], row[9], row[8])
+        self.held[who] = _between(row[10], row[11], bits(words, 31, 7))
+        self.pressed[who] = _between(row[12], row[13], bits(words, 38, 7))
+        return shown
+
+
+def _between(low: np.ndarray, high: np.ndarray, random: np.ndarray) -> np.ndarray:
+    """int64 (n,) in [low, high], from 7 random bits."""
+    return low + (random * (high - low + 1) >> 7)
+
+
+def _dead(steps: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(steps) < DEAD_ZONE, 0, steps)
+
+
+def _near(world: World) -> np.ndarray:
+    """bool (F,): the opponent is within `NEAR`."""
+    x, y = world.x.reshape(-1, 2), world.y.reshape(-1, 2)
+    near = (np.abs(x[:, 1] - x[:, 0]) < NEAR[0]) & (np.abs(y[:, 1] - y[:, 0]) < NEAR[1])
+    return np.repeat(near, 2)
+
+
+def situations(world: World, who: np.ndarray) -> np.ndarray:
+    """The row of `SITUATIONS` each of the players `who` (int (n,)) is in: int64 (n,)."""
+    other = who ^ 1
+    action, x, y = world.action[who], world.x[who], world.y[who]
+    near = (np.abs(world.x[other] - x) < NEAR[0]) & (np.abs(world.y[other] - y) < NEAR[1])
+    alive = (moves.TRAITS[world.action[other]] & Is.UNTOUCHABLE) == 0
+    air = world.airborne[who]
+    traits = moves.TRAITS[action]
+    names = _SITUATION
+    found = np.where(
+        air,
+        np.where(near & alive, names["air near"], names["air far"]),
+        np.where(near & alive, names["ground near"], names["ground far"]),
+    )
+    late = world.age[who] >= moves.INTERRUPTIBLE_AT[action] - 2
+    found[~air & (moves.ABILITIES[action] == 0) & ~late] = names["busy"]
+    above, below = world.y[other] > y + NEAR[1], world.y[other] < y - NEAR[1]
+    free = ~air & (moves.ABILITIES[action] != 0)
+    beside = free & (np.abs(world.x[other] - x) < 2 * NEAR[0])
+    found[beside & above] = names["ground, it is above"]
+    found[free & (world.surface[who] > 0) & below] = names["ground, it is below"]
+    found[(traits & Is.SHIELD) != 0] = names["shielding"]
+    attacking = (traits & Is.AERIAL_ATTACK) != 0
+    floor = world.height[:, who].max(0, where=_under(world, who), initial=-1e6)
+    landing = y + LANDING_FRAMES * world.speed_y[who] < floor
+    found[attacking] = np.where(landing, names["air attacking, landing"], names["air attacking"])[attacking]
+    outside = air & ((x < world.left[0, who]) | (x > world.right[0, who]))
+    jumps = (world.jumps_left[who] > 0) & (world.speed_y[who] < 0)
+    found[outside] = np.where(jumps, names["off stage"], names["off stage, jumps used"])[outside]
+    found[world.hitstun[who] > 0] = names["hurt"]
+    waiting = (action == Action.CLIFF_WAIT) | (action == Action.DOWN_WAIT) | (action == Action.REBIRTH_WAIT)
+    found[waiting] = names["waiting"]
+    return found
+
+
+def _under(world: World, who: np.ndarray) -> np.ndarray:
+    """bool (surfaces, n): which surfaces lie below the fighter."""
+    x, y = world.x[who], world.y[who]
+    return (x >= world.left[:, who]) & (x <= world.right[:, who]) & (y >= world.height[:, who])
+
+
+def _directions(world: World, who: np.ndarray) -> np.ndarray:
+    """int64 (4, n): the sign of stick x for each of nowhere, at the opponent, away from it, to the middle."""
+    x = world.x[who]
+    at = np.where(world.x[who ^ 1] >= x, 1, -1)
+    middle = np.where(x < 0, 1, -1)
+    careful = (x < world.left[0, who] + EDGE_CARE) | (x > world.right[0, who] - EDGE_CARE)
+    at = np.where(careful & (np.abs(world.x[who ^ 1]) > np.abs(x)), middle, at)
+    away = np.where(careful, middle, -at)
+    return np.stack([np.zeros_like(at), at, away, middle])

@@ -1,0 +1,315 @@
+"""The `wm` command: the front door, and the only place that knows all four rooms. Nothing imports it.
+
+Each verb loads what it needs when it runs, so that `wm --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import datasets
+
+if getattr(datasets, "ROOM", None) != "melee-world-model":
+    sys.exit(
+        f"wm: the package `datasets` found at {getattr(datasets, '__path__', ['?'])[0]} is not this project's; "
+        "Hugging Face `datasets` cannot share an environment with it: use a fresh one (`make test` makes .venv)"
+    )
+
+from cluster.errors import ClusterError
+from datasets.errors import UserError
+
+USAGE_ERROR = 2
+Positional = tyro.conf.Positional
+
+
+def synth(args: Sequence[str]) -> int:
+    """write synthetic replays: .slp files of a small platform fighter, for trying things out"""
+    from datasets.synth import SynthOptions, synthesise
+
+    def command(out: Path, options: tyro.conf.OmitArgPrefixes[SynthOptions]) -> None:
+        """Write synthetic replays.
+
+        Args:
+            out: new folder for them.
+        """
+        summary = synthesise(out, options)
+        print(summary_line(summary))
+
+    tyro.cli(command, prog="wm synth", args=args)
+    return 0
+
+
+def encode(args: Sequence[str]) -> int:
+    """replays (folders, .slp, .slp.gz, .zip) into a corpus; run again to resume or to add"""
+    from datasets.checks import FilterConfig
+    from datasets.distribute import encode_on_ray
+    from datasets.encode import EncodeOptions
+    from datasets.encode import encode as run
+
+    def command(
+        sources: Positional[tuple[Path, ...]],
+        out: Path,
+        filters: tyro.conf.OmitArgPrefixes[FilterConfig] = FilterConfig(),  # noqa: B008
+        keep_paths: bool = False,
+    ) -> None:
+        """Encode replays into a corpus.
+
+        Args:
+            sources: folders, .slp, .slp.gz and .zip files.
+            out: the corpus' folder: new, or one to resume or add to.
+            keep_paths: store file paths, which may hold players' connect codes.
+        """
+        if not sources:
+            raise UserError("no source given; name folders, .slp, .slp.gz or .zip files")
+        options = EncodeOptions(filters=filters, keep_paths=keep_paths)
+        summary = run(sources, out, options, encode_on_ray, on_commit=_encode_progress)
+        rejects = ", ".join(f"{count} {code}" for code, count in summary.rejects.most_common()) or "none"
+        print(
+            f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
+            f"{summary.num_already_done:,} inputs were there already; rejects: {rejects}"
+        )
+
+    tyro.cli(command, prog="wm encode", args=args)
+    return 0
+
+
+def _encode_progress(summary: Any, num_left: int) -> None:
+    speed = summary.num_games / max(1e-9, summary.seconds)
+    done = summary.num_games + sum(summary.rejects.values())
+    left = num_left * summary.seconds / max(1, done)
+    print(
+        f"{summary.num_games:8,} games  {summary.num_frames:12,} frames  {speed:6.1f} games/s  "
+        f"{sum(summary.rejects.values()):6,} rejects  {left:5.0f} s left",
+        flush=True,
+    )
+
+
+def corpus(args: Sequence[str]) -> int:
+    """`wm corpus info CORPUS`: what a corpus holds, and why inputs were rejected"""
+    from datasets.corpus import open_corpus
+    from datasets.info import corpus_info, describe
+
+    def command(verb: Positional[Literal["info"]], path: Positional[Path], rejects: bool = False) -> None:
+        """Show what a corpus holds.
+
+        Args:
+            verb: info.
+            path: the corpus.
+            rejects: name every rejected input too.
+        """
+        print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
+
+    tyro.cli(command, prog="wm corpus", args=args)
+    return 0
+
+
+def train(args: Sequence[str]) -> int:
+    """train a world model as a config says (`wm train configs/demo.yaml --train-corpus C --out R`)"""
+    from wm.config import RunConfig
+    from wm.train_on_ray import train_on_ray
+
+    config = with_overrides(args, RunConfig, "wm train")
+    result = train_on_ray(config)
+    print(f"{result.targets_seen:,} targets in {result.seconds:.0f} s; judge it with: wm eval {config.out} CORPUS")
+    return 0
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """judge a checkpoint on a corpus, beside baselines: `wm eval RUN CORPUS`"""
+
+    def command(
+        checkpoint: Positional[Path],
+        corpus: Positional[Path],
+        context: tuple[str, ...] = (),
+        split: Literal["train", "validation", "test", "all"] = "validation",
+        num_targets: int = 20_000,
+        all: bool = False,
+        use_gpu: bool = False,
+        out: Path | None = None,
+    ) -> None:
+        """Judge a checkpoint.
+
+        Args:
+            checkpoint: a run's folder, or a checkpoint in it.
+            corpus: corpus with the games to judge on.
+            context: frames of context, or `stream` for the whole game before (default: 10 60 stream).
+            split: which of the corpus' games; `all` for a corpus that was not trained on.
+            num_targets: judged frames, chosen by hash: the same for every model.
+            all: judge every frame.
+            use_gpu: run on the GPU.
+            out: where the JSON goes (default: eval.json in the checkpoint's run folder).
+        """
+        from wm.demo import evaluate_checkpoint
+
+        evaluate_checkpoint(
+            checkpoint, corpus, context, split=split, num_targets=None if all else num_targets, use_gpu=use_gpu, out=out
+        )
+
+    tyro.cli(command, prog="wm eval", args=args)
+    return 0
+
+
+def sweep(args: Sequence[str]) -> int:
+    """train many models over K and size, stopping the weak early: `wm sweep configs/sweep.yaml`"""
+    from tune.config import SweepConfig
+    from tune.sweep import run_sweep
+
+    run_sweep(with_overrides(args, SweepConfig, "wm sweep"))
+    return 0
+
+
+def choose_k(args: Sequence[str]) -> int:
+    """read a sweep's results: change_acc by K, its cost, and the K to take"""
+    from tune.choose_k import choose, describe
+
+    def command(sweep: Positional[Path]) -> None:
+        """Choose the context length K from a sweep.
+
+        Args:
+            sweep: the sweep's folder.
+        """
+        print(describe(choose(sweep)))
+
+    tyro.cli(command, prog="wm choose-k", args=args)
+    return 0
+
+
+def submit(args: Sequence[str]) -> int:
+    """run `wm train` as a job on a Ray cluster: `wm submit configs/mamba2-medium.yaml`"""
+    from cluster.submit import SubmitRequest, submit_and_follow
+
+    head, overrides = _split_overrides(args)
+
+    def command(
+        config: Positional[Path],
+        address: str | None = None,
+        working_dir: Path = Path(),
+        follow: bool = True,
+        name: str | None = None,
+    ) -> int:
+        """Submit a training run to a Ray cluster. What stands behind `--` goes to `wm train`.
+
+        Args:
+            config: the run's YAML, inside working_dir.
+            address: of the cluster's Jobs API (default: RAY_ADDRESS, else http://127.0.0.1:8265).
+            working_dir: the checkout to upload.
+            follow: show the job's log until it ends.
+            name: readable part of the job's id (default: the config's file name).
+        """
+        return submit_and_follow(
+            SubmitRequest(
+                config=config,
+                overrides=overrides,
+                address=address,
+                working_dir=working_dir,
+                follow=follow,
+                name=name,
+            )
+        )
+
+    return tyro.cli(command, prog="wm submit", args=head)
+
+
+def demo(args: Sequence[str]) -> int:
+    """all of it in minutes: replays -> corpus -> model -> judgement -> a page to look at"""
+
+    def command(out: Path = Path("runs/demo"), replays: Path | None = None) -> None:
+        """Everything once, on this machine.
+
+        Args:
+            out: folder for the demo.
+            replays: a folder or zip of your own replays (default: 60 synthetic games).
+        """
+        from wm.demo import run_demo
+
+        run_demo(out, replays)
+
+    tyro.cli(command, prog="wm demo", args=args)
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
+    "synth": synth,
+    "encode": encode,
+    "corpus": corpus,
+    "train": train,
+    "eval": evaluate,
+    "sweep": sweep,
+    "choose-k": choose_k,
+    "submit": submit,
+}
+
+
+def with_overrides(args: Sequence[str], config_type: type, prog: str) -> Any:
+    """A YAML file's config with `--dotted.overrides` over it.
+
+    Raises:
+        UserError: no config is named, or it is wrong.
+    """
+    from wm.config import load_yaml
+
+    rest = list(args)
+    if rest and not rest[0].startswith("-"):
+        default = load_yaml(Path(rest.pop(0)), config_type)
+    elif "--help" in rest or "-h" in rest:
+        default = config_type()
+    else:
+        raise UserError(f"no config given; expected {prog} CONFIG.yaml, for example {prog} configs/demo.yaml")
+    return tyro.cli(config_type, prog=f"{prog} CONFIG.yaml", default=default, args=rest)
+
+
+def _split_overrides(args: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Arguments before and behind `--`."""
+    rest = list(args)
+    if "--" not in rest:
+        return rest, ()
+    at = rest.index("--")
+    return rest[:at], tuple(rest[at + 1 :])
+
+
+def summary_line(summary: Any) -> str:
+    """A small dataclass of numbers as one line."""
+    parts = [
+        f"{value:,.1f} {field.name}" if isinstance(value, float) else f"{value:,} {field.name}"
+        for field in dataclasses.fields(summary)
+        if isinstance(value := getattr(summary, field.name), int | float)
+    ]
+    return ", ".join(parts)
+
+
+def help_text() -> str:
+    """What `wm --help` shows."""
+    lines = ["wm: Melee replays into a world model", ""]
+    lines += [f"  wm {name:<10} {(verb.__doc__ or '').strip()}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", "`wm VERB --help` says more of each. Start with: wm demo"])
+
+
+def main() -> None:
+    """Entry point of `wm`: exit code 0, or 2 for a user's mistake."""
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(help_text())
+        sys.exit(0 if args else USAGE_ERROR)
+    verb = VERBS.get(args[0])
+    if verb is None:
+        print(f"wm: unknown verb {args[0]}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    try:
+        sys.exit(verb(args[1:]))
+    except (UserError, ClusterError) as error:
+        print(f"wm {args[0]}: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        print(f"wm {args[0]}: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""A training run as one YAML file: frozen dataclasses, strict types, errors that name file, path and value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from datasets.errors import UserError
+from datasets.splits import Split, SplitConfig
+from datasets.targets import COUNTDOWN_FRAMES
+from wm.model import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectiveConfig:
+    """What a training example is."""
+
+    kind: Literal["sequence", "window"] = "sequence"
+    """sequence: every position of a sequence predicts its next frame. window: one prediction for a window of K."""
+    context_frames: int = 10
+    """K, frames: of a window when kind is window, and of the MLP's input."""
+    sequence_frames: int = 64
+    """S, predictions in a sequence when kind is sequence."""
+    swap_players: bool = False
+    """Show half of the examples with players 0 and 1 exchanged: the game does not care who is first."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.context_frames <= COUNTDOWN_FRAMES:
+            raise ValueError(
+                f"context_frames={self.context_frames}: expected 1 .. {COUNTDOWN_FRAMES}, so that every judged "
+                "frame has its full context"
+            )
+        if self.sequence_frames < 1:
+            raise ValueError(f"sequence_frames={self.sequence_frames}: a sequence needs at least one prediction")
+
+    @property
+    def predictions(self) -> int:
+        """Predictions that one example is trained on."""
+        return self.sequence_frames if self.kind == "sequence" else 1
+
+    @property
+    def example_frames(self) -> int:
+        """Frames of an example, the last target included."""
+        return 1 + (self.sequence_frames if self.kind == "sequence" else self.context_frames)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserConfig:
+    """AdamW with warm-up and cosine, both over targets seen: a resumed run repeats itself."""
+
+    total_targets: int = 2_000_000
+    """Where the schedule ends, and the run, in targets (predictions trained on)."""
+    batch_size: int = 32
+    """Examples in a batch, of all workers together."""
+    learning_rate: float = 1e-3
+    """At the top of the schedule."""
+    final_share: float = 0.02
+    """Learning rate at the end, as a share of the top."""
+    warmup_targets: int = 100_000
+    """Targets over which the learning rate rises."""
+    weight_decay: float = 0.01
+    """Of weight matrices; vectors and embeddings do not decay."""
+    beta1: float = 0.9
+    """Decay of the gradient's mean."""
+    beta2: float = 0.99
+    """Decay of its square."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if min(self.total_targets, self.batch_size) < 1:
+            raise ValueError("total_targets and batch_size must be at least 1")
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise ValueError("learning_rate and clip_norm must be positive")
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(f"final_share={self.final_share}: expected a share between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """How a run is judged while and after it trains."""
+
+    contexts: tuple[int, ...] = (1, 5, 10, 30, 60, 120)
+    """K, frames: the contexts judged at each validation (an MLP is judged at its own K)."""
+    num_targets: int = 20_000
+    """Judged frames at the end, chosen by hash."""
+    progress_targets: int = 2_000
+    """Judged frames while training."""
+    every_targets: int = 500_000
+    """Targets seen between two validations."""
+    split: Split | None = None
+    """Judged games; by default validation, or all of a separate eval_corpus."""
+
+    def __post_init__(self) -> None:
+        if not self.contexts or not all(1 <= k <= COUNTDOWN_FRAMES for k in self.contexts):
+            raise ValueError(f"contexts={self.contexts}: expected one or more of 1 .. {COUNTDOWN_FRAMES} frames")
+        if min(self.num_targets, self.progress_targets, self.every_targets) < 1:
+            raise ValueError("num_targets, progress_targets and every_targets must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One training run."""
+
+    train_corpus: Path = Path("corpora/replays")
+    """Corpus to train on (made by `wm encode`)."""
+    eval_corpus: Path | None = None
+    """Corpus to be judged on; by default the validation split of train_corpus."""
+    out: Path = Path("runs/run")
+    """Folder of the run: log, TensorBoard, checkpoints. Running again into it resumes."""
+    seed: int = 0
+    """Of weights, order of examples and augmentation."""
+    num_workers: int = 1
+    """Data-parallel workers (GPUs, or processes on a CPU)."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto takes bf16 where the hardware multiplies in it."""
+    max_seconds: float | None = None
+    """Stops the run after this many seconds of training; the schedule does not depend on it."""
+    log_every_s: float = 5.0
+    """Seconds between progress lines."""
+    checkpoint_every_s: float = 120.0
+    """Seconds between checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints that are kept."""
+    max_failures: int = 3
+    """Times a run with lost workers is restarted from its last checkpoint."""
+    train_split: Split | None = None
+    """Games to train on; by default train, or all of train_corpus where eval_corpus is named."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Shares of games."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Shape of the network."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What an example is."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """How weights follow the loss."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How the run is judged."""
+
+    def __post_init__(self) -> None:
+        if self.model.kind == "mlp" and self.objective.kind != "window":
+            raise ValueError("objective.kind: model.kind mlp predicts one frame a window; set objective.kind: window")
+        if self.num_workers < 1:
+            raise ValueError(f"num_workers={self.num_workers}: a run needs at least one worker")
+        if self.optimiser.batch_size % self.num_workers:
+            raise ValueError(
+                f"optimiser.batch_size={self.optimiser.batch_size} is not a multiple of num_workers={self.num_workers}"
+            )
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The contexts this run is judged at."""
+        return (self.objective.context_frames,) if self.model.kind == "mlp" else self.eval.contexts
+
+
+NOT_PART_OF_A_RUN = frozenset(
+    {
+        "out",
+        "num_workers",
+        "max_seconds",
+        "log_every_s",
+        "checkpoint_every_s",
+        "keep_checkpoints",
+        "max_failures",
+    }
+)
+"""Fields that may differ when a run is resumed: they do not change what it learns."""
+
+Config = TypeVar("Config")
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """What makes two runs the same run, as plain data."""
+    plain = to_plain(config)
+    return {name: value for name, value in plain.items() if name not in NOT_PART_OF_A_RUN}
+
+
+def short_hash(plain: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that name a config."""
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config as JSON data."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def load_yaml(path: Path, config_type: type[Config]) -> Config:
+    """Read a config file.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
+    """
+    if not path.is_file():
+        raise UserError(f"config {path} does not exist; the shipped ones are in configs/")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    return from_plain(content, config_type, str(path))
+
+
+def from_plain(content: Any, config_type: type[Config], source: str) -> Config:
+    """Plain data -> config, strictly; `source` names it in errors."""
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: found {type(content).__name__}, expected names with values")
+    _refuse_unknown(content, config_type, source, "")
+    try:
+        return TypeAdapter(config_type).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise UserError(f"{source}: {path + ': ' if path else ''}{message}") from error
+        raise UserError(f"{source}: {path}: found {first['input']!r}; {message}") from error
+
+
+def _refuse_unknown(content: dict, config_type: Any, source: str, prefix: str) -> None:
+    hints = typing.get_type_hints(config_type)
+    for key, value in content.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(hints)}"
+            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
+        nested = _dataclass_in(hints[key])
+        if nested is not None and isinstance(value, dict):
+            _refuse_unknown(value, nested, source, f"{prefix}{key}.")
+
+
+def _dataclass_in(hint: Any) -> Any:
+    """The dataclass that a field holds, also as `X | None`."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)

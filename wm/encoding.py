@@ -1,0 +1,157 @@
+"""What the model sees of a frame: raw columns in, features out. The corpus holds nothing normalised.
+
+Terms and constants follow the older system, whose results are the yardstick (`docs/architecture.md`).
+Shape legend: B = batch, T = frames, P = players (2), C = channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
+from datasets.schema import NUM_PLAYERS
+from datasets.sequences import Batch
+
+ENCODING_VERSION = 1
+"""Raised when features or targets change their meaning; a checkpoint of another version is refused."""
+
+POSITION_SCALE = 0.05
+CONTINUOUS_SCALES: dict[str, float] = {
+    "percent": 0.01, "x": POSITION_SCALE, "y": POSITION_SCALE, "shield": 0.01, "self_air_x": 0.05, "self_y": 0.05,
+    "self_ground_x": 0.05, "attack_x": 0.05, "attack_y": 0.05, "hitlag": 0.1, "stocks": 0.25, "combo": 0.1,
+}  # fmt: skip
+"""Continuous features and what their raw units are multiplied by."""
+EMBEDDINGS: dict[str, tuple[int, int]] = {
+    "action": (400, 32), "state_age": (150, 8), "jumps": (8, 4), "character": (33, 8), "l_cancel": (3, 2),
+    "hurtbox": (3, 2), "ground": (32, 4), "last_attack": (64, 8),
+}  # fmt: skip
+"""Categories: number of values, width of the embedding."""
+STAGE_EMBEDDING = (33, 4)
+BINARY = ("facing", "invulnerable", "on_ground")
+STICKS = ("main_x", "main_y", "c_x", "c_y")
+STICK_GRID, TRIGGER_GRID = 80.0, 140.0
+BUTTON_BITS: dict[str, int] = {
+    "A": 0x0100, "B": 0x0200, "X": 0x0400, "Y": 0x0800, "Z": 0x0010, "L": 0x0040, "R": 0x0020, "D_UP": 0x0008,
+}  # fmt: skip
+"""Bits of the physical buttons (SPEC.md, Pre-Frame Update)."""
+
+NUM_CONTROLLER = len(STICKS) + 1 + len(BUTTON_BITS)
+PRESENCE = GAME_COLUMNS[1:]
+NUM_FRAME_FEATURES = (
+    NUM_PLAYERS
+    * (len(CONTINUOUS_SCALES) + len(BINARY) + NUM_CONTROLLER + sum(width for _, width in EMBEDDINGS.values()))
+    + STAGE_EMBEDDING[1]
+    + len(PRESENCE)
+)
+NUM_CONTROLLER_FEATURES = NUM_PLAYERS * NUM_CONTROLLER
+
+_FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
+_CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frames:
+    """Frames on a device, raw units; columns as in `datasets.frames`.
+
+    floats: float32 (B, T, P, C); codes: int16 (B, T, P, C); game: int16 (B, C).
+    """
+
+    floats: Tensor
+    codes: Tensor
+    game: Tensor
+
+    def slice(self, start: int, end: int) -> Frames:
+        """Frames start .. end-1 of every sequence."""
+        return Frames(floats=self.floats[:, start:end], codes=self.codes[:, start:end], game=self.game)
+
+    @property
+    def num_frames(self) -> int:
+        return self.floats.shape[1]
+
+    def float_column(self, name: str) -> Tensor:
+        """float32 (B, T, P), raw units."""
+        return self.floats[..., _FLOAT[name]]
+
+    def code_column(self, name: str) -> Tensor:
+        """int64 (B, T, P)."""
+        return self.codes[..., _CODE[name]].long()
+
+    def present(self, field: str) -> Tensor:
+        """float32 (B,): 1 where the game's version has the optional field."""
+        return self.game[:, GAME_COLUMNS.index(f"has_{field}")].float()
+
+
+def to_frames(batch: Batch, device: torch.device | str = "cpu") -> Frames:
+    """Move a batch of raw columns to a device."""
+
+    def move(array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if torch.device(device).type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    return Frames(floats=move(batch.floats), codes=move(batch.codes), game=move(batch.game))
+
+
+def category(frames: Frames, name: str) -> Tensor:
+    """A category's index, clamp(floor(v), 0, n - 1): int64 (B, T, P)."""
+    size = EMBEDDINGS[name][0]
+    if name == "state_age":
+        return frames.float_column(name).floor().clamp(0, size - 1).long()
+    values = frames.code_column(name)
+    if name == "ground":
+        values = values + 1  # none is -1
+    return values.clamp(0, size - 1)
+
+
+def continuous(frames: Frames, name: str) -> Tensor:
+    """A continuous field in scaled units: float32 (B, T, P)."""
+    raw = frames.float_column(name) if name in _FLOAT else frames.code_column(name).float()
+    return raw * CONTINUOUS_SCALES[name]
+
+
+def binary(frames: Frames, name: str) -> Tensor:
+    """A yes-no field: float32 (B, T, P), 0 or 1."""
+    if name == "facing":
+        return (frames.code_column("facing") > 0).float()
+    if name == "invulnerable":
+        return (frames.code_column("hurtbox") != 0).float()
+    return (frames.code_column("airborne") == 0).float()
+
+
+def controllers(frames: Frames) -> Tensor:
+    """Sticks and trigger in [0, 1] and buttons 0 or 1, both players: float32 (B, T, 26)."""
+    sticks = [(frames.code_column(name).float() / STICK_GRID + 1) / 2 for name in STICKS]
+    trigger = frames.code_column("trigger").float() / TRIGGER_GRID
+    pressed = frames.code_column("buttons")
+    buttons = [((pressed & bit) != 0).float() for bit in BUTTON_BITS.values()]
+    return torch.stack([*sticks, trigger, *buttons], dim=-1).flatten(2)
+
+
+class FrameEncoder(nn.Module):
+    """Raw frames -> features of a frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleDict({n: nn.Embedding(size, width) for n, (size, width) in EMBEDDINGS.items()})
+        self.stage = nn.Embedding(*STAGE_EMBEDDING)
+
+    def forward(self, frames: Frames) -> Tensor:
+        """
+        Returns:
+            float32 (B, T, NUM_FRAME_FEATURES).
+        """
+        numbers = torch.stack(
+            [continuous(frames, name) for name in CONTINUOUS_SCALES] + [binary(frames, name) for name in BINARY],
+            dim=-1,
+        )
+        embedded = [table(category(frames, name)) for name, table in self.embeddings.items()]
+        players = torch.cat([numbers, *embedded], dim=-1).flatten(2)
+        stage = self.stage(frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1))
+        facts = torch.cat([stage, frames.game[:, 1:].float()], dim=-1)
+        facts = facts[:, None].expand(-1, frames.num_frames, -1)
+        return torch.cat([players, controllers(frames), facts], dim=-1)

@@ -1,0 +1,46 @@
+"""What the ranks of a data-parallel run say to each other; on one rank, nothing."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Thing = TypeVar("Thing")
+
+
+def rank() -> int:
+    """Number of this process in the run."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes in the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def replicate(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with gradients averaged over ranks, or itself on one rank."""
+    if world_size() == 1:
+        return model
+    ids = [device.index or 0] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of every rank's tensor, on every rank."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def from_all_ranks(thing: Thing) -> list[Thing]:
+    """Every rank's object, on every rank, in order of the ranks."""
+    if world_size() == 1:
+        return [thing]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, thing)
+    return gathered

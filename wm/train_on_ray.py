@@ -1,0 +1,103 @@
+"""`wm train`: the plain training function under Ray Train, on one CPU or many GPUs.
+
+Checkpoints are our own, in the run's folder on storage that every worker sees: a worker group that Ray
+restarts, and a command that is run again, both go on from the newest whole one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+
+from datasets.errors import UserError
+from datasets.ray_start import start_ray
+from wm.checkpoint import latest_checkpoint, open_checkpoint
+from wm.config import RunConfig, from_plain, to_plain
+from wm.run_folder import checkpoints_of, claim, read_log
+from wm.train import NonFiniteLossError, Row, TrainResult, open_data, train
+
+FAILURE_FILE = "failure.txt"
+
+
+def train_on_ray(config: RunConfig) -> TrainResult:
+    """Run, or resume, a training run with Ray Train.
+
+    Raises:
+        UserError: the run cannot start as configured, or its loss became non-finite.
+    """
+    config = with_absolute_paths(config)
+    open_data(config)
+    claim(config)
+    done = latest_checkpoint(checkpoints_of(config.out))
+    if done is not None and _is_finished(done, config):
+        print(f"{config.out} is finished at {open_checkpoint(done).meta['targets_seen']:,} targets", flush=True)
+        return _result(config)
+    start_ray(min_cpus=1 if config.use_gpu else config.num_workers)
+    (config.out / FAILURE_FILE).unlink(missing_ok=True)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=to_plain(config),
+        scaling_config=ray.train.ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(config.out),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    trainer.fit()
+    failure = config.out / FAILURE_FILE
+    if failure.exists():
+        raise UserError(failure.read_text())
+    return _result(config)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with paths that hold in workers, which change directory."""
+    plain = to_plain(config)
+    for name in ("train_corpus", "eval_corpus", "out"):
+        if plain[name] is not None:
+            plain[name] = str(Path(plain[name]).expanduser().resolve())
+    return from_plain(plain, RunConfig, "config")
+
+
+def _worker(plain: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    config = from_plain(plain, RunConfig, "config")
+    world = ray.train.get_context()
+    if not config.use_gpu:
+        # Ray gives each worker one OpenMP thread; the cores are there to be used.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.get_local_world_size()))
+    try:
+        train(config, open_data(config), _report_to_ray, latest_checkpoint(checkpoints_of(config.out)))
+    except NonFiniteLossError as error:
+        # Not raised: Ray would restart the run into the same end.
+        if world.get_world_rank() == 0:
+            (config.out / FAILURE_FILE).write_text(str(error))
+
+
+def _report_to_ray(rows: list[Row]) -> None:
+    numbers = {f"{name}@{row['context']}": row[name] for row in rows for name in ("change_acc", "pos_mae", "val_loss")}
+    ray.train.report(numbers | {"targets_seen": rows[0]["targets_seen"]})
+
+
+def _is_finished(checkpoint: Path, config: RunConfig) -> bool:
+    meta = open_checkpoint(checkpoint).meta
+    out_of_time = config.max_seconds is not None and meta["seconds"] >= config.max_seconds
+    return out_of_time or meta["targets_seen"] >= config.optimiser.total_targets
+
+
+def _result(config: RunConfig) -> TrainResult:
+    newest = latest_checkpoint(checkpoints_of(config.out))
+    if newest is None:
+        raise UserError(f"the run in {config.out} ended without a checkpoint; its log is {config.out / 'log.jsonl'}")
+    meta = open_checkpoint(newest).meta
+    rows = [r for r in read_log(config.out) if r["kind"] == "eval" and r["targets_seen"] == meta["targets_seen"]]
+    return TrainResult(targets_seen=meta["targets_seen"], seconds=meta["seconds"], rows=rows)
