@@ -108,9 +108,7 @@ def encode_all(folder: Path, out: Path, run_chunks: RunChunks, num_games: int) -
     """Wall and this process' CPU seconds of a whole encode; all games must have been taken."""
     wall, cpu = time.perf_counter(), time.process_time()
     summary = encode([folder], out, EncodeOptions(), run_chunks)
-    assert summary.num_games == num_games, (
-        f"{summary.num_games} of {num_games} games taken: {summary.rejects}"
-    )
+    assert summary.num_games == num_games, f"{summary.num_games} of {num_games} games taken: {summary.rejects}"
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
@@ -184,9 +182,7 @@ def print_table(rows: dict[str, tuple[float, float]], stages: dict[str, float], 
 def main() -> None:
     """Run all phases and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--sources", nargs="+", type=Path, help="replays; default: the real dev games, or synthetic"
-    )
+    parser.add_argument("--sources", nargs="+", type=Path, help="replays; default: the real dev games, or synthetic")
     parser.add_argument("--copies", type=int, default=4, help="times that each game is encoded")
     parser.add_argument("--no-ray", action="store_true", help="leave out the phases on several cores")
     arguments = parser.parse_args()
@@ -199,17 +195,13 @@ def main() -> None:
             sys.exit("no training game in the sources; name others with --sources")
         print(f"{num_games} games, {num_frames:,} frames, from {', '.join(path.name for path in sources)}\n")
         rows = {"peppi-py alone": parse_alone(scratch / "slp")}
-        rows["plain, 1 process"] = encode_all(
-            scratch / "slp", scratch / "plain", encode_in_process, num_games
-        )
+        rows["plain, 1 process"] = encode_all(scratch / "slp", scratch / "plain", encode_in_process, num_games)
         peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         bytes_per_frame = open_corpus(scratch / "plain").num_bytes(FRAMES) / num_frames
         time_stages(scratch / "slp", scratch / "stages.parquet", watch)
         cores = os.cpu_count() or 1
         if not arguments.no_ray:
-            rows[f"plain, {cores} cores"] = encode_in_a_pool(
-                scratch / "slp", scratch / "pool", num_games, cores
-            )
+            rows[f"plain, {cores} cores"] = encode_in_a_pool(scratch / "slp", scratch / "pool", num_games, cores)
             rows[f"Ray, {cores} cores"] = encode_with_ray(scratch / "slp", scratch / "ray", num_games)
         print_table(rows, watch.seconds, num_frames)
     walls = [num_frames / wall for wall, _ in rows.values()]

@@ -103,14 +103,10 @@ def _play(game: Game, filters: FilterConfig) -> list[tuple[str, str]]:
         found.append(("short", f"{game.num_frames} frames, expected {filters.min_frames}"))
     damage = min(damage_taken(game, player) for player in range(len(game.players)))
     if damage < filters.min_damage_percent:
-        found.append(
-            ("low_damage", f"a player took {damage:.0f} %, expected {filters.min_damage_percent:.0f}")
-        )
+        found.append(("low_damage", f"a player took {damage:.0f} %, expected {filters.min_damage_percent:.0f}"))
     for columns in game.players:
         sticks = [columns["main_x"], columns["main_y"]]
-        if all(
-            np.abs(stick.astype(np.int16)).max() < STICK_DEADZONE for stick in sticks if stick is not None
-        ):
+        if all(np.abs(stick.astype(np.int16)).max() < STICK_DEADZONE for stick in sticks if stick is not None):
             found.append(("idle_player", "a player never moved the main stick"))
             break
     return found

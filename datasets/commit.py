@@ -123,9 +123,7 @@ class Committer:
             if self.out.exists() and (not self.out.is_dir() or _foreign(self.out)):
                 raise UserError(f"{self.out} exists and is no corpus; name an empty or new folder with --out")
             self.out.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(
-            self.out / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": self._options}
-        )
+        write_json_atomically(self.out / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": self._options})
 
     def _hold(self) -> IO[bytes]:
         """Keep other processes out of the folder; the system lets go when this one ends, however it ends."""
@@ -134,9 +132,7 @@ class Committer:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.close()
-            raise UserError(
-                f"another encode is writing {self.out}; wait for it or name another --out"
-            ) from error
+            raise UserError(f"another encode is writing {self.out}; wait for it or name another --out") from error
         return lock
 
     def _remove_strays(self) -> None:
@@ -162,9 +158,7 @@ class Committer:
             self.num_games += 1
             self.num_frames += num_frames
 
-    def _first_of_each(
-        self, games: list[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _first_of_each(self, games: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Games that the corpus does not have yet, and a reject for each that it has."""
         kept, rejects = [], []
         new: dict[str, str] = {}
@@ -218,9 +212,7 @@ class Committer:
         placed = staged.replace(self.out / folder / name)
         return file_facts(placed, num_rows)
 
-    def _write_rows(
-        self, folder: str, number: int, rows: list[dict[str, Any]], schema: pa.Schema
-    ) -> dict[str, Any]:
+    def _write_rows(self, folder: str, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any]:
         path = self.out / folder / f"{folder}-{number:06d}.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
         return file_facts(path, len(rows))

@@ -12,6 +12,10 @@ import ray
 from datasets.encode import Chunk, ChunkResult, encode_chunk
 from datasets.ray_start import physical_cpus, start_ray
 
+TASKS_AHEAD = 1
+"""Tasks beyond the cores: Ray Data sees a finished task only when it next looks, and a core would idle until then
+(a tenth more frames a second on two cores; `benchmarks/encode.py`)."""
+
 
 def _encode_row(row: dict[str, Any]) -> dict[str, Any]:
     return {"result": pickle.dumps(encode_chunk(pickle.loads(row["chunk"])))}
@@ -33,7 +37,7 @@ def encode_on_ray(chunks: Sequence[Chunk]) -> Iterator[ChunkResult]:
     items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         _encode_row,
-        compute=ray.data.TaskPoolStrategy(size=min(len(items), physical_cpus())),
+        compute=ray.data.TaskPoolStrategy(size=min(len(items), physical_cpus() + TASKS_AHEAD)),
         num_cpus=1,
     )
     for row in dataset.iter_rows():

@@ -163,8 +163,7 @@ def encode(
     if not committer.num_games:
         reasons = ", ".join(f"{count} {code}" for code, count in committer.reject_counts.most_common())
         raise UserError(
-            f"none of {len(listing.inputs)} inputs is a training game ({reasons}); "
-            f"`wm corpus info {out}` names each"
+            f"none of {len(listing.inputs)} inputs is a training game ({reasons}); `wm corpus info {out}` names each"
         )
     return summary
 

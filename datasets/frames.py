@@ -28,9 +28,7 @@ CODE_COLUMNS = (
 GAME_COLUMNS = ("stage", *(f"has_{name}" for name in OPTIONAL_FIELDS))
 """Columns of `game`, int16."""
 
-_READ_COLUMNS = [
-    f"p{player}_{name}" for player in range(NUM_PLAYERS) for name in FLOAT_COLUMNS + CODE_COLUMNS
-]
+_READ_COLUMNS = [f"p{player}_{name}" for player in range(NUM_PLAYERS) for name in FLOAT_COLUMNS + CODE_COLUMNS]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,9 +101,7 @@ def read_games(index: GameIndex, games: Sequence[int] | np.ndarray) -> FrameArra
     floats = np.zeros((total, NUM_PLAYERS, len(FLOAT_COLUMNS)), dtype=np.float32)
     codes = np.zeros((total, NUM_PLAYERS, len(CODE_COLUMNS)), dtype=np.int16)
     ends = np.cumsum(index.num_frames[games])
-    places = {
-        int(game): slice(int(e - index.num_frames[game]), int(e)) for game, e in zip(games, ends, strict=True)
-    }
+    places = {int(game): slice(int(e - index.num_frames[game]), int(e)) for game, e in zip(games, ends, strict=True)}
     for shard, row_group in dict.fromkeys((str(index.shards[g]), int(index.row_groups[g])) for g in games):
         table = _read_row_group(index.corpus.shard_path(shard), row_group)
         group_start = _row_group_start(index, shard, row_group, table)

@@ -94,9 +94,7 @@ FOLLOWERS_SCHEMA = pa.schema(
 GAMES_SCHEMA = pa.schema(
     [
         pa.field("game_id", pa.string(), nullable=False),  # md5 of the uncompressed .slp, hexadecimal
-        pa.field(
-            "fingerprint", pa.string(), nullable=False
-        ),  # same game in other bytes: see `datasets.replay`
+        pa.field("fingerprint", pa.string(), nullable=False),  # same game in other bytes: see `datasets.replay`
         pa.field("source", pa.string(), nullable=False),  # name of the archive or folder
         pa.field("member", pa.int64(), nullable=False),  # number of the file in it, from 0, in listing order
         pa.field("path", pa.string()),  # only with --keep-paths: file names may hold connect codes

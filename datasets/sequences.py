@@ -90,9 +90,7 @@ class SequenceStream:
                 f"games has {longest}; use a shorter context_frames or sequence_frames"
             )
         if len(index) < world_size:
-            raise UserError(
-                f"{len(index)} games cannot be shared by {world_size} workers; use fewer num_workers"
-            )
+            raise UserError(f"{len(index)} games cannot be shared by {world_size} workers; use fewer num_workers")
         self._index = index
         self._sequence_frames = sequence_frames
         self._stride = stride

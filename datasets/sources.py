@@ -86,9 +86,7 @@ def list_inputs(sources: Iterable[Path]) -> Listing:
     unique = {replay.key: replay for replay in inputs}
     if not unique and not broken:
         named = ", ".join(str(source) for source in sources)
-        raise UserError(
-            f"no .slp, .slp.gz or .zip found in {named}; name a folder or archive that holds replays"
-        )
+        raise UserError(f"no .slp, .slp.gz or .zip found in {named}; name a folder or archive that holds replays")
     return Listing(inputs=tuple(unique.values()), num_ignored=num_ignored, broken_archives=tuple(broken))
 
 

@@ -24,11 +24,23 @@ RAY_CPUS = 8
 NUM_SYNTHETIC_GAMES = 12
 
 
+def replays_folder() -> Path | None:
+    """Where the real replays are, if they are there."""
+    folder = Path(os.environ.get("WM_REPLAYS", ROOT.parent / "shared" / "replays"))
+    return folder if (folder / "inventory.csv").exists() else None
+
+
+@pytest.fixture(scope="session")
+def have_real_replays() -> bool:
+    """Whether real replays are there: for tests that can do with synthetic ones."""
+    return replays_folder() is not None
+
+
 @pytest.fixture(scope="session")
 def real_replays() -> Path:
     """Folder of dev.zip, edge.zip and inventory.csv: WM_REPLAYS, or shared/replays beside the repository."""
-    folder = Path(os.environ.get("WM_REPLAYS", ROOT.parent / "shared" / "replays"))
-    if not (folder / "inventory.csv").exists():
+    folder = replays_folder()
+    if folder is None:
         pytest.skip("needs real replays: name their folder in WM_REPLAYS")
     return folder
 

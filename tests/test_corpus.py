@@ -72,9 +72,7 @@ def test_each_row_group_holds_whole_games(corpus):
 
 
 def test_a_row_group_closes_with_the_game_that_fills_it(tmp_path, dev_corpus, read_real, inventory):
-    games = sorted((row for row in inventory if row["set"] == "dev"), key=lambda row: -int(row["frames"]))[
-        :32
-    ]
+    games = sorted((row for row in inventory if row["set"] == "dev"), key=lambda row: -int(row["frames"]))[:32]
     for row in games:
         (tmp_path / row["file"]).write_bytes(read_real(row["file"]))
     encode([tmp_path], tmp_path / "corpus", EncodeOptions(), one_chunk)
@@ -222,9 +220,7 @@ def test_games_of_a_match_share_a_split_key_and_others_are_their_own(corpus):
     assert all(game["split_key"].startswith("mode.") for game in with_match)
 
 
-def test_a_game_never_moves_between_splits_when_the_corpus_grows(
-    corpus, real_replays, tmp_path, read_real, inventory
-):
+def test_a_game_never_moves_between_splits_when_the_corpus_grows(corpus, real_replays, tmp_path, read_real, inventory):
     out = tmp_path / "corpus"
     for number, row in enumerate([row for row in inventory if row["set"] == "dev"][:9]):
         (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
@@ -236,9 +232,7 @@ def test_a_game_never_moves_between_splits_when_the_corpus_grows(
         now = dict(zip(games["game_id"].to_pylist(), games["split_number"].to_pylist(), strict=True))
         assert numbers.items() <= now.items()
         numbers = now
-    whole = dict(
-        zip(corpus.games["game_id"].to_pylist(), corpus.games["split_number"].to_pylist(), strict=True)
-    )
+    whole = dict(zip(corpus.games["game_id"].to_pylist(), corpus.games["split_number"].to_pylist(), strict=True))
     assert numbers.items() <= whole.items()
 
 
@@ -273,16 +267,14 @@ def test_info_counts_what_is_there(corpus, inventory):
     assert info.games_by_version == dict(sorted(Counter(row["slippi_version"] for row in rows).items()))
     assert info.games_without == {"velocity": 13, "hitlag": 19, "hurtbox": 12}
     assert sum(info.games_by_split.values()) == sum(info.games_by_stage.values()) == 42
-    assert info.games_by_character["Ice Climbers"] == sum(
-        "Ice Climbers" in row["character_names"] for row in rows
-    )
+    assert info.games_by_character["Ice Climbers"] == sum("Ice Climbers" in row["character_names"] for row in rows)
     assert info.games_by_character["Fox"] == sum("Fox" in row["character_names"].split("|") for row in rows)
     assert info.rejects == []
     assert "369,099" in describe(info, show_rejects=True)
     assert info.bytes_per_frame == corpus.num_bytes(FRAMES) / 369_099
 
 
-def test_info_names_each_reject(real_replays, tmp_path):
+def test_info_names_each_reject(tmp_path):
     with pytest.raises(UserError):
         (tmp_path / "page.slp").write_bytes(b"<!DOCTYPE html>")
         encode([tmp_path / "page.slp"], tmp_path / "corpus", EncodeOptions(), encode_in_process)

@@ -175,9 +175,7 @@ def test_only_fields_that_a_version_lacks_are_absent(read_real):
 
 def test_the_ice_climbers_partner_is_there_in_its_own_frames_only(inventory, read_real, tmp_path):
     file = next(
-        row["file"]
-        for row in inventory
-        if row["set"] == "dev" and "Ice Climbers" in row["character_names"].split("|")
+        row["file"] for row in inventory if row["set"] == "dev" and "Ice Climbers" in row["character_names"].split("|")
     )
     game, peppi = both(read_real, tmp_path, file)
     rows = last_row_of_each_frame(peppi.frames.id.to_pylist())

@@ -78,11 +78,11 @@ class Mamba2Mixer(nn.Module):
         width = self.d_conv - 1
         num_frames = xbc.shape[1]
         padded = F.pad(xbc, (0, 0, width, 0)) if before is None else torch.cat([before.to(xbc.dtype), xbc], dim=1)
-        weight = self.conv1d.weight.to(xbc.dtype)
+        weight_TC = self.conv1d.weight[:, 0].t().to(xbc.dtype).contiguous()
         assert self.conv1d.bias is not None
-        out = torch.addcmul(self.conv1d.bias.to(xbc.dtype), padded[:, width:], weight[:, 0, width])
+        out = self.conv1d.bias.to(xbc.dtype) + padded[:, width:] * weight_TC[width]
         for tap in range(width):
-            out = torch.addcmul(out, padded[:, tap : tap + num_frames], weight[:, 0, tap])
+            out = out + padded[:, tap : tap + num_frames] * weight_TC[tap]
         return out, padded[:, -width:] if return_state else None
 
 
@@ -95,7 +95,9 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight.to(y.dtype), self.eps)
+        gated = y * F.silu(z)
+        scale = torch.rsqrt(gated.float().square().mean(-1, keepdim=True) + self.eps)
+        return gated * scale.to(gated.dtype) * self.weight.to(gated.dtype)
 
 
 class Mamba2Backbone(nn.Module):

@@ -5,6 +5,7 @@ Shape legend: B = batch, T = frames, P = players (2), C = channels.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,7 +131,7 @@ class MLPWorldModel(nn.Module):
         self.context_frames = context_frames
         self.encoder = FrameEncoder()
         widths = (context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES, *config.hidden)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.heads = Heads(config.hidden[-1])
 
     def forward(self, frames: Frames, last_only: bool = True) -> Prediction:

@@ -64,10 +64,10 @@ def _chunk(
     num_frames = x_BTHD.shape[1]
     decay_BHT = (dt_BTH * a_H).transpose(1, 2).cumsum(-1)
     xdt_BHTD = (x_BTHD * dt_BTH.to(x_BTHD.dtype)[..., None]).transpose(1, 2)
-    future_TT = torch.ones(num_frames, num_frames, dtype=torch.bool, device=x_BTHD.device).triu(1)
-    between_BHTT = (decay_BHT[..., :, None] - decay_BHT[..., None, :]).masked_fill(future_TT, -torch.inf).exp()
+    future_TT = torch.full((num_frames, num_frames), -torch.inf, device=x_BTHD.device).triu(1)
+    between_BHTT = (decay_BHT[..., :, None] - decay_BHT[..., None, :] + future_TT).exp()
     scores_BTT = c_BTN @ b_BTN.transpose(1, 2)
-    y_BHTD = (between_BHTT * scores_BTT[:, None]).to(xdt_BHTD.dtype) @ xdt_BHTD
+    y_BHTD = (between_BHTT.to(scores_BTT.dtype) * scores_BTT[:, None]).to(xdt_BHTD.dtype) @ xdt_BHTD
     if state_BHDN is not None:
         seen_BHTD = torch.einsum("btn,bhdn->bhtd", c_BTN.float(), state_BHDN.float())
         y_BHTD = y_BHTD + (seen_BHTD * decay_BHT.exp()[..., None]).to(y_BHTD.dtype)

@@ -65,7 +65,8 @@ def _broken_files(options: SynthOptions, layout: Layout) -> Iterator[tuple[str, 
     """(name, bytes) of each broken file: the kinds in turn, all made from one further game."""
     if options.broken == 0:
         return
-    spoiled = SynthOptions(num_games=1, seed=options.seed + 1, version=options.version, max_frames=options.max_frames)
+    seed, max_frames = (options.seed + 1) % 2**63, min(options.max_frames, 2_000)
+    spoiled = SynthOptions(num_games=1, seed=seed, version=options.version, max_frames=max_frames)
     game = next(simulate(spoiled))
     data = _file(game, spoiled, layout)
     words = draw(keys_of(options.seed, np.arange(options.broken)), 4)

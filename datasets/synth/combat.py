@@ -52,6 +52,8 @@ def count_down(world: World, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
 
 def _influence(world: World, pads: Pads, who: np.ndarray) -> None:
     """Directional influence: the stick held across the launch turns it, up to `MAX_INFLUENCE`."""
+    if len(who) == 0:
+        return
     x, y = world.knockback_x[who], world.knockback_y[who]
     length = np.maximum(np.sqrt(x * x + y * y), 1e-6)
     across = (x * pads.stick_y[who] - y * pads.stick_x[who]) / length
@@ -76,6 +78,8 @@ def shields(world: World, active: np.ndarray) -> None:
 
 
 def _break_shield(world: World, who: np.ndarray) -> None:
+    if len(who) == 0:
+        return
     world.set_action(who, Action.SHIELD_BREAK_FLY)
     world.airborne[who] = True
     world.speed_x[who] = 0.0
@@ -117,6 +121,8 @@ def hits(world: World, active: np.ndarray) -> None:
 
 
 def _hit_shield(world: World, by: np.ndarray, on: np.ndarray, attack: np.ndarray, facing: np.ndarray) -> None:
+    if len(by) == 0:
+        return
     damage = _DAMAGE[attack]
     world.shield[on] = np.maximum(world.shield[on] - 0.7 * damage, 0)
     world.set_action(on, Action.GUARD_SET_OFF)

@@ -1,4 +1,4 @@
-"""The two controllers of a game, as the rules read them: sticks, triggers, buttons and what follows from the last frames.
+"""The controllers of a frame as the rules read them: sticks, triggers, buttons and what follows from earlier frames.
 
 Shape legend: see state.py.
 """

@@ -203,8 +203,17 @@ _STATES: dict[int, tuple[float, int, int, int, float, int]] = {
     **{A.DAMAGE_AIR + k: (FOREVER, A.FALL, 0, Is.DAMAGE, 1, 174 + k) for k in range(3)},
     **{A.FLY_HIGH + k: (FOREVER, A.DAMAGE_FALL, 0, Is.DAMAGE | Is.TUMBLE, 1, 177 + k) for k in range(4)},
 }  # fmt: skip
-_ATTACK_ANIMATION = dict(zip(range(44, 70), range(46, 72), strict=True)) | {60: 62, 63: 66, 64: 67, 65: 68, 66: 69,
-                         67: 70, 68: 71, 69: 72}  # fmt: skip
+_ATTACK_ANIMATION = {
+    44: 46,
+    50: 52,
+    53: 55,
+    56: 58,
+    57: 59,
+    60: 62,
+    63: 66,
+    64: 67,
+    **{65 + k: 68 + k for k in range(5)},
+}
 
 ENDS_AT = np.full(NUM_ACTIONS, FOREVER, np.float32)
 """float32 (400,): the age at which a state would end, in frames."""

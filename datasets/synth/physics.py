@@ -55,6 +55,8 @@ def update_velocity(world: World, pads: Pads, active: np.ndarray) -> None:
 
 
 def _decay_knockback(world: World, who: np.ndarray) -> None:
+    if len(who) == 0:
+        return
     x, y = world.knockback_x[who], world.knockback_y[who]
     loss = np.where(world.airborne[who], np.float32(KNOCKBACK_DECAY), world.tuning["friction"][who])
     keep = np.maximum(1 - loss / np.sqrt(x * x + y * y), 0)
@@ -95,6 +97,8 @@ def _scripted(world: World, pads: Pads, who: np.ndarray) -> None:
 
 def _static(world: World, who: np.ndarray) -> None:
     """States without physics stand still, but for the revival platform and climbing the ledge."""
+    if len(who) == 0:
+        return
     action, age = world.action[who], world.age[who]
     climbing = action == Action.CLIFF_CLIMB
     up, halfway = CLIMB
@@ -121,6 +125,8 @@ def move(world: World, pads: Pads, active: np.ndarray) -> None:
 
 
 def _leave_edge(world: World, who: np.ndarray, traits: np.ndarray) -> None:
+    if len(who) == 0:
+        return
     stops = (traits[who] & Is.EDGE_STOP) != 0
     stay, go = who[stops], who[~stops]
     surface = world.surface[stay]
@@ -172,6 +178,8 @@ def _land(world: World, pads: Pads, falling: np.ndarray, before_y: np.ndarray) -
 
 def _walls(world: World, who: np.ndarray, before_x: np.ndarray) -> None:
     """Nobody enters the stage from below or from the side."""
+    if len(who) == 0:
+        return
     left, right = world.left[0, who], world.right[0, who]
     inside = (world.x[who] > left) & (world.x[who] < right)
     who, left, right = who[inside], left[inside], right[inside]
@@ -181,6 +189,8 @@ def _walls(world: World, who: np.ndarray, before_x: np.ndarray) -> None:
 
 
 def _catch_ledge(world: World, pads: Pads, who: np.ndarray) -> None:
+    if len(who) == 0:
+        return
     edge = np.where(world.x[who] < 0, world.left[0, who], world.right[0, who])
     outside = np.abs(world.x[who]) - np.abs(edge)
     caught = (outside >= 0) & (outside < LEDGE_REACH) & (pads.stick_y[who] > -PUSH)

@@ -155,6 +155,7 @@ class Players:
         self.held -= 1
         self.pressed -= 1
         stick = self.command[:2]
+        # All games start on a multiple of the rhythm (see recorder.BLOCK_STEPS), so one slot speaks for all.
         if frame[0] % DECISION_FRAMES == 0:
             near = _near(world)
             # Whoever comes within reach reacts at once instead of finishing the approach.

@@ -1,7 +1,7 @@
 """Random numbers that depend only on what they are for, never on when or beside what they are drawn.
 
-A counter-based generator: the SplitMix64 finaliser (Steele, Lea, Flood 2014) over (key, counter). So a game is the same in
-any batch, and drawing for a few fighters of a batch costs only those few.
+A counter-based generator: the SplitMix64 finaliser (Steele, Lea, Flood 2014) over (key, counter). So a game is the
+same in any batch, and drawing for a few fighters of a batch costs only those few.
 """
 
 import numpy as np

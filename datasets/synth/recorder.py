@@ -50,9 +50,7 @@ class Recorder:
     def _resize(self, slots: int) -> None:
         self.slots = slots
         counts = {width: sum(place[0] == width for place in _PLACES.values()) for width in _WIDTHS}
-        self.block = {
-            width: np.zeros((counts[width], BLOCK_STEPS, 2 * slots), kind) for width, kind in _WIDTHS.items()
-        }
+        self.block = {width: np.zeros((counts[width], BLOCK_STEPS, 2 * slots), kind) for width, kind in _WIDTHS.items()}
 
     def keep_slots(self, slots: np.ndarray) -> None:
         """Drops all slots but these (int (n,)); only between two blocks."""

@@ -50,7 +50,7 @@ def choose_actions(world: World, pads: Pads, active: np.ndarray, stun_over: np.n
     jump = pads.jump_pressed
     chosen[jump & ((can & Can.JUMP) != 0)] = Action.KNEE_BEND
     _air(world, pads, can, chosen, forced)
-    _wake(pads, active, chosen)
+    _wake(pads, active & (current == world.action), chosen)
 
     entered = (forced | (chosen != world.action)).nonzero()[0]
     world.age = np.where(active, next_age, world.age)
@@ -188,9 +188,11 @@ def _air(world: World, pads: Pads, can: np.ndarray, chosen: np.ndarray, forced: 
     forced |= dodge | special | jump
 
 
-def _wake(pads: Pads, active: np.ndarray, chosen: np.ndarray) -> None:
+def _wake(pads: Pads, settled: np.ndarray, chosen: np.ndarray) -> None:
     """States that wait for any input: lying down, the ledge, the revival platform."""
-    who = (active & ((chosen == Action.REBIRTH_WAIT) | (chosen == Action.DOWN_WAIT) | (chosen == Action.CLIFF_WAIT))).nonzero()[0]
+    who = (
+        settled & ((chosen == Action.REBIRTH_WAIT) | (chosen == Action.DOWN_WAIT) | (chosen == Action.CLIFF_WAIT))
+    ).nonzero()[0]
     if len(who) == 0:
         return
     new = chosen[who]

@@ -22,6 +22,7 @@ from datasets.synth.state import World, keep_fighters
 LAST_BREATH = 8
 """Frames that a game still lasts after its last stock is lost."""
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatedGame:
     """One game, frame by frame; frame i has id i - 123."""

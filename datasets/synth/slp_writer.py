@@ -43,7 +43,7 @@ def frame_rows(game: SimulatedGame, layout: Layout) -> np.ndarray:
     rows = np.zeros(game.num_frames, layout.row())
     ids = np.arange(FIRST_FRAME, FIRST_FRAME + game.num_frames, dtype=np.int32)
     seeds = (game.random_seed + (ids - FIRST_FRAME).astype(np.uint64) * 0x9E3779B1 & 0xFFFFFFFF).astype(np.uint32)
-    _fill_pre(rows["pre"], game)
+    _fill_pre(rows["pre"], game, layout.version)
     _fill_post(rows["post"], game)
     for name, command in (("pre", PRE_FRAME), ("post", POST_FRAME)):
         rows[name]["command"] = command
@@ -53,7 +53,7 @@ def frame_rows(game: SimulatedGame, layout: Layout) -> np.ndarray:
     if layout.frame_start is not None:
         start = rows["start"]
         start["command"], start["frame"], start["random_seed"] = FRAME_START, ids, seeds
-        if "scene_frame_counter" in layout.frame_start.names:
+        if layout.version.has((3, 10)):
             start["scene_frame_counter"] = ids - FIRST_FRAME
     if layout.bookend is not None:
         bookend = rows["bookend"]
@@ -66,7 +66,7 @@ def _before(column: np.ndarray) -> np.ndarray:
     return np.concatenate([column[:1], column[:-1]])
 
 
-def _fill_pre(pre: np.ndarray, game: SimulatedGame) -> None:
+def _fill_pre(pre: np.ndarray, game: SimulatedGame, version: Version) -> None:
     columns = game.columns
     for name in ("state", "x", "y", "direction", "percent"):
         pre[name] = _before(columns[name])
@@ -82,7 +82,7 @@ def _fill_pre(pre: np.ndarray, game: SimulatedGame) -> None:
     pre["trigger_l"] = np.where(right, 0, trigger)
     pre["trigger_r"] = np.where(right, trigger, 0)
     pre["raw_analog_x"] = columns["stick_x_steps"]
-    if "raw_analog_y" in pre.dtype.names:
+    if version.has((3, 15)):
         pre["raw_analog_y"] = columns["stick_y_steps"]
 
 
@@ -100,7 +100,7 @@ def _processed_buttons(columns: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _fill_post(post: np.ndarray, game: SimulatedGame) -> None:
-    columns, names = game.columns, set(post.dtype.names)
+    columns, names = game.columns, set(post.dtype.names or ())
     for name in names & columns.keys():
         post[name] = columns[name]
     post["character"] = [CHARACTERS[row].internal_id for row in game.characters]
@@ -165,9 +165,7 @@ def game_end(game: SimulatedGame, layout: Layout) -> bytes:
         method, quitter = TIME, _NO_PORT
     else:
         method, quitter = NO_CONTEST, loser
-    placements = bytes(
-        0 if slot == game.ports[game.winner] else 1 if slot == loser else _NO_PORT for slot in range(4)
-    )
+    placements = bytes(0 if slot == game.ports[game.winner] else 1 if slot == loser else _NO_PORT for slot in range(4))
     return (bytes([GAME_END, method, quitter]) + placements)[: layout.end_bytes]
 
 

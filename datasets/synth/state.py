@@ -5,6 +5,7 @@ of game g, its opponent is fighter index XOR 1.
 """
 
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from datasets.synth import moves
 from datasets.synth.fighters import TUNING, tuning_table
 from datasets.synth.moves import Action
 from datasets.synth.stages import NUM_SURFACES, STAGES, blast_table, ground_id_table, surface_table
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 START_STOCKS = 4
 FULL_SHIELD = 60.0
@@ -138,13 +142,13 @@ class World:
         self.instance[who] += 1
 
 
-def keep_fighters(batch: object, who: np.ndarray, count: int) -> None:
+def keep_fighters(batch: "DataclassInstance", who: np.ndarray, count: int) -> None:
     """Drops, in place, all fighters but `who` (int (n,)) from the arrays of a batch of `count` fighters.
 
     Args:
         batch: a `World`, or another slotted dataclass whose arrays all have the fighters as their last axis.
     """
-    for column in fields(batch):  # pyrefly: ignore
+    for column in fields(batch):
         value = getattr(batch, column.name)
         if isinstance(value, np.ndarray) and value.shape[-1] == count:
             setattr(batch, column.name, np.ascontiguousarray(value[..., who]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,8 +12,6 @@ WIDTH, HEIGHT = 460.0, 264.0
 LEFT, TOP, BOTTOM = 54.0, 26.0, 218.0
 RIGHT_PLAIN, RIGHT_LABELLED = 446.0, 396.0
 LABEL_GAP = 15.0
-
-_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +37,8 @@ class Reference:
 class ChartText:
     """What a chart says in words."""
 
+    key: str
+    """Names the chart within its page."""
     title: str
     description: str
     y_unit: str
@@ -97,8 +96,7 @@ def category_chart(
 
 
 def _svg(text: ChartText, *children: Markup | list[Markup] | None) -> Markup:
-    number = next(_numbers)
-    title, description = f"chart-{number}-title", f"chart-{number}-desc"
+    title, description = f"{text.key}-title", f"{text.key}-desc"
     return tag(
         "svg",
         tag("title", text.title, id=title),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from typing import TypeAlias
 
 VOID_ELEMENTS = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
@@ -14,7 +15,7 @@ class Markup(str):
     __slots__ = ()
 
 
-Child = str | int | float | None | Iterable["Child"]
+Child: TypeAlias = "str | int | float | Iterable[Child] | None"
 """What an element can hold: text, numbers, Markup, nothing, or several of these."""
 
 

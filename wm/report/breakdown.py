@@ -1,0 +1,143 @@
+"""Where the model is strong and weak: by kind of action, character and stage; and what it mistakes for what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wm.actions import action_name
+from wm.report.bars import bar
+from wm.report.formats import NO_DATA, compact_text, count_text, number, share_text
+from wm.report.markup import Child, Markup, join, tag
+from wm.report.results import (
+    ACTION_ACC,
+    CHANGE_ACC,
+    POS_MAE,
+    Estimate,
+    Metric,
+    Result,
+    Slice,
+    best_baseline,
+    context_text,
+    headline_model,
+)
+from wm.report.section import Section, hidden, nothing, small, table, term
+
+SHOWN_ROWS = 10
+"""Rows of a table that are open at once; the rest folds."""
+SHOWN_ANSWERS = 3
+HEADINGS = {"action": "By kind of action", "character": "By character", "stage": "By stage"}
+
+
+def breakdown_section(results: list[Result]) -> Section:
+    """The model's metrics on each kind of frames, beside the best baseline's position error."""
+    model, rival = headline_model(results), best_baseline(results, POS_MAE)
+    dimensions = {name: parts for name, parts in (model.slices if model else {}).items() if parts}
+    body = join([_dimension(name, parts, rival) for name, parts in dimensions.items()])
+    context = f" ({context_text(model.context)})" if model and model.context is not None else ""
+    return Section(
+        key="breakdown",
+        heading="Where it is strong, where weak",
+        sentence=(
+            f"The same judged frames{context} sorted into groups, the largest first: good is a long bar for accuracy "
+            "and a position error that stays left of the dashed mark, the baseline; a wide whisker means that too few "
+            "frames were judged to be sure."
+        ),
+        body=body if dimensions else nothing("This evaluation was not broken down."),
+    )
+
+
+def _dimension(name: str, parts: list[Slice], rival: Result | None) -> Markup:
+    ordered = sorted(parts, key=lambda part: (-part.count, part.name))
+    rivals = {part.name: part for part in (rival.slices.get(name, []) if rival else [])}
+    errors = [
+        value
+        for part in [*ordered, *(rivals[p.name] for p in ordered if p.name in rivals)]
+        for value in (number(part.estimate(POS_MAE.key).value), *(part.estimate(POS_MAE.key).interval or ()))
+        if value is not None
+    ]
+    full = max(errors, default=1.0) or 1.0
+    rows = [_row(part, rivals.get(part.name), full) for part in ordered]
+    heading = HEADINGS.get(name, f"By {name}")
+    mark = f" Dashed mark: {rival.name}." if rival and rivals else ""
+    caption = f"Pairs of frame and player in each group; whiskers are 95% intervals.{mark}"
+    more = rows[SHOWN_ROWS:]
+    return join(
+        tag("h3", heading),
+        _slice_table(caption, rows[:SHOWN_ROWS], heading),
+        tag("details", tag("summary", f"{len(more)} more"), _slice_table(caption, more, heading)) if more else None,
+    )
+
+
+def _slice_table(caption: str, rows: list[list[Child]], heading: str) -> Markup:
+    headings: list[Child] = [hidden("Group")]
+    headings += [join(term(metric), small(metric.direction)) for metric in (CHANGE_ACC, ACTION_ACC, POS_MAE)]
+    return table(caption, headings, rows, class_="slices", label=heading)
+
+
+def _row(part: Slice, rival: Slice | None, full: float) -> list[Child]:
+    reference = number(rival.estimate(POS_MAE.key).value) if rival else None
+    return [
+        join(part.name, small(compact_text(part.count), " pairs")),
+        _bar_cell(CHANGE_ACC, part.estimate(CHANGE_ACC.key), 1.0),
+        _bar_cell(ACTION_ACC, part.estimate(ACTION_ACC.key), 1.0),
+        _bar_cell(POS_MAE, part.estimate(POS_MAE.key), full, reference),
+    ]
+
+
+def _bar_cell(metric: Metric, estimate: Estimate, full: float, reference: float | None = None) -> Markup:
+    if number(estimate.value) is None:
+        return metric.shown(estimate.value)
+    words = f"{metric.key} {metric.text(estimate.value)}"
+    if estimate.interval:
+        words += f", 95% interval {metric.text(estimate.interval[0])} to {metric.text(estimate.interval[1])}"
+    if reference is not None:
+        words += f"; baseline {metric.text(reference)}"
+    return join(metric.shown(estimate.value), bar(estimate, full, words, reference))
+
+
+def confusion_section(results: list[Result]) -> Section:
+    """For the actions most often missed as they begin: how often right, and what was said instead."""
+    model = headline_model(results)
+    rows = sorted(model.confusions if model else [], key=lambda row: (row.get("right") or 0) - (row.get("count") or 0))
+    caption = "Actions at the moment they begin, those with the most misses first."
+    headings: list[Child] = ["What began", "Called right", "What the model said instead"]
+    return Section(
+        key="confusion",
+        heading="What it mixes up",
+        sentence=(
+            "The actions that the model missed most often: mixing up near twins, such as two hit animations, is "
+            "harmless; saying that nothing happens where an attack begins is bad."
+        ),
+        body=table(caption, headings, [_confusion(row) for row in rows], class_="confusion", label="Confused actions")
+        if rows
+        else nothing("No misses were recorded."),
+    )
+
+
+def _confusion(row: dict[str, Any]) -> list[Child]:
+    count, right = number(row.get("count")) or 0.0, number(row.get("right")) or 0.0
+    share = Estimate(value=right / count if count else None)
+    words = f"right {count_text(right)} of {count_text(count)} times"
+    answers = [
+        tag("li", tag("span", action_text(said.get("action")), class_="answer"), " ", _share_of(said, count))
+        for said in (row.get("predicted") or [])[: SHOWN_ANSWERS + 1]
+        if said.get("action") != row.get("truth")
+    ][:SHOWN_ANSWERS]
+    return [
+        join(action_text(row.get("truth")), small(count_text(count), " times")),
+        join(CHANGE_ACC.shown(share.value), bar(share, 1.0, words)),
+        tag("ul", answers, class_="answers") if answers else NO_DATA,
+    ]
+
+
+def _share_of(said: dict[str, Any], count: float) -> Markup:
+    times = number(said.get("count")) or 0.0
+    return tag("span", share_text(times / count) if count else count_text(times), class_="share")
+
+
+def action_text(action: object) -> str:
+    """A player's word for an action: ids by Slippi's list, names in capitals made readable."""
+    if isinstance(action, int):
+        return action_name(action)
+    text = str(action)
+    return text.replace("_", " ").lower() if text.isupper() else text
