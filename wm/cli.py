@@ -3,8 +3,6 @@
 Each verb loads what it needs when it runs, so that `wm --help` answers at once.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence

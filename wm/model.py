@@ -104,7 +104,9 @@ class Mamba2WorldModel(nn.Module):
             controllers_BTC: (B, T, 26), the controllers of the frame after each of them.
         """
         features = torch.cat([self.encoder(context), controllers_BTC], dim=-1)
-        hidden, blocks = self.backbone(self.input(features), None if state is None else state.blocks, return_state)
+        hidden, blocks = self.backbone(
+            self.input(features).float(), None if state is None else state.blocks, return_state
+        )
         prior = displacement_prior(context, None if state is None else state.position)
         after = None
         if return_state:

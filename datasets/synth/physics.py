@@ -14,8 +14,9 @@ from datasets.synth.state import World
 
 KNOCKBACK_DECAY = 0.051
 """Loss of knockback speed per frame in the air, units per frame squared (as in Melee)."""
-RUN_ACCELERATION = 0.12
-WALK_ACCELERATION = 0.1
+# float32, since a bool array times a Python float would be float64 and drag the whole state along.
+RUN_ACCELERATION = np.float32(0.12)
+WALK_ACCELERATION = np.float32(0.1)
 AIR_FRICTION = 0.015
 AIR_DODGE_SPEED = 3.1
 AIR_DODGE_DECAY = 0.9

@@ -39,7 +39,7 @@ def strip(model: Estimate, baseline: Estimate | None, full: float, words: str) -
         _band(baseline_interval, full, "baseline-band") if baseline_interval else None,
         _upright(baseline.value, full, 3, 23) if baseline and baseline.value is not None else None,
         _band(interval, full, "model-band") if interval else None,
-        tag("circle", cx=_percent(model.value, full), cy=13, r=6, class_="dot ringed"),
+        tag("circle", cx=_percent(model.value, full), cy=13, r=5, class_="dot"),
         role="img",
         class_="strip",
         height=STRIP_HEIGHT,

@@ -28,79 +28,92 @@ SHOWN_ANSWERS = 3
 HEADINGS = {"action": "By kind of action", "character": "By character", "stage": "By stage"}
 
 
+Rivals = dict[str, dict[str, float]]
+"""Metric -> group -> value of the best baseline there."""
+
+
 def breakdown_section(results: list[Result]) -> Section:
-    """The model's metrics on each kind of frames, beside the best baseline's position error."""
-    model, rival = headline_model(results), best_baseline(results, POS_MAE)
+    """The model's metrics on each kind of frames, beside those of the baseline that is best over all frames."""
+    model = headline_model(results)
     dimensions = {name: parts for name, parts in (model.slices if model else {}).items() if parts}
-    body = join([_dimension(name, parts, rival) for name, parts in dimensions.items()])
+    body = join([_dimension(name, parts, _rivals(results, name)) for name, parts in dimensions.items()])
     context = f" ({context_text(model.context)})" if model and model.context is not None else ""
     return Section(
         key="breakdown",
         heading="Where it is strong, where weak",
         sentence=(
-            f"The same judged frames{context} sorted into groups, the largest first: good is a long bar for accuracy "
-            "and a position error that stays left of the dashed mark, the baseline; a wide whisker means that too few "
-            "frames were judged to be sure."
+            f"The same judged frames{context} sorted into groups, the largest first: good is an accuracy bar that ends "
+            "right of the dashed mark, the baseline, and a position error that ends left of it; a wide whisker means "
+            "that too few frames were judged to be sure."
         ),
         body=body if dimensions else nothing("This evaluation was not broken down."),
     )
 
 
-def _dimension(name: str, parts: list[Slice], rival: Result | None) -> Markup:
+def _rivals(results: list[Result], dimension: str) -> Rivals:
+    """Of action accuracy and position error; the baselines' change accuracy is 0 by definition."""
+    rivals: Rivals = {CHANGE_ACC.key: {}}
+    for metric in (ACTION_ACC, POS_MAE):
+        baseline = best_baseline(results, metric)
+        values = {
+            part.name: number(part.estimate(metric.key).value)
+            for part in (baseline.slices.get(dimension, []) if baseline else [])
+        }
+        rivals[metric.key] = {name: value for name, value in values.items() if value is not None}
+    return rivals
+
+
+def _dimension(name: str, parts: list[Slice], rivals: Rivals) -> Markup:
     ordered = sorted(parts, key=lambda part: (-part.count, part.name))
-    rivals = {part.name: part for part in (rival.slices.get(name, []) if rival else [])}
-    errors = [
-        value
-        for part in [*ordered, *(rivals[p.name] for p in ordered if p.name in rivals)]
-        for value in (number(part.estimate(POS_MAE.key).value), *(part.estimate(POS_MAE.key).interval or ()))
-        if value is not None
-    ]
-    full = max(errors, default=1.0) or 1.0
-    rows = [_row(part, rivals.get(part.name), full) for part in ordered]
+    shown, more = ordered[:SHOWN_ROWS], ordered[SHOWN_ROWS:]
     heading = HEADINGS.get(name, f"By {name}")
-    mark = f" Dashed mark: {rival.name}." if rival and rivals else ""
-    caption = f"Pairs of frame and player in each group; whiskers are 95% intervals.{mark}"
-    more = rows[SHOWN_ROWS:]
-    return join(
-        tag("h3", heading),
-        _slice_table(caption, rows[:SHOWN_ROWS], heading),
-        tag("details", tag("summary", f"{len(more)} more"), _slice_table(caption, more, heading)) if more else None,
-    )
+    folded = None
+    if more:
+        folded = tag("details", tag("summary", f"{len(more)} smaller ones"), _slice_table(more, rivals, heading))
+    return join(tag("h3", heading), _slice_table(shown, rivals, heading), folded)
 
 
-def _slice_table(caption: str, rows: list[list[Child]], heading: str) -> Markup:
+def _slice_table(parts: list[Slice], rivals: Rivals, heading: str) -> Markup:
+    errors = [number(part.estimate(POS_MAE.key).value) or 0.0 for part in parts]
+    errors += [rivals[POS_MAE.key].get(part.name, 0.0) for part in parts]
+    fulls = {CHANGE_ACC: 1.0, ACTION_ACC: 1.0, POS_MAE: 1.05 * max(errors) or 1.0}
     headings: list[Child] = [hidden("Group")]
-    headings += [join(term(metric), small(metric.direction)) for metric in (CHANGE_ACC, ACTION_ACC, POS_MAE)]
+    headings += [join(term(metric), small(metric.direction)) for metric in fulls]
+    rows = [
+        [
+            join(part.name, small(compact_text(part.count), " pairs")),
+            *(_bar_cell(metric, part, full, rivals[metric.key].get(part.name)) for metric, full in fulls.items()),
+        ]
+        for part in parts
+    ]
+    mark = " Dashed mark, and “vs”: the best baseline." if any(rivals.values()) else ""
+    caption = f"Pairs of frame and player in each group; whiskers are 95% intervals.{mark}"
     return table(caption, headings, rows, class_="slices", label=heading)
 
 
-def _row(part: Slice, rival: Slice | None, full: float) -> list[Child]:
-    reference = number(rival.estimate(POS_MAE.key).value) if rival else None
-    return [
-        join(part.name, small(compact_text(part.count), " pairs")),
-        _bar_cell(CHANGE_ACC, part.estimate(CHANGE_ACC.key), 1.0),
-        _bar_cell(ACTION_ACC, part.estimate(ACTION_ACC.key), 1.0),
-        _bar_cell(POS_MAE, part.estimate(POS_MAE.key), full, reference),
-    ]
-
-
-def _bar_cell(metric: Metric, estimate: Estimate, full: float, reference: float | None = None) -> Markup:
+def _bar_cell(metric: Metric, part: Slice, full: float, reference: float | None) -> Markup:
+    estimate = part.estimate(metric.key)
     if number(estimate.value) is None:
         return metric.shown(estimate.value)
     words = f"{metric.key} {metric.text(estimate.value)}"
     if estimate.interval:
         words += f", 95% interval {metric.text(estimate.interval[0])} to {metric.text(estimate.interval[1])}"
+    versus = None
     if reference is not None:
         words += f"; baseline {metric.text(reference)}"
-    return join(metric.shown(estimate.value), bar(estimate, full, words, reference))
+        versus = tag("span", "vs ", metric.shown(reference), class_="versus")
+    return tag("div", metric.shown(estimate.value), versus, bar(estimate, full, words, reference), class_="bar-cell")
 
 
 def confusion_section(results: list[Result]) -> Section:
     """For the actions most often missed as they begin: how often right, and what was said instead."""
     model = headline_model(results)
     rows = sorted(model.confusions if model else [], key=lambda row: (row.get("right") or 0) - (row.get("count") or 0))
-    caption = "Actions at the moment they begin, those with the most misses first."
-    headings: list[Child] = ["What began", "Called right", "What the model said instead"]
+    caption = (
+        "Actions at the moment they begin, those with the most misses first. Actions that go by a number are mostly "
+        "special moves, which differ from character to character."
+    )
+    headings: list[Child] = ["What began", "Named right", "What the model said instead"]
     return Section(
         key="confusion",
         heading="What it mixes up",

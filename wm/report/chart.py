@@ -10,7 +10,7 @@ from wm.report.scale import Scale, count_scale, linear_scale, spread
 
 WIDTH, HEIGHT = 460.0, 264.0
 LEFT, TOP, BOTTOM = 54.0, 26.0, 218.0
-RIGHT_PLAIN, RIGHT_LABELLED = 446.0, 396.0
+RIGHT_PLAIN, RIGHT_LABELLED = 446.0, 386.0
 LABEL_GAP = 15.0
 
 
@@ -190,7 +190,7 @@ def _end_labels(series: list[Series], across: Scale, up: Scale) -> list[Markup]:
     marks = []
     for line, (x, y), label_y in zip(named, ends, moved, strict=True):
         marks.append(
-            tag("path", d=_path([(x + 4, y), (RIGHT_LABELLED + 6, label_y)]), class_="leader", opacity=line.opacity)
+            tag("path", d=_path([(x + 5, y), (RIGHT_LABELLED + 18, label_y)]), class_="leader", opacity=line.opacity)
         )
-        marks.append(tag("text", line.name, x=RIGHT_LABELLED + 9, y=label_y + 4, class_="end-name"))
+        marks.append(tag("text", line.name, x=RIGHT_LABELLED + 22, y=label_y + 4, class_="end-name"))
     return marks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wm.report.chart import ChartText, category_chart
-from wm.report.formats import NO_DATA, number
+from wm.report.formats import number
 from wm.report.learning import baseline_reference
 from wm.report.markup import Child, Markup, join, tag
 from wm.report.results import HEADLINE_METRICS, METRICS, Metric, Result, best, context_text
@@ -67,7 +67,7 @@ def _cell(result: Result, metric: Metric, key: str, leading: float | None) -> Ma
     if estimate.interval is None:
         return shown
     low, high = estimate.interval
-    return join(shown, small(metric.shown(low), NO_DATA, metric.shown(high)))
+    return join(shown, small(metric.shown_interval(low, high)))
 
 
 def context_section(results: list[Result]) -> Section | None:

@@ -49,9 +49,7 @@ def headline_section(results: list[Result]) -> Section:
 def _note(model: Result, num_models: int) -> str:
     choice = ""
     if num_models > 1:
-        choice = (
-            f"Shown is {context_text(model.context)}, which has the best change_acc of {num_models} contexts judged. "
-        )
+        choice = f"Context shown: {context_text(model.context)}, the best change_acc of the {num_models} judged. "
     return (
         f"{choice}Strips run from 0 (left) to 100%, or for the position error to a little over the larger value. "
         "The shaded stretch around each mark is the 95% interval: with other games like these, the number would "
@@ -99,7 +97,7 @@ def _verdict(metric: Metric, estimate: Estimate, rival: Result | None, rival_est
     value = number(estimate.value)
     if rival is None or rival_estimate is None or rival_estimate.value is None:
         return tag("p", "No baseline has this number.", class_="verdict unclear")
-    versus = join(tag("span", rival.name, class_="rival"), " ", metric.shown(rival_estimate.value))
+    versus = join(f"“{rival.name}” (", metric.shown(rival_estimate.value), ")")
     if value is None:
         return tag("p", "– no number for the model; best baseline: ", versus, class_="verdict unclear")
     better = metric.better(value, rival_estimate.value)

@@ -10,7 +10,6 @@ from wm.report.formats import amount_text, count_text, duration_text, number
 from wm.report.markup import Child, Markup, join, tag
 from wm.report.results import (
     HEADLINE_METRICS,
-    VAL_LOSS,
     Metric,
     Result,
     best_baseline,
@@ -30,7 +29,7 @@ def learning_section(log_rows: list[dict[str, Any]], results: list[Result]) -> S
     train = [row for row in log_rows if row.get("kind") == "train"]
     validation = [row for row in log_rows if row.get("kind") == "eval"]
     charts = [_loss_chart(train)]
-    charts += [_metric_chart(metric, validation, results) for metric in (*HEADLINE_METRICS, VAL_LOSS)]
+    charts += [_metric_chart(metric, validation, results) for metric in HEADLINE_METRICS]
     shown = [chart for chart in charts if chart is not None]
     return Section(
         key="learning",
@@ -121,7 +120,8 @@ def _metric_chart(metric: Metric, validation: list[dict[str, Any]], results: lis
         Series(name=_short(context), points=points, dots=len(points) <= 30, opacity=_opacity(i, len(lines)))
         for i, (context, points) in enumerate(lines)
     ]
-    caption = join(tag("strong", metric.title), " ", term(metric), f": {metric.direction}.")
+    more = " The stronger the line, the more of the past is seen." if len(lines) > 1 else None
+    caption = join(tag("strong", metric.title), " ", term(metric), f": {metric.direction}.", more)
     scale = (lambda ys, a, b: linear_scale(ys, a, b, is_share=True)) if metric.is_share else amount_scale
     return _figure(line_chart(text, series, baseline_reference(metric, results), scale), caption)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from wm.report.formats import data, number, value_text
-from wm.report.markup import Markup
+from wm.report.formats import NO_DATA, data, number, value_text
+from wm.report.markup import Markup, join
 
 MODEL = "model"
 STREAM = "stream"
@@ -35,15 +35,19 @@ class Metric:
         """The value as an element that carries the exact number."""
         return data(value, self.text(value))
 
+    def shown_interval(self, low: float, high: float) -> Markup:
+        """Both ends of an interval; the unit stands once."""
+        return join(data(low, self.text(low).removesuffix("%")), NO_DATA, self.shown(high))
+
     def better(self, a: float, b: float) -> bool:
         return a > b if self.higher_is_better else a < b
 
 
 CHANGE_ACC = Metric(
-    key="change_acc", title="New actions called", unit="share right", higher_is_better=True, is_share=True
+    key="change_acc", title="New actions right", unit="share right", higher_is_better=True, is_share=True
 )
 ACTION_ACC = Metric(
-    key="action_acc", title="All actions called", unit="share right", higher_is_better=True, is_share=True
+    key="action_acc", title="All actions right", unit="share right", higher_is_better=True, is_share=True
 )
 POS_MAE = Metric(key="pos_mae", title="Position error", unit="game units", higher_is_better=False, is_share=False)
 VAL_LOSS = Metric(key="val_loss", title="Validation loss", unit="scaled units", higher_is_better=False, is_share=False)

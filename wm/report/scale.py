@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 from wm.report.formats import compact_text, tick_step, tick_texts
 
@@ -62,24 +63,30 @@ def amount_scale(values: list[float], start: float, end: float) -> Scale:
 
 
 def count_scale(values: list[float], start: float, end: float) -> Scale:
-    """From zero to exactly the largest value, with the round numbers on the way as ticks."""
+    """From zero to the largest value, or to a round number that lies just above it; ticks are round."""
     high = max([*values, 0.0]) or 1.0
     step = tick_step(0.0, high, 4)
+    if (above := math.ceil(high / step - 1e-9) * step) < high * 1.05:
+        high = above
     ticks = [i * step for i in range(int(high / step + 1e-9) + 1)]
     labels = tick_texts(ticks, step, is_share=False)
     return Scale(low=0.0, high=high, start=start, end=end, ticks=tuple(zip(ticks, labels, strict=True)))
 
 
 def spread(places: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Places moved apart to at least `gap`, in the same order, within low..high where there is room."""
+    """Places moved apart to at least `gap`, in the same order and as little as possible, within low..high.
+
+    Neighbours that would touch become one block around their mean (pooling of adjacent violators).
+    """
     order = sorted(range(len(places)), key=lambda i: places[i])
-    moved = list(places)
-    edge = low
-    for i in order:
-        moved[i] = edge = max(moved[i], edge)
-        edge += gap
-    edge = high
-    for i in reversed(order):
-        moved[i] = edge = min(moved[i], edge)
-        edge -= gap
+    blocks: list[list[float]] = []  # places, less what the gaps before them take
+    for rank, i in enumerate(order):
+        blocks.append([places[i] - rank * gap])
+        while len(blocks) > 1 and fmean(blocks[-2]) > fmean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    starts = [fmean(block) for block in blocks for _ in block]
+    last_start = max(low, high - (len(places) - 1) * gap)
+    moved = [0.0] * len(places)
+    for rank, i in enumerate(order):
+        moved[i] = min(max(starts[rank], low), last_start) + rank * gap
     return moved

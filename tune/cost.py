@@ -1,0 +1,55 @@
+"""What a context costs, counted on the network itself. Plain torch; nothing is computed (meta tensors)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
+from datasets.schema import NUM_PLAYERS
+from wm.config import RunConfig
+from wm.encoding import Frames
+from wm.model import build_model, num_parameters
+
+BACKWARD_AND_FORWARD = 3
+"""A backward pass multiplies twice as much as its forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a run costs, whatever it runs on."""
+
+    num_parameters: int
+    """Trainable numbers."""
+    train_flops_per_target: float
+    """Matrix multiplications of training on one target: 2 FLOPs a multiply-add."""
+    window_flops: dict[int, float]
+    """K -> matrix multiplications of predicting one frame from its last K frames, from zero state."""
+
+
+def cost_of(config: RunConfig) -> Cost:
+    """Count a run's parameters and FLOPs."""
+    objective = config.objective
+    forward = _forward_flops(config, objective.example_frames, last_only=objective.kind == "window")
+    with torch.device("meta"):
+        parameters = num_parameters(build_model(config.model, objective.context_frames))
+    return Cost(
+        num_parameters=parameters,
+        train_flops_per_target=BACKWARD_AND_FORWARD * forward / objective.predictions,
+        window_flops={k: _forward_flops(config, k + 1, last_only=True) for k in config.contexts},
+    )
+
+
+def _forward_flops(config: RunConfig, num_frames: int, *, last_only: bool) -> float:
+    with torch.device("meta"), torch.no_grad():
+        model = build_model(replace(config.model, core="torch"), config.objective.context_frames)
+        frames = Frames(
+            floats=torch.zeros(1, num_frames, NUM_PLAYERS, len(FLOAT_COLUMNS)),
+            codes=torch.zeros(1, num_frames, NUM_PLAYERS, len(CODE_COLUMNS), dtype=torch.int16),
+            game=torch.zeros(1, len(GAME_COLUMNS), dtype=torch.int16),
+        )
+        with FlopCounterMode(display=False) as counter:
+            model(frames, last_only=last_only)
+    return float(counter.get_total_flops())
