@@ -24,12 +24,13 @@ def start_ray(min_cpus: int = 1) -> None:
     """
     if not ray.is_initialized():
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if "RAY_ADDRESS" in os.environ:
-            ray.init(logging_level=logging.WARNING)
+            ray.init(logging_level=logging.WARNING, log_to_driver=False)
         else:
             num_cpus = max(os.cpu_count() or 1, min_cpus) + SPARE_CPUS
-            ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING)
+            ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
     available = int(ray.cluster_resources().get("CPU", 0))
     if available < min_cpus:
         raise UserError(

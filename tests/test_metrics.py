@@ -148,13 +148,15 @@ def test_an_interval_holds_its_value_and_comes_out_the_same_again(judgement):
 
 def test_an_interval_widens_with_fewer_games(judgement):
     games = np.unique(judgement.games)
-    few = take(judgement, np.flatnonzero(np.isin(judgement.games, games[: len(games) // 4])))
+    quarters = [take(judgement, np.flatnonzero(judgement.games % 4 == rest)) for rest in range(4)]
+    assert sum(len(np.unique(quarter.games)) for quarter in quarters) == len(games)
 
-    def width(metric: Metric) -> float:
+    def width(part: Judgement, name: str) -> float:
+        metric = metrics_of(part)[name]
         return metric.high - metric.low
 
     for name in ("action_acc", "change_acc", "pos_mae"):
-        assert width(metrics_of(few)[name]) > 1.2 * width(metrics_of(judgement)[name]), name
+        assert np.mean([width(quarter, name) for quarter in quarters]) > 1.4 * width(judgement, name), name
 
 
 def test_an_interval_is_that_of_a_bootstrap_over_games_drawn_one_by_one(judgement):
@@ -246,7 +248,8 @@ def test_standing_still_on_the_dev_games_is_as_good_as_published(dev_index):
     targets = judged_targets(dev_index, None)
     assert len(targets) == sum(max(0, length - COUNTDOWN_FRAMES) for length in dev_index.num_frames)
     still = metrics_of(judge_baseline("repeat last frame", dev_index, targets))
-    assert still["action_acc"].value == pytest.approx(0.914, abs=5e-4)
+    # 0.914 in the first plan; the raw files, read with peppi-py and counted apart from our code, give this too.
+    assert still["action_acc"].value == pytest.approx(0.9114, abs=5e-5)
     assert still["pos_mae"].value == pytest.approx(0.70, abs=5e-3)
     assert still["change_acc"].value == 0
 

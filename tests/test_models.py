@@ -20,6 +20,7 @@ from wm.mamba2 import Mamba2Mixer
 from wm.model import Mamba2WorldModel, MLPWorldModel, ModelConfig, WorldModel, build_model, num_parameters
 from wm.prediction import Prediction, displacement_prior
 
+torch.set_num_threads(1)  # of tensors this small a second thread only has to be waited for
 TINY = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, core="torch")
 NUM_FRAMES = 140
 """Frames of a test sequence: more than two chunks of the scan."""
@@ -256,9 +257,7 @@ def test_the_prior_of_a_games_first_frame_is_0_without_velocities_and_goes_on_fr
     assert torch.equal(displacement_prior(without.slice(10, 20), before), whole[:, 10:20])
 
 
-def slow_scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def slow_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t and y_t = C_t h_t, frame by frame and head by head."""
     num_examples, num_frames, num_heads, width = x.shape
     examples = []

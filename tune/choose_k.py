@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.errors import UserError
-from tune.results import ResultRow, gather, open_sweep
+from tune.results import ResultRow, State, gather, open_sweep, state_of
 from tune.table import flops_text, number_text, text_table
-from tune.trials import SEED
+from tune.trials import SEED, place_text
+
+WORTHLESS = 0.02
+"""change_acc below which a model has learned next to nothing of the actions that begin."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +77,10 @@ def choose(path: Path) -> Choice:
     """
     notes = open_sweep(path)
     rows = gather(notes)
-    if not rows:
-        raise UserError(f"the sweep in {path} has no results yet; run `wm sweep` until a trial has finished")
-    waiting = len(notes.trials) - len({row.trial for row in rows})
-    return choose_from(rows, notes.tolerance, num_waiting=waiting)
+    return choose_from(rows, notes.tolerance, Counter(state_of(notes.folder(trial)) for trial in notes.trials))
 
 
-def choose_from(rows: Sequence[ResultRow], tolerance: float, num_waiting: int = 0) -> Choice:
+def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[State, int]) -> Choice:
     """The shortest K whose change_acc lies within the tolerance of the best.
 
     Only trials that ran to their end are compared: they have seen equally many targets. The tolerance is
@@ -88,15 +88,16 @@ def choose_from(rows: Sequence[ResultRow], tolerance: float, num_waiting: int = 
 
     Args:
         tolerance: difference of change_acc.
-        num_waiting: trials without any row.
+        states: how many of the sweep's trials are how far, those without a row included.
     Raises:
         UserError: no trial has run to its end.
     """
     cells = compare(rows)
+    if not cells and set(states) == {"failed"}:
+        raise UserError("every trial of the sweep failed; failed.json in their folders says why")
     if not cells:
-        counts = Counter({row.trial: row.state for row in rows}.values())
         raise UserError(
-            f"no trial of the sweep has run to its end yet ({_counted(counts)}); run the same `wm sweep` to go on"
+            f"no trial of the sweep has run to its end yet ({_counted(states)}); run the same `wm sweep` to go on"
         )
     contexts = sorted({cell.context for cell in cells})
     best_by_context = [max((c for c in cells if c.context == k), key=lambda c: c.change_acc) for k in contexts]
@@ -107,8 +108,8 @@ def choose_from(rows: Sequence[ResultRow], tolerance: float, num_waiting: int = 
     return Choice(
         context=chosen.context,
         setting=chosen.setting,
-        reason=_reason(chosen, best, margin),
-        notes=tuple(_notes(rows, best_by_context, chosen, num_waiting)),
+        reason=_reason(chosen, best, margin, has_shorter=chosen.context > contexts[0]),
+        notes=tuple(_notes(rows, best_by_context, chosen, states)),
         best_by_context=tuple(best_by_context),
         cells=tuple(cells),
         targets_seen=max(row.targets_seen for row in finals),
@@ -129,12 +130,7 @@ def compare(rows: Sequence[ResultRow]) -> list[Cell]:
 
 def setting_of(row: ResultRow) -> str:
     """A trial's place on every axis but the seed, as text."""
-    parts = [
-        str(value) if isinstance(value, str) else f"{path.split('.')[-1]}={value}"
-        for path, value in row.axes.items()
-        if path != SEED
-    ]
-    return ", ".join(parts) or "base"
+    return place_text({path: value for path, value in row.axes.items() if path != SEED})
 
 
 def describe(choice: Choice) -> str:
@@ -145,9 +141,9 @@ def describe(choice: Choice) -> str:
     ]
     if len({cell.setting for cell in choice.cells}) > 1:
         parts += ["change_acc of each setting by K", _by_setting_table(choice)]
-    parts.append(f"Recommended: K = {choice.context} ({choice.setting}). {choice.reason}")
-    parts += [f"Note: {note}" for note in choice.notes]
-    return "\n\n".join(parts[: -1 - len(choice.notes)]) + "\n\n" + "\n".join(parts[-1 - len(choice.notes) :])
+    recommended = f"Recommended: K = {choice.context} ({choice.setting}). {choice.reason}"
+    parts.append("\n".join([recommended, *(f"Note: {note}" for note in choice.notes)]))
+    return "\n\n".join(parts)
 
 
 def _finals(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -187,9 +183,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _reason(chosen: Cell, best: Cell, margin: float) -> str:
+def _reason(chosen: Cell, best: Cell, margin: float, *, has_shorter: bool) -> str:
     if chosen is best:
-        return f"Its change_acc, {best.change_acc:.3f}, is the best, and no shorter K lies within {margin:.3f} of it."
+        shorter = f", and no shorter K lies within {margin:.3f} of it" if has_shorter else ""
+        return f"Its change_acc, {best.change_acc:.3f}, is the best{shorter}."
     return (
         f"It is the shortest K whose change_acc, {chosen.change_acc:.3f}, lies within {margin:.3f} of the best, "
         f"{best.change_acc:.3f} at K = {best.context}; predicting from a window costs "
@@ -197,27 +194,27 @@ def _reason(chosen: Cell, best: Cell, margin: float) -> str:
     )
 
 
-def _notes(rows: Sequence[ResultRow], by_context: list[Cell], chosen: Cell, num_waiting: int) -> list[str]:
-    notes = []
-    states = Counter({row.trial: row.state for row in rows}.values())
-    unfinished = states["begun"] + states["waiting"] + num_waiting
+def _notes(
+    rows: Sequence[ResultRow], by_context: list[Cell], chosen: Cell, states: Mapping[State, int]
+) -> Iterator[str]:
+    if max(cell.change_acc for cell in by_context) < WORTHLESS:
+        yield "no trial foretells the actions that begin: train on more targets before choosing."
+    unfinished = states.get("begun", 0) + states.get("waiting", 0)
     if unfinished:
-        notes.append(f"{unfinished} trials have not ended yet; this may change.")
+        yield f"trials that have not ended yet: {unfinished}; they may change this."
     missing = sorted({row.context for row in rows} - {cell.context for cell in by_context})
     if missing:
-        notes.append(f"no trial judged at K = {', '.join(map(str, missing))} ran to its end; not compared.")
-    if states["failed"]:
-        notes.append(f"{states['failed']} trials failed; failed.json in their folders says why.")
+        yield f"no trial judged at K = {', '.join(map(str, missing))} ran to its end; these are not compared."
+    if states.get("failed"):
+        yield f"trials that failed: {states['failed']}; failed.json in their folders says why."
     if len(by_context) == 1:
-        notes.append("only one K has been judged to the end; there is nothing to choose from.")
+        yield "only one K has been judged to the end; there is nothing to choose from."
     elif chosen.context == by_context[-1].context:
-        notes.append("this is the longest K that was compared; a longer one may be better still.")
+        yield "this is the longest K that was compared; a longer one may be better still."
     if all(cell.num_seeds == 1 for cell in by_context):
-        notes.append("one seed each: how much seeds differ is not known, so small differences may be noise.")
-    fewer = [cell for cell in by_context if cell.num_seeds < cell.num_seeds_tried]
-    if fewer:
-        notes.append("where seeds were stopped early (n/m), the mean is of the better ones and flatters.")
-    return notes
+        yield "one seed each: how much seeds differ is not known, so small differences may be noise."
+    if any(cell.num_seeds < cell.num_seeds_tried for cell in by_context):
+        yield "where seeds were stopped early (n/m), the mean is of the better ones and flatters."
 
 
 def _by_context_table(choice: Choice) -> str:
@@ -250,5 +247,5 @@ def _by_setting_table(choice: Choice) -> str:
     return text_table(("setting", *(f"K={k}" for k in contexts)), rows)
 
 
-def _counted(counts: Counter) -> str:
+def _counted(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in counts.items())

@@ -42,7 +42,7 @@ class AshaConfig:
 
     enabled: bool = True
     """Off: every trial runs to its end."""
-    grace_targets: int = 250_000
+    grace_targets: int = 500_000
     """Targets seen before a trial can be stopped: the first rung."""
     reduction_factor: float = 3.0
     """One trial in so many passes a rung."""
@@ -89,7 +89,8 @@ class SweepConfig:
             raise ValueError("max_concurrent must be at least 1, cpus_per_trial positive, gpus_per_trial not negative")
         if self.base.use_gpu != (self.gpus_per_trial > 0):
             raise ValueError(
-                f"base.use_gpu is {self.base.use_gpu} and gpus_per_trial={self.gpus_per_trial}: set both for GPUs, or none"
+                f"base.use_gpu is {self.base.use_gpu} and gpus_per_trial={self.gpus_per_trial}: "
+                "set both for GPUs, or none"
             )
         if self.base.num_workers != 1:
             raise ValueError(f"base.num_workers={self.base.num_workers}: a trial runs in one process; set 1")

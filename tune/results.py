@@ -85,20 +85,14 @@ class SweepNotes:
         return self.out / "trials" / trial
 
 
-def claim_sweep(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost]) -> SweepNotes:
-    """Make the folder this sweep's, or find that it is already.
+def check_folder(sweep: SweepConfig) -> None:
+    """Find that the sweep's folder is new, or holds this sweep.
 
     Raises:
         UserError: the folder holds something else, or a sweep with other options.
     """
-    mark = sweep.out / SWEEP_FILE
-    mine = {
-        "base": identity(sweep.base),
-        "axes": {path: list(values) for path, values in sweep.axes.items()},
-        "asha": to_plain(sweep.asha),
-    }
-    if mark.exists():
-        there = _read_mark(sweep.out)["identity"]
+    if (sweep.out / SWEEP_FILE).exists():
+        there, mine = _read_mark(sweep.out)["identity"], _identity(sweep)
         if there != mine:
             differing = next(name for name in mine if there.get(name) != mine[name])
             raise UserError(
@@ -107,18 +101,28 @@ def claim_sweep(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cos
             )
     elif sweep.out.exists() and (not sweep.out.is_dir() or any(sweep.out.iterdir())):
         raise UserError(f"{sweep.out} exists and is no sweep; name an empty or new folder with --out")
+
+
+def write_notes(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost]) -> SweepNotes:
+    """Make a checked folder this sweep's."""
     sweep.out.mkdir(parents=True, exist_ok=True)
-    listed = {
-        trial.name: {"axes": trial.axes} | asdict(cost) for trial, cost in zip(trials, costs, strict=True)
-    }  # fmt: skip
     content = {
         "format_version": FORMAT_VERSION,
-        "identity": mine,
+        "identity": _identity(sweep),
         "tolerance": sweep.tolerance,
-        "trials": listed,
+        "trials": {trial.name: {"axes": trial.axes} | asdict(cost) for trial, cost in zip(trials, costs, strict=True)},
     }
-    write_json_atomically(mark, content)
+    write_json_atomically(sweep.out / SWEEP_FILE, content)
     return open_sweep(sweep.out)
+
+
+def _identity(sweep: SweepConfig) -> dict[str, Any]:
+    """What makes two sweeps the same sweep, as JSON data."""
+    return {
+        "base": identity(sweep.base),
+        "axes": {path: list(values) for path, values in sweep.axes.items()},
+        "asha": to_plain(sweep.asha),
+    }
 
 
 def open_sweep(out: Path) -> SweepNotes:

@@ -8,6 +8,8 @@ again starts a new Tuner over the trials that have not ended, and ASHA learns ag
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -22,22 +24,22 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from datasets.errors import UserError
 from datasets.ray_start import start_ray
-from tune.choose_k import choose, describe, setting_of
+from tune.choose_k import choose, describe
 from tune.config import AshaConfig, SweepConfig
 from tune.cost import cost_of
 from tune.results import (
     DONE,
-    ResultRow,
     SweepNotes,
-    claim_sweep,
+    check_folder,
     gather,
     mark_failed,
     mark_stopped,
     rows_of,
     state_of,
+    write_notes,
 )
-from tune.table import number_text, text_table
-from tune.trials import SEED, Trial, trials_of
+from tune.table import number_text, trials_table
+from tune.trials import Trial, place_text, trials_of, with_absolute_paths
 from wm.checkpoint import latest_checkpoint
 from wm.config import RunConfig, from_plain, to_plain
 from wm.run_folder import checkpoints_of, claim
@@ -45,8 +47,15 @@ from wm.train import NonFiniteLossError, Row, open_data, train
 
 TIME = "targets_seen"
 SCORE = "score"
+SETUP = "trial"
 METRICS = ("change_acc", "pos_mae", "val_loss")
 PRINTED_FILE = "train.log"
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # each trial keeps its own log and TensorBoard
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command's to answer
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial whose loss is not finite has no score
+    "RAY_AIR_NEW_OUTPUT": "0",  # the lines of _Progress instead of Tune's boxes
+}
 
 
 def run_sweep(sweep: SweepConfig) -> None:
@@ -55,10 +64,14 @@ def run_sweep(sweep: SweepConfig) -> None:
     Raises:
         UserError: the sweep cannot start as configured, or some of its trials could not be run.
     """
+    sweep = with_absolute_paths(sweep)
     trials = trials_of(sweep)
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
-    notes = claim_sweep(sweep, trials, [cost_of(trial.config) for trial in trials])
+    check_folder(sweep)
     left = [trial for trial in trials if state_of(trial.config.out) not in DONE]
+    if left:
+        _start_ray(sweep, min(sweep.max_concurrent, len(left)))
+    notes = write_notes(sweep, trials, [cost_of(trial.config) for trial in trials])
     print(f"{len(trials)} trials in {sweep.out}, {len(trials) - len(left)} of them done before", flush=True)
     errors = _run_trials(sweep, notes, trials, left) if left else []
     rows = gather(notes)
@@ -68,28 +81,6 @@ def run_sweep(sweep: SweepConfig) -> None:
             f"{len(errors)} of {len(trials)} trials ended with an error ({errors[0]}); run the same command to go on"
         )
     print(describe(choose(sweep.out)), flush=True)
-
-
-def trials_table(notes: SweepNotes, rows: Sequence[ResultRow]) -> str:
-    """One line for each trial: how far it came, and its last change_acc at each K."""
-    contexts = sorted({row.context for row in rows})
-    last = {(row.trial, row.context): row for row in rows}
-    lines = []
-    for name, facts in notes.trials.items():
-        mine = [last[name, context] for context in contexts if (name, context) in last]
-        values = [last[name, k].change_acc if (name, k) in last else None for k in contexts]
-        lines.append(
-            (
-                _title(mine[0]) if mine else name,
-                state_of(notes.folder(name)),
-                f"{max((row.targets_seen for row in mine), default=0):,}",
-                f"{facts['num_parameters'] / 1e6:.1f} M",
-                number_text(max((row.seconds for row in mine), default=None), 0),
-                *(number_text(value) for value in values),
-            )
-        )
-    header = ("trial", "state", "targets", "parameters", "train s", *(f"K={k}" for k in contexts))
-    return "change_acc of every trial, after the targets it has seen\n" + text_table(header, lines)
 
 
 def score_of(asha: AshaConfig, rows: Sequence[dict[str, Any]]) -> float:
@@ -123,18 +114,18 @@ class RememberingAsha(ASHAScheduler):
     def remember_ended(self, names: Sequence[str]) -> None:
         """Put the results of trials that will not run any more onto the rungs."""
         for name in names:
-            self.on_trial_add(None, SimpleNamespace(trial_id=name, config={"name": name}))
+            self.on_trial_add(None, SimpleNamespace(trial_id=name, config={SETUP: {"name": name}}))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        for result in self._past.pop(trial.config["name"], ()):
+        for result in self._past.pop(_of(trial)["name"], ()):
             # What was decided then stands, so the answer is not asked for.
             super().on_trial_result(tune_controller, trial, result)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
-            mark_stopped(Path(trial.config["run"]["out"]), result[TIME])
+            mark_stopped(Path(_of(trial)["run"]["out"]), result[TIME])
         return decision
 
 
@@ -146,6 +137,8 @@ class _Progress(ray_tune.Callback):
         self._started = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if SCORE not in result:
+            return
         judged = "  ".join(
             f"K={key.split('@')[1]} {number_text(value)}"
             for key, value in result.items()
@@ -153,41 +146,54 @@ class _Progress(ray_tune.Callback):
         )
         print(
             f"{time.monotonic() - self._started:6.0f} s  {self._num_done}/{self._num_trials} ended  "
-            f"{trial.config['title']}: {result[TIME] / 1e6:.2f} of {self._total / 1e6:.2f} M targets  "
+            f"{_of(trial)['title']}: {result[TIME]:,} of {self._total:,} targets  "
             f"change_acc {judged}",
             flush=True,
         )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._num_done += 1
-        state = state_of(Path(trial.config["run"]["out"]))
+        state = state_of(Path(_of(trial)["run"]["out"]))
         print(
             f"{time.monotonic() - self._started:6.0f} s  {self._num_done}/{self._num_trials} ended  "
-            f"{trial.config['title']}: {state}",
+            f"{_of(trial)['title']}: {state}",
             flush=True,
+        )
+
+
+def _start_ray(sweep: SweepConfig, concurrent: int) -> None:
+    """Start or join Ray, and see that the trials fit: Tune would wait for ever for what is not there.
+
+    Raises:
+        UserError: too few CPUs or GPUs.
+    """
+    for name, value in TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    start_ray(min_cpus=max(1, math.ceil(concurrent * sweep.cpus_per_trial)))
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if sweep.gpus_per_trial > there:
+        raise UserError(
+            f"this Ray has {there:g} GPUs, a trial needs {sweep.gpus_per_trial:g}; "
+            "set base.use_gpu: false and gpus_per_trial: 0, or join a cluster with GPUs"
         )
 
 
 def _run_trials(sweep: SweepConfig, notes: SweepNotes, trials: list[Trial], left: list[Trial]) -> list[str]:
     """Run the trials that are left; what kept any of them from ending, in words."""
     concurrent = min(sweep.max_concurrent, len(left))
-    start_ray(min_cpus=max(1, round(concurrent * sweep.cpus_per_trial)))
-    _check_gpus(sweep)
-    # Each trial keeps its own log and TensorBoard; Ctrl-C is the command's to answer; trials may lack a metric.
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     setups = [_setup(trial, sweep, concurrent) for trial in left]
     resources = {"CPU": sweep.cpus_per_trial} | ({"GPU": sweep.gpus_per_trial} if sweep.gpus_per_trial else {})
-    storage = sweep.out.expanduser().resolve() / "ray"
+    storage = sweep.out / "ray"
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(_run_trial, resources),
-        param_space=ray_tune.grid_search(setups),
+        param_space={SETUP: ray_tune.grid_search(setups)},
         tune_config=ray_tune.TuneConfig(
             scheduler=_scheduler(sweep, notes, trials, left),
             max_concurrent_trials=concurrent,
-            trial_name_creator=lambda trial: trial.config["name"],
-            trial_dirname_creator=lambda trial: trial.config["name"],
+            reuse_actors=False,  # a trial that was stopped leaves nothing behind on its GPU
+            trial_name_creator=lambda trial: _of(trial)["name"],
+            trial_dirname_creator=lambda trial: _of(trial)["name"],
         ),
         run_config=ray_tune.RunConfig(
             name=f"command-{len(list(storage.glob('command-*'))) + 1}",
@@ -218,29 +224,25 @@ def _past(asha: AshaConfig, notes: SweepNotes, trial: str) -> list[dict[str, Any
     return [{TIME: targets_seen, SCORE: score_of(asha, rows)} for targets_seen, rows in validations.items()]
 
 
-def _check_gpus(sweep: SweepConfig) -> None:
-    """Tune would wait for ever for GPUs that are not there."""
-    there = ray.cluster_resources().get("GPU", 0.0)
-    if sweep.gpus_per_trial > there:
-        raise UserError(
-            f"this Ray has {there:g} GPUs, a trial needs {sweep.gpus_per_trial:g}; "
-            "set base.use_gpu: false and gpus_per_trial: 0, or join a cluster with GPUs"
-        )
+def _of(trial: Any) -> dict[str, Any]:
+    """What a trial of Tune's was set up with."""
+    return trial.config[SETUP]
 
 
 def _setup(trial: Trial, sweep: SweepConfig, concurrent: int) -> dict[str, Any]:
     """What a trial's process is told."""
     return {
         "name": trial.name,
-        "title": trial.name.rsplit("_", 1)[0],
+        "title": place_text(trial.axes),
         "run": to_plain(trial.config),
         "asha": to_plain(sweep.asha),
         "concurrent": concurrent,
     }
 
 
-def _run_trial(setup: dict[str, Any]) -> None:
+def _run_trial(parameters: dict[str, Any]) -> None:
     """What each trial's process runs: the training code of `wm train`."""
+    setup = parameters[SETUP]
     config = from_plain(setup["run"], RunConfig, "trial")
     asha = from_plain(setup["asha"], AshaConfig, "trial")
     if not config.use_gpu:
@@ -260,6 +262,7 @@ def _run_trial(setup: dict[str, Any]) -> None:
             train(config, open_data(config), report, latest_checkpoint(checkpoints_of(config.out)))
         except NonFiniteLossError as error:
             mark_failed(config.out, str(error))
+            ray_tune.report({TIME: 0})
             return
     # Only now: whoever is stopped at a report does not come back from it, and the last checkpoint is written after.
     ray_tune.report(_result(asha, final))
@@ -269,8 +272,3 @@ def _result(asha: AshaConfig, rows: list[Row]) -> dict[str, Any]:
     """One validation as Tune sees it."""
     numbers = {f"{name}@{row['context']}": row[name] for row in rows for name in METRICS}
     return numbers | {TIME: rows[0]["targets_seen"], "seconds": rows[0]["seconds"], SCORE: score_of(asha, rows)}
-
-
-def _title(row: ResultRow) -> str:
-    seed = f", seed={row.axes[SEED]}" if SEED in row.axes else ""
-    return setting_of(row) + seed

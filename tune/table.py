@@ -1,8 +1,11 @@
-"""Numbers as aligned text."""
+"""Results as aligned text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from tune.results import ResultRow, SweepNotes, state_of
+from tune.trials import place_text
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -29,3 +32,25 @@ def flops_text(flops: float) -> str:
         if flops >= size:
             return f"{flops / size:.1f} {unit}FLOP"
     return f"{flops:.0f} FLOP"
+
+
+def trials_table(notes: SweepNotes, rows: Sequence[ResultRow]) -> str:
+    """One line for each trial: how far it came, and its last change_acc at each K."""
+    contexts = sorted({row.context for row in rows})
+    last = {(row.trial, row.context): row for row in rows}
+    lines = []
+    for name, facts in notes.trials.items():
+        mine = [last[name, context] for context in contexts if (name, context) in last]
+        values = [last[name, k].change_acc if (name, k) in last else None for k in contexts]
+        lines.append(
+            (
+                place_text(facts["axes"]),
+                state_of(notes.folder(name)),
+                f"{max((row.targets_seen for row in mine), default=0):,}",
+                f"{facts['num_parameters'] / 1e6:.1f} M",
+                number_text(max((row.seconds for row in mine), default=None), 0),
+                *(number_text(value) for value in values),
+            )
+        )
+    header = ("trial", "state", "targets", "parameters", "train s", *(f"K={k}" for k in contexts))
+    return "change_acc of every trial, after the targets it has seen\n" + text_table(header, lines)

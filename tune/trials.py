@@ -6,9 +6,8 @@ import copy
 import difflib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from datasets.errors import UserError
@@ -34,6 +33,20 @@ class Trial:
     """The run."""
 
 
+def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
+    """The sweep with paths that hold in trials, which change directory."""
+    base, separate = sweep.base, sweep.base.eval_corpus
+    return replace(
+        sweep,
+        out=sweep.out.expanduser().resolve(),
+        base=replace(
+            base,
+            train_corpus=base.train_corpus.expanduser().resolve(),
+            eval_corpus=None if separate is None else separate.expanduser().resolve(),
+        ),
+    )
+
+
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """Every combination of the axes, in their order, each run once.
 
@@ -43,7 +56,7 @@ def trials_of(sweep: SweepConfig) -> list[Trial]:
     Raises:
         UserError: an axis that is no field of a run, a value that does not fit, or a trial that ASHA cannot compare.
     """
-    base = to_plain(_with_absolute_paths(sweep.base))
+    base = to_plain(sweep.base)
     for path, values in sweep.axes.items():
         _check_axis(path, values, sweep, base)
     found: dict[str, Trial] = {}
@@ -59,6 +72,12 @@ def trials_of(sweep: SweepConfig) -> list[Trial]:
                 "name a K that every trial is judged at, or leave asha.context out"
             )
     return trials
+
+
+def place_text(axes: Mapping[str, AxisValue]) -> str:
+    """A place on the axes, for people."""
+    parts = [str(v) if isinstance(v, str) else f"{path.split('.')[-1]}={v}" for path, v in axes.items()]
+    return ", ".join(parts) or "base"
 
 
 def unused_axes(run: dict[str, Any]) -> Iterator[str]:
@@ -89,7 +108,7 @@ def _trial(sweep: SweepConfig, base: dict[str, Any], chosen: dict[str, AxisValue
     typed = to_plain(config)
     axes = {path: value if path == SIZE else _get(typed, path) for path, value in used.items()}
     name = _name(axes, short_hash(identity(config)))
-    return Trial(name=name, axes=axes, config=replace(config, out=_trial_folder(sweep.out, name)))
+    return Trial(name=name, axes=axes, config=replace(config, out=sweep.out / "trials" / name))
 
 
 def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, base: dict[str, Any]) -> None:
@@ -108,7 +127,7 @@ def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, ba
         near = difflib.get_close_matches(path, fields, n=1)
         hint = f"did you mean {near[0]}?" if near else "expected a dotted path such as optimiser.learning_rate, or size"
         raise UserError(f"axes.{path}: a run has no such field; {hint}")
-    if path.split(".")[0] not in VARIABLE or path == "optimiser.total_targets":
+    if path.partition(".")[0] not in VARIABLE or path == "optimiser.total_targets":
         raise UserError(
             f"axes.{path}: trials must be judged on the same frames after equal targets; "
             f"an axis lies in {_listed(VARIABLE)}, and is not optimiser.total_targets"
@@ -144,20 +163,6 @@ def _get(plain: dict[str, Any], path: str) -> AxisValue:
 def _name(axes: dict[str, AxisValue], digest: str) -> str:
     parts = [str(v) if isinstance(v, str) else f"{path.split('.')[-1]}{v}" for path, v in axes.items()]
     return re.sub(r"[^\w.+-]", "-", "_".join([*parts, digest]))
-
-
-def _trial_folder(out: Path, name: str) -> Path:
-    return out.expanduser().resolve() / "trials" / name
-
-
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Workers of Ray change directory."""
-    separate = config.eval_corpus
-    return replace(
-        config,
-        train_corpus=config.train_corpus.expanduser().resolve(),
-        eval_corpus=None if separate is None else separate.expanduser().resolve(),
-    )
 
 
 def _listed(values: Any) -> str:

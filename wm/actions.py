@@ -8,12 +8,12 @@ CATEGORY_RANGES: tuple[tuple[str, int, int], ...] = (
     ("death and respawn", 0, 13), ("stand, walk, dash", 14, 23), ("jump", 24, 28), ("fall", 29, 38),
     ("crouch", 39, 41), ("land", 42, 43), ("ground attack", 44, 64), ("aerial attack", 65, 69),
     ("landing from an aerial", 70, 74), ("hit", 75, 91), ("item", 92, 177), ("shield", 178, 182),
-    ("down and tech", 183, 204), ("shield break", 205, 211), ("grab and throw", 212, 222), ("grabbed, thrown", 223, 232),
-    ("roll and dodge", 233, 236), ("clank, taunt", 237, 251), ("ledge", 252, 264), ("taunt", 265, 265), ("special situations", 266, 340),
-    ("special move", 341, 399),
+    ("down and tech", 183, 204), ("shield break", 205, 211), ("grab and throw", 212, 222),
+    ("grabbed, thrown", 223, 232), ("roll and dodge", 233, 236), ("clank, drop, teeter", 237, 251),
+    ("ledge", 252, 263), ("taunt", 264, 265), ("special situations", 266, 340), ("special move", 341, 399),
 )  # fmt: skip
 """Name, first id, last id."""
-CATEGORY_NAMES = tuple(name for name, _, _ in CATEGORY_RANGES) + ("other",)
+CATEGORY_NAMES = (*(name for name, _, _ in CATEGORY_RANGES), "other")
 
 _NAMES: dict[int, str] = {
     0: "dead down", 1: "dead left", 2: "dead right", 4: "dead up (star)", 12: "rebirth", 13: "rebirth wait", 14: "wait",

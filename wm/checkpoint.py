@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from wm.model import WorldModel, build_model
 
 CHECKPOINT_VERSION = 1
 META_FILE = "meta.json"
+RESUME_FILE = "resume.pt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ def save_checkpoint(
     aside.mkdir(parents=True)
     save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, aside / "model.safetensors")
     (aside / "config.json").write_text(json.dumps(to_plain(config), indent=1))
-    torch.save(resume, aside / "resume.pt")
+    torch.save(resume, aside / RESUME_FILE)
     meta = {"checkpoint_version": CHECKPOINT_VERSION, "encoding_version": ENCODING_VERSION} | meta
     (aside / META_FILE).write_text(json.dumps(meta, indent=1))
     shutil.rmtree(path, ignore_errors=True)
@@ -126,5 +128,15 @@ def load_weights(model: WorldModel, path: Path) -> None:
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """Optimiser, random state and cursors of a checkpoint."""
-    return torch.load(path / "resume.pt", map_location="cpu", weights_only=True)
+    """Optimiser, random state and cursors of a checkpoint.
+
+    Raises:
+        UserError: they are missing or damaged.
+    """
+    try:
+        return torch.load(path / RESUME_FILE, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"checkpoint {path} cannot be resumed ({RESUME_FILE}: {type(error).__name__}); "
+            "delete it to go on from the one before"
+        ) from error

@@ -6,6 +6,7 @@ Shape legend: B = batch, T = frames, P = players (2), M = judged frames.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -80,21 +81,16 @@ def judge_baseline(name: Baseline, index: GameIndex, targets: Targets) -> Judgem
     return concatenate(parts)
 
 
-class _judging:
+@contextmanager
+def _judging(model: WorldModel) -> Iterator[None]:
     """Evaluation mode without gradients, and back."""
-
-    def __init__(self, model: WorldModel) -> None:
-        self._model = model
-        self._no_grad = torch.inference_mode()
-
-    def __enter__(self) -> None:
-        self._was_training = self._model.training
-        self._model.eval()
-        self._no_grad.__enter__()
-
-    def __exit__(self, *error) -> None:
-        self._no_grad.__exit__(*error)
-        self._model.train(self._was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _windows(

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, its log, and what is in it.
 
 run.json        what makes the run this run; a folder without it is not ours
-log.jsonl       a row for each progress line ("train") and each judged context ("eval")
+log.jsonl       a row for each start ("start"), progress line ("train") and judged context ("eval")
 tensorboard/    the same for TensorBoard
 checkpoints/    see `wm.checkpoint`
 ray/            Ray Train's own notes
@@ -80,7 +80,7 @@ class RunLog:
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers go to TensorBoard under `train/` or `eval_K/`, over targets seen."""
         self._file.write(json.dumps(row) + "\n")
-        group = "train" if row["kind"] == "train" else f"eval_{row['context']}"
+        group = f"eval_{row['context']}" if row["kind"] == "eval" else row["kind"]
         for name, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"{group}/{name}", value, row["targets_seen"])

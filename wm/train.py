@@ -148,14 +148,12 @@ class _Run:
         )
         self.last_rows: list[Row] = []
         self._out_of_time = config.max_seconds is not None and self.seconds >= config.max_seconds
-        self._resumed_at = self.targets_seen
         self._next_validation = self._validation_after(self.targets_seen)
         self._last_log = self._last_save = time.monotonic()
         self._targets_at_log, self._seconds_at_log = self.targets_seen, self.seconds
         self._latest: tuple[Prediction, Frames, Frames, float] | None = None
         self._log = RunLog(config.out, self.targets_seen) if parallel.rank() == 0 else None
-        if parallel.rank() == 0:
-            self._say_start()
+        self._log_start()
 
     @property
     def finished(self) -> bool:
@@ -231,15 +229,6 @@ class _Run:
             "learning_rate": learning_rate(self.config, self.targets_seen),
         }  # fmt: skip
         self._log.write(row)
-        total = self.config.optimiser.total_targets
-        left = (total - self.targets_seen) / max(1.0, speed)
-        if self.config.max_seconds is not None:
-            left = min(left, self.config.max_seconds - self.seconds)
-        print(
-            f"{self.targets_seen / 1e6:8.2f} of {total / 1e6:.2f} M targets  {speed:9,.0f}/s  loss {loss:6.3f}  "
-            f"change_acc {change_acc:.3f}  {max(0.0, left):5.0f} s left",
-            flush=True,
-        )
         self._last_log = time.monotonic()
         self._targets_at_log, self._seconds_at_log = self.targets_seen, self.seconds
 
@@ -255,17 +244,12 @@ class _Run:
             metrics = metrics_of(concatenate(parallel.from_all_ranks(judged)))
             row: Row = {
                 "kind": "eval", "targets_seen": self.targets_seen, "seconds": self.seconds, "context": context,
-                "num_targets": len(targets), "epochs": self.targets_seen / max(1, int(self.data.train.num_frames.sum())),
+                "num_targets": len(targets), "epochs": self.targets_seen / int(self.data.train.num_frames.sum()),
             }  # fmt: skip
             row |= {name: metrics[name].value for name in ("action_acc", "change_acc", "pos_mae", "val_loss")}
             rows.append(row)
             if self._log is not None:
                 self._log.write(row)
-                print(
-                    f"{'judged':>8} at K = {context:<4} change_acc {_text(row['change_acc'])}  action_acc "
-                    f"{_text(row['action_acc'])}  pos_mae {_text(row['pos_mae'])}  val_loss {_text(row['val_loss'])}",
-                    flush=True,
-                )
         self.last_rows = rows
         self._report(rows)
 
@@ -316,14 +300,14 @@ class _Run:
         mine = torch.tensor([float(flag and parallel.rank() == 0)], device=self.device)
         return bool(parallel.sum_over_ranks(mine).item())
 
-    def _say_start(self) -> None:
-        games, frames = len(self.data.train), int(self.data.train.num_frames.sum())
-        at = f", resumed at {self.targets_seen:,} targets" if self._resumed_at else ""
-        print(
-            f"{num_parameters(self.model) / 1e6:.1f} M parameters on {parallel.world_size()} x {self.device.type}, "
-            f"{games:,} games ({frames:,} frames) to train on, {len(self.data.judged):,} to be judged on{at}",
-            flush=True,
-        )
+    def _log_start(self) -> None:
+        if self._log is not None:
+            row: Row = {
+                "kind": "start", "targets_seen": self.targets_seen, "num_parameters": num_parameters(self.model),
+                "workers": parallel.world_size(), "device": self.device.type, "train_games": len(self.data.train),
+                "train_frames": int(self.data.train.num_frames.sum()), "judged_games": len(self.data.judged),
+            }  # fmt: skip
+            self._log.write(row)
 
 
 def make_optimiser(model: WorldModel, config: RunConfig) -> torch.optim.AdamW:
@@ -370,7 +354,3 @@ def batch_accuracies(prediction: Prediction, before: Frames, after: Frames) -> t
     right = prediction.categories["action"].detach().argmax(-1) == truth
     changed = truth != category(before, "action")
     return float(right.float().mean()), float((right & changed).sum() / changed.sum().clamp(min=1))
-
-
-def _text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

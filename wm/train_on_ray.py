@@ -6,13 +6,13 @@ restarts, and a command that is run again, both go on from the newest whole one.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+import ray.train.v2.api.config as train_config
 import torch
 from ray.train.torch import TorchTrainer
 
@@ -20,6 +20,7 @@ from datasets.errors import UserError
 from datasets.ray_start import start_ray
 from wm.checkpoint import latest_checkpoint, open_checkpoint
 from wm.config import RunConfig, from_plain, to_plain
+from wm.progress import shown
 from wm.run_folder import checkpoints_of, claim, read_log
 from wm.train import NonFiniteLossError, Row, TrainResult, open_data, train
 
@@ -41,18 +42,18 @@ def train_on_ray(config: RunConfig) -> TrainResult:
         return _result(config)
     start_ray(min_cpus=1 if config.use_gpu else config.num_workers)
     (config.out / FAILURE_FILE).unlink(missing_ok=True)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=to_plain(config),
-        scaling_config=ray.train.ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
-        run_config=ray.train.RunConfig(
+        scaling_config=train_config.ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        run_config=train_config.RunConfig(
             name="ray",
             storage_path=str(config.out),
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            failure_config=train_config.FailureConfig(max_failures=config.max_failures),
         ),
     )
-    trainer.fit()
+    with shown(config.out, config):
+        trainer.fit()
     failure = config.out / FAILURE_FILE
     if failure.exists():
         raise UserError(failure.read_text())

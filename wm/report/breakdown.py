@@ -86,7 +86,7 @@ def _slice_table(parts: list[Slice], rivals: Rivals, heading: str) -> Markup:
         ]
         for part in parts
     ]
-    mark = " Dashed mark, and “vs”: the best baseline." if any(rivals.values()) else ""
+    mark = " Dashed mark, and “vs”: the best baseline; ✗: the model is worse." if any(rivals.values()) else ""
     caption = f"Pairs of frame and player in each group; whiskers are 95% intervals.{mark}"
     return table(caption, headings, rows, class_="slices", label=heading)
 
@@ -101,8 +101,15 @@ def _bar_cell(metric: Metric, part: Slice, full: float, reference: float | None)
     versus = None
     if reference is not None:
         words += f"; baseline {metric.text(reference)}"
-        versus = tag("span", "vs ", metric.shown(reference), class_="versus")
+        versus = _versus(metric, estimate.value, reference)
     return tag("div", metric.shown(estimate.value), versus, bar(estimate, full, words, reference), class_="bar-cell")
+
+
+def _versus(metric: Metric, value: float | None, reference: float) -> Markup:
+    """The baseline's value, with a cross where the model is worse."""
+    worse = value is not None and metric.better(reference, value)
+    cross = join(tag("span", " ✗", aria_hidden="true"), hidden(" (the model is worse)")) if worse else None
+    return tag("span", "vs ", metric.shown(reference), cross, class_="versus worse" if worse else "versus")
 
 
 def confusion_section(results: list[Result]) -> Section:

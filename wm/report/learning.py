@@ -41,9 +41,18 @@ def learning_section(log_rows: list[dict[str, Any]], results: list[Result]) -> S
         body=join(
             _training_facts(train),
             tag("div", shown, class_="charts") if shown else nothing("The log holds nothing to draw yet."),
-            None if validation else nothing("No validation was logged while training."),
+            _note(bool(shown), bool(validation)),
         ),
     )
+
+
+def _note(has_charts: bool, has_validation: bool) -> Markup | None:
+    if not has_charts:
+        return None
+    if not has_validation:
+        return nothing("No validation was logged while training.")
+    words = "Dashed: the best baseline, judged on the frames of the final evaluation."
+    return tag("p", words, class_="note")
 
 
 def _training_facts(train: list[dict[str, Any]]) -> Markup | None:
@@ -59,9 +68,17 @@ def _training_facts(train: list[dict[str, Any]]) -> Markup | None:
     return facts(pairs)
 
 
-def _points(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    pairs = [(number(row.get("targets_seen")), number(row.get(key))) for row in rows]
-    return [(x, y) for x, y in pairs if x is not None and y is not None]
+def points_of(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """A number over targets seen; where a resumed run went back, its later rows replace the earlier ones."""
+    points: list[tuple[float, float]] = []
+    for row in rows:
+        x, y = number(row.get("targets_seen")), number(row.get(key))
+        if x is None or y is None:
+            continue
+        while points and points[-1][0] >= x:
+            points.pop()
+        points.append((x, y))
+    return points
 
 
 def thinned(points: list[tuple[float, float]], name: str) -> Series:
@@ -79,7 +96,7 @@ def thinned(points: list[tuple[float, float]], name: str) -> Series:
 
 
 def _loss_chart(train: list[dict[str, Any]]) -> Markup | None:
-    points = _points(train, "loss")
+    points = points_of(train, "loss")
     if not points:
         return None
     line = thinned(points, "training loss")
@@ -100,7 +117,7 @@ def _metric_chart(metric: Metric, validation: list[dict[str, Any]], results: lis
     contexts = sorted({row.get("context") for row in validation}, key=context_order)
     lines = []
     for context in contexts:
-        points = _points([row for row in validation if row.get("context") == context], metric.key)
+        points = points_of([row for row in validation if row.get("context") == context], metric.key)
         if points:
             lines.append((context, points))
     if not lines:
@@ -139,7 +156,7 @@ def _short(context: Any) -> str:
 
 def _opacity(number_of_line: int, num_lines: int) -> float:
     """More context, stronger line."""
-    return 1.0 if num_lines == 1 else 0.35 + 0.65 * number_of_line / (num_lines - 1)
+    return 1.0 if num_lines == 1 else 0.45 + 0.55 * number_of_line / (num_lines - 1)
 
 
 def _figure(chart: Markup, caption: Markup) -> Markup:

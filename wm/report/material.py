@@ -82,10 +82,15 @@ def corpus_section(corpus: dict[str, Any]) -> Section:
             tag(
                 "div",
                 _counts(corpus.get("stages"), "Stage", "Games on each stage", games),
-                _counts(corpus.get("characters"), "Character", "Games with each character", games),
+                _counts(
+                    corpus.get("characters"),
+                    "Character",
+                    "Games with each character (a game counts for both of its characters)",
+                    games,
+                ),
                 class_="columns",
             ),
-            _rejects(corpus.get("rejects"), games),
+            _rejects(corpus["rejects"], games) if "rejects" in corpus else None,
         ),
     )
 
@@ -101,13 +106,18 @@ def _counts(counts: dict[str, int] | None, kind: str, caption: str, games: float
             name,
             join(
                 count_text(count),
-                f" ({count / games * 100:.0f}%)" if games else None,
+                f" ({_rounded(count / games)})" if games else None,
                 bar(Estimate(value=float(count)), full, f"{name}: {count_text(count)} games"),
             ),
         ]
         for name, count in ordered
     ]
     return table(caption, [kind, "Games"], rows, class_="counts", label=caption)
+
+
+def _rounded(share: float) -> str:
+    """A whole percentage; what is there but small is not written as nothing."""
+    return "<1%" if 0 < share < 0.01 else f"{share * 100:.0f}%"
 
 
 def _rejects(rejects: dict[str, int] | None, games: float | None) -> Markup:
