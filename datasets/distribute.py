@@ -10,11 +10,7 @@ from typing import Any
 import ray
 
 from datasets.encode import Chunk, ChunkResult, encode_chunk
-from datasets.ray_start import physical_cpus, start_ray
-
-TASKS_AHEAD = 1
-"""Tasks beyond the cores: Ray Data sees a finished task only when it next looks, and a core would idle until then
-(a tenth more frames a second on two cores; `benchmarks/encode.py`)."""
+from datasets.ray_start import start_ray, tasks_at_once
 
 
 def _encode_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +33,7 @@ def encode_on_ray(chunks: Sequence[Chunk]) -> Iterator[ChunkResult]:
     items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
         _encode_row,
-        compute=ray.data.TaskPoolStrategy(size=min(len(items), physical_cpus() + TASKS_AHEAD)),
+        compute=ray.data.TaskPoolStrategy(size=tasks_at_once(len(items))),
         num_cpus=1,
     )
     for row in dataset.iter_rows():

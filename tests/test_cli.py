@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from datasets.corpus import CORPUS_FILE
+from wm import cli
 from wm.checkpoint import save_checkpoint
 from wm.config import RunConfig
 from wm.encoding import ENCODING_VERSION
@@ -24,13 +26,30 @@ VERBS = ("demo", "synth", "encode", "corpus", "train", "eval", "sweep", "choose-
 HELP_SECONDS = 3.0
 
 
-def wm(*args: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run the command as installed."""
+def installed_wm(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as installed, in a process of its own."""
     command = Path(sys.executable).with_name("wm")
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(
-        [command, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False
+        [command, *map(str, args)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+@pytest.fixture
+def wm(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command's entry point in this process, which has torch and Ray loaded already."""
+
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        arguments = ["wm", *map(str, args)]
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, caught.value.code or 0, said.out, said.err)
+
+    return run
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -65,9 +84,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_answers_at_once_and_names_every_verb():
-    wm("--help")  # once to have it in the cache
+    installed_wm("--help")  # once to have it in the cache
     started = time.monotonic()
-    done = wm("--help")
+    done = installed_wm("--help")
     assert time.monotonic() - started < HELP_SECONDS
     assert done.returncode == 0
     assert not done.stderr
@@ -84,14 +103,14 @@ def test_help_imports_neither_torch_nor_ray():
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_without_a_verb_help_is_shown_and_the_exit_code_is_2():
+def test_without_a_verb_help_is_shown_and_the_exit_code_is_2(wm):
     done = wm()
     assert done.returncode == 2
     assert "wm demo" in done.stdout
 
 
 def test_an_unknown_verb_is_named_beside_the_known_ones():
-    assert_one_line(wm("trian"), "unknown verb trian", *VERBS)
+    assert_one_line(installed_wm("trian"), "unknown verb trian", *VERBS)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +122,16 @@ def test_an_unknown_verb_is_named_beside_the_known_ones():
     ],
     ids=["unknown key", "wrong type", "impossible combination"],
 )
-def test_a_mistake_in_a_config_is_one_line(tmp_path, text, words):
+def test_a_mistake_in_a_config_is_one_line(wm, tmp_path, text, words):
     assert_one_line(wm("train", write_config(tmp_path, text)), "wm train:", *words)
 
 
-def test_an_override_that_cannot_be_is_refused_without_a_traceback(tmp_path):
+def test_a_mistake_in_a_config_is_one_line_of_the_installed_command_too(tmp_path):
+    done = installed_wm("train", write_config(tmp_path, "optimiser: {learnin_rate: 1e-3}"))
+    assert_one_line(done, "wm train:", "run.yaml", "unknown key optimiser.learnin_rate")
+
+
+def test_an_override_that_cannot_be_is_refused_without_a_traceback(wm, tmp_path):
     for override in (("--objective.context-frames", "500"), ("--optimiser.learning-rate", "fast")):
         done = wm("train", write_config(tmp_path, "seed: 1"), *override)
         assert done.returncode == 2
@@ -115,12 +139,12 @@ def test_an_override_that_cannot_be_is_refused_without_a_traceback(tmp_path):
         assert override[1] in done.stderr
 
 
-def test_a_missing_config_is_one_line(tmp_path):
+def test_a_missing_config_is_one_line(wm, tmp_path):
     assert_one_line(wm("train", tmp_path / "none.yaml"), "none.yaml does not exist", "configs/")
     assert_one_line(wm("train"), "no config given", "wm train configs/demo.yaml")
 
 
-def test_training_on_what_is_no_corpus_is_one_line_and_leaves_no_folder(tmp_path):
+def test_training_on_what_is_no_corpus_is_one_line_and_leaves_no_folder(wm, tmp_path):
     (tmp_path / "empty").mkdir()
     out = tmp_path / "run"
     config = write_config(tmp_path, "seed: 1")
@@ -129,14 +153,14 @@ def test_training_on_what_is_no_corpus_is_one_line_and_leaves_no_folder(tmp_path
     assert not out.exists()
 
 
-def test_a_context_longer_than_any_game_is_one_line(tmp_path, tiny_corpus):
+def test_a_context_longer_than_any_game_is_one_line(wm, tmp_path, tiny_corpus):
     text = f"train_corpus: {tiny_corpus}\nout: {tmp_path / 'run'}\nobjective: {{sequence_frames: 90_000}}\n"
     text += "split: {validation_share: 0.4}\n"
     assert_one_line(wm("train", write_config(tmp_path, text)), "an example needs 90001", "sequence_frames")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_that_is_somebody_elses_is_left_alone(tmp_path, tiny_corpus):
+def test_a_run_folder_that_is_somebody_elses_is_left_alone(wm, tmp_path, tiny_corpus):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("mine")
     text = f"train_corpus: {tiny_corpus}\nsplit: {{validation_share: 0.4}}\n"
@@ -145,7 +169,7 @@ def test_a_run_folder_that_is_somebody_elses_is_left_alone(tmp_path, tiny_corpus
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
 
 
-def test_a_split_without_games_is_one_line(tmp_path, tiny_corpus):
+def test_a_split_without_games_is_one_line(wm, tmp_path, tiny_corpus):
     text = f"train_corpus: {tiny_corpus}\nsplit: {{test_share: 0.0, validation_share: 0.0}}\n"
     done = wm("train", write_config(tmp_path, text), "--out", tmp_path / "run")
     assert_one_line(done, "the validation split of", "holds none of its 12 games")
@@ -156,23 +180,23 @@ def corpus_copy(tiny_corpus: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
 
 
-def test_a_half_written_corpus_is_one_line(corpus_copy):
+def test_a_half_written_corpus_is_one_line(wm, corpus_copy):
     (corpus_copy / CORPUS_FILE).rename(corpus_copy / "encoding.json")
     assert_one_line(wm("corpus", "info", corpus_copy), "half-written corpus", "wm encode")
 
 
-def test_a_corpus_of_another_version_is_one_line(corpus_copy):
+def test_a_corpus_of_another_version_is_one_line(wm, corpus_copy):
     manifest = json.loads((corpus_copy / CORPUS_FILE).read_text())
     (corpus_copy / CORPUS_FILE).write_text(json.dumps(manifest | {"format_version": 99}))
     assert_one_line(wm("corpus", "info", corpus_copy), "corpus format 99", "encode the replays again")
 
 
-def test_a_folder_that_is_no_corpus_is_one_line(tmp_path, checkpoint):
+def test_a_folder_that_is_no_corpus_is_one_line(wm, tmp_path, checkpoint):
     assert_one_line(wm("corpus", "info", tmp_path), "holds no corpus.json")
     assert_one_line(wm("eval", checkpoint, tmp_path), "wm eval:", "holds no corpus.json")
 
 
-def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line(tmp_path, tiny_corpus, checkpoint):
+def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line(wm, tmp_path, tiny_corpus, checkpoint):
     assert_one_line(wm("eval", tmp_path, tiny_corpus), "is no checkpoint")
     (path,) = (Path(shutil.copytree(checkpoint, tmp_path / "run")) / "checkpoints").iterdir()
     meta = json.loads((path / "meta.json").read_text())
@@ -186,7 +210,7 @@ def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line
 def test_judging_a_run_prints_a_table_and_writes_what_it_prints(tmp_path, tiny_corpus, checkpoint):
     out = tmp_path / "new" / "eval.json"
     options = ("--split", "all", "--num-targets", "50", "--context", "2", "--out", out)
-    done = wm("eval", checkpoint, tiny_corpus, *options)
+    done = installed_wm("eval", checkpoint, tiny_corpus, *options)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["num_targets"] == 50
@@ -200,11 +224,11 @@ def test_judging_a_run_prints_a_table_and_writes_what_it_prints(tmp_path, tiny_c
         assert f"{row['metrics']['pos_mae']['value']:.3f}" in done.stdout
 
 
-def test_a_context_that_is_no_number_is_one_line(tiny_corpus, checkpoint):
+def test_a_context_that_is_no_number_is_one_line(wm, tiny_corpus, checkpoint):
     done = wm("eval", checkpoint, tiny_corpus, "--split", "all", "--context", "ten")
     assert_one_line(done, "context 'ten'", "stream")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")
-def test_a_gpu_that_is_not_there_is_one_line(tiny_corpus, checkpoint):
+def test_a_gpu_that_is_not_there_is_one_line(wm, tiny_corpus, checkpoint):
     assert_one_line(wm("eval", checkpoint, tiny_corpus, "--use-gpu"), "--use-gpu", "no CUDA device")

@@ -85,7 +85,7 @@ def test_a_trial_counts_with_its_last_row_and_a_stopped_trial_does_not():
     choice = choice_of(rows)
     assert choice.context == 10
     assert {cell.change_acc for cell in choice.cells} == {0.3, 0.31}
-    assert choice.targets_seen == 1000
+    assert (choice.fewest_targets, choice.most_targets) == (1000, 1000)
 
 
 def test_what_weakens_a_choice_is_said():
@@ -194,7 +194,7 @@ def test_the_cost_of_a_context_grows_with_it_and_counts_the_network_itself():
     cost = cost_of(trial.config)
     assert cost.num_parameters == num_parameters(build_model(trial.config.model, 10))
     assert cost.window_flops[1] > 2 * 0.8 * cost.num_parameters
-    assert 8 < cost.window_flops[10] / cost.window_flops[1] < 12
+    assert 5 < cost.window_flops[10] / cost.window_flops[1] < 10  # the heads run once
     window = a_sweep(base={"objective": {"kind": "window", "context_frames": 10}}, axes={"size": ["small"]})
     assert 5 < cost_of(trials_of(window)[0].config).train_flops_per_target / cost.train_flops_per_target < 10
 

@@ -63,8 +63,10 @@ class Choice:
     """The best setting at each K, by K."""
     cells: tuple[Cell, ...]
     """Every setting at every K."""
-    targets_seen: int
-    """Targets after which the trials are compared."""
+    fewest_targets: int
+    """Targets after which the trials are compared: batches end a little beyond the same number."""
+    most_targets: int
+    """The same, of the trial that has seen most."""
     num_judged: int
     """Frames that they were judged on."""
 
@@ -112,7 +114,8 @@ def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[Sta
         notes=tuple(_notes(rows, best_by_context, chosen, states)),
         best_by_context=tuple(best_by_context),
         cells=tuple(cells),
-        targets_seen=max(row.targets_seen for row in finals),
+        fewest_targets=min(row.targets_seen for row in finals),
+        most_targets=max(row.targets_seen for row in finals),
         num_judged=min(row.num_judged for row in finals),
     )
 
@@ -135,8 +138,11 @@ def setting_of(row: ResultRow) -> str:
 
 def describe(choice: Choice) -> str:
     """The choice as text for a terminal."""
+    targets = f"{choice.fewest_targets:,}"
+    if choice.most_targets > choice.fewest_targets:
+        targets += f" to {choice.most_targets:,}"
     parts = [
-        f"change_acc after {choice.targets_seen:,} targets, judged on {choice.num_judged:,} frames",
+        f"change_acc after {targets} targets, judged on {choice.num_judged:,} frames",
         _by_context_table(choice),
     ]
     if len({cell.setting for cell in choice.cells}) > 1:

@@ -48,6 +48,7 @@ from wm.train import NonFiniteLossError, Row, open_data, train
 TIME = "targets_seen"
 SCORE = "score"
 SETUP = "trial"
+USER_ERROR = "user_error"
 METRICS = ("change_acc", "pos_mae", "val_loss")
 PRINTED_FILE = "train.log"
 TUNE_ENVIRONMENT = {
@@ -135,8 +136,11 @@ class _Progress(ray_tune.Callback):
     def __init__(self, num_trials: int, num_done: int, total_targets: int) -> None:
         self._num_trials, self._num_done, self._total = num_trials, num_done, total_targets
         self._started = time.monotonic()
+        self.user_errors: list[str] = []
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if USER_ERROR in result and not result.get("done"):
+            self.user_errors.append(result[USER_ERROR])
         if SCORE not in result:
             return
         judged = "  ".join(
@@ -154,6 +158,7 @@ class _Progress(ray_tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._num_done += 1
         state = state_of(Path(_of(trial)["run"]["out"]))
+        state = state if state in DONE else "not ended, see below"
         print(
             f"{time.monotonic() - self._started:6.0f} s  {self._num_done}/{self._num_trials} ended  "
             f"{_of(trial)['title']}: {state}",
@@ -183,6 +188,7 @@ def _run_trials(sweep: SweepConfig, notes: SweepNotes, trials: list[Trial], left
     """Run the trials that are left; what kept any of them from ending, in words."""
     concurrent = min(sweep.max_concurrent, len(left))
     setups = [_setup(trial, sweep, concurrent) for trial in left]
+    progress = _Progress(len(trials), len(trials) - len(left), sweep.base.optimiser.total_targets)
     resources = {"CPU": sweep.cpus_per_trial} | ({"GPU": sweep.gpus_per_trial} if sweep.gpus_per_trial else {})
     storage = sweep.out / "ray"
     tuner = ray_tune.Tuner(
@@ -200,11 +206,11 @@ def _run_trials(sweep: SweepConfig, notes: SweepNotes, trials: list[Trial], left
             storage_path=str(storage),
             verbose=0,
             failure_config=ray_tune.FailureConfig(max_failures=sweep.base.max_failures),
-            callbacks=[_Progress(len(trials), len(trials) - len(left), sweep.base.optimiser.total_targets)],
+            callbacks=[progress],
         ),
     )
     results = tuner.fit()
-    return [" ".join(str(error).strip().splitlines()[-1:]) for error in results.errors]
+    return progress.user_errors + [" ".join(str(error).strip().splitlines()[-1:]) for error in results.errors]
 
 
 def _scheduler(sweep: SweepConfig, notes: SweepNotes, trials: list[Trial], left: list[Trial]) -> TrialScheduler:
@@ -248,7 +254,21 @@ def _run_trial(parameters: dict[str, Any]) -> None:
     if not config.use_gpu:
         # Ray gives each process one OpenMP thread; the trials that run at once share the cores.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // setup["concurrent"]))
-    claim(config)
+    try:
+        claim(config)
+        final = _train(config, asha)
+    except NonFiniteLossError as error:
+        mark_failed(config.out, str(error))
+        ray_tune.report({TIME: 0})
+    except UserError as error:
+        ray_tune.report({TIME: 0, USER_ERROR: str(error)})  # not raised: trying again would not help
+    else:
+        # Not before: whoever is stopped at a report does not come back from it to write the last checkpoint.
+        ray_tune.report(_result(asha, final))
+
+
+def _train(config: RunConfig, asha: AshaConfig) -> list[Row]:
+    """Train to the end, reporting each validation but the last one, which is returned."""
     final: list[Row] = []
 
     def report(rows: list[Row]) -> None:
@@ -258,14 +278,8 @@ def _run_trial(parameters: dict[str, Any]) -> None:
             ray_tune.report(_result(asha, rows))
 
     with (config.out / PRINTED_FILE).open("a", buffering=1) as printed, contextlib.redirect_stdout(printed):
-        try:
-            train(config, open_data(config), report, latest_checkpoint(checkpoints_of(config.out)))
-        except NonFiniteLossError as error:
-            mark_failed(config.out, str(error))
-            ray_tune.report({TIME: 0})
-            return
-    # Only now: whoever is stopped at a report does not come back from it, and the last checkpoint is written after.
-    ray_tune.report(_result(asha, final))
+        train(config, open_data(config), report, latest_checkpoint(checkpoints_of(config.out)))
+    return final
 
 
 def _result(asha: AshaConfig, rows: list[Row]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def _chunk_scan():
         spec = importlib.util.find_spec("mamba_ssm")
         assert spec is not None
         package = types.ModuleType("mamba_ssm")
+        package.__spec__ = spec  # without it find_spec("mamba_ssm") raises from now on
         package.__path__ = list(spec.submodule_search_locations or ())
         sys.modules["mamba_ssm"] = package
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined

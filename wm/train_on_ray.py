@@ -73,7 +73,9 @@ def _worker(plain: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     config = from_plain(plain, RunConfig, "config")
     world = ray.train.get_context()
-    if not config.use_gpu:
+    if config.use_gpu:
+        torch.cuda.set_device(ray.train.torch.get_device())
+    else:
         # Ray gives each worker one OpenMP thread; the cores are there to be used.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.get_local_world_size()))
     try:
