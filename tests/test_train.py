@@ -78,6 +78,11 @@ def losses(config: RunConfig) -> list[float]:
     return [row["loss"] for row in read_log(config.out) if row["kind"] == "train"]
 
 
+def unclipped(config: RunConfig) -> RunConfig:
+    """Adam does not see the gradient's scale, nor does its clipped norm: only without clipping do its moments."""
+    return replace(config, optimiser=replace(config.optimiser, clip_norm=1e9))
+
+
 def with_targets(config: RunConfig, num_updates: int) -> RunConfig:
     return replace(config, optimiser=replace(config.optimiser, total_targets=num_updates * STEP))
 
@@ -248,8 +253,11 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_forgets_what_it_logge
     run(killed, resume=newest)
     run(config)
     assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(killed)[-1]))
-    kinds = [[(row["kind"], row["targets_seen"]) for row in read_log(c.out)] for c in (config, killed)]
-    assert kinds[0] == kinds[1]
+    said = [
+        [(row["kind"], row["targets_seen"]) for row in read_log(c.out) if row["kind"] in ("train", "eval")]
+        for c in (config, killed)
+    ]
+    assert said[0] == said[1]
     assert losses(config) == losses(killed)
 
 
@@ -365,7 +373,7 @@ class BothRanks:
 @pytest.fixture
 def two_ranks(config, tmp_path) -> RunConfig:
     """Two processes that trained together over gloo: straight, resumed, and with one rank's data broken."""
-    config = with_targets(replace(config, num_workers=2, out=tmp_path / "two"), 6)
+    config = unclipped(with_targets(replace(config, num_workers=2, out=tmp_path / "two"), 6))
     config.out.mkdir()
     processes = [
         subprocess.Popen(
@@ -377,7 +385,11 @@ def two_ranks(config, tmp_path) -> RunConfig:
         )
         for rank in (0, 1)
     ]
-    errors = [process.communicate(timeout=180)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(text[-2_000:] for text in errors)
     return config
 
@@ -399,7 +411,7 @@ def test_two_ranks_make_the_updates_of_one_rank_that_sees_both_batches(two_ranks
     metrics = ("targets_seen", "context", "num_targets", "change_acc", "action_acc", "pos_mae", "val_loss")
     assert [[row[m] for m in metrics] for row in rows[0]] == [[row[m] for m in metrics] for row in rows[1]]
 
-    alone = with_targets(config, 6)
+    alone = unclipped(with_targets(config, 6))
     with monkeypatch.context() as patch:
         patch.setattr(wm.train, "SequenceStream", BothRanks)
         run(alone)
@@ -407,6 +419,10 @@ def test_two_ranks_make_the_updates_of_one_rank_that_sees_both_batches(two_ranks
     for name, tensor in weights(checkpoints(alone)[-1]).items():
         torch.testing.assert_close(straight[0][name], tensor, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert losses(two_ranks) == pytest.approx(losses(alone), rel=1e-5)
+    moments = [load_resume(checkpoints(c)[0])["optimiser"]["state"] for c in (alone, two_ranks)]
+    for number, expected in moments[0].items():
+        mean, size = expected["exp_avg"], float(expected["exp_avg"].abs().max())
+        torch.testing.assert_close(moments[1][number]["exp_avg"], mean, rtol=1e-3, atol=1e-4 * size + 1e-9)
 
     fewer = replace(config, out=config.out.parent / "fewer", optimiser=alone.optimiser)
     assert run(fewer, resume=checkpoints(two_ranks)[2]).targets_seen >= 6 * STEP
@@ -419,7 +435,7 @@ def test_a_run_on_ray_ends_resumes_and_refuses_what_is_not_its_own(config, ray_s
     result = train_on_ray(config)
     assert result.targets_seen >= 4 * STEP
     assert [row["context"] for row in result.rows] == [5]
-    assert {row["kind"] for row in read_log(config.out)} == {"train", "eval"}
+    assert {row["kind"] for row in read_log(config.out)} >= {"train", "eval"}
     before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()}
 
     capfd.readouterr()
