@@ -1,6 +1,6 @@
 """How good a model is after a few minutes: several seeds through `wm train`, judged with intervals.
 
-    python benchmarks/quality.py TRAIN_CORPUS EVAL_CORPUS [--seconds 180] [--seeds 3] [--config configs/mamba2-medium.yaml]
+    python benchmarks/quality.py TRAIN_CORPUS EVAL_CORPUS [--seconds 180] [--seeds 3] [--config CONFIG]
 
 Seconds count from the first batch asked for to the last update. Prints the curve of each seed, the final table
 beside the baselines, and one JSON line.

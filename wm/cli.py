@@ -110,9 +110,10 @@ def corpus(args: Sequence[str]) -> int:
 def train(args: Sequence[str]) -> int:
     """train a world model as a config says (`wm train configs/demo.yaml --train-corpus C --out R`)"""
     from wm.config import RunConfig
-    from wm.train_on_ray import train_on_ray
 
     config = with_overrides(args, RunConfig, "wm train")
+    from wm.train_on_ray import train_on_ray
+
     result = train_on_ray(config)
     print(f"{result.targets_seen:,} targets in {result.seconds:.0f} s; judge it with: wm eval {config.out} CORPUS")
     return 0
@@ -156,9 +157,11 @@ def evaluate(args: Sequence[str]) -> int:
 def sweep(args: Sequence[str]) -> int:
     """train many models over K and size, stopping the weak early: `wm sweep configs/sweep.yaml`"""
     from tune.config import SweepConfig
+
+    config = with_overrides(args, SweepConfig, "wm sweep")
     from tune.sweep import run_sweep
 
-    run_sweep(with_overrides(args, SweepConfig, "wm sweep"))
+    run_sweep(config)
     return 0
 
 

@@ -82,6 +82,10 @@ class OptimiserConfig:
             raise ValueError("total_targets and batch_size must be at least 1")
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError("learning_rate and clip_norm must be positive")
+        if min(self.weight_decay, self.warmup_targets) < 0:
+            raise ValueError("weight_decay and warmup_targets must not be negative")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1={self.beta1}, beta2={self.beta2}: expected 0 .. 1, 1 excluded")
         if not 0 <= self.final_share <= 1:
             raise ValueError(f"final_share={self.final_share}: expected a share between 0 and 1")
 
@@ -154,6 +158,10 @@ class RunConfig:
             raise ValueError("objective.kind: model.kind mlp predicts one frame a window; set objective.kind: window")
         if self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers}: a run needs at least one worker")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints={self.keep_checkpoints}: at least the last one must be kept")
+        if self.seed < 0 or self.max_failures < 0:
+            raise ValueError(f"seed={self.seed}, max_failures={self.max_failures}: neither may be negative")
         if self.optimiser.batch_size % self.num_workers:
             raise ValueError(
                 f"optimiser.batch_size={self.optimiser.batch_size} is not a multiple of num_workers={self.num_workers}"

@@ -20,7 +20,7 @@ from datasets.corpus import open_corpus
 from datasets.errors import UserError
 from datasets.frames import GameIndex, index_games
 from datasets.sequences import Cursor, SequenceStream
-from datasets.targets import Targets, judged_targets
+from datasets.targets import COUNTDOWN_FRAMES, Targets, judged_targets
 from wm import parallel
 from wm.checkpoint import load_resume, load_weights, open_checkpoint, save_checkpoint
 from wm.config import RunConfig
@@ -36,6 +36,9 @@ from wm.run_folder import RunLog, checkpoints_of
 Row = dict[str, Any]
 Report = Callable[[list[Row]], None]
 """Takes the rows of one validation, one for each judged context; called on every rank equally often."""
+
+
+LESS_STEEP = "lower optimiser.learning_rate, or raise optimiser.warmup_targets"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -78,6 +81,12 @@ def open_data(config: RunConfig) -> TrainingData:
         raise UserError(
             f"the longest of {len(train)} games in {config.train_corpus} has {longest} frames, an example needs "
             f"{config.objective.example_frames}; use a smaller context_frames or sequence_frames"
+        )
+    judged_frames = int(np.maximum(0, judged.num_frames - COUNTDOWN_FRAMES).sum())
+    if min(judged_frames, config.eval.num_targets, config.eval.progress_targets) < config.num_workers:
+        raise UserError(
+            f"{judged_frames} frames can be judged, with num_targets={config.eval.num_targets} and progress_targets="
+            f"{config.eval.progress_targets} under `eval`; each of {config.num_workers} workers needs one at least"
         )
     return TrainingData(train=train, judged=judged)
 
@@ -185,7 +194,9 @@ class _Run:
             group["lr"] = learning_rate(self.config, self.targets_seen)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
+        if not math.isfinite(norm):
+            raise NonFiniteLossError(f"the gradient is not finite at {self.targets_seen:,} targets; {LESS_STEEP}")
         self.optimiser.step()
         self.step += 1
         self.targets_seen += int(shared["examples"]) * self.config.objective.predictions
@@ -208,8 +219,7 @@ class _Run:
         if not math.isfinite(value):
             names = [n for n, total in zip(parts, pooled[:-1, 0].tolist(), strict=True) if not math.isfinite(total)]
             raise NonFiniteLossError(
-                f"the loss is not finite at {self.targets_seen:,} targets (in {', '.join(names)}); "
-                "lower optimiser.learning_rate, or raise optimiser.warmup_targets"
+                f"the loss is not finite at {self.targets_seen:,} targets (in {', '.join(names)}); {LESS_STEEP}"
             )
         loss = parallel.world_size() * (weights * local[:, 0] / counts).sum()
         return loss, {"loss": value, "examples": float(pooled[-1, 0]), "out_of_time": float(pooled[-1, 1])}

@@ -15,6 +15,7 @@ import ray.train
 import ray.train.v2.api.config as train_config
 import torch
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.errors import UserError
 from datasets.ray_start import start_ray
@@ -52,9 +53,14 @@ def train_on_ray(config: RunConfig) -> TrainResult:
             failure_config=train_config.FailureConfig(max_failures=config.max_failures),
         ),
     )
-    with shown(config.out, config):
-        trainer.fit()
     failure = config.out / FAILURE_FILE
+    try:
+        with shown(config.out, config):
+            trainer.fit()
+    except TrainingFailedError as error:
+        if failure.exists():
+            raise UserError(failure.read_text()) from error
+        raise
     if failure.exists():
         raise UserError(failure.read_text())
     return _result(config)
@@ -81,9 +87,13 @@ def _worker(plain: dict[str, Any]) -> None:
     try:
         train(config, open_data(config), _report_to_ray, latest_checkpoint(checkpoints_of(config.out)))
     except NonFiniteLossError as error:
-        # Not raised: Ray would restart the run into the same end.
+        # Every rank stops with it. Not raised: Ray would restart the run into the same end.
         if world.get_world_rank() == 0:
             (config.out / FAILURE_FILE).write_text(str(error))
+    except UserError as error:
+        # Perhaps of this worker alone (a corpus that its node does not see), so the others must not wait for it.
+        (config.out / FAILURE_FILE).write_text(str(error))
+        raise
 
 
 def _report_to_ray(rows: list[Row]) -> None:
