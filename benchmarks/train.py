@@ -26,8 +26,8 @@ from wm.config import ObjectiveConfig, OptimiserConfig, RunConfig
 from wm.encoding import to_frames
 from wm.losses import OPTIMISED_WEIGHTS, optimised_parts
 from wm.model import ModelConfig, build_model, num_parameters
+from wm.optimiser import make_optimiser
 from wm.precision import autocast, uses_bf16
-from wm.train import make_optimiser
 
 NUM_STEPS = 12
 ROUNDS = 3

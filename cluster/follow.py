@@ -94,9 +94,7 @@ def _job(client: "JobSubmissionClient", job_id: str, url: str) -> Any:
     except RuntimeError as error:
         if "status code 404" not in str(error):
             raise
-        raise ClusterError(
-            f"{url} knows no job {job_id}; expected one of: ray job list --address {url}"
-        ) from error
+        raise ClusterError(f"{url} knows no job {job_id}; expected one of: ray job list --address {url}") from error
 
 
 def _hint(exit_code: int | None) -> str:

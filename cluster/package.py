@@ -14,9 +14,7 @@ from cluster.errors import ClusterError
 SUFFIXES = frozenset({".py", ".yaml", ".yml", ".toml", ".json", ".html", ".css", ".js", ".md", ".txt", ".sh"})
 """Endings of the files that travel."""
 
-SKIPPED_FOLDERS = frozenset(
-    {"runs", "corpora", "shared", "build", "dist", "venv", "node_modules", "__pycache__"}
-)
+SKIPPED_FOLDERS = frozenset({"runs", "corpora", "shared", "build", "dist", "venv", "node_modules", "__pycache__"})
 """Folders left out at any depth, beside all whose names start with a dot or end in .egg-info."""
 
 MAX_PACKAGE_BYTES = 50 * 2**20

@@ -52,9 +52,7 @@ def relative_config(request: SubmitRequest) -> Path:
     """
     working_dir, config = request.working_dir.resolve(), request.config.resolve()
     if not working_dir.is_dir():
-        raise ClusterError(
-            f"working dir {request.working_dir} is not a directory; expected a checkout of this project"
-        )
+        raise ClusterError(f"working dir {request.working_dir} is not a directory; expected a checkout of this project")
     if not config.is_file():
         raise ClusterError(f"config {request.config} is not a file; expected the path of a YAML config")
     if not config.is_relative_to(working_dir):
@@ -102,9 +100,7 @@ def _load_mapping(path: Path) -> dict:
         why = " ".join(str(error).split())
         raise ClusterError(f"config {path} is not YAML ({why}); expected a mapping of fields") from error
     except OSError as error:
-        raise ClusterError(
-            f"config {path} cannot be read ({error.strerror}); expected a YAML file"
-        ) from error
+        raise ClusterError(f"config {path} cannot be read ({error.strerror}); expected a YAML file") from error
     if not isinstance(loaded, dict):
         raise ClusterError(
             f"config {path} holds a {type(loaded).__name__}; expected a YAML mapping such as `model: ...`"

@@ -77,9 +77,7 @@ def _next_attempt(client: "JobSubmissionClient", name: str, url: str) -> str:
     return f"{name}-{num_attempts + 1}" if num_attempts else name
 
 
-def _start(
-    client: "JobSubmissionClient", request: SubmitRequest, job_id: str, command: str, archive: Path
-) -> str:
+def _start(client: "JobSubmissionClient", request: SubmitRequest, job_id: str, command: str, archive: Path) -> str:
     return _call(
         lambda: client.submit_job(
             entrypoint=command,
@@ -103,6 +101,4 @@ def _call(request: Callable[[], Result], url: str) -> Result:
         raise token_error(url) from error
     except (RuntimeError, requests.RequestException) as error:
         why = " ".join(str(error).split())[:300]
-        raise ClusterError(
-            f"{url} refused the request: {why}; expected it to take the job; try again"
-        ) from error
+        raise ClusterError(f"{url} refused the request: {why}; expected it to take the job; try again") from error

@@ -68,9 +68,7 @@ def test_a_config_in_a_folder_that_stays_here_travels_all_the_same(tmp_path):
     assert zipfile.ZipFile(archive).namelist() == ["runs/again.yaml"]
 
 
-def test_a_checkout_with_data_under_a_code_ending_is_refused_and_the_file_named(
-    request_, tmp_path, monkeypatch
-):
+def test_a_checkout_with_data_under_a_code_ending_is_refused_and_the_file_named(request_, tmp_path, monkeypatch):
     monkeypatch.setattr(package_module, "MAX_PACKAGE_BYTES", 1000)
     (tmp_path / "dump.json").write_text("0" * 1001)
     with pytest.raises(ClusterError, match=r"the largest dump\.json; expected at most"):
@@ -140,9 +138,7 @@ def test_token_mode_without_a_token_is_one_line_also_where_the_cluster_wants_non
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
-    assert (
-        "ClusterError: RAY_AUTH_MODE is token, but there is none (/no/such/token: No such file" in done.stderr
-    )
+    assert "ClusterError: RAY_AUTH_MODE is token, but there is none (/no/such/token: No such file" in done.stderr
 
 
 def test_a_token_is_looked_for_where_ray_looks_and_never_shown(tmp_path, monkeypatch):

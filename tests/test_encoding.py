@@ -25,7 +25,6 @@ from wm.encoding import (
     to_frames,
 )
 
-torch.set_num_threads(1)  # of tensors this small a second thread only has to be waited for
 CONTINUOUS = [
     ("percent", 0.01), ("x", 0.05), ("y", 0.05), ("shield", 0.01), ("self_air_x", 0.05), ("self_y", 0.05),
     ("self_ground_x", 0.05), ("attack_x", 0.05), ("attack_y", 0.05), ("hitlag", 0.1), ("stocks", 0.25), ("combo", 0.1),

@@ -25,7 +25,6 @@ from wm.metrics import Judgement, metrics_of
 from wm.model import Mamba2WorldModel, ModelConfig, build_model
 from wm.prediction import Prediction
 
-torch.set_num_threads(1)  # of tensors this small a second thread only has to be waited for
 CPU = torch.device("cpu")
 NUM_TARGETS = 60
 

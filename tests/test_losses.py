@@ -28,7 +28,6 @@ from wm.losses import (
 )
 from wm.prediction import Prediction
 
-torch.set_num_threads(1)  # of tensors this small a second thread only has to be waited for
 DELTAS = {"percent": 0.01, "x": 0.05, "y": 0.05, "shield": 0.01}
 VELOCITIES = dict.fromkeys(("self_air_x", "self_y", "self_ground_x", "attack_x", "attack_y"), 0.05)
 DYNAMICS = {"hitlag": 0.1, "stocks": 0.25, "combo": 0.1}

@@ -20,7 +20,6 @@ from wm.mamba2 import Mamba2Mixer
 from wm.model import Mamba2WorldModel, MLPWorldModel, ModelConfig, WorldModel, build_model, num_parameters
 from wm.prediction import Prediction, displacement_prior
 
-torch.set_num_threads(1)  # of tensors this small a second thread only has to be waited for
 TINY = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, core="torch")
 NUM_FRAMES = 140
 """Frames of a test sequence: more than two chunks of the scan."""

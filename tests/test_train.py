@@ -25,10 +25,10 @@ from wm.checkpoint import latest_checkpoint, list_checkpoints, load_resume, open
 from wm.config import EvalConfig, ObjectiveConfig, OptimiserConfig, RunConfig, to_plain
 from wm.encoding import to_frames
 from wm.model import ModelConfig
+from wm.optimiser import learning_rate
 from wm.run_folder import checkpoints_of, claim, read_log
-from wm.train import NonFiniteLossError, Row, TrainResult, learning_rate, open_data, swap_half, train
+from wm.train import NonFiniteLossError, Row, TrainResult, open_data, swap_half, train
 
-torch.set_num_threads(1)  # of tensors this small a second thread only has to be waited for
 BATCH, S = 8, 16
 STEP = BATCH * S
 """Targets of one update, about: the last batches of a pool may be one example larger or smaller."""

@@ -111,7 +111,7 @@ def train(args: Sequence[str]) -> int:
     """train a world model as a config says (`wm train configs/demo.yaml --train-corpus C --out R`)"""
     from wm.config import RunConfig
 
-    config = with_overrides(args, RunConfig, "wm train")
+    config = config_of(args, RunConfig, "wm train")
     from wm.train_on_ray import train_on_ray
 
     result = train_on_ray(config)
@@ -158,7 +158,7 @@ def sweep(args: Sequence[str]) -> int:
     """train many models over K and size, stopping the weak early: `wm sweep configs/sweep.yaml`"""
     from tune.config import SweepConfig
 
-    config = with_overrides(args, SweepConfig, "wm sweep")
+    config = config_of(args, SweepConfig, "wm sweep")
     from tune.sweep import run_sweep
 
     run_sweep(config)
@@ -248,7 +248,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def with_overrides(args: Sequence[str], config_type: type, prog: str) -> Any:
+def config_of(args: Sequence[str], config_type: type, prog: str) -> Any:
     """A YAML file's config with `--dotted.overrides` over it.
 
     Raises:
@@ -256,14 +256,11 @@ def with_overrides(args: Sequence[str], config_type: type, prog: str) -> Any:
     """
     from wm.config import load_yaml
 
-    rest = list(args)
-    if rest and not rest[0].startswith("-"):
-        default = load_yaml(Path(rest.pop(0)), config_type)
-    elif "--help" in rest or "-h" in rest:
-        default = config_type()
-    else:
+    if "--help" in args or "-h" in args:
+        tyro.cli(config_type, prog=f"{prog} CONFIG.yaml", default=config_type(), args=["--help"])
+    if not args or args[0].startswith("-"):
         raise UserError(f"no config given; expected {prog} CONFIG.yaml, for example {prog} configs/demo.yaml")
-    return tyro.cli(config_type, prog=f"{prog} CONFIG.yaml", default=default, args=rest)
+    return load_yaml(Path(args[0]), config_type, args[1:])
 
 
 def _split_overrides(args: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

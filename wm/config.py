@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import hashlib
 import json
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -205,8 +207,8 @@ def to_plain(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def load_yaml(path: Path, config_type: type[Config]) -> Config:
-    """Read a config file.
+def load_yaml(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -> Config:
+    """Read a config file, and change what `--dotted.name value` arguments say.
 
     Raises:
         UserError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
@@ -217,7 +219,55 @@ def load_yaml(path: Path, config_type: type[Config]) -> Config:
         content = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    return from_plain(content, config_type, str(path))
+    source = str(path)
+    if overrides and isinstance(content, dict):
+        content = with_overrides(content, config_type, overrides)
+        source = f"{path} with the command line"
+    return from_plain(content, config_type, source)
+
+
+def with_overrides(content: dict[str, Any], config_type: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """YAML content with `--dotted.name value ...` set over it; `--name` is true, `--no-name` false.
+
+    Values are read as YAML; several, or one for a field that holds several, become a list.
+
+    Raises:
+        UserError: a word that belongs to no name.
+    """
+    changed = copy.deepcopy(content)
+    words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise UserError(f"found {word!r} on the command line; expected --dotted.name value")
+        values = []
+        while words and not words[0].startswith("--"):
+            values.append(yaml.safe_load(words.pop(0)))
+        *folders, name = word[2:].replace("-", "_").split(".")
+        if not values:
+            values, name = [not name.startswith("no_")], name.removeprefix("no_")
+        place = changed
+        for folder in folders:
+            place = place.setdefault(folder, {})
+            if not isinstance(place, dict):
+                raise UserError(f"found {word} on the command line, but {folder} holds no further names")
+        several = len(values) > 1 or _holds_several(config_type, [*folders, name])
+        place[name] = values if several else values[0]
+    return changed
+
+
+def _holds_several(config_type: Any, path: Sequence[str]) -> bool:
+    """Whether the field at a path is a tuple; a path that leads nowhere is found out later."""
+    hint = config_type
+    for name in path:
+        owner = _dataclass_in(hint)
+        hint = typing.get_type_hints(owner).get(name) if owner is not None else _value_type(hint)
+    return typing.get_origin(hint) is tuple
+
+
+def _value_type(hint: Any) -> Any:
+    """The type of a mapping's values."""
+    return typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
 
 
 def from_plain(content: Any, config_type: type[Config], source: str) -> Config:

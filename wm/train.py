@@ -28,7 +28,8 @@ from wm.encoding import Frames, category, to_frames
 from wm.judge import judge_windows
 from wm.losses import OPTIMISED_WEIGHTS, PartSum, optimised_parts
 from wm.metrics import concatenate, metrics_of
-from wm.model import WorldModel, build_model, num_parameters
+from wm.model import build_model, num_parameters
+from wm.optimiser import learning_rate, make_optimiser
 from wm.precision import autocast
 from wm.prediction import Prediction
 from wm.run_folder import RunLog, checkpoints_of
@@ -318,32 +319,6 @@ class _Run:
                 "train_frames": int(self.data.train.num_frames.sum()), "judged_games": len(self.data.judged),
             }  # fmt: skip
             self._log.write(row)
-
-
-def make_optimiser(model: WorldModel, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embeddings" not in n and "stage" not in n]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    optimiser = config.optimiser
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": optimiser.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=optimiser.learning_rate,
-        betas=(optimiser.beta1, optimiser.beta2),
-        fused=True,
-    )
-
-
-def learning_rate(config: RunConfig, targets_seen: int) -> float:
-    """Linear warm-up, then a cosine down to `final_share`, over targets seen."""
-    optimiser = config.optimiser
-    warmup = min(1.0, (targets_seen + optimiser.batch_size) / max(1, optimiser.warmup_targets))
-    progress = min(1.0, targets_seen / optimiser.total_targets)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return optimiser.learning_rate * warmup * (optimiser.final_share + (1 - optimiser.final_share) * cosine)
 
 
 def swap_half(frames: Frames, random: np.random.Generator) -> Frames:

@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.errors import UserError
-from datasets.ray_start import start_ray
+from datasets.ray_start import joined, start_ray
 from wm.checkpoint import latest_checkpoint, open_checkpoint
 from wm.config import RunConfig, from_plain, to_plain
 from wm.progress import shown
@@ -46,7 +46,9 @@ def train_on_ray(config: RunConfig) -> TrainResult:
     trainer = TorchTrainer(
         _worker,
         train_loop_config=to_plain(config),
-        scaling_config=train_config.ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        scaling_config=train_config.ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=_resources(config)
+        ),
         run_config=train_config.RunConfig(
             name="ray",
             storage_path=str(config.out),
@@ -64,6 +66,13 @@ def train_on_ray(config: RunConfig) -> TrainResult:
     if failure.exists():
         raise UserError(failure.read_text())
     return _result(config)
+
+
+def _resources(config: RunConfig) -> dict[str, float] | None:
+    """On a lone CPU machine its cores, shared out: Ray starts a worker with as many OpenMP threads as it has CPUs."""
+    if config.use_gpu or joined():
+        return None
+    return {"CPU": max(1, (os.cpu_count() or 1) // config.num_workers)}
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
