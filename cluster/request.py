@@ -22,7 +22,7 @@ class SubmitRequest:
     """YAML config of the run; it must lie inside the working directory, which travels to the cluster."""
 
     overrides: tuple[str, ...] = ()
-    """Words added after the config, as `wm train` takes them: --trainer.seed 1"""
+    """Words added after the config, as `wm train` takes them: --seed 1"""
 
     command: tuple[str, ...] = ("train",)
     """The `wm` verb to run there: train, sweep, encode, ..."""

@@ -104,8 +104,24 @@ def open_corpus(root: Path) -> Corpus:
         if (root / IN_PROGRESS_FILE).exists():
             raise UserError(f"{root} is a half-written corpus; run the same `wm encode` again to finish it")
         raise UserError(f"{root} holds no {CORPUS_FILE}; expected a corpus made by `wm encode`")
-    manifest = read_manifest(root / CORPUS_FILE)
-    return Corpus(root=root.resolve(), manifest=manifest)
+    corpus = Corpus(root=root.resolve(), manifest=read_manifest(root / CORPUS_FILE))
+    _require_files(corpus)
+    return corpus
+
+
+def _require_files(corpus: Corpus) -> None:
+    """Find out now, not hours into a run, that a copy of a corpus was not finished."""
+    try:
+        for commit in corpus.commits:
+            for table, facts in commit["files"].items():
+                path = corpus.root / table / facts["name"]
+                if path.stat().st_size != facts["bytes"]:
+                    raise UserError(
+                        f"{path} has other than its {facts['bytes']} bytes; copy or encode the corpus again"
+                    )
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        reason = getattr(error, "filename", None) or type(error).__name__
+        raise UserError(f"{corpus.root} is not whole ({reason}); copy or encode the corpus again") from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class GameIndex:
     shards: np.ndarray
     row_groups: np.ndarray
     first_rows: np.ndarray
-    """Of the game within its shard."""
+    """Of the game within its row group."""
     characters: np.ndarray
     """uint8 (games, P), external ids."""
     facts: np.ndarray
@@ -73,7 +73,8 @@ def index_games(corpus: Corpus, split: Split, config: SplitConfig) -> GameIndex:
     """
     games = corpus.games
     numbers = games["split_number"].to_numpy()
-    chosen = games.filter(pa.array(in_split(numbers, split, config)))
+    mine = in_split(numbers, split, config)
+    chosen = games.filter(pa.array(mine))
     if not chosen.num_rows:
         raise UserError(
             f"the {split} split of {corpus.root} holds none of its {games.num_rows} games; "
@@ -85,7 +86,7 @@ def index_games(corpus: Corpus, split: Split, config: SplitConfig) -> GameIndex:
         num_frames=chosen["num_frames"].to_numpy(),
         shards=chosen["shard"].to_numpy(),
         row_groups=chosen["row_group"].to_numpy(),
-        first_rows=chosen["first_row"].to_numpy(),
+        first_rows=_first_rows_in_group(games)[mine],
         characters=np.stack([chosen[f"p{p}_character"].to_numpy() for p in range(NUM_PLAYERS)], axis=1),
         facts=np.stack([chosen[name].to_numpy().astype(np.int16) for name in GAME_COLUMNS], axis=1),
     )
@@ -104,9 +105,8 @@ def read_games(index: GameIndex, games: Sequence[int] | np.ndarray) -> FrameArra
     places = {int(game): slice(int(e - index.num_frames[game]), int(e)) for game, e in zip(games, ends, strict=True)}
     for shard, row_group in dict.fromkeys((str(index.shards[g]), int(index.row_groups[g])) for g in games):
         table = _read_row_group(index.corpus.shard_path(shard), row_group)
-        group_start = _row_group_start(index, shard, row_group, table)
         for game in games[(index.shards[games] == shard) & (index.row_groups[games] == row_group)]:
-            rows = table.slice(int(index.first_rows[game]) - group_start, int(index.num_frames[game]))
+            rows = table.slice(int(index.first_rows[game]), int(index.num_frames[game]))
             _unpack(rows, floats[places[int(game)]], codes[places[int(game)]])
     return FrameArrays(floats=floats, codes=codes)
 
@@ -120,11 +120,15 @@ def _read_row_group(path: Path, row_group: int) -> pa.Table:
         raise UserError(f"shard {path} cannot be read ({reason}); encode the replays again") from error
 
 
-def _row_group_start(index: GameIndex, shard: str, row_group: int, table: pa.Table) -> int:
-    """First row of a row group in its shard: that of its first game, which the split may not hold."""
-    games = index.corpus.games
-    here = (games["shard"].to_numpy() == shard) & (games["row_group"].to_numpy() == row_group)
-    return int(games["first_row"].to_numpy()[here].min())
+def _first_rows_in_group(games: pa.Table) -> np.ndarray:
+    """First row of each game within its row group: int64 (games,). A group begins with its first game."""
+    shards = games["shard"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    groups = shards << 32 | games["row_group"].to_numpy()
+    _, group_of_game = np.unique(groups, return_inverse=True)
+    first_rows = games["first_row"].to_numpy()
+    starts = np.full(group_of_game.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(starts, group_of_game, first_rows)
+    return first_rows - starts[group_of_game]
 
 
 def _unpack(rows: pa.Table, floats: np.ndarray, codes: np.ndarray) -> None:

@@ -14,38 +14,58 @@ SPARE_CPUS = 6
 hangs without a word; logical CPUs cost nothing."""
 
 
-def start_ray(min_cpus: int = 1) -> None:
+def start_ray(min_cpus: int = 1, min_gpus: float = 0) -> None:
     """Connect to the cluster named by RAY_ADDRESS, or start a local Ray.
 
     Args:
         min_cpus: logical CPUs that the job will hold at once.
+        min_gpus: GPUs that it will hold at once.
     Raises:
-        UserError: the cluster is smaller than the job.
+        UserError: no cluster is at the address, or this machine is smaller than the job.
     """
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if joined():
-            ray.init(logging_level=logging.WARNING, log_to_driver=False)
-        else:
-            num_cpus = max(os.cpu_count() or 1, min_cpus) + SPARE_CPUS
-            ray.init(num_cpus=num_cpus, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
-    available = int(ray.cluster_resources().get("CPU", 0))
-    if available >= min_cpus:
+        _connect(min_cpus)
+    for kind, needed in (("CPU", min_cpus), ("GPU", min_gpus)):
+        available = ray.cluster_resources().get(kind, 0)
+        if available >= needed:
+            continue
+        if not joined():
+            raise UserError(
+                f"this Ray has {available:g} {kind}s, the job needs {needed:g} at once; "
+                "use fewer workers (and use_gpu: false without a GPU), or a larger cluster by RAY_ADDRESS"
+            )
+        print(f"the cluster has {available:g} of {needed:g} {kind}s now; the job starts when it has grown", flush=True)
+
+
+def _connect(min_cpus: int) -> None:
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if not joined():
+        num_cpus = max(num_cores(), min_cpus) + SPARE_CPUS
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
         return
-    if joined():
-        print(f"the cluster has {available} of {min_cpus} CPUs now; the job starts when it has grown", flush=True)
-        return
-    raise UserError(
-        f"this Ray has {available} logical CPUs, the job needs {min_cpus} (workers and data tasks); "
-        f"start Ray with --num-cpus {min_cpus} or more"
-    )
+    address = os.environ["RAY_ADDRESS"]
+    if address.startswith("http"):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, where jobs are submitted; unset it to run here, or use `wm submit` to run there"
+        )
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"no Ray answers at RAY_ADDRESS={address} ({reason}); unset it to run here") from error
 
 
 def joined() -> bool:
     """Whether Ray is a cluster named by RAY_ADDRESS, and not a local one of our own."""
-    return "RAY_ADDRESS" in os.environ
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 TASKS_AHEAD = 1
@@ -55,4 +75,4 @@ TASKS_AHEAD = 1
 
 def tasks_at_once(num_tasks: int) -> int | None:
     """How many one-CPU tasks to run at once: what keeps a lone machine's cores busy; on a cluster, Ray decides."""
-    return None if joined() else min(num_tasks, (os.cpu_count() or 1) + TASKS_AHEAD)
+    return None if joined() else min(num_tasks, num_cores() + TASKS_AHEAD)

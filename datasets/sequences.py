@@ -114,6 +114,7 @@ class SequenceStream:
                 starts, owners = self._starts(games)
                 order = self._generator(self.cursor.epoch, 1, self.cursor.pool).permutation(len(starts))
                 parts = np.array_split(order, max(1, round(len(order) / self._batch_size)))
+                assert self.cursor.batch < len(parts), "a cursor of other games"
                 for number in range(self.cursor.batch, len(parts)):
                     last = number == len(parts) - 1
                     self.cursor = following if last else replace(self.cursor, batch=number + 1)

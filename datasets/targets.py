@@ -12,6 +12,9 @@ from datasets.schema import FIRST_FRAME_ID
 COUNTDOWN_FRAMES = -FIRST_FRAME_ID
 """Frames before id 0. Only ids >= 0 are judged, so every K up to this one has its full context."""
 
+PRUNE_AT = 4_000_000
+"""Candidates in memory at once: a large corpus has hundreds of millions."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Targets:
@@ -33,17 +36,32 @@ def judged_targets(index: GameIndex, max_targets: int | None = 20_000) -> Target
         max_targets: how many; None takes every judged frame.
     """
     games, frames, hashes = [], [], []
+    kept = 0
     for game, length in enumerate(index.num_frames):
         numbers = np.arange(COUNTDOWN_FRAMES, length)
         key = np.uint64(int(str(index.game_ids[game])[:16], 16))
         games.append(np.full(len(numbers), game))
         frames.append(numbers)
         hashes.append(_splitmix64(key ^ _splitmix64(numbers.astype(np.uint64))))
-    all_games, all_frames = np.concatenate(games), np.concatenate(frames)
-    if max_targets is not None and len(all_games) > max_targets:
-        chosen = np.sort(np.argsort(np.concatenate(hashes), kind="stable")[:max_targets])
-        all_games, all_frames = all_games[chosen], all_frames[chosen]
-    return Targets(games=all_games, frames=all_frames)
+        kept += len(numbers)
+        if max_targets is not None and kept > max(PRUNE_AT, 4 * max_targets):
+            games, frames, hashes = ([part] for part in _smallest(games, frames, hashes, max_targets))
+            kept = max_targets
+    if not games:
+        return Targets(games=np.empty(0, np.int64), frames=np.empty(0, np.int64))
+    chosen_games, chosen_frames, _ = _smallest(games, frames, hashes, max_targets)
+    return Targets(games=chosen_games, frames=chosen_frames)
+
+
+def _smallest(
+    games: list[np.ndarray], frames: list[np.ndarray], hashes: list[np.ndarray], max_targets: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The targets with the smallest hashes, in the order they came."""
+    all_games, all_frames, all_hashes = np.concatenate(games), np.concatenate(frames), np.concatenate(hashes)
+    if max_targets is None or len(all_games) <= max_targets:
+        return all_games, all_frames, all_hashes
+    chosen = np.sort(np.argpartition(all_hashes, max_targets - 1)[:max_targets])
+    return all_games[chosen], all_frames[chosen], all_hashes[chosen]
 
 
 def _splitmix64(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from datasets.splits import SplitConfig
 from datasets.targets import COUNTDOWN_FRAMES, Targets, judged_targets
 from wm.judge import BASELINES, judge_baseline
 from wm.losses import WEIGHTS
-from wm.metrics import Judgement, Metric, concatenate, confusions_of, metrics_of, slices_of
+from wm.metrics import Judgement, Metric, Resampling, concatenate, confusions_of, metrics_of, slices_of
 
 NUM_TARGETS = 3_000
 
@@ -141,7 +141,7 @@ def test_an_interval_holds_its_value_and_comes_out_the_same_again(judgement):
     assert found == metrics_of(judgement)
     for name, metric in found.items():
         assert metric.low < metric.value < metric.high, name
-    other_draws = metrics_of(judgement, seed=1)
+    other_draws = metrics_of(judgement, resampling=Resampling(judgement.games, seed=1))
     assert other_draws["pos_mae"].value == found["pos_mae"].value
     assert other_draws["pos_mae"].low != found["pos_mae"].low
 

@@ -2,7 +2,7 @@
 
 model.safetensors   weights
 config.json         the run's config
-resume.pt           optimiser, random state, and each worker's place in its stream
+resume.pt           optimiser and each worker's place in its stream
 meta.json           encoding version, targets seen, metrics; written last: without it there is no checkpoint
 """
 
@@ -128,7 +128,7 @@ def load_weights(model: WorldModel, path: Path) -> None:
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """Optimiser, random state and cursors of a checkpoint.
+    """Optimiser and cursors of a checkpoint.
 
     Raises:
         UserError: they are missing or damaged.

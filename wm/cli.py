@@ -14,10 +14,12 @@ import tyro
 import datasets
 
 if getattr(datasets, "ROOM", None) != "melee-world-model":
-    sys.exit(
+    print(
         f"wm: the package `datasets` found at {getattr(datasets, '__path__', ['?'])[0]} is not this project's; "
-        "Hugging Face `datasets` cannot share an environment with it: use a fresh one (`make test` makes .venv)"
+        "Hugging Face `datasets` cannot share an environment with it: use a fresh one (`make test` makes .venv)",
+        file=sys.stderr,
     )
+    sys.exit(2)
 
 from cluster.errors import ClusterError
 from datasets.errors import UserError
@@ -70,7 +72,8 @@ def encode(args: Sequence[str]) -> int:
         rejects = ", ".join(f"{count} {code}" for code, count in summary.rejects.most_common()) or "none"
         print(
             f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
-            f"{summary.num_already_done:,} inputs were there already; rejects: {rejects}"
+            f"{summary.num_already_done:,} of {summary.num_inputs:,} inputs were there already; "
+            f"{summary.num_ignored_files:,} other files ignored; rejects: {rejects}"
         )
 
     tyro.cli(command, prog="wm encode", args=args)
@@ -184,6 +187,7 @@ def choose_k(args: Sequence[str]) -> int:
 def submit(args: Sequence[str]) -> int:
     """run `wm train` as a job on a Ray cluster: `wm submit configs/mamba2-medium.yaml`"""
     from cluster.submit import SubmitRequest, submit_and_follow
+    from wm.config import RunConfig, load_yaml
 
     head, overrides = _split_overrides(args)
 
@@ -203,6 +207,7 @@ def submit(args: Sequence[str]) -> int:
             follow: show the job's log until it ends.
             name: readable part of the job's id (default: the config's file name).
         """
+        load_yaml(config, RunConfig, overrides)  # a typo is found here, not on the cluster
         return submit_and_follow(
             SubmitRequest(
                 config=config,
@@ -303,6 +308,10 @@ def main() -> None:
         sys.exit(verb(args[1:]))
     except (UserError, ClusterError) as error:
         print(f"wm {args[0]}: {error}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        print(f"wm {args[0]}: {reason}: {error.filename or 'a file'}; check the path and its rights", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     except KeyboardInterrupt:
         print(f"wm {args[0]}: interrupted; run the same command again to go on", file=sys.stderr)

@@ -242,27 +242,45 @@ def with_overrides(content: dict[str, Any], config_type: Any, overrides: Sequenc
             raise UserError(f"found {word!r} on the command line; expected --dotted.name value")
         values = []
         while words and not words[0].startswith("--"):
-            values.append(yaml.safe_load(words.pop(0)))
+            values.append(words.pop(0))
         *folders, name = word[2:].replace("-", "_").split(".")
+        if not values and bool not in _options(_hint_at(config_type, [*folders, name.removeprefix("no_")])):
+            raise UserError(f"{word} needs a value")
         if not values:
-            values, name = [not name.startswith("no_")], name.removeprefix("no_")
+            values, name = [str(not name.startswith("no_"))], name.removeprefix("no_")
+        hint = _hint_at(config_type, [*folders, name])
         place = changed
         for folder in folders:
             place = place.setdefault(folder, {})
             if not isinstance(place, dict):
                 raise UserError(f"found {word} on the command line, but {folder} holds no further names")
-        several = len(values) > 1 or _holds_several(config_type, [*folders, name])
-        place[name] = values if several else values[0]
+        read = [_read_value(value, hint) for value in values]
+        place[name] = read if len(read) > 1 or typing.get_origin(hint) is tuple else read[0]
     return changed
 
 
-def _holds_several(config_type: Any, path: Sequence[str]) -> bool:
-    """Whether the field at a path is a tuple; a path that leads nowhere is found out later."""
+def _read_value(text: str, hint: Any) -> Any:
+    """A word of the command line as YAML, or as it stands for a field that holds text."""
+    if {str, Path} & set(_options(hint)):
+        return None if text == "null" else text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"found {text!r} on the command line, which is not a YAML value") from error
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may have."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _hint_at(config_type: Any, path: Sequence[str]) -> Any:
+    """The type of the field at a path; None for one that leads nowhere, which is found out later."""
     hint = config_type
     for name in path:
         owner = _dataclass_in(hint)
         hint = typing.get_type_hints(owner).get(name) if owner is not None else _value_type(hint)
-    return typing.get_origin(hint) is tuple
+    return hint
 
 
 def _value_type(hint: Any) -> Any:
@@ -293,6 +311,9 @@ def _refuse_unknown(content: dict, config_type: Any, source: str, prefix: str) -
             near = difflib.get_close_matches(str(key), hints, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(hints)}"
             raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
+        options = _options(hints[key])
+        if isinstance(value, bool) and {int, float} & set(options) and bool not in options:
+            raise UserError(f"{source}: {prefix}{key}: found {value}, expected a number")
         nested = _dataclass_in(hints[key])
         if nested is not None and isinstance(value, dict):
             _refuse_unknown(value, nested, source, f"{prefix}{key}.")
@@ -300,5 +321,4 @@ def _refuse_unknown(content: dict, config_type: Any, source: str, prefix: str) -
 
 def _dataclass_in(hint: Any) -> Any:
     """The dataclass that a field holds, also as `X | None`."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+    return next((option for option in _options(hint) if dataclasses.is_dataclass(option)), None)

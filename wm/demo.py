@@ -10,20 +10,20 @@ from pathlib import Path
 
 import torch
 
-from datasets.corpus import open_corpus, write_json_atomically
+from datasets.corpus import Corpus, open_corpus, write_json_atomically
 from datasets.distribute import encode_on_ray
 from datasets.encode import EncodeOptions, encode
 from datasets.errors import UserError
 from datasets.frames import index_games
 from datasets.info import corpus_info, describe
-from datasets.splits import Split
+from datasets.splits import Split, SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesise
 from wm.checkpoint import load_model, open_checkpoint
-from wm.config import RunConfig, load_yaml
+from wm.config import RunConfig, load_yaml, short_hash
 from wm.evaluate import default_contexts, evaluate, table
 from wm.judge import Context
 from wm.report import write_report
-from wm.run_folder import read_log
+from wm.run_folder import CHECKPOINTS, read_log
 from wm.train_on_ray import train_on_ray
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -58,10 +58,14 @@ def evaluate_checkpoint(
     chosen = parse_contexts(contexts) or default_contexts(model)
     result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
     result = {"checkpoint": str(opened.path), "corpus": str(corpus), "split": split} | result
-    out = out or opened.path.parent.parent / EVAL_FILE
+    in_run = opened.path.parent.name == CHECKPOINTS
+    out = out or (opened.path.parent.parent if in_run else opened.path) / EVAL_FILE
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(out, result)
     print(table(result))
+    trained_on_all = opened.config.train_split == "all" or opened.config.eval_corpus is not None
+    if trained_on_all and corpus.resolve() == opened.config.train_corpus:
+        print("\nthis model was trained on all games of this corpus: it has seen what it is judged on here")
     print(f"\n{out}")
     return result
 
@@ -89,7 +93,10 @@ def run_demo(out: Path, replays: Path | None) -> Path:
         Path of the page, printed last.
     """
     started = time.monotonic()
-    if replays is None:
+    if replays is not None:
+        # Each source has a folder of its own, so that no model is judged on games it was not made from.
+        out = out.with_name(f"{out.name}-{short_hash({'replays': str(replays.resolve())})}")
+    else:
         replays = out / "replays"
         if not (out / "replays.json").exists():
             shutil.rmtree(replays, ignore_errors=True)
@@ -103,7 +110,8 @@ def run_demo(out: Path, replays: Path | None) -> Path:
     print(describe(info, show_rejects=False))
     _say(started, "3 of 5: training a world model for about two minutes")
     config = load_yaml(CONFIGS / "demo.yaml", RunConfig)
-    train_on_ray(dataclasses.replace(config, train_corpus=out / "corpus", out=out / "run"))
+    split = _split_with_games(open_corpus(out / "corpus"))
+    train_on_ray(dataclasses.replace(config, train_corpus=out / "corpus", out=out / "run", split=split))
     _say(started, "4 of 5: judging it on games it has not seen")
     evaluation = evaluate_checkpoint(out / "run", out / "corpus", ("10", "stream"), num_targets=DEMO_TARGETS)
     _say(started, "5 of 5: the page")
@@ -124,6 +132,20 @@ def run_demo(out: Path, replays: Path | None) -> Path:
     _say(started, "done; open this page:")
     print(page.resolve())
     return page
+
+
+def _split_with_games(corpus: Corpus) -> SplitConfig:
+    """The usual shares, or a larger one for validation where a few games leave it empty.
+
+    Raises:
+        UserError: one game alone cannot both train and judge.
+    """
+    numbers = corpus.games["split_number"].to_numpy()
+    for share in (SplitConfig().validation_share, 0.25, 0.5, 0.75):
+        config = SplitConfig(validation_share=share)
+        if all(in_split(numbers, split, config).any() for split in ("train", "validation")):
+            return config
+    raise UserError(f"{len(numbers)} games are too few to train on some and judge on others; add replays")
 
 
 def _say(started: float, text: str) -> None:

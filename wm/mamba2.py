@@ -7,6 +7,7 @@ Shape legend: B = batch, T = frames, C = channels, H = heads, D = head width, N 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datasets.errors import UserError
 from wm import ssd
 
 ScanCore = Literal["auto", "torch", "kernels"]
@@ -137,6 +139,8 @@ def _use_kernels(core: ScanCore, device: torch.device) -> bool:
         from wm import kernels
 
         return device.type == "cuda" and kernels.available()
+    if core == "kernels" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("model.core is `kernels`, which run on CUDA alone; set core: auto, or use a GPU")
     return core == "kernels"
 
 

@@ -69,15 +69,18 @@ def concatenate(judgements: list[Judgement]) -> Judgement:
     )
 
 
-def metrics_of(judgement: Judgement, chosen_MP: np.ndarray | None = None, seed: int = 0) -> dict[str, Metric]:
+def metrics_of(
+    judgement: Judgement, chosen_MP: np.ndarray | None = None, resampling: Resampling | None = None
+) -> dict[str, Metric]:
     """All metrics over the chosen pairs.
 
     Args:
         chosen_MP: bool (M, P), pairs to count; None is all, and only then `val_loss` and player 0 are given.
+        resampling: of the judgement's games, where several calls share one.
     """
     everything = chosen_MP is None
     chosen = np.ones(judgement.true_action.shape, dtype=bool) if chosen_MP is None else chosen_MP
-    resampling = _Resampling(judgement.games, seed)
+    resampling = resampling or Resampling(judgement.games)
     result = _pair_metrics(judgement, chosen, resampling)
     if everything:
         first_player = np.zeros_like(chosen)
@@ -88,7 +91,7 @@ def metrics_of(judgement: Judgement, chosen_MP: np.ndarray | None = None, seed: 
     return result
 
 
-def _pair_metrics(judgement: Judgement, chosen: np.ndarray, resampling: _Resampling) -> dict[str, Metric]:
+def _pair_metrics(judgement: Judgement, chosen: np.ndarray, resampling: Resampling) -> dict[str, Metric]:
     right = judgement.said_action == judgement.true_action
     changed = (judgement.true_action != judgement.previous_action) & chosen
     return {
@@ -98,7 +101,7 @@ def _pair_metrics(judgement: Judgement, chosen: np.ndarray, resampling: _Resampl
     }
 
 
-def _val_loss(judgement: Judgement, resampling: _Resampling) -> Metric:
+def _val_loss(judgement: Judgement, resampling: Resampling) -> Metric:
     """The weighted sum of the parts, each a mean over valid entries."""
     total = np.zeros(NUM_RESAMPLES + 1)
     for name, weight in WEIGHTS.items():
@@ -107,10 +110,10 @@ def _val_loss(judgement: Judgement, resampling: _Resampling) -> Metric:
     return _metric(total)
 
 
-class _Resampling:
+class Resampling:
     """Ratios of sums over games: as they are, and over games drawn again with replacement."""
 
-    def __init__(self, games: np.ndarray, seed: int) -> None:
+    def __init__(self, games: np.ndarray, seed: int = 0) -> None:
         present, self._game_of_row = np.unique(games, return_inverse=True)
         self._num_games = len(present)
         draws = np.random.default_rng(seed).multinomial(
@@ -152,10 +155,11 @@ def slices_of(judgement: Judgement, labels_MP: np.ndarray, names: list[str]) -> 
         name -> {"count": pairs, "metrics": {metric: {value, low, high}}}.
     """
     counts = np.bincount(labels_MP.ravel(), minlength=len(names))
+    resampling = Resampling(judgement.games)
     return {
         names[label]: {
             "count": int(counts[label]),
-            "metrics": {k: m.plain() for k, m in metrics_of(judgement, labels_MP == label).items()},
+            "metrics": {k: m.plain() for k, m in metrics_of(judgement, labels_MP == label, resampling).items()},
         }
         for label in np.argsort(-counts, kind="stable")
         if counts[label]

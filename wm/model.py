@@ -42,10 +42,10 @@ class ModelConfig:
     """torch runs anywhere; kernels are mamba-ssm's (CUDA); auto takes kernels where they can run."""
 
     def __post_init__(self) -> None:
-        if self.kind == "mamba2" and (self.expand * self.d_model) % self.headdim:
-            raise ValueError(f"headdim={self.headdim} does not divide expand * d_model = {self.expand * self.d_model}")
         if min(self.d_model, self.num_layers, self.d_state, self.headdim, self.expand, self.d_conv - 1) < 1:
             raise ValueError("sizes of the network must be positive (d_conv at least 2)")
+        if self.kind == "mamba2" and (self.expand * self.d_model) % self.headdim:
+            raise ValueError(f"headdim={self.headdim} does not divide expand * d_model = {self.expand * self.d_model}")
         if self.kind == "mlp" and not self.hidden:
             raise ValueError("hidden=(): an MLP needs at least one hidden layer")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -64,7 +65,8 @@ def _follow(path: Path, position: int, over: threading.Event, config: RunConfig)
             whole = text[: text.rfind(b"\n") + 1]
             position += len(whole)
             for line in whole.splitlines():
-                print(line_of(json.loads(line), config), flush=True)
+                with contextlib.suppress(ValueError):  # half a line, where the log was rewritten meanwhile
+                    print(line_of(json.loads(line), config), flush=True)
         if last_round:
             return
 

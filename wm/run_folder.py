@@ -9,7 +9,10 @@ ray/            Ray Train's own notes
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from wm.config import RunConfig, identity
 
 RUN_FILE = "run.json"
 LOG_FILE = "log.jsonl"
+CHECKPOINTS = "checkpoints"
+LOCK_FILE = "run.lock"
 
 
 def claim(config: RunConfig) -> None:
@@ -50,7 +55,7 @@ def claim(config: RunConfig) -> None:
 
 def checkpoints_of(out: Path) -> Path:
     """Folder of a run's checkpoints."""
-    return out / "checkpoints"
+    return out / CHECKPOINTS
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -63,6 +68,21 @@ def read_log(out: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the system lets go when this one ends, however it ends.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    with (out / LOCK_FILE).open("wb") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is training in {out}; wait for it, or name another --out") from error
+        yield
 
 
 class RunLog:

@@ -68,6 +68,22 @@ def _chunk(
     between_BHTT = (decay_BHT[..., :, None] - decay_BHT[..., None, :] + future_TT).exp()
     scores_BTT = c_BTN @ b_BTN.transpose(1, 2)
     y_BHTD = (between_BHTT.to(scores_BTT.dtype) * scores_BTT[:, None]).to(xdt_BHTD.dtype) @ xdt_BHTD
+    if state_BHDN is None and not return_state:
+        return y_BHTD.transpose(1, 2), None
+    with torch.autocast(x_BTHD.device.type, enabled=False):  # a state that is carried far stays float32
+        return _with_state(y_BHTD, xdt_BHTD, decay_BHT, b_BTN, c_BTN, state_BHDN, return_state)
+
+
+def _with_state(
+    y_BHTD: Tensor,
+    xdt_BHTD: Tensor,
+    decay_BHT: Tensor,
+    b_BTN: Tensor,
+    c_BTN: Tensor,
+    state_BHDN: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """What the state before says to a chunk's frames, and the state after them."""
     if state_BHDN is not None:
         seen_BHTD = torch.einsum("btn,bhdn->bhtd", c_BTN.float(), state_BHDN.float())
         y_BHTD = y_BHTD + (seen_BHTD * decay_BHT.exp()[..., None]).to(y_BHTD.dtype)

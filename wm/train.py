@@ -5,6 +5,8 @@ Shape legend: B = batch, T = frames, P = players (2).
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -92,6 +94,27 @@ def open_data(config: RunConfig) -> TrainingData:
     return TrainingData(train=train, judged=judged)
 
 
+def digest_of_games(data: TrainingData) -> str:
+    """Names the games of a run: with others, neither its order of batches nor its judged frames would be the same."""
+    digest = hashlib.blake2b(digest_size=8)
+    for index in (data.train, data.judged):
+        digest.update("\n".join([*index.game_ids, ""]).encode())
+    return digest.hexdigest()
+
+
+def check_same_games(meta: dict[str, Any], data: TrainingData) -> None:
+    """Refuse to resume on other games.
+
+    Raises:
+        UserError: the corpora have changed since the checkpoint.
+    """
+    if meta["games"] != digest_of_games(data):
+        raise UserError(
+            "the games of the run's corpora have changed since its last checkpoint; "
+            "train on them in another --out, or bring the old corpora back to resume"
+        )
+
+
 def pick_device(config: RunConfig) -> torch.device:
     """The GPU that Ray gave this worker, or the CPU.
 
@@ -156,6 +179,7 @@ class _Run:
             world_size=parallel.world_size(),
             cursor=cursor,
         )
+        self._targets = functools.cache(lambda num_targets: judged_targets(data.judged, num_targets))
         self.last_rows: list[Row] = []
         self._out_of_time = config.max_seconds is not None and self.seconds >= config.max_seconds
         self._next_validation = self._validation_after(self.targets_seen)
@@ -246,7 +270,7 @@ class _Run:
     def validate(self, num_targets: int) -> None:
         """Judge the model at every context, each rank a share of the targets, and report."""
         self._next_validation = self._validation_after(self.targets_seen)
-        targets = judged_targets(self.data.judged, num_targets)
+        targets = self._targets(num_targets)
         share = slice(parallel.rank(), None, parallel.world_size())
         mine = Targets(games=targets.games[share], frames=targets.frames[share])
         rows = []
@@ -278,6 +302,7 @@ class _Run:
                     "seconds": self.seconds,
                     "num_parameters": num_parameters(self.model),
                     "finished": self.finished,
+                    "games": digest_of_games(self.data),
                     "metrics": self.last_rows,
                 },
                 resume={"optimiser": self.optimiser.state_dict(), "cursors": cursors},
@@ -294,6 +319,7 @@ class _Run:
         state = load_resume(path)
         self.optimiser.load_state_dict(state["optimiser"])
         meta = open_checkpoint(path).meta
+        check_same_games(meta, self.data)
         self.targets_seen, self.step, self.seconds = meta["targets_seen"], meta["step"], meta["seconds"]
         cursors = state["cursors"]
         if len(cursors) == parallel.world_size():

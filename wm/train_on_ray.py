@@ -6,7 +6,7 @@ restarts, and a command that is run again, both go on from the newest whole one.
 
 from __future__ import annotations
 
-import os
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.errors import UserError
-from datasets.ray_start import joined, start_ray
+from datasets.ray_start import joined, num_cores, start_ray
 from wm.checkpoint import latest_checkpoint, open_checkpoint
 from wm.config import RunConfig, from_plain, to_plain
 from wm.progress import shown
-from wm.run_folder import checkpoints_of, claim, read_log
-from wm.train import NonFiniteLossError, Row, TrainResult, open_data, train
+from wm.run_folder import checkpoints_of, claim, held, read_log
+from wm.train import NonFiniteLossError, Row, TrainResult, check_same_games, open_data, train
 
 FAILURE_FILE = "failure.txt"
+"""Why the run ended by itself: its loss is not finite any more."""
+MISTAKE_FILE = "mistake.txt"
+"""What a worker could not start with; a later attempt may succeed."""
 
 
 def train_on_ray(config: RunConfig) -> TrainResult:
@@ -35,14 +38,30 @@ def train_on_ray(config: RunConfig) -> TrainResult:
         UserError: the run cannot start as configured, or its loss became non-finite.
     """
     config = with_absolute_paths(config)
-    open_data(config)
+    data = open_data(config)
     claim(config)
     done = latest_checkpoint(checkpoints_of(config.out))
+    if done is not None:
+        check_same_games(open_checkpoint(done).meta, data)
     if done is not None and _is_finished(done, config):
         print(f"{config.out} is finished at {open_checkpoint(done).meta['targets_seen']:,} targets", flush=True)
         return _result(config)
-    start_ray(min_cpus=1 if config.use_gpu else config.num_workers)
-    (config.out / FAILURE_FILE).unlink(missing_ok=True)
+    with held(config.out):
+        _fit(config)
+    return _result(config)
+
+
+def _fit(config: RunConfig) -> None:
+    """Run the workers to the end.
+
+    Raises:
+        UserError: what a worker found wrong, in its words.
+    """
+    start_ray(
+        min_cpus=1 if config.use_gpu else config.num_workers, min_gpus=config.num_workers if config.use_gpu else 0
+    )
+    for name in (FAILURE_FILE, MISTAKE_FILE):
+        (config.out / name).unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=to_plain(config),
@@ -55,24 +74,23 @@ def train_on_ray(config: RunConfig) -> TrainResult:
             failure_config=train_config.FailureConfig(max_failures=config.max_failures),
         ),
     )
-    failure = config.out / FAILURE_FILE
+    failure, mistake = config.out / FAILURE_FILE, config.out / MISTAKE_FILE
     try:
         with shown(config.out, config):
             trainer.fit()
     except TrainingFailedError as error:
-        if failure.exists():
-            raise UserError(failure.read_text()) from error
+        if mistake.exists():
+            raise UserError(mistake.read_text()) from error
         raise
     if failure.exists():
         raise UserError(failure.read_text())
-    return _result(config)
 
 
 def _resources(config: RunConfig) -> dict[str, float] | None:
     """On a lone CPU machine its cores, shared out: Ray starts a worker with as many OpenMP threads as it has CPUs."""
     if config.use_gpu or joined():
         return None
-    return {"CPU": max(1, (os.cpu_count() or 1) // config.num_workers)}
+    return {"CPU": max(1, min(num_cores(), int(ray.cluster_resources()["CPU"])) // config.num_workers)}
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -92,7 +110,7 @@ def _worker(plain: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     else:
         # Ray gives each worker one OpenMP thread; the cores are there to be used.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.get_local_world_size()))
+        torch.set_num_threads(max(1, num_cores() // world.get_local_world_size()))
     try:
         train(config, open_data(config), _report_to_ray, latest_checkpoint(checkpoints_of(config.out)))
     except NonFiniteLossError as error:
@@ -101,7 +119,8 @@ def _worker(plain: dict[str, Any]) -> None:
             (config.out / FAILURE_FILE).write_text(str(error))
     except UserError as error:
         # Perhaps of this worker alone (a corpus that its node does not see), so the others must not wait for it.
-        (config.out / FAILURE_FILE).write_text(str(error))
+        with contextlib.suppress(OSError):
+            (config.out / MISTAKE_FILE).write_text(str(error))
         raise
 
 
