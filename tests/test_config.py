@@ -22,6 +22,7 @@ from wm.config import (
     load_yaml,
     short_hash,
     to_plain,
+    with_overrides,
 )
 from wm.model import ModelConfig
 from wm.run_folder import claim
@@ -198,3 +199,29 @@ def test_a_folder_is_a_runs_own_or_empty_or_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     claim(replace(config, out=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seed", "3", "--use-gpu"], {"seed": 3, "use_gpu": True}),
+        (["--no-use-gpu"], {"use_gpu": False}),
+        (["--optimiser.learning-rate=3e-4"], {"optimiser": {"learning_rate": "3e-4"}}),
+        (["--eval.contexts", "10"], {"eval": {"contexts": [10]}}),
+        (["--eval.contexts", "10", "60"], {"eval": {"contexts": [10, 60]}}),
+        (["--out", "2024"], {"out": "2024"}),
+    ],
+)
+def test_words_of_the_command_line_go_where_their_names_say(words, expected):
+    assert with_overrides({}, RunConfig, words) == expected
+
+
+@pytest.mark.parametrize("words", [["--seed"], ["--max-seconds"], ["--eval.contexts", "[1,5"], ["7"]])
+def test_words_of_the_command_line_that_mean_nothing_are_refused(words):
+    with pytest.raises(UserError):
+        with_overrides({}, RunConfig, words)
+
+
+def test_yes_is_no_number(tmp_path):
+    with pytest.raises(UserError, match=r"optimiser\.total_targets: found True, expected a number"):
+        from_plain({"optimiser": {"total_targets": True}}, RunConfig, "run.yaml")

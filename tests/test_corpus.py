@@ -293,3 +293,13 @@ def test_synthetic_games_make_a_corpus_on_any_machine(tiny_corpus, synthetic_rep
         rows = rows_of(corpus, game)
         assert pc.min(rows["frame"]).as_py() == FIRST_FRAME_ID
         assert rows.num_rows == game["num_frames"]
+
+
+def test_a_copy_that_was_not_finished_is_refused(tiny_corpus, tmp_path):
+    for number, damage in enumerate((Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1]))):
+        copy = tmp_path / str(number)
+        shutil.copytree(tiny_corpus, copy)
+        open_corpus(copy)
+        damage(min((copy / FRAMES).glob("*.parquet")))
+        with pytest.raises(UserError, match="copy or encode the corpus again"):
+            open_corpus(copy)

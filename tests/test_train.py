@@ -26,8 +26,17 @@ from wm.config import EvalConfig, ObjectiveConfig, OptimiserConfig, RunConfig, t
 from wm.encoding import to_frames
 from wm.model import ModelConfig
 from wm.optimiser import learning_rate
-from wm.run_folder import checkpoints_of, claim, read_log
-from wm.train import NonFiniteLossError, Row, TrainResult, open_data, swap_half, train
+from wm.run_folder import checkpoints_of, claim, held, read_log
+from wm.train import (
+    NonFiniteLossError,
+    Row,
+    TrainResult,
+    check_same_games,
+    digest_of_games,
+    open_data,
+    swap_half,
+    train,
+)
 
 BATCH, S = 8, 16
 STEP = BATCH * S
@@ -462,3 +471,27 @@ def test_a_run_on_ray_that_cannot_learn_is_a_users_error_and_is_not_restarted(co
     with pytest.raises(UserError, match="the loss is not finite"):
         train_on_ray(hopeless)
     assert len({row["targets_seen"] for row in read_log(hopeless.out)}) < 10
+
+
+def test_a_run_whose_corpus_has_changed_is_not_resumed(config):
+    data = open_data(config)
+    fewer = replace(data, judged=data.train)
+    meta = {"games": digest_of_games(data)}
+    check_same_games(meta, data)
+    with pytest.raises(UserError, match="have changed since its last checkpoint"):
+        check_same_games(meta, fewer)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    holder = (
+        "import sys, time; from pathlib import Path; from wm.run_folder import held\n"
+        "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match="another process is training"), held(tmp_path):
+                pass
+        finally:
+            other.kill()
