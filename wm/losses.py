@@ -32,7 +32,7 @@ WEIGHTS: dict[str, float] = {
 }  # fmt: skip
 """Of the parts of `val_loss`, as the older system has them."""
 
-OPTIMISED_WEIGHTS: dict[str, float] = WEIGHTS | {"position": 2.0}
+OPTIMISED_WEIGHTS: dict[str, float] = WEIGHTS | {"position": 5.0}
 SMOOTH_L1_BETA = 0.1
 """Raw units at which an error stops counting by its square: small motions matter as much as large ones."""
 RAW_UNIT_WEIGHTS: dict[str, float] = {
