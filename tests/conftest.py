@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from datasets.corpus import open_corpus
+from datasets.frames import GameIndex, index_games
+from datasets.splits import SplitConfig
+
 # Ray's own waiting times, shortened: set before anything imports ray.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -99,6 +103,13 @@ def tiny_corpus(synthetic_replays: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("tiny") / "corpus"
     encode([synthetic_replays], out, EncodeOptions(), encode_in_process)
     return out
+
+
+@pytest.fixture(scope="session")
+def index(request: pytest.FixtureRequest) -> GameIndex:
+    """All real dev games, or the synthetic ones where there are no real replays."""
+    root = request.getfixturevalue("tiny_corpus" if replays_folder() is None else "dev_corpus")
+    return index_games(open_corpus(root), "all", SplitConfig())
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datasets.corpus import open_corpus
-from datasets.frames import GameIndex, index_games, read_games
+from datasets.frames import GameIndex, read_games
 from datasets.sequences import take_rows
-from datasets.splits import SplitConfig
 from wm.encoding import (
     NUM_CONTROLLER_FEATURES,
     NUM_FRAME_FEATURES,
@@ -39,16 +37,6 @@ NO_GROUND = 65_535
 FRAMES_OF_A_GAME = 25
 
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def index(request: pytest.FixtureRequest) -> GameIndex:
-    """All real dev games, or the synthetic ones where there are no real replays."""
-    try:
-        root = request.getfixturevalue("dev_corpus")
-    except pytest.skip.Exception:
-        root = request.getfixturevalue("tiny_corpus")
-    return index_games(open_corpus(root), "all", SplitConfig())
 
 
 @pytest.fixture(scope="module")

@@ -30,16 +30,6 @@ NUM_TARGETS = 60
 
 
 @pytest.fixture(scope="module")
-def index(request: pytest.FixtureRequest) -> GameIndex:
-    """All real dev games, or the synthetic ones where there are no real replays."""
-    try:
-        root = request.getfixturevalue("dev_corpus")
-    except pytest.skip.Exception:
-        root = request.getfixturevalue("tiny_corpus")
-    return index_games(open_corpus(root), "all", SplitConfig())
-
-
-@pytest.fixture(scope="module")
 def model() -> Mamba2WorldModel:
     """A small network, moved away from its start."""
     torch.manual_seed(4)

@@ -11,10 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datasets.corpus import open_corpus
-from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, index_games, read_games
+from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, read_games
 from datasets.sequences import take_rows
-from datasets.splits import SplitConfig
 from wm.encoding import Frames, category, to_frames
 from wm.losses import (
     OPTIMISED_WEIGHTS,
@@ -39,13 +37,8 @@ Twin = dict[str, list[list[list[float]]]]
 
 
 @pytest.fixture(scope="module")
-def frames(request: pytest.FixtureRequest) -> Frames:
+def frames(index: GameIndex) -> Frames:
     """Stretches of play from games of every kind of version; where all are new, some made to look old."""
-    try:
-        root = request.getfixturevalue("dev_corpus")
-    except pytest.skip.Exception:
-        root = request.getfixturevalue("tiny_corpus")
-    index = index_games(open_corpus(root), "all", SplitConfig())
     kinds = np.unique(index.facts[:, 1:], axis=0, return_index=True)[1]
     games = np.concatenate([kinds, np.arange(len(index))[:4]])
     arrays = read_games(index, np.unique(games))

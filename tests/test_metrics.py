@@ -20,16 +20,6 @@ NUM_TARGETS = 3_000
 
 
 @pytest.fixture(scope="module")
-def index(request: pytest.FixtureRequest) -> GameIndex:
-    """All real dev games, or the synthetic ones where there are no real replays."""
-    try:
-        root = request.getfixturevalue("dev_corpus")
-    except pytest.skip.Exception:
-        root = request.getfixturevalue("tiny_corpus")
-    return index_games(open_corpus(root), "all", SplitConfig())
-
-
-@pytest.fixture(scope="module")
 def judgement(index: GameIndex) -> Judgement:
     """A predictor that says the last frame's action, and sometimes anything: of real frames."""
     plain = judge_baseline("last displacement", index, judged_targets(index, NUM_TARGETS))

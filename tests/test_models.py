@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from datasets.corpus import open_corpus
-from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, index_games, read_games
+from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
 from datasets.sequences import take_rows
-from datasets.splits import SplitConfig
 from datasets.targets import COUNTDOWN_FRAMES
 from wm import ssd
 from wm.encoding import Frames, controllers, to_frames
@@ -30,13 +28,8 @@ MAMBA_SSM_NAMES = {
 
 
 @pytest.fixture(scope="module")
-def frames(request: pytest.FixtureRequest) -> Frames:
+def frames(index: GameIndex) -> Frames:
     """The same stretch of four games; of real ones two lack velocities."""
-    try:
-        root = request.getfixturevalue("dev_corpus")
-    except pytest.skip.Exception:
-        root = request.getfixturevalue("tiny_corpus")
-    index = index_games(open_corpus(root), "all", SplitConfig())
     games = np.argsort(index.facts[:, 1], kind="stable")[[0, 1, -2, -1]]
     arrays = read_games(index, games)
     starts = np.cumsum(index.num_frames[games]) - index.num_frames[games] + COUNTDOWN_FRAMES + 400
