@@ -35,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.gpu
 gpu: $(VENV)/.gpu
 
 demo: $(VENV)/.core
-	$(BIN)/wm demo --out $(DEMO_OUT) $(if $(REPLAYS),--replays $(REPLAYS))
+	$(BIN)/wm demo --out $(DEMO_OUT) $(if $(REPLAYS),--replays "$(REPLAYS)")
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

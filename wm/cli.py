@@ -147,7 +147,7 @@ def evaluate(args: Sequence[str]) -> int:
             use_gpu: run on the GPU.
             out: where the JSON goes (default: eval.json in the checkpoint's run folder).
         """
-        from wm.demo import evaluate_checkpoint
+        from wm.evaluate_checkpoint import evaluate_checkpoint
 
         evaluate_checkpoint(
             checkpoint, corpus, context, split=split, num_targets=None if all else num_targets, use_gpu=use_gpu, out=out
