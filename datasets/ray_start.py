@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from pathlib import Path
 
 import ray
 
@@ -45,6 +47,7 @@ def _connect(min_cpus: int) -> None:
     if not joined():
         num_cpus = max(num_cores(), min_cpus) + SPARE_CPUS
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        _hide_token()
         return
     address = os.environ["RAY_ADDRESS"]
     if address.startswith("http"):
@@ -56,6 +59,14 @@ def _connect(min_cpus: int) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(f"no Ray answers at RAY_ADDRESS={address} ({reason}); unset it to run here") from error
+
+
+def _hide_token() -> None:
+    """Ray writes its token as the umask says, which may let every user of the machine read it."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    with contextlib.suppress(OSError):  # none there, or another user's
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 def joined() -> bool:
