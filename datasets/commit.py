@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,7 +28,8 @@ from datasets.corpus import (
     read_manifest,
     write_json_atomically,
 )
-from datasets.errors import UserError
+from datasets.errors import UserError, first_difference
+from datasets.lock import exclusive
 from datasets.schema import FOLLOWERS_SCHEMA, FORMAT_VERSION, GAMES_SCHEMA, REJECTS_SCHEMA
 from datasets.shard import ShardWriter
 
@@ -48,7 +48,9 @@ class Committer:
         self.out = out.resolve()
         self._options = dataclasses.asdict(options)
         self._claim()
-        self._lock = self._hold()
+        self._lock = exclusive(
+            self.out / LOCK_FILE, f"another encode is writing {self.out}; wait for it or name another --out"
+        )
         self.staging = self.out / STAGING
         shutil.rmtree(self.staging, ignore_errors=True)
         for folder in (FRAMES, FOLLOWERS, GAMES, REJECTS, COMMITS, STAGING):
@@ -115,7 +117,7 @@ class Committer:
                 options = read_manifest(self.out / name)["options"]
                 if options != self._options:
                     raise UserError(
-                        f"{self.out} was made with other options ({_difference(options, self._options)}); "
+                        f"{self.out} was made with other options ({first_difference(options, self._options)}); "
                         "use those, or another --out"
                     )
                 break
@@ -124,16 +126,6 @@ class Committer:
                 raise UserError(f"{self.out} exists and is no corpus; name an empty or new folder with --out")
             self.out.mkdir(parents=True, exist_ok=True)
         write_json_atomically(self.out / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": self._options})
-
-    def _hold(self) -> IO[bytes]:
-        """Keep other processes out of the folder; the system lets go when this one ends, however it ends."""
-        lock = (self.out / LOCK_FILE).open("wb")
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise UserError(f"another encode is writing {self.out}; wait for it or name another --out") from error
-        return lock
 
     def _remove_strays(self) -> None:
         """Files of a run killed before its commit: our readers skip them, a glob of `*.parquet` would not."""
@@ -221,14 +213,3 @@ class Committer:
 def _foreign(folder: Path) -> bool:
     """Whether a folder holds anything but what an encode leaves that was killed in its first instant."""
     return any(not path.match(ASIDE_PATTERN) for path in folder.iterdir())
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The first option in which two sets of options differ, dotted."""
-    for name, value in here.items():
-        other = there.get(name)
-        if isinstance(value, dict) and isinstance(other, dict) and value != other:
-            return f"{name}.{_difference(other, value)}"
-        if value != other:
-            return f"{name} is {other} there, {value} here"
-    return "an option is missing"

@@ -18,7 +18,9 @@ def config():
 
 
 def test_ray_accepts_the_cluster_file(config):
-    validate_config(prepare_config(config))
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["available_node_types"].keys() == config["available_node_types"].keys()
 
 
 def test_rays_check_refuses_a_broken_cluster_file(config):

@@ -9,17 +9,15 @@ ray/            Ray Train's own notes
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tensorboardX import SummaryWriter
 
 from datasets.corpus import write_json_atomically
-from datasets.errors import UserError
+from datasets.errors import UserError, first_difference
+from datasets.lock import exclusive
 from wm.config import RunConfig, identity
 
 RUN_FILE = "run.json"
@@ -43,7 +41,7 @@ def claim(config: RunConfig) -> None:
             raise UserError(f"{mark} is damaged; name another folder with --out") from error
         if there != mine:
             raise UserError(
-                f"{config.out} holds a run with other options ({_difference(there, mine)}); "
+                f"{config.out} holds a run with other options ({first_difference(there, mine)}); "
                 "use those to resume it, or another --out"
             )
         return
@@ -70,19 +68,13 @@ def read_log(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the system lets go when this one ends, however it ends.
+def held(out: Path) -> IO[bytes]:
+    """Keep other processes out of a run's folder until the returned file is closed.
 
     Raises:
         UserError: another process trains in it.
     """
-    with (out / LOCK_FILE).open("wb") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is training in {out}; wait for it, or name another --out") from error
-        yield
+    return exclusive(out / LOCK_FILE, f"another process is training in {out}; wait for it, or name another --out")
 
 
 class RunLog:
@@ -109,14 +101,3 @@ class RunLog:
         """Write out what is buffered."""
         self._file.close()
         self._board.close()
-
-
-def _difference(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:
-    """The first value in which two configs differ, dotted."""
-    for name in sorted(there.keys() | here.keys()):
-        first, second = there.get(name), here.get(name)
-        if isinstance(first, dict) and isinstance(second, dict) and first != second:
-            return _difference(first, second, f"{prefix}{name}.")
-        if first != second:
-            return f"{prefix}{name} is {first} there, {second} here"
-    return "none"
