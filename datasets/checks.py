@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.errors import ReplayError
-from datasets.replay import Columns, Game
+from datasets.game import Columns, Game
 from datasets.schema import TOURNAMENT_STAGES
 
 REASONS: dict[str, str] = {
@@ -38,8 +38,6 @@ REASONS: dict[str, str] = {
 }
 """Reason code -> what it means. Codes are stable: users count by them."""
 
-HUMAN = 0
-ITEMS_OFF = -1
 STICK_DEADZONE = 23
 """Main stick steps (of 80) below which the game itself reads neutral: 0.2875."""
 
@@ -81,19 +79,19 @@ def check_game(game: Game, filters: FilterConfig) -> None:
 
 
 def _settings(game: Game, filters: FilterConfig) -> list[tuple[str, str]]:
-    start = game.start.start
+    facts = game.facts
     found = []
-    if start.is_teams:
+    if facts.is_teams:
         found.append(("teams", "a team game"))
-    if any(int(player.type) != HUMAN for player in start.players):
+    if any(player.is_human is False for player in facts.players):
         found.append(("cpu_player", "a player is not human"))
-    if start.item_spawn_frequency != ITEMS_OFF:
-        found.append(("items_on", f"item frequency {start.item_spawn_frequency}"))
-    if start.stage not in TOURNAMENT_STAGES and not filters.any_stage:
-        found.append(("odd_stage", f"stage {start.stage}"))
-    if any(player.stocks != filters.num_stocks for player in start.players):
-        stocks = " and ".join(str(player.stocks) for player in start.players)
-        found.append(("odd_stocks", f"{stocks} stocks, expected {filters.num_stocks}"))
+    if facts.has_items:
+        found.append(("items_on", "items are on"))
+    if facts.stage not in TOURNAMENT_STAGES and not filters.any_stage:
+        found.append(("odd_stage", f"stage {facts.stage}"))
+    stocks = [player.stocks for player in facts.players if player.stocks is not None]
+    if any(number != filters.num_stocks for number in stocks):
+        found.append(("odd_stocks", f"{' and '.join(map(str, stocks))} stocks, expected {filters.num_stocks}"))
     return found
 
 

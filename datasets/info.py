@@ -48,7 +48,7 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
         bytes_per_frame=corpus.num_bytes(FRAMES) / max(1, num_frames),
         games_by_character=dict(characters.most_common()),
         games_by_stage=dict(Counter(stage_name(stage) for stage in games["stage"]).most_common()),
-        games_by_version=dict(sorted(Counter(games["slippi_version"]).items())),
+        games_by_version=dict(sorted(Counter(version or "unknown" for version in games["slippi_version"]).items())),
         games_without={name: games[f"has_{name}"].count(False) for name in OPTIONAL_FIELDS},
         games_by_split={s: int(in_split(numbers, s, SplitConfig()).sum()) for s in splits},
         rejects_by_reason=dict(Counter(reject["code"] for reject in rejects).most_common()),

@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,8 @@ from peppi_py.frame import Data, Frame, Post, Pre
 from peppi_py.game import Game as PeppiGame
 
 from datasets.errors import ReplayError
+from datasets.game import Columns, Follower, Game, GameFacts, PlayerFacts
 from datasets.schema import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
-
-Columns = dict[str, np.ndarray | None]
-"""Column name (without player) -> array (frames,) in the corpus' dtype; None where the version has none."""
 
 SLIPPI_MAGIC = b"{U\x03raw"
 """A .slp file is UBJSON whose first key is `raw` (SPEC.md, The raw element)."""
@@ -30,34 +27,12 @@ SLIPPI_MAGIC = b"{U\x03raw"
 OLDEST_VERSION = (2, 0, 0)
 """Before it the post-frame lacks airborne, ground, jumps and l_cancel, which every encoding needs."""
 
-FINGERPRINT_FRAMES = 1_200
+HUMAN = 0
+ITEMS_OFF = -1
 STICK_GRID = 80.0
 TRIGGER_GRID = 140.0
 HITSTUN_FLAG = 0x02
 """Bit of state flag byte 3: the action state variable holds the frames of hitstun left."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Follower:
-    """The Ice Climbers' partner: only the frames in which it is there."""
-
-    player: int
-    rows: np.ndarray
-    """int64, indices into the game's frames."""
-    columns: Columns
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Game:
-    """One game as the corpus stores it; frame ids run from FIRST_FRAME_ID without a gap."""
-
-    game_id: str
-    fingerprint: str
-    start: PeppiGame
-    players: tuple[Columns, ...]
-    followers: tuple[Follower, ...]
-    num_frames: int
-    num_rollback_rows: int
 
 
 def parse_replay(content: bytes) -> Game:
@@ -82,8 +57,7 @@ def parse_replay(content: bytes) -> Game:
     players = tuple(_player_columns(port.leader, last_rows) for port in parsed.frames.ports)
     return Game(
         game_id=game_id_of(content),
-        fingerprint=_fingerprint(parsed, players),
-        start=parsed,
+        facts=_facts(parsed),
         players=players,
         followers=tuple(_followers(parsed.frames, last_rows)),
         num_frames=num_frames,
@@ -117,6 +91,34 @@ def rows_without_rollbacks(frame_ids: np.ndarray) -> np.ndarray | None:
         missing = int(ids[-1]) - int(ids[0]) + 1 - len(ids)
         raise ReplayError("frame_gap", f"{missing} frame ids are missing before id {ids[-1]}")
     return rows
+
+
+def _facts(parsed: PeppiGame) -> GameFacts:
+    start, end = parsed.start, parsed.end
+    ports = [int(player.port) for player in start.players]
+    placed = {int(player.port): player.placement for player in end.players or ()} if end is not None else {}
+    start_time = (parsed.metadata or {}).get("startAt")
+    return GameFacts(
+        form="slp",
+        slippi_version=start.slippi.version,
+        stage=start.stage,
+        players=tuple(
+            PlayerFacts(
+                character=player.character,
+                port=int(player.port) + 1,
+                is_human=int(player.type) == HUMAN,
+                stocks=player.stocks,
+            )
+            for player in start.players
+        ),
+        is_teams=start.is_teams,
+        has_items=start.item_spawn_frequency != ITEMS_OFF,
+        match_id=start.match.id if start.match is not None else "",
+        is_pal=start.is_pal,
+        start_time=None if start_time is None else str(start_time),
+        end_method=None if end is None else int(end.method),
+        placements=tuple(placed[port] for port in ports) if all(port in placed for port in ports) else None,
+    )
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -271,19 +273,3 @@ def _map_arrays(node: Any, take: Callable) -> Any:
     if hasattr(node, "take"):
         return take(node)
     return type(node)(**{name: _map_arrays(getattr(node, name), take) for name in node.__slots__})
-
-
-def _fingerprint(parsed: PeppiGame, players: tuple[Columns, ...]) -> str:
-    """Equal for the same game in different bytes: stage, characters, and the first positions.
-
-    Returns:
-        128 bits of blake2b over stage, characters and the first FINGERPRINT_FRAMES frames, hexadecimal.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((parsed.start.stage, [p.character for p in parsed.start.players])).encode())
-    for columns in players:
-        for name in ("x", "y"):
-            values = columns[name]
-            assert values is not None
-            digest.update(np.ascontiguousarray(values[:FINGERPRINT_FRAMES]).tobytes())
-    return digest.hexdigest()

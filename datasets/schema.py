@@ -2,13 +2,15 @@
 
 Changelog of FORMAT_VERSION
     1  first: games, frames, followers, rejects and commits as `docs/architecture.md` describes them.
+    2  games also come from the older pipelines' parsed files (`form`, `may_hold_rollbacks`), which do not say
+       everything (version and ports may be null); a commit may have revisions, which drop games.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised when an older reader would misread a corpus; the reader then says how to make it again."""
 
 FIRST_FRAME_ID = -123
@@ -98,14 +100,16 @@ GAMES_SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),  # name of the archive or folder
         pa.field("member", pa.int64(), nullable=False),  # number of the file in it, from 0, in listing order
         pa.field("path", pa.string()),  # only with --keep-paths: file names may hold connect codes
-        pa.field("slippi_version", pa.string(), nullable=False),
+        pa.field("form", pa.string(), nullable=False),  # slp, or what an older pipeline made of one: `datasets.game`
+        pa.field("slippi_version", pa.string()),  # null where the form does not say, as are ports, is_pal, ...
         pa.field("num_frames", pa.int32(), nullable=False),
         pa.field("num_rollback_rows", pa.int32(), nullable=False),  # rows that were sent again, removed
+        pa.field("may_hold_rollbacks", pa.bool_(), nullable=False),  # could not be told: kept out of validation
         pa.field("stage", pa.uint16(), nullable=False),
         pa.field("p0_character", pa.uint8(), nullable=False),  # external ids, as chosen
         pa.field("p1_character", pa.uint8(), nullable=False),
-        pa.field("p0_port", pa.uint8(), nullable=False),  # 1 .. 4
-        pa.field("p1_port", pa.uint8(), nullable=False),
+        pa.field("p0_port", pa.uint8()),  # 1 .. 4
+        pa.field("p1_port", pa.uint8()),
         pa.field("winner", pa.int8()),  # player 0 or 1; null where stocks and percent are level
         pa.field("end_method", pa.uint8()),  # SPEC.md, Game End; null where the file has none
         pa.field("is_pal", pa.bool_()),

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.replay import Columns, Follower, Game
+from datasets.game import Columns, Follower, Game
 from datasets.schema import (
     FIRST_FRAME_ID,
     FOLLOWERS_SCHEMA,
@@ -112,25 +112,26 @@ def followers_table(game: Game, follower: Follower) -> pa.Table:
 
 def game_row(game: Game) -> dict[str, Any]:
     """What the games table says of a game, without its place in the corpus."""
-    start, end, metadata = game.start.start, game.start.end, game.start.metadata or {}
-    match_id = start.match.id if start.match is not None else ""
-    split_key = match_id or game.game_id
-    first, second = start.players
+    facts = game.facts
+    split_key = facts.match_id or game.game_id
+    first, second = facts.players
     return {
         "game_id": game.game_id,
         "fingerprint": game.fingerprint,
-        "slippi_version": ".".join(str(part) for part in start.slippi.version),
+        "form": facts.form,
+        "slippi_version": None if facts.slippi_version is None else ".".join(map(str, facts.slippi_version)),
         "num_frames": game.num_frames,
         "num_rollback_rows": game.num_rollback_rows,
-        "stage": start.stage,
+        "may_hold_rollbacks": game.may_hold_rollbacks,
+        "stage": facts.stage,
         "p0_character": first.character,
         "p1_character": second.character,
-        "p0_port": int(first.port) + 1,
-        "p1_port": int(second.port) + 1,
-        "winner": _winner(game),
-        "end_method": None if end is None else int(end.method),
-        "is_pal": start.is_pal,
-        "start_time": None if (time := metadata.get("startAt")) is None else str(time),
+        "p0_port": first.port,
+        "p1_port": second.port,
+        "winner": game.winner,
+        "end_method": facts.end_method,
+        "is_pal": facts.is_pal,
+        "start_time": facts.start_time,
         "split_key": split_key,
         "split_number": split_number(split_key),
     } | {
@@ -148,18 +149,3 @@ def _player_arrays(columns: Columns, num_rows: int) -> list[pa.Array]:
         pa.nulls(num_rows, dtype) if (values := columns[name]) is None else pa.array(values, type=dtype)
         for name, dtype in PLAYER_COLUMNS.items()
     ]
-
-
-def _winner(game: Game) -> int | None:
-    """The player placed first, or else with more stocks at the end, or else with less damage."""
-    end = game.start.end
-    if end is not None and end.players:
-        placed = {int(player.port): player.placement for player in end.players}
-        ports = [int(player.port) for player in game.start.start.players]
-        if all(port in placed for port in ports) and placed[ports[0]] != placed[ports[1]]:
-            return int(placed[ports[1]] < placed[ports[0]])
-    for name, sign in (("stocks", 1), ("percent", -1)):
-        first, second = (sign * float(columns[name][-1]) for columns in game.players)  # pyrefly: ignore
-        if first != second:
-            return int(second > first)
-    return None

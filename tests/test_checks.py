@@ -10,7 +10,8 @@ import pytest
 
 from datasets.checks import PLAUSIBLE, REASONS, FilterConfig, check_game, damage_taken
 from datasets.errors import ReplayError
-from datasets.replay import Game, parse_replay
+from datasets.game import Game
+from datasets.replay import parse_replay
 from datasets.schema import PLAYER_COLUMNS
 
 GOOD_GAME = "1b72eddbd56faf6f.slp"

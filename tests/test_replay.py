@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.errors import ReplayError
-from datasets.replay import HITSTUN_FLAG, Game, parse_replay, rows_without_rollbacks
+from datasets.game import Game
+from datasets.replay import HITSTUN_FLAG, parse_replay, rows_without_rollbacks
 from datasets.schema import FIRST_FRAME_ID, OPTIONAL_FIELDS, PLAYER_COLUMNS, POST_COLUMNS, PRE_COLUMNS
 
 OLD_GAME = "07a0e81c2e756696.slp"
@@ -195,7 +196,7 @@ def test_the_ice_climbers_partner_is_there_in_its_own_frames_only(inventory, rea
 def test_player_0_is_the_lower_port(inventory, read_real):
     for row in [row for row in inventory if row["set"] == "dev"][::3]:
         game = parse_replay(read_real(row["file"]))
-        ports = [int(player.port) + 1 for player in game.start.start.players]
+        ports = [player.port for player in game.facts.players]
         assert ports == [int(port) for port in row["port_numbers"].split("|")] == sorted(ports)
         for columns, chosen in zip(game.players, row["characters"].split("|"), strict=True):
             internal = INTERNAL_IDS[int(chosen)]
