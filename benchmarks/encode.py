@@ -8,8 +8,8 @@ as a duplicate, and come after all games of the copy before, so that no row grou
 - peppi-py alone: opens and parses each file, nothing else.
 - plain: the whole of `encode` in one process: listing, reading, md5, checks, Parquet, checksums, commits.
 - plain on all cores: the same with a pool of processes, the most that Ray could reach here now.
-- on Ray: the same on all cores, with Ray Data's start of the job, without `ray.init` and the first imports of
-  the workers (a small corpus is encoded before the clock starts).
+- on Ray: the same on all cores, by `encode_on_ray`, parsers in child processes. "Once running" counts from the
+  first commit to the last; with its start, which does not depend on the number of games, it has a line of its own.
 The last line is one JSON object.
 """
 
@@ -24,20 +24,24 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import peppi_py
 
 from datasets.checks import FilterConfig, check_game
 from datasets.corpus import FRAMES, open_corpus
-from datasets.encode import EncodeOptions, RunChunks, encode, encode_chunk, encode_in_process
+from datasets.encode import EncodeOptions, EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
 from datasets.errors import ReplayError
 from datasets.replay import game_id_of, parse_replay
 from datasets.shard import ShardWriter, frames_table
-from datasets.sources import list_inputs, read_input
+from datasets.memory import plan_memory
+from datasets.ray_start import num_cores
+from datasets.sources import Inputs, read_ahead
+from datasets.sources.inputs import ReplayInput
 
 NUDGED_FRAME = 900
 """Index of the frame whose position differs between the copies of a game: within its fingerprint."""
@@ -69,6 +73,11 @@ def default_sources(scratch: Path) -> list[Path]:
     return [scratch / "synthetic"]
 
 
+def replays_of(*places: Path) -> Iterator[tuple[ReplayInput, Callable[[], bytes]]]:
+    """All inputs of some sources, each with a function that reads it."""
+    return read_ahead(Inputs([str(place) for place in places], lambda key: False))
+
+
 def unpack(sources: list[Path], copies: int, folder: Path, watch: Stopwatch) -> tuple[int, int]:
     """Write the sources' good games as plain .slp files, each several times with one position nudged.
 
@@ -77,10 +86,10 @@ def unpack(sources: list[Path], copies: int, folder: Path, watch: Stopwatch) -> 
     """
     folder.mkdir()
     num_games = num_frames = 0
-    for number, replay in enumerate(list_inputs(sources).inputs):
+    for number, (_, read) in enumerate(replays_of(*sources)):
         try:
             with watch.stage("read and unzip"):
-                content = read_input(replay)
+                content = read()
             game = parse_replay(content)
             check_game(game, FilterConfig())
         except ReplayError:
@@ -104,10 +113,16 @@ def parse_alone(folder: Path) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def encode_all(folder: Path, out: Path, run_chunks: RunChunks, num_games: int) -> tuple[float, float]:
+def encode_all(
+    folder: Path,
+    out: Path,
+    run_chunks: RunChunks,
+    num_games: int,
+    on_commit: Callable[[EncodeSummary, int], None] = lambda summary, bytes_left: None,
+) -> tuple[float, float]:
     """Wall and this process' CPU seconds of a whole encode; all games must have been taken."""
     wall, cpu = time.perf_counter(), time.process_time()
-    summary = encode([folder], out, EncodeOptions(), run_chunks)
+    summary = encode([folder], out, EncodeOptions(), run_chunks, on_commit)
     assert summary.num_games == num_games, f"{summary.num_games} of {num_games} games taken: {summary.rejects}"
     return time.perf_counter() - wall, time.process_time() - cpu
 
@@ -115,9 +130,9 @@ def encode_all(folder: Path, out: Path, run_chunks: RunChunks, num_games: int) -
 def time_stages(folder: Path, shard: Path, watch: Stopwatch) -> None:
     """The steps of `encode_chunk` one by one, into one shard."""
     writer = ShardWriter(shard)
-    for replay in list_inputs([folder]).inputs:
+    for replay, read in replays_of(folder):
         with watch.stage("read"):
-            content = read_input(replay)
+            content = read()
         with watch.stage("md5"):
             game_id_of(content)
         with watch.stage("peppi-py"):
@@ -149,20 +164,27 @@ def encode_warm(folder: Path, out: Path, run_chunks: RunChunks, num_games: int) 
 def encode_in_a_pool(folder: Path, out: Path, num_games: int, cores: int) -> tuple[float, float]:
     """Seconds of an encode with one plain process a core."""
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return encode_warm(folder, out, lambda chunks: pool.map(encode_chunk, chunks), num_games)
+        return encode_warm(folder, out, lambda feed: pool.map(encode_chunk, feed.chunks()), num_games)
 
 
-def encode_with_ray(folder: Path, out: Path, num_games: int) -> tuple[float, float]:
-    """Seconds of an encode on a local Ray."""
+def encode_with_ray(folder: Path, out: Path, num_games: int, cores: int) -> tuple[tuple[float, float], float]:
+    """Seconds of an encode on a Ray that is up, and its frames a second between the first commit and the last."""
     import ray
 
     from datasets.distribute import encode_on_ray
     from datasets.ray_start import start_ray
 
-    start_ray()
-    seconds = encode_warm(folder, out, encode_on_ray, num_games)
+    plan = plan_memory(None, cores)
+    start_ray(object_store_bytes=plan.object_store_bytes)
+    commits: list[tuple[float, int]] = []
+
+    def note(summary: EncodeSummary, bytes_left: int) -> None:
+        commits.append((time.perf_counter(), summary.num_frames))
+
+    seconds = encode_all(folder, out, partial(encode_on_ray, plan=plan), num_games, note)
     ray.shutdown()
-    return seconds
+    (first_time, first_frames), (last_time, last_frames) = commits[0], commits[-1]
+    return seconds, (last_frames - first_frames) / (last_time - first_time)
 
 
 def print_table(rows: dict[str, tuple[float, float]], stages: dict[str, float], num_frames: int) -> None:
@@ -199,20 +221,26 @@ def main() -> None:
         peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         bytes_per_frame = open_corpus(scratch / "plain").num_bytes(FRAMES) / num_frames
         time_stages(scratch / "slp", scratch / "stages.parquet", watch)
-        cores = os.cpu_count() or 1
+        cores = num_cores()
+        once_running = None
         if not arguments.no_ray:
             rows[f"plain, {cores} cores"] = encode_in_a_pool(scratch / "slp", scratch / "pool", num_games, cores)
-            rows[f"Ray, {cores} cores"] = encode_with_ray(scratch / "slp", scratch / "ray", num_games)
+            seconds, once_running = encode_with_ray(scratch / "slp", scratch / "ray", num_games, cores)
+            rows[f"Ray, {cores} cores"] = seconds
         print_table(rows, watch.seconds, num_frames)
     walls = [num_frames / wall for wall, _ in rows.values()]
-    print(f"{bytes_per_frame:.2f} bytes a frame on disk, {peak_rss_bytes / 2**20:.0f} MiB at the peak")
+    if once_running is not None:
+        share = once_running / cores / walls[1]
+        print(f"Ray once running: {once_running:,.0f} frames/s, a core {share:.0%} of one plain process")
+    print(f"{bytes_per_frame:.2f} bytes a frame on disk, {peak_rss_bytes / 2**20:.0f} MiB at the peak of one process")
     facts = {
         "peppi_frames_per_s": round(walls[0]),
         "plain_frames_per_s": round(walls[1]),
         "plain_frames_per_cpu_s": round(num_frames / rows["plain, 1 process"][1]),
-        "pool_frames_per_s": None if arguments.no_ray else round(walls[2]),
-        "ray_frames_per_s": None if arguments.no_ray else round(walls[3]),
-        "ray_frames_per_s_per_core": None if arguments.no_ray else round(walls[3] / cores),
+        "pool_frames_per_s": None if once_running is None else round(walls[2]),
+        "ray_frames_per_s": None if once_running is None else round(once_running),
+        "ray_frames_per_s_with_start": None if once_running is None else round(walls[3]),
+        "ray_frames_per_s_per_core": None if once_running is None else round(once_running / cores),
         "cores": cores,
         "bytes_per_frame": round(bytes_per_frame, 2),
         "peak_rss_bytes": peak_rss_bytes,

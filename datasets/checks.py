@@ -9,12 +9,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.consistency import contradictions
 from datasets.errors import ReplayError
 from datasets.game import Columns, Game
 from datasets.schema import TOURNAMENT_STAGES
 
 REASONS: dict[str, str] = {
     "unopenable": "the file or archive member cannot be read",
+    "too_large": "more than 128 MB uncompressed, which no replay is",
+    "wrong_size": "an archive's member is not of the size or checksum that the archive says",
+    "encrypted": "an encrypted archive or member",
+    "nested_archive": "an archive within an archive",
+    "unsafe_path": "a member whose name leads out of its archive, or that is a link",
+    "parser_crashed": "the parser's process died of it, twice",
+    "parser_hung": "the parser gave no answer in time, twice",
+    "too_much_memory": "reading it takes more memory than a parser may have",
+    "internal_error": "an error of this program's own on this input; the message names its place",
     "not_a_replay": "the bytes are not those of a .slp file",
     "unreadable": "the replay is cut off or malformed (the parser says where)",
     "parser_failed": "the parser gave up on the replay",
@@ -23,8 +33,20 @@ REASONS: dict[str, str] = {
     "not_two_players": "more or fewer than two players",
     "odd_first_frame": "the game does not start at the countdown",
     "frame_gap": "frames are missing",
+    "cut_short": "the frames end before the last one that the metadata names",
     "player_absent": "a player is missing in some frames",
     "bad_values": "numbers that are not finite or lie outside their range",
+    "off_grid": "a stick or trigger lies where the game cannot put it",
+    "stocks_jump": "stocks that rise, or fall by more than one at a time",
+    "percent_falls": "damage that heals, where no new life begins",
+    "character_mismatch": "a character that was not chosen",
+    "pre_post_mismatch": "a frame does not begin as the one before it ended",
+    "buttons_mismatch": "a few frames in which the game saw other buttons than were pressed",
+    "shield_jump": "a shield that shrinks while it is down, or grows faster than it can",
+    "hitlag_mismatch": "frames of hitlag without its flag, or the flag without frames",
+    "one_frame_value": "a value that leaves for one frame and comes back, while nothing happens",
+    "position_jump": "a player further than a frame can take him",
+    "velocity_mismatch": "a velocity that the player did not move by",
     "teams": "a team game",
     "cpu_player": "a player is not human",
     "items_on": "items are on",
@@ -35,45 +57,69 @@ REASONS: dict[str, str] = {
     "idle_player": "a player never moved the stick",
     "duplicate": "the same bytes are in the corpus already",
     "duplicate_game": "the same game is in the corpus already, in other bytes",
+    "replaced": "an older pipeline's form of a game whose .slp has arrived",
 }
-"""Reason code -> what it means. Codes are stable: users count by them."""
+"""Reason code -> what it means. Codes are stable: users count by them. Thresholds: `docs/reliability.md`."""
 
 STICK_DEADZONE = 23
 """Main stick steps (of 80) below which the game itself reads neutral: 0.2875."""
 
 PLAUSIBLE: dict[str, tuple[float, float]] = {
-    "character": (0, 32), "action": (0, 1023), "x": (-1e4, 1e4), "y": (-1e4, 1e4), "percent": (0, 999),
-    "shield": (-10, 100), "last_hit_by": (0, 6), "stocks": (0, 99), "state_age": (-1e3, 1e5),
-    "airborne": (0, 1), "jumps": (0, 10), "l_cancel": (0, 2), "hurtbox": (0, 2),
-    "hitstun": (-1e3, 1e4), "hitlag": (0, 1e3),
-    "self_air_x": (-1e3, 1e3), "self_y": (-1e3, 1e3), "attack_x": (-1e3, 1e3), "attack_y": (-1e3, 1e3),
-    "self_ground_x": (-1e3, 1e3), "main_x": (-80, 80), "main_y": (-80, 80), "c_x": (-80, 80),
-    "c_y": (-80, 80), "trigger": (0, 140),
+    "character": (0, 32), "action": (0, 1023), "x": (-2e3, 2e3), "y": (-2e3, 2e3), "facing": (-1, 1),
+    "percent": (0, 999), "shield": (-1, 60), "last_hit_by": (0, 6), "stocks": (0, 99), "state_age": (-100, 1e4),
+    "airborne": (0, 1), "jumps": (0, 6), "l_cancel": (0, 2), "hurtbox": (0, 2),
+    "hitstun": (-100, 1e3), "hitlag": (0, 100),
+    "self_air_x": (-100, 100), "self_y": (-100, 100), "attack_x": (-100, 100), "attack_y": (-100, 100),
+    "self_ground_x": (-100, 100), "main_x": (-80, 80), "main_y": (-80, 80), "c_x": (-80, 80), "c_y": (-80, 80),
+    "trigger": (0, 140),
 }  # fmt: skip
 """Column -> what the game can make of it, with room to spare: damaged files often parse without an error."""
+
+NEVER_TINY = frozenset({"state_age", "self_air_x", "self_y", "attack_x", "attack_y", "self_ground_x"})
+"""Columns that are often 0."""
+TINY = 1e-20
+"""What is not 0 there is larger; the smallest seen is 4e-14. A damaged 0 is mostly smaller."""
+TINY_BITS = int(np.float32(TINY).view(np.uint32))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
-    """Which games are taken."""
+    """Which games are taken: by default two humans on a tournament stage, in earnest. What a source does not say of
+    a game never speaks against it."""
 
     min_frames: int = 1_800
     """Shortest game, in frames (30 seconds)."""
     min_damage_percent: float = 30.0
     """Least damage that each player must have taken, in percent."""
     num_stocks: int = 4
-    """Stocks at the start."""
+    """Stocks at the start; 0 takes any number."""
     any_stage: bool = False
     """Take stages outside the six of tournaments."""
+    allow_idle: bool = False
+    """Take games in which a player never moved the main stick."""
+    allow_cpu: bool = False
+    """Take games with CPU players; their sticks are rounded to a controller's grid."""
+    allow_items: bool = False
+    """Take games with items on; they heal, so that damage is checked less."""
+    allow_teams: bool = False
+    """Take games that are set up as team games, of two players."""
+
+    def __post_init__(self) -> None:
+        if self.min_frames < 1:
+            raise ValueError(f"min_frames={self.min_frames}: a game has at least one frame")
+        if self.min_damage_percent < 0:
+            raise ValueError(f"min_damage_percent={self.min_damage_percent}: expected 0 or more")
+        if not 0 <= self.num_stocks <= 99:
+            raise ValueError(f"num_stocks={self.num_stocks}: expected 1 to 99, or 0 for any number")
 
 
 def check_game(game: Game, filters: FilterConfig) -> None:
-    """Refuse what is not a training game.
+    """Refuse what is not a training game, or not a sound one.
 
     Raises:
         ReplayError: with the code of the first reason found and a message that names them all.
     """
-    found = [*_settings(game, filters), *_play(game, filters), *_values(game)]
+    found = [*_settings(game, filters), *_play(game, filters), *_values(game), *contradictions(game)]
     if found:
         raise ReplayError(found[0][0], "; ".join(f"{code}: {text}" for code, text in found))
 
@@ -81,16 +127,16 @@ def check_game(game: Game, filters: FilterConfig) -> None:
 def _settings(game: Game, filters: FilterConfig) -> list[tuple[str, str]]:
     facts = game.facts
     found = []
-    if facts.is_teams:
+    if facts.is_teams and not filters.allow_teams:
         found.append(("teams", "a team game"))
-    if any(player.is_human is False for player in facts.players):
+    if any(player.is_human is False for player in facts.players) and not filters.allow_cpu:
         found.append(("cpu_player", "a player is not human"))
-    if facts.has_items:
+    if facts.has_items and not filters.allow_items:
         found.append(("items_on", "items are on"))
     if facts.stage not in TOURNAMENT_STAGES and not filters.any_stage:
         found.append(("odd_stage", f"stage {facts.stage}"))
     stocks = [player.stocks for player in facts.players if player.stocks is not None]
-    if any(number != filters.num_stocks for number in stocks):
+    if filters.num_stocks and any(number != filters.num_stocks for number in stocks):
         found.append(("odd_stocks", f"{' and '.join(map(str, stocks))} stocks, expected {filters.num_stocks}"))
     return found
 
@@ -102,12 +148,14 @@ def _play(game: Game, filters: FilterConfig) -> list[tuple[str, str]]:
     damage = min(damage_taken(game, player) for player in range(len(game.players)))
     if damage < filters.min_damage_percent:
         found.append(("low_damage", f"a player took {damage:.0f} %, expected {filters.min_damage_percent:.0f}"))
-    for columns in game.players:
-        sticks = [columns["main_x"], columns["main_y"]]
-        if all(np.abs(stick.astype(np.int16)).max() < STICK_DEADZONE for stick in sticks if stick is not None):
-            found.append(("idle_player", "a player never moved the main stick"))
-            break
+    if not filters.allow_idle and any(_never_moved(columns) for columns in game.players):
+        found.append(("idle_player", "a player never moved the main stick"))
     return found
+
+
+def _never_moved(columns: Columns) -> bool:
+    sticks = [columns[name] for name in ("main_x", "main_y")]
+    return all(max(stick.max(), -int(stick.min())) < STICK_DEADZONE for stick in sticks if stick is not None)
 
 
 def _values(game: Game) -> list[tuple[str, str]]:
@@ -115,14 +163,27 @@ def _values(game: Game) -> list[tuple[str, str]]:
     for columns in every_columns:
         for name, (lowest, highest) in PLAUSIBLE.items():
             values = columns[name]
-            if values is not None and not lowest <= values.min() <= values.max() <= highest:
+            if values is None:
+                continue
+            if not (values.max() <= highest and (values.dtype.kind == "u" or values.min() >= lowest)):
                 text = f"{name} runs from {values.min()} to {values.max()}, expected {lowest} to {highest}"
                 return [("bad_values", text)]
+            if name in NEVER_TINY and _smallest_bits(values) < TINY_BITS:
+                return [("bad_values", f"{name} is nearer to 0 than {TINY}, but not 0")]
     return []
 
 
+def _smallest_bits(values: np.ndarray) -> int:
+    """Bits of the smallest |value| that is not 0, without the sign; of floats these are ordered as the values are."""
+    bits = values.view(np.uint32) << np.uint32(1)  # drops the sign
+    bits -= np.uint32(2)  # 0 becomes the largest
+    return int(bits.min()) // 2 + 1
+
+
 def damage_taken(game: Game, player: int) -> float:
-    """Sum of a player's rises in percent over the game."""
+    """Sum of a player's rises in percent over the game; infinite where the source does not say."""
     percent = game.players[player]["percent"]
-    assert percent is not None
-    return float(np.clip(np.diff(percent), 0, None).sum())
+    if percent is None:
+        return float("inf")
+    with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are refused elsewhere
+        return float(np.maximum(percent[1:] - percent[:-1], 0).sum())

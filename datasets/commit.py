@@ -1,215 +1,266 @@
-"""How encoded chunks become part of a corpus: in order, without repeats, and whole or not at all."""
+"""How encoded chunks become part of a corpus: in order, without repeats, and whole or not at all.
+
+What a chunk adds is decided in order; its files are then made by a few threads, and its commit is written when
+those of all chunks before it are. Games whose .slp has arrived leave their commits when the encode finishes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-from collections import Counter
+import uuid
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import numpy as np
 
+from datasets.commit_files import Facts, GameFiles, StagedFiles, move_files, stage_files
+from datasets.commit_log import (
+    COMMITS,
+    Commit,
+    commits_on_disk,
+    damaged_commit,
+    in_order,
+    number_and_revision,
+    read_commits,
+    stem_of,
+    with_checksum,
+)
 from datasets.corpus import (
     ASIDE_PATTERN,
-    COMMITS,
     CORPUS_FILE,
-    FOLLOWERS,
-    FRAMES,
-    GAMES,
     IN_PROGRESS_FILE,
     LOCK_FILE,
-    REJECTS,
     STAGING,
-    file_facts,
+    TABLES,
+    Files,
+    manifest_of,
     read_manifest,
+    require_files,
+    strays,
+    sync_folder,
     write_json_atomically,
 )
 from datasets.errors import UserError, first_difference
+from datasets.ledger import Drop, Entry, Ledger
 from datasets.lock import exclusive
-from datasets.schema import FOLLOWERS_SCHEMA, FORMAT_VERSION, GAMES_SCHEMA, REJECTS_SCHEMA
-from datasets.shard import ShardWriter
+from datasets.revise import revise
+from datasets.schema import FORMAT_VERSION
+from datasets.twins import SLP, settle
 
 if TYPE_CHECKING:
     from datasets.encode import ChunkResult, EncodeOptions
 
+FILE_THREADS = 4
+"""Commits whose files are made at once: on shared storage most of that is waiting."""
 
-Commit = dict[str, Any]
-"""Content of a file in commits/: input keys, files with checksums, games and rejects by reason."""
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """A commit whose files are being made."""
+
+    number: int
+    commit: Commit
+    staged: Future[StagedFiles]
+    leftovers: tuple[Path, ...]
+    """Staged files of its chunk: gone when it is committed."""
 
 
 class Committer:
     """Owns the corpus folder while an encode runs: takes chunk results in order and commits them."""
 
-    def __init__(self, out: Path, options: EncodeOptions) -> None:
+    def __init__(self, out: Path, options: EncodeOptions | dict[str, Any]) -> None:
         self.out = out.resolve()
-        self._options = dataclasses.asdict(options)
-        self._claim()
-        self._lock = exclusive(
-            self.out / LOCK_FILE, f"another encode is writing {self.out}; wait for it or name another --out"
-        )
-        self.staging = self.out / STAGING
-        shutil.rmtree(self.staging, ignore_errors=True)
-        for folder in (FRAMES, FOLLOWERS, GAMES, REJECTS, COMMITS, STAGING):
+        plain = options if isinstance(options, dict) else dataclasses.asdict(options)
+        self._options = json.loads(json.dumps(plain))
+        self._lock = self._claim()
+        shutil.rmtree(self.out / STAGING, ignore_errors=True)
+        self.staging = self.out / STAGING / uuid.uuid4().hex  # a worker left over by a killed run has another
+        for folder in (*TABLES, COMMITS, self.staging):
             (self.out / folder).mkdir(parents=True, exist_ok=True)
-        self.done_keys: set[str] = set()
+        sync_folder(self.out)
         self.num_games = 0
         self.num_frames = 0
         self.reject_counts: Counter = Counter()
-        self._fingerprints: dict[str, str] = {}
-        self._named_files: set[tuple[str, str]] = set()
-        self._commit_names: list[str] = []
-        self._recover()
+        self.num_leaving = 0
+        """Games that leave their commits at `finish`, since the corpus has them elsewhere; no longer counted."""
+        self._keys: list[np.ndarray] = []
+        self._ledger = Ledger()
+        self._files: dict[int, tuple[str, Files]] = {}
+        self._next_number = 0
+        self._under_way: deque[_UnderWay] = deque()
+        self._pool = ThreadPoolExecutor(FILE_THREADS)
+        try:
+            self._recover()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def done_keys(self) -> np.ndarray:
+        """Which inputs are accounted for: uint64, sorted; the first 16 hexadecimal digits of their keys."""
+        return np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *self._keys]))
 
     def commit(self, result: ChunkResult) -> Commit:
-        """Make a chunk's games and rejects part of the corpus, less the games it has already."""
-        number = len(self._commit_names)
-        shard = f"shard-{number:06d}.parquet"
-        kept, duplicates = self._first_of_each(result.games)
-        rejects = result.rejects + duplicates
-        files: dict[str, dict[str, Any]] = {}
-        if kept:
-            kept = self._place_frames(result, kept, shard, files)
-            self._place_followers(result, kept, shard, files)
-            files[GAMES] = self._write_rows(GAMES, number, kept, GAMES_SCHEMA)
-        if rejects:
-            files[REJECTS] = self._write_rows(REJECTS, number, rejects, REJECTS_SCHEMA)
+        """Make a chunk's games and rejects part of the corpus, less the games that it has already.
+
+        It is on disk once its files are made: in order, each as a whole, at most a few commits later.
+
+        Returns:
+            The commit, still without its `files`.
+        """
+        number = self._next_number
+        settled = settle(self._ledger, number, result.games)
+        for entry in settled.replaced:
+            self._forgo(entry, "replaced")
+        kept = [game for game, stays in zip(result.games, settled.keeps, strict=True) if stays]
+        rejects = result.rejects + settled.rejects
         commit: Commit = {
             "format_version": FORMAT_VERSION,
-            "inputs": [replay.key for replay in result.inputs],
-            "files": files,
+            "options": self._options,
+            "inputs": list(result.keys),
             "games": [[game["game_id"], game["fingerprint"], game["num_frames"]] for game in kept],
+            "parsed": [game["game_id"] for game in kept if game["form"] != SLP],
             "rejects": Counter(reject["code"] for reject in rejects),
+            "replaced": [entry.game_id for entry in settled.replaced],
         }
-        name = f"{number:06d}.json"
-        write_json_atomically(self.out / COMMITS / name, commit)
-        self._remember(name, commit)
-        for file in (result.frames_file, result.followers_file):
-            if file is not None:
-                (self.staging / file).unlink(missing_ok=True)
+        source = _chunk_files(self.staging, result)
+        self._count(commit)
+        self._next_number += 1
+        staged = self._pool.submit(stage_files, self.staging, stem_of(number), source, settled.keeps, rejects)
+        leftovers = tuple(self.staging / file for file in (result.frames_file, result.followers_file) if file)
+        self._under_way.append(_UnderWay(number, commit, staged, leftovers))
+        while len(self._under_way) > FILE_THREADS or (self._under_way and self._under_way[0].staged.done()):
+            self._land_next()
         return commit
 
     def finish(self) -> None:
-        """Show all commits to readers, and leave nothing unfinished behind."""
-        write_json_atomically(
-            self.out / CORPUS_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "options": self._options,
-                "num_games": self.num_games,
-                "num_frames": self.num_frames,
-                "rejects": dict(self.reject_counts),
-                "commits": self._commit_names,
-            },
-        )
-        shutil.rmtree(self.staging, ignore_errors=True)
-        self._remove_strays()
+        """Let games go whose .slp has arrived, show all commits to readers, and leave nothing unfinished behind."""
+        while self._under_way:
+            self._land_next()
+        for number, revision, commit, staged in in_order(self._revised, self._ledger.drops(), FILE_THREADS):
+            self._land(number, revision, commit, staged)
+        manifest = self._manifest()
+        write_json_atomically(self.out / CORPUS_FILE, manifest)
+        _remove_strays(self.out, manifest)
         (self.out / IN_PROGRESS_FILE).unlink(missing_ok=True)
+        self._pool.shutdown()
+        self._ledger.close()
         self._lock.close()
 
-    def _claim(self) -> None:
-        """Check that the folder is ours and of the same options, then mark it as being written."""
+    def _claim(self) -> IO[bytes]:
+        """Check that the folder is ours and of the same options, lock it, and mark it as being written."""
+        self._require_ours()
+        self.out.mkdir(parents=True, exist_ok=True)
+        lock = exclusive(
+            self.out / LOCK_FILE, f"another encode is writing {self.out}; wait for it or name another --out"
+        )
+        self._require_ours()  # another encode may have ended between the two
+        write_json_atomically(self.out / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": self._options})
+        return lock
+
+    def _require_ours(self) -> None:
         for name in (CORPUS_FILE, IN_PROGRESS_FILE):
             if (self.out / name).exists():
-                options = read_manifest(self.out / name)["options"]
+                options = read_manifest(self.out / name).get("options")
                 if options != self._options:
                     raise UserError(
-                        f"{self.out} was made with other options ({first_difference(options, self._options)}); "
+                        f"{self.out} was made with other options ({first_difference(options or {}, self._options)}); "
                         "use those, or another --out"
                     )
-                break
-        else:
-            if self.out.exists() and (not self.out.is_dir() or _foreign(self.out)):
-                raise UserError(f"{self.out} exists and is no corpus; name an empty or new folder with --out")
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(self.out / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": self._options})
-
-    def _remove_strays(self) -> None:
-        """Files of a run killed before its commit: our readers skip them, a glob of `*.parquet` would not."""
-        for folder in (FRAMES, FOLLOWERS, GAMES, REJECTS):
-            for path in (self.out / folder).glob("*.parquet"):
-                if (folder, path.name) not in self._named_files:
-                    path.unlink()
-        for path in (*self.out.glob(ASIDE_PATTERN), *(self.out / COMMITS).glob(ASIDE_PATTERN)):
-            path.unlink()
+                return
+        if self.out.exists() and (not self.out.is_dir() or _foreign(self.out)):
+            raise UserError(f"{self.out} exists and is no corpus; name an empty or new folder with --out")
 
     def _recover(self) -> None:
-        for path in sorted((self.out / COMMITS).glob("[0-9]*.json")):
-            self._remember(path.name, json.loads(path.read_text()))
+        """Take up what is committed, also by runs that were killed."""
+        names, _ = commits_on_disk(self.out)
+        for name, commit in read_commits(self.out, names):
+            try:
+                self._take_up(name, commit)
+            except (KeyError, TypeError, ValueError) as error:
+                raise damaged_commit(self.out, name, type(error).__name__) from error
+        for entry in self._ledger.repeats():
+            self._ledger.drop(entry, "duplicate")
+            self._forgo(entry, "duplicate")
+        require_files(self.out, self._manifest())
 
-    def _remember(self, name: str, commit: Commit) -> None:
-        self._commit_names.append(name)
-        self.done_keys.update(commit["inputs"])
-        self._named_files.update((folder, facts["name"]) for folder, facts in commit["files"].items())
+    def _take_up(self, name: str, commit: Commit) -> None:
+        number, _ = number_and_revision(name)
+        parsed = set(commit["parsed"])
+        for game_id in commit["replaced"]:
+            for entry in self._ledger.of_id(game_id):
+                self._ledger.drop(entry, "replaced")
+                self._forgo(entry, "replaced")
+        self._count(commit)
+        self._ledger.add(
+            Entry(game_id, fingerprint, num_frames, game_id in parsed, number)
+            for game_id, fingerprint, num_frames in commit["games"]
+        )
+        self._files[number] = (name, _brief(commit["files"]))
+        self._next_number = number + 1
+
+    def _count(self, commit: Commit) -> None:
+        self._keys.append(np.array([int(key[:16], 16) for key in commit["inputs"]], dtype=np.uint64))
+        self.num_games += len(commit["games"])
+        self.num_frames += sum(num_frames for *_, num_frames in commit["games"])
         self.reject_counts.update(commit["rejects"])
-        for game_id, fingerprint, num_frames in commit["games"]:
-            self._fingerprints[fingerprint] = game_id
-            self.num_games += 1
-            self.num_frames += num_frames
 
-    def _first_of_each(self, games: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Games that the corpus does not have yet, and a reject for each that it has."""
-        kept, rejects = [], []
-        new: dict[str, str] = {}
-        for game in games:
-            twin = self._fingerprints.get(game["fingerprint"]) or new.get(game["fingerprint"])
-            if twin is None:
-                kept.append(game)
-                new[game["fingerprint"]] = game["game_id"]
-                continue
-            code = "duplicate" if twin == game["game_id"] else "duplicate_game"
-            rejects.append(
-                {name: game[name] for name in ("source", "member", "path", "game_id")}
-                | {"code": code, "message": f"the corpus has this game as {twin}"}
-            )
-        return kept, rejects
+    def _forgo(self, entry: Entry, code: str) -> None:
+        """Count a game that will leave its commit as what it becomes."""
+        self.num_leaving += 1
+        self.num_games -= 1
+        self.num_frames -= entry.num_frames
+        self.reject_counts[code] += 1
 
-    def _place_frames(
-        self, result: ChunkResult, kept: list[dict[str, Any]], shard: str, files: dict[str, dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """Move the staged frames into the corpus; where games were dropped, without them."""
-        assert result.frames_file is not None
-        staged = self.staging / result.frames_file
-        if len(kept) < len(result.games):
-            table = pq.read_table(staged)
-            staged = self.staging / f"kept-{result.frames_file}"
-            writer = ShardWriter(staged)
-            kept = [game | writer.add(table.slice(game["first_row"], game["num_frames"])) for game in kept]
-            writer.close()
-        files[FRAMES] = self._move(staged, FRAMES, shard, sum(game["num_frames"] for game in kept))
-        return [game | {"shard": shard} for game in kept]
+    def _land_next(self) -> None:
+        """Write the oldest commit whose files are being made."""
+        oldest = self._under_way[0]
+        self._land(oldest.number, 0, oldest.commit, oldest.staged.result())
+        for path in oldest.leftovers:
+            path.unlink(missing_ok=True)
+        self._under_way.popleft()
 
-    def _place_followers(
-        self, result: ChunkResult, kept: list[dict[str, Any]], shard: str, files: dict[str, dict[str, Any]]
-    ) -> None:
-        if result.followers_file is None:
-            return
-        staged = self.staging / result.followers_file
-        table = pq.read_table(staged)
-        if len(kept) < len(result.games):
-            ids = pa.array([game["game_id"] for game in kept])
-            table = table.filter(pc.is_in(table["game_id"].cast(pa.string()), ids))  # pyrefly: ignore[missing-attribute]
-            if not table.num_rows:
-                return
-            staged = self.staging / f"kept-{result.followers_file}"
-            writer = ShardWriter(staged, FOLLOWERS_SCHEMA)
-            writer.add(table)
-            writer.close()
-        files[FOLLOWERS] = self._move(staged, FOLLOWERS, shard, table.num_rows)
+    def _land(self, number: int, revision: int, commit: Commit, staged: StagedFiles) -> None:
+        move_files(self.out, staged)
+        name = f"{stem_of(number, revision)}.json"
+        write_json_atomically(self.out / COMMITS / name, with_checksum(commit | {"files": staged.files}))
+        self._files[number] = (name, _brief(staged.files))
 
-    def _move(self, staged: Path, folder: str, name: str, num_rows: int) -> dict[str, Any]:
-        placed = staged.replace(self.out / folder / name)
-        return file_facts(placed, num_rows)
+    def _revised(self, drops: tuple[int, list[Drop]]) -> tuple[int, int, Commit, StagedFiles]:
+        name, _ = self._files[drops[0]]
+        return revise(self.out, self.staging, name, drops[1])
 
-    def _write_rows(self, folder: str, number: int, rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, Any]:
-        path = self.out / folder / f"{folder}-{number:06d}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
-        return file_facts(path, len(rows))
+    def _manifest(self) -> dict[str, Any]:
+        counts = {"num_games": self.num_games, "num_frames": self.num_frames, "rejects": dict(self.reject_counts)}
+        return manifest_of(self._options, counts, self._files.values())
+
+
+def _chunk_files(staging: Path, result: ChunkResult) -> GameFiles | None:
+    if result.frames_file is None:
+        return None
+    return GameFiles(
+        games=result.games,
+        frames=staging / result.frames_file,
+        followers=None if result.followers_file is None else staging / result.followers_file,
+        facts=result.staged_facts,
+    )
+
+
+def _brief(files: dict[str, Facts]) -> Files:
+    return {table: (facts["name"], facts["rows"], facts["bytes"]) for table, facts in files.items()}
 
 
 def _foreign(folder: Path) -> bool:
     """Whether a folder holds anything but what an encode leaves that was killed in its first instant."""
-    return any(not path.match(ASIDE_PATTERN) for path in folder.iterdir())
+    return any(path.name != LOCK_FILE and not path.match(ASIDE_PATTERN) for path in folder.iterdir())
+
+
+def _remove_strays(root: Path, manifest: dict[str, Any]) -> None:
+    """Files of killed runs and of older revisions: our readers skip them, a glob of `*.parquet` would not."""
+    for path in strays(root, manifest):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(root / STAGING, ignore_errors=True)

@@ -65,15 +65,25 @@ class GameIndex:
         return len(self.game_ids)
 
 
-def index_games(corpus: Corpus, split: Split, config: SplitConfig) -> GameIndex:
-    """The games of one split, in corpus order.
+INCOMPLETE_FORMS = ("slippi-db",)
+"""Forms without percent, stocks and state age: stored, but no model sees them until their .slp arrives."""
 
+
+def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, to_judge: bool = False) -> GameIndex:
+    """The games of one split, in corpus order, less those of a form that lacks what every encoding needs.
+
+    Args:
+        to_judge: leave out games that may hold rollbacks, in whatever split; validation and test never have them.
     Raises:
         UserError: the split holds no game.
     """
     games = corpus.games
     numbers = games["split_number"].to_numpy()
-    mine = in_split(numbers, split, config)
+    may_hold_rollbacks = games["may_hold_rollbacks"].to_numpy()
+    mine = in_split(numbers, split, config, may_hold_rollbacks)
+    mine &= ~np.isin(games["form"].to_numpy(), INCOMPLETE_FORMS)
+    if to_judge:
+        mine &= ~may_hold_rollbacks
     chosen = games.filter(pa.array(mine))
     if not chosen.num_rows:
         raise UserError(

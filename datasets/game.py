@@ -60,6 +60,26 @@ class Follower:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PlayerEvidence:
+    """What a .slp says of a player a second time."""
+
+    before: Columns
+    """`action`, `x`, `y`, `percent` and processed `buttons` (uint32) when a frame's inputs are read: (frames,), as
+    the file has them (SPEC.md, Pre-Frame Update)."""
+    off_grid: dict[str, int]
+    """Column -> frames in which the file's number is not one that the stored integer stands for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a .slp says twice. It is not stored: it shows damage (`datasets.consistency`)."""
+
+    players: tuple[PlayerEvidence, ...]
+    last_frame: int | None
+    """Id of the last frame by the metadata, where the file has any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Game:
     """One game as the corpus stores it; frame ids run from FIRST_FRAME_ID without a gap."""
 
@@ -73,6 +93,8 @@ class Game:
     """Rows that were sent again, and were removed."""
     may_hold_rollbacks: bool = False
     """The source has no frame ids, and rows that were sent again could not be told from the others."""
+    evidence: Evidence | None = None
+    """Only of games from a .slp."""
 
     @property
     def fingerprint(self) -> str:
@@ -97,7 +119,7 @@ class Game:
         if placements is not None and placements[0] != placements[1]:
             return int(placements[1] < placements[0])
         for name, sign in (("stocks", 1), ("percent", -1)):
-            first, second = (sign * float(columns[name][-1]) for columns in self.players)  # pyrefly: ignore
-            if first != second:
-                return int(second > first)
+            ends = [sign * float(values[-1]) for columns in self.players if (values := columns[name]) is not None]
+            if len(ends) == len(self.players) and ends[0] != ends[1]:
+                return int(ends[1] > ends[0])
         return None

@@ -40,6 +40,7 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
     for pair in zip(games["p0_character"], games["p1_character"], strict=True):
         characters.update({character_name(character) for character in pair})
     numbers = np.asarray(games["split_number"], dtype=np.float64)
+    may_hold_rollbacks = np.asarray(games["may_hold_rollbacks"], dtype=bool)
     splits = ("train", "validation", "test")
     rejects = corpus.rejects.to_pylist()
     return CorpusInfo(
@@ -50,7 +51,7 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
         games_by_stage=dict(Counter(stage_name(stage) for stage in games["stage"]).most_common()),
         games_by_version=dict(sorted(Counter(version or "unknown" for version in games["slippi_version"]).items())),
         games_without={name: games[f"has_{name}"].count(False) for name in OPTIONAL_FIELDS},
-        games_by_split={s: int(in_split(numbers, s, SplitConfig()).sum()) for s in splits},
+        games_by_split={s: int(in_split(numbers, s, SplitConfig(), may_hold_rollbacks).sum()) for s in splits},
         rejects_by_reason=dict(Counter(reject["code"] for reject in rejects).most_common()),
         rejects=rejects,
     )

@@ -20,7 +20,12 @@ def exclusive(path: Path, refusal: str) -> IO[bytes]:
     lock = path.open("wb")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except (BlockingIOError, PermissionError) as error:  # POSIX allows either for a lock that is held
         lock.close()
         raise UserError(refusal) from error
+    except OSError as error:
+        lock.close()
+        raise UserError(
+            f"{path} cannot be locked ({error.strerror}); put it where files can be locked: a local disk, NFS 4, EFS"
+        ) from error
     return lock

@@ -16,17 +16,18 @@ SPARE_CPUS = 6
 hangs without a word; logical CPUs cost nothing."""
 
 
-def start_ray(min_cpus: int = 1, min_gpus: float = 0) -> None:
+def start_ray(min_cpus: int = 1, min_gpus: float = 0, object_store_bytes: int | None = None) -> None:
     """Connect to the cluster named by RAY_ADDRESS, or start a local Ray.
 
     Args:
         min_cpus: logical CPUs that the job will hold at once.
         min_gpus: GPUs that it will hold at once.
+        object_store_bytes: shared memory of a local Ray; None leaves it to Ray.
     Raises:
         UserError: no cluster is at the address, or this machine is smaller than the job.
     """
     if not ray.is_initialized():
-        _connect(min_cpus)
+        _connect(min_cpus, object_store_bytes)
     for kind, needed in (("CPU", min_cpus), ("GPU", min_gpus)):
         available = ray.cluster_resources().get(kind, 0)
         if available >= needed:
@@ -39,14 +40,22 @@ def start_ray(min_cpus: int = 1, min_gpus: float = 0) -> None:
         print(f"the cluster has {available:g} of {needed:g} {kind}s now; the job starts when it has grown", flush=True)
 
 
-def _connect(min_cpus: int) -> None:
+def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # a warning that tokens are on
     options = {"logging_level": logging.WARNING, "log_to_driver": False}
     if not joined():
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's actor pools warn of themselves
         num_cpus = max(num_cores(), min_cpus) + SPARE_CPUS
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            **options,
+        )
         _hide_token()
         return
     address = os.environ["RAY_ADDRESS"]
@@ -77,13 +86,3 @@ def joined() -> bool:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-TASKS_AHEAD = 1
-"""Tasks beyond the cores: Ray Data sees a finished task only when it next looks, and a core would idle until then
-(a tenth more frames a second on two cores; `benchmarks/encode.py`)."""
-
-
-def tasks_at_once(num_tasks: int) -> int | None:
-    """How many one-CPU tasks to run at once: what keeps a lone machine's cores busy; on a cluster, Ray decides."""
-    return None if joined() else min(num_tasks, num_cores() + TASKS_AHEAD)

@@ -18,7 +18,8 @@ from peppi_py.frame import Data, Frame, Post, Pre
 from peppi_py.game import Game as PeppiGame
 
 from datasets.errors import ReplayError
-from datasets.game import Columns, Follower, Game, GameFacts, PlayerFacts
+from datasets.event_stream import repair
+from datasets.game import Columns, Evidence, Follower, Game, GameFacts, PlayerEvidence, PlayerFacts
 from datasets.schema import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
 
 SLIPPI_MAGIC = b"{U\x03raw"
@@ -35,15 +36,16 @@ HITSTUN_FLAG = 0x02
 """Bit of state flag byte 3: the action state variable holds the frames of hitstun left."""
 
 
-def parse_replay(content: bytes) -> Game:
+def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
     """Read one replay.
 
     Args:
         content: an uncompressed .slp file.
+        repair_old: read Slippi 3.0 to 3.6 too, which peppi-py cannot read as they are (`datasets.event_stream`).
     Raises:
         ReplayError: the bytes hold no game that can be stored (codes in `datasets.checks.REASONS`).
     """
-    parsed = _parse_with_peppi(content)
+    parsed = _parse_with_peppi(content, repair_old)
     version = tuple(parsed.start.slippi.version)
     if version < OLDEST_VERSION:
         raise ReplayError("old_version", f"Slippi {_dotted(version)}, expected 2.0.0 or newer")
@@ -54,7 +56,7 @@ def parse_replay(content: bytes) -> Game:
     frame_ids = parsed.frames.id.to_numpy()  # pyrefly: ignore[missing-attribute]
     last_rows = rows_without_rollbacks(frame_ids)
     num_frames = len(frame_ids) if last_rows is None else len(last_rows)
-    players = tuple(_player_columns(port.leader, last_rows) for port in parsed.frames.ports)
+    players, evidence = zip(*(_player_columns(port.leader, last_rows) for port in parsed.frames.ports), strict=True)
     return Game(
         game_id=game_id_of(content),
         facts=_facts(parsed),
@@ -62,6 +64,7 @@ def parse_replay(content: bytes) -> Game:
         followers=tuple(_followers(parsed.frames, last_rows)),
         num_frames=num_frames,
         num_rollback_rows=len(frame_ids) - num_frames,
+        evidence=Evidence(players=evidence, last_frame=_last_frame(parsed)),
     )
 
 
@@ -121,6 +124,11 @@ def _facts(parsed: PeppiGame) -> GameFacts:
     )
 
 
+def _last_frame(parsed: PeppiGame) -> int | None:
+    last_frame = (parsed.metadata or {}).get("lastFrame")
+    return last_frame if isinstance(last_frame, int) else None
+
+
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(str(part) for part in version)
 
@@ -157,18 +165,24 @@ def _without_panic_messages() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _parse_with_peppi(content: bytes) -> PeppiGame:
+def _parse_with_peppi(content: bytes, repair_old: bool) -> PeppiGame:
     if not content.startswith(SLIPPI_MAGIC):
         raise ReplayError("not_a_replay", f"the file begins with {content[:8]!r}, not as a .slp does")
+    repaired = repair(content) if repair_old else None
     try:
-        with _as_path(content) as path, _without_panic_messages():
-            return peppi_py.read_slippi(path)
+        with _as_path(content if repaired is None else repaired.content) as path, _without_panic_messages():
+            parsed = peppi_py.read_slippi(path)
+        if repaired is not None:
+            parsed.start.slippi.version = repaired.version
+        return parsed
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except OSError as error:
         raise ReplayError("unreadable", str(error).splitlines()[0][:200]) from error
     except BaseException as error:  # a Rust panic is a BaseException
         message = (str(error).splitlines() or [""])[0][:200]
+        if not repair_old and (old := repair(content)) is not None:
+            message += f"; Slippi {_dotted(old.version)}, which --repair-old reads"
         raise ReplayError("parser_failed", f"{type(error).__name__}: {message}") from error
 
 
@@ -177,17 +191,26 @@ def _numpy(array, rows: np.ndarray | None) -> np.ndarray:
     return values if rows is None else values[rows]
 
 
-def _player_columns(data: Data, rows: np.ndarray | None) -> Columns:
-    """Both halves of a player's frames, as the corpus' columns."""
+def _player_columns(data: Data, rows: np.ndarray | None) -> tuple[Columns, PlayerEvidence]:
+    """Both halves of a player's frames, as the corpus' columns, and what can be held against them."""
     if data.post.state.null_count or data.pre.buttons.null_count:
         raise ReplayError("player_absent", "a player is missing in some frames")
     try:
-        return _post_columns(data.post, rows) | _pre_columns(data.pre, rows)
+        post, off_facing = _post_columns(data.post, rows)
+        pre, off_grid = _pre_columns(data.pre, rows)
     except ValueError as error:
         raise ReplayError("bad_values", str(error)) from error
+    before = {"action": data.pre.state, "x": data.pre.position.x, "y": data.pre.position.y}
+    before |= {"percent": data.pre.percent, "buttons": data.pre.buttons}
+    evidence = PlayerEvidence(
+        before={name: None if array is None else _numpy(array, rows) for name, array in before.items()},
+        off_grid=off_grid | off_facing,
+    )
+    return post | pre, evidence
 
 
-def _post_columns(post: Post, rows: np.ndarray | None) -> Columns:
+def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
+    """The columns after each frame, and in how many of them the facing is none of -1, 0 and 1."""
     sources: dict[str, object] = {
         "character": post.character, "action": post.state, "x": post.position.x, "y": post.position.y,
         "facing": post.direction, "percent": post.percent, "shield": post.shield,
@@ -206,48 +229,36 @@ def _post_columns(post: Post, rows: np.ndarray | None) -> Columns:
         "self_ground_x": velocities and velocities.self_x_ground,
     }
     columns: Columns = {name: None if s is None else _numpy(s, rows) for name, s in sources.items()}
-    columns["facing"] = _facing(columns["facing"])
+    columns["facing"], num_off_facing = _on_grid(columns["facing"], 1.0, np.int8)  # pyrefly: ignore
     columns["hitstun"] = None
     if post.misc_as is not None and columns["flags_3"] is not None:
         in_hitstun = (columns["flags_3"] & HITSTUN_FLAG) != 0
         columns["hitstun"] = np.where(in_hitstun, _numpy(post.misc_as, rows), np.float32(0))
-    _require_finite(columns)
-    return {name: columns[name] for name in POST_COLUMNS}
+    return {name: columns[name] for name in POST_COLUMNS}, {"facing": num_off_facing} if num_off_facing else {}
 
 
-def _pre_columns(pre: Pre, rows: np.ndarray | None) -> Columns:
-    columns: Columns = {
-        "main_x": _on_grid(_numpy(pre.joystick.x, rows), STICK_GRID, np.int8),
-        "main_y": _on_grid(_numpy(pre.joystick.y, rows), STICK_GRID, np.int8),
-        "c_x": _on_grid(_numpy(pre.cstick.x, rows), STICK_GRID, np.int8),
-        "c_y": _on_grid(_numpy(pre.cstick.y, rows), STICK_GRID, np.int8),
-        "trigger": _on_grid(_numpy(pre.triggers, rows), TRIGGER_GRID, np.uint8),
-        "buttons": _numpy(pre.buttons_physical, rows),
-    }
-    return {name: columns[name] for name in PRE_COLUMNS}
+def _pre_columns(pre: Pre, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
+    """The controllers' columns, and in how many frames of each the file's number is off the game's grid."""
+    sticks = {"main_x": pre.joystick.x, "main_y": pre.joystick.y, "c_x": pre.cstick.x, "c_y": pre.cstick.y}
+    steps = {name: _on_grid(_numpy(array, rows), STICK_GRID, np.int8) for name, array in sticks.items()}
+    steps["trigger"] = _on_grid(_numpy(pre.triggers, rows), TRIGGER_GRID, np.uint8)
+    columns = {name: values for name, (values, _) in steps.items()} | {"buttons": _numpy(pre.buttons_physical, rows)}
+    return {name: columns[name] for name in PRE_COLUMNS}, {name: num for name, (_, num) in steps.items() if num}
 
 
-def _facing(direction: np.ndarray | None) -> np.ndarray:
-    assert direction is not None
-    if not np.isfinite(direction).all():
-        raise ValueError("facing: not a finite number")
-    return np.sign(direction).astype(np.int8)
+def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[np.ndarray, int]:
+    """Numbers as whole steps of the game's own grid, and how many of them lie beside it.
 
-
-def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> np.ndarray:
-    """Stick or trigger values as whole steps of the game's own grid."""
-    with np.errstate(over="ignore"):
-        steps = np.rint(values * np.float32(grid))
-    limits = np.iinfo(dtype)
-    if not (np.isfinite(steps).all() and steps.min() >= limits.min and steps.max() <= limits.max):
-        raise ValueError("a stick or trigger lies outside its range")
-    return steps.astype(dtype)
-
-
-def _require_finite(columns: Columns) -> None:
-    for name, values in columns.items():
-        if values is not None and values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError(f"{name}: not a finite number in {int((~np.isfinite(values)).sum())} frames")
+    Raises:
+        ValueError: a number is not within half a step of any that the dtype holds.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = values * np.float32(grid)
+        steps = np.rint(scaled).astype(dtype)
+        off = np.flatnonzero(steps / np.float32(grid) != values)
+        if len(off) and not (np.abs(steps[off] - scaled[off]) <= 0.5).all():
+            raise ValueError("a stick, a trigger or the facing lies outside its range")
+    return steps, len(off)
 
 
 def _followers(frames: Frame, rows: np.ndarray | None) -> Iterator[Follower]:
@@ -261,7 +272,7 @@ def _followers(frames: Frame, rows: np.ndarray | None) -> Iterator[Follower]:
         kept = present_rows if rows is None else rows[present_rows]
         take: Callable = lambda array, kept=kept: array.take(kept)  # noqa: E731
         data = _map_arrays(port.follower, take)
-        yield Follower(player=player, rows=present_rows, columns=_player_columns(data, None))
+        yield Follower(player=player, rows=present_rows, columns=_player_columns(data, None)[0])
 
 
 def _map_arrays(node: Any, take: Callable) -> Any:

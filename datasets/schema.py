@@ -104,6 +104,7 @@ GAMES_SCHEMA = pa.schema(
         pa.field("slippi_version", pa.string()),  # null where the form does not say, as are ports, is_pal, ...
         pa.field("num_frames", pa.int32(), nullable=False),
         pa.field("num_rollback_rows", pa.int32(), nullable=False),  # rows that were sent again, removed
+        pa.field("num_follower_rows", pa.int32(), nullable=False),  # of both players' partners
         pa.field("may_hold_rollbacks", pa.bool_(), nullable=False),  # could not be told: kept out of validation
         pa.field("stage", pa.uint16(), nullable=False),
         pa.field("p0_character", pa.uint8(), nullable=False),  # external ids, as chosen

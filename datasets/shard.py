@@ -122,6 +122,7 @@ def game_row(game: Game) -> dict[str, Any]:
         "slippi_version": None if facts.slippi_version is None else ".".join(map(str, facts.slippi_version)),
         "num_frames": game.num_frames,
         "num_rollback_rows": game.num_rollback_rows,
+        "num_follower_rows": sum(len(follower.rows) for follower in game.followers),
         "may_hold_rollbacks": game.may_hold_rollbacks,
         "stage": facts.stage,
         "p0_character": first.character,

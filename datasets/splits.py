@@ -1,4 +1,9 @@
-"""Which games train, which are judged: decided by the game alone, so it never changes as a corpus grows."""
+"""Which games train, which are judged: decided by the game alone, so it never changes as a corpus grows.
+
+A game that may hold rollbacks (rows that netplay sent again, which nothing tells from the others) is never judged.
+Nor does it train in place of being judged: when its .slp arrives it is judged, and what has trained on it would have
+seen it. So it trains if its number is one of training, and is in no split but `all` otherwise.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +39,14 @@ def split_number(key: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
 
-def in_split(split_numbers: np.ndarray, split: Split, config: SplitConfig) -> np.ndarray:
+def in_split(
+    split_numbers: np.ndarray, split: Split, config: SplitConfig, may_hold_rollbacks: np.ndarray | None = None
+) -> np.ndarray:
     """Which games belong to a split.
 
     Args:
         split_numbers: float64 (games,), the corpus' `split_number`.
+        may_hold_rollbacks: bool (games,), the corpus' column of that name; None where no game may.
     Returns:
         bool (games,).
     """
@@ -46,8 +54,9 @@ def in_split(split_numbers: np.ndarray, split: Split, config: SplitConfig) -> np
     validation_end = config.test_share + config.validation_share
     if split == "all":
         return np.ones(len(split_numbers), dtype=bool)
+    if split == "train":
+        return split_numbers >= validation_end
+    can_judge = True if may_hold_rollbacks is None else ~may_hold_rollbacks
     if split == "test":
-        return split_numbers < test_end
-    if split == "validation":
-        return (split_numbers >= test_end) & (split_numbers < validation_end)
-    return split_numbers >= validation_end
+        return (split_numbers < test_end) & can_judge
+    return (split_numbers >= test_end) & (split_numbers < validation_end) & can_judge

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.corpus import CORPUS_FILE, FOLLOWERS, FRAMES, IN_PROGRESS_FILE, Corpus, open_corpus
-from datasets.encode import Chunk, ChunkResult, EncodeOptions, encode, encode_in_process
+from datasets.corpus import COMMITS, CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE, Corpus, open_corpus
+from datasets.encode import ChunkResult, EncodeOptions, Feed, encode, encode_in_process
 from datasets.errors import UserError
 from datasets.info import corpus_info, describe
 from datasets.replay import parse_replay
@@ -89,10 +89,9 @@ def test_a_row_group_closes_with_the_game_that_fills_it(tmp_path, dev_corpus, re
         assert game["first_row"] + game["num_frames"] <= start + sizes[game["row_group"]]
 
 
-def one_chunk(chunks: Sequence[Chunk]) -> Iterable[ChunkResult]:
+def one_chunk(feed: Feed) -> Iterable[ChunkResult]:
     """All inputs in one chunk, so in one shard."""
-    inputs = tuple(replay for chunk in chunks for replay in chunk.inputs)
-    return encode_in_process([dataclasses.replace(chunks[0], inputs=inputs)])
+    return encode_in_process(dataclasses.replace(feed, chunk_inputs=1_000))
 
 
 def test_frames_of_a_game_run_from_the_countdown_without_a_gap(corpus):
@@ -301,5 +300,28 @@ def test_a_copy_that_was_not_finished_is_refused(tiny_corpus, tmp_path):
         shutil.copytree(tiny_corpus, copy)
         open_corpus(copy)
         damage(min((copy / FRAMES).glob("*.parquet")))
-        with pytest.raises(UserError, match="copy or encode the corpus again"):
+        with pytest.raises(UserError, match="copy it again, or drop what is not sound with `wm corpus repair"):
             open_corpus(copy)
+
+
+def test_a_corpus_without_one_of_its_commits_is_refused(tiny_corpus, tmp_path):
+    copy = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    max((copy / COMMITS).iterdir()).unlink()
+    with pytest.raises(UserError, match=r"not whole.*is missing.*wm corpus repair"):
+        open_corpus(copy)
+
+
+def test_a_damaged_table_is_named_and_not_shown_as_a_traceback(tiny_corpus, tmp_path):
+    copy = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    path = min((copy / GAMES).iterdir())
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match=r"cannot be read.*wm corpus verify"):
+        _ = open_corpus(copy).games
+
+
+def test_the_manifest_lists_every_data_file_so_that_opening_reads_no_commit(tiny_corpus):
+    corpus = open_corpus(tiny_corpus)
+    for table, listed in corpus.manifest["files"].items():
+        named = [commit["files"][table] for commit in corpus.commits if table in commit["files"]]
+        assert listed == [[facts["name"], facts["rows"], facts["bytes"]] for facts in named]
+        assert corpus.num_bytes(table) == sum(path.stat().st_size for path in (tiny_corpus / table).iterdir())

@@ -51,8 +51,8 @@ KILL_MOMENTS = {
     "while the folder is claimed": ("os", "fsync", 1, "before"),
     "after the folder was claimed": ("datasets.commit", "write_json_atomically", 1, "after"),
     "while the second chunk is parsed": ("datasets.encode", "parse_replay", 6, "after"),
-    "after the first frames were moved": ("datasets.commit", "file_facts", 1, "before"),
-    "after later rows were written": ("datasets.commit", "file_facts", 5, "after"),
+    "after the first frames were moved": ("datasets.commit", "move_files", 1, "after"),
+    "after later rows were written": ("datasets.commit", "move_files", 2, "before"),
     "between moving files and the first commit": ("datasets.commit", "write_json_atomically", 2, "before"),
     "while a commit is written aside": ("os", "fsync", 3, "after"),
     "after one commit": ("datasets.commit", "write_json_atomically", 2, "after"),
@@ -347,7 +347,7 @@ def test_a_folder_without_a_good_game_is_an_error_that_counts_the_reasons(tmp_pa
     (source / "page.slp").write_bytes(b"<!DOCTYPE html>")
     (source / "cut.slp.gz").write_bytes(gzip.compress(os.urandom(4_000))[:-1_000])
     (source / "broken.zip").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="none of 2 inputs is a training game") as refused:
+    with pytest.raises(UserError, match="none of 3 inputs is a training game") as refused:
         encode_plainly(source, tmp_path / "corpus")
     assert "2 unopenable" in str(refused.value)
     assert "1 not_a_replay" in str(refused.value)
@@ -365,14 +365,17 @@ def test_progress_is_told_after_each_commit(few_replays, tmp_path):
         tmp_path / "corpus",
         EncodeOptions(),
         encode_in_process,
-        on_commit=lambda summary, num_left: told.append((summary.num_games, num_left)),
+        on_commit=lambda summary, bytes_left: told.append((summary.num_games, bytes_left)),
     )
-    assert [num_left for _, num_left in told] == [12, 8, 4, 0]
+    lefts = [bytes_left for _, bytes_left in told]
+    assert len(set(lefts)) == 4
+    assert lefts == sorted(lefts, reverse=True)
+    assert lefts[-1] == 0
     assert told[-1][0] == summary.num_games
 
 
 def test_an_interrupted_encode_leaves_a_folder_that_says_so(few_replays, tmp_path):
-    def interrupted(summary: EncodeSummary, num_left: int) -> None:
+    def interrupted(summary: EncodeSummary, bytes_left: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

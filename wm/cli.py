@@ -25,6 +25,7 @@ from cluster.errors import ClusterError
 from datasets.errors import UserError
 
 USAGE_ERROR = 2
+NOT_SOUND = 1
 Positional = tyro.conf.Positional
 
 
@@ -46,68 +47,87 @@ def synth(args: Sequence[str]) -> int:
 
 
 def encode(args: Sequence[str]) -> int:
-    """replays (folders, .slp, .slp.gz, .zip) into a corpus; run again to resume or to add"""
+    """replays (folders, .slp, zip, 7z, tar, local or s3://) into a corpus; run again to resume or to add"""
+    from functools import partial
+
     from datasets.checks import FilterConfig
     from datasets.distribute import encode_on_ray
     from datasets.encode import EncodeOptions
     from datasets.encode import encode as run
+    from datasets.memory import parse_bytes, plan_memory
+    from datasets.progress import EncodeProgress
+    from datasets.ray_start import num_cores
+    from datasets.sources import resolve
 
     def command(
-        sources: Positional[tuple[Path, ...]],
+        places: Positional[tuple[str, ...]],
         out: Path,
+        sources: tuple[str, ...] = (),
+        memory: str | None = None,
         filters: tyro.conf.OmitArgPrefixes[FilterConfig] = FilterConfig(),  # noqa: B008
+        repair_old: bool = False,
         keep_paths: bool = False,
     ) -> None:
         """Encode replays into a corpus.
 
         Args:
-            sources: folders, .slp, .slp.gz and .zip files.
+            places: folders, .slp, .slp.gz, .zip, .7z, .tar(.gz, .zst) and parsed sets, as paths or s3://, gs:// URIs.
             out: the corpus' folder: new, or one to resume or add to.
+            sources: the same, and names of files in datasets/sources/, such as `slippi`.
+            memory: limit for all processes on this machine, such as 6GB; by default a quarter of it.
+            repair_old: read Slippi 3.0 to 3.6 too, which the parser cannot read as they are.
             keep_paths: store file paths, which may hold players' connect codes.
         """
-        if not sources:
-            raise UserError("no source given; name folders, .slp, .slp.gz or .zip files")
-        options = EncodeOptions(filters=filters, keep_paths=keep_paths)
-        summary = run(sources, out, options, encode_on_ray, on_commit=_encode_progress)
-        rejects = ", ".join(f"{count} {code}" for code, count in summary.rejects.most_common()) or "none"
-        print(
-            f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
-            f"{summary.num_already_done:,} of {summary.num_inputs:,} inputs were there already; "
-            f"{summary.num_ignored_files:,} other files ignored; rejects: {rejects}"
-        )
+        if not (named := resolve((*places, *sources))):
+            raise UserError("no source given; name folders, replays, archives, URIs, or a source file by --sources")
+        plan = plan_memory(None if memory is None else parse_bytes(memory), num_cores())
+        options = EncodeOptions(filters=filters, repair_old=repair_old, keep_paths=keep_paths)
+        with EncodeProgress(out) as progress:
+            summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
+        print(encode_summary(summary, out))
 
     tyro.cli(command, prog="wm encode", args=args)
     return 0
 
 
-def _encode_progress(summary: Any, num_left: int) -> None:
-    speed = summary.num_games / max(1e-9, summary.seconds)
-    done = summary.num_games + sum(summary.rejects.values())
-    left = num_left * summary.seconds / max(1, done)
-    print(
-        f"{summary.num_games:8,} games  {summary.num_frames:12,} frames  {speed:6.1f} games/s  "
-        f"{sum(summary.rejects.values()):6,} rejects  {left:5.0f} s left",
-        flush=True,
-    )
+def encode_summary(summary: Any, out: Path) -> str:
+    """What an encode did, for a person: what was added, and a line for each reason of a reject."""
+    from datasets.checks import REASONS
+
+    lines = [
+        f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
+        f"{summary.num_already_done:,} of {summary.num_inputs:,} inputs were there already; "
+        f"{summary.num_replaced:,} games replaced by their .slp; {summary.num_ignored_files:,} other files ignored; "
+        f"{summary.rejects.total():,} rejects" + (":" if summary.rejects else "")
+    ]
+    lines += [f"{count:8,}  {code:<18} {REASONS[code]}" for code, count in summary.rejects.most_common()]
+    return "\n".join(lines)
 
 
 def corpus(args: Sequence[str]) -> int:
-    """`wm corpus info CORPUS`: what a corpus holds, and why inputs were rejected"""
+    """`wm corpus info|verify|repair CORPUS`: what a corpus holds, why inputs were rejected, whether it is sound"""
     from datasets.corpus import open_corpus
     from datasets.info import corpus_info, describe
+    from datasets.verify import repair, verify
 
-    def command(verb: Positional[Literal["info"]], path: Positional[Path], rejects: bool = False) -> None:
-        """Show what a corpus holds.
+    def command(
+        verb: Positional[Literal["info", "verify", "repair"]], path: Positional[Path], rejects: bool = False
+    ) -> int:
+        """Show what a corpus holds, prove that it is sound, or drop what is not.
 
         Args:
-            verb: info.
+            verb: info, verify or repair.
             path: the corpus.
-            rejects: name every rejected input too.
+            rejects: with info, name every rejected input too.
         """
-        print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
+        if verb == "info":
+            print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
+            return 0
+        report = verify(path) if verb == "verify" else repair(path)
+        print(report.text)
+        return 0 if report.is_sound else NOT_SOUND
 
-    tyro.cli(command, prog="wm corpus", args=args)
-    return 0
+    return tyro.cli(command, prog="wm corpus", args=args)
 
 
 def train(args: Sequence[str]) -> int:

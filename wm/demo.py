@@ -83,9 +83,10 @@ def _split_with_games(corpus: Corpus) -> SplitConfig:
         UserError: one game alone cannot both train and judge.
     """
     numbers = corpus.games["split_number"].to_numpy()
+    flagged = corpus.games["may_hold_rollbacks"].to_numpy()
     for share in (SplitConfig().validation_share, 0.25, 0.5, 0.75):
         config = SplitConfig(validation_share=share)
-        if all(in_split(numbers, split, config).any() for split in ("train", "validation")):
+        if all(in_split(numbers, split, config, flagged).any() for split in ("train", "validation")):
             return config
     raise UserError(f"{len(numbers)} games are too few to train on some and judge on others; add replays")
 

@@ -1,0 +1,200 @@
+"""What keeping a large corpus costs: who has which game, commits, taking them up again, opening.
+
+    python benchmarks/corpus.py [--commits 5000] [--chunks 40]
+
+Makes a corpus of many commits whose games are invented (their ids differ, their frames are one small file copied),
+so that the cost is that of the bookkeeping alone: of 64 games a commit, as `wm encode` makes of a large dump.
+Then commits chunks of real size, with and without waiting for the disk, and with the files' checksums made by the
+worker or by the driver. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.commit import Committer
+from datasets.commit_log import COMMITS, with_checksum
+from datasets.corpus import (
+    FRAMES,
+    GAMES,
+    TABLES,
+    file_facts,
+    manifest_of,
+    open_corpus,
+    sealed_facts,
+    write_json_atomically,
+)
+from datasets.encode import ChunkResult, EncodeOptions
+from datasets.ledger import Entry, Ledger
+from datasets.replay import parse_replay
+from datasets.schema import FORMAT_VERSION, GAMES_SCHEMA
+from datasets.shard import ShardWriter, frames_table, game_row
+from datasets.sources.inputs import Passed
+from datasets.synth import SynthOptions, synthesise
+
+GAMES_A_COMMIT = 64
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_mb() -> float:
+    """Memory of this process, in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 1e6
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what came of it."""
+    began = time.perf_counter()
+    value = function()
+    return time.perf_counter() - began, value
+
+
+def some_hex(source: random.Random, num_bytes: int) -> str:
+    return source.randbytes(num_bytes).hex()
+
+
+def measure_ledger(num_games: int) -> dict[str, float]:
+    """Fill a ledger, and ask it for games that it has not."""
+    source = random.Random(1)
+    before = resident_mb()
+    ledger = Ledger()
+    seconds = 0.0
+    for number in range(num_games // GAMES_A_COMMIT):
+        entries = [
+            Entry(some_hex(source, 16), some_hex(source, 16), 9_000, False, number) for _ in range(GAMES_A_COMMIT)
+        ]
+        seconds += timed(lambda entries=entries: ledger.add(entries))[0]
+    lookups = [(some_hex(source, 16), some_hex(source, 16)) for _ in range(10_000)]
+    asked, _ = timed(lambda: [ledger.twins(*pair) for pair in lookups])
+    return {"ledger_fill_s": seconds, "ledger_mb": resident_mb() - before, "ledger_lookup_us": asked / 10_000 * 1e6}
+
+
+def game_rows(folder: Path, num_games: int) -> list[dict[str, Any]]:
+    """Rows of synthetic games, and their frames in one file of the folder."""
+    synthesise(folder / "replays", SynthOptions(num_games=num_games, seed=1, max_frames=9_000))
+    writer = ShardWriter(folder / "frames.parquet")
+    rows = []
+    for place, path in enumerate(sorted((folder / "replays").glob("*.slp"))):
+        game = parse_replay(path.read_bytes())
+        where = {"source": "synthetic", "member": place, "path": None}
+        rows.append(where | game_row(game) | writer.add(frames_table(game)))
+    writer.close()
+    return rows
+
+
+def invented(source: random.Random, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows as those of other games."""
+    return [row | {"game_id": some_hex(source, 16), "fingerprint": some_hex(source, 16)} for row in rows]
+
+
+def write_large(root: Path, rows: list[dict[str, Any]], num_commits: int) -> None:
+    """A corpus of many commits, as far as opening it and taking it up goes."""
+    source = random.Random(2)
+    rows = [row | {"shard": "shard-000000.parquet"} for row in (rows * GAMES_A_COMMIT)[:GAMES_A_COMMIT]]
+    for folder in (*TABLES, COMMITS):
+        (root / folder).mkdir(parents=True)
+    template = root.with_name("games.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=GAMES_SCHEMA), template, compression="zstd")
+    commits = []
+    for number in range(num_commits):
+        files = {}
+        for table, stem in ((GAMES, "games"), (FRAMES, "shard")):
+            path = root / table / f"{stem}-{number:06d}.parquet"
+            shutil.copy(template, path)
+            files[table] = file_facts(path, GAMES_A_COMMIT)
+        games = [[some_hex(source, 16), some_hex(source, 16), 9_000] for _ in rows]
+        inputs = [some_hex(source, 12) for _ in rows]
+        commit = {"format_version": FORMAT_VERSION, "options": {}, "inputs": inputs, "files": files, "games": games}
+        commit = with_checksum(commit | {"parsed": [], "rejects": {}, "replaced": []})
+        (root / COMMITS / f"{number:06d}.json").write_text(json.dumps(commit, indent=1))
+        brief = {table: (facts["name"], facts["rows"], facts["bytes"]) for table, facts in files.items()}
+        commits.append((f"{number:06d}.json", brief))
+    counts = {"num_games": num_commits * GAMES_A_COMMIT, "num_frames": 0, "rejects": {}}
+    write_json_atomically(root / "corpus.json", manifest_of({}, counts, commits))
+
+
+def measure_large(root: Path) -> dict[str, float]:
+    """Open it, read its games table, and take it up as an encode that goes on does."""
+    opened, corpus = timed(lambda: open_corpus(root))
+    read, _ = timed(lambda: corpus.games)
+    before = resident_mb()
+    taken_up, committer = timed(lambda: Committer(root, {}))
+    grown = resident_mb() - before
+    finished, _ = timed(committer.finish)
+    return {"open_s": opened, "games_s": read, "take_up_s": taken_up, "take_up_mb": grown, "finish_s": finished}
+
+
+@contextmanager
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What is written may be lost in a power failure, for comparison."""
+    fsync, os.fsync = os.fsync, lambda fd: None
+    try:
+        yield
+    finally:
+        os.fsync = fsync
+
+
+def measure_commits(
+    folder: Path, rows: list[dict[str, Any]], num_chunks: int, worker_facts: bool, num_repeats: int = 0
+) -> float:
+    """Seconds a commit on the driver, of chunks whose files are there."""
+    source = random.Random(3)
+    committer = Committer(folder, EncodeOptions())
+    seconds = 0.0
+    for number in range(num_chunks):
+        name = f"{number}.frames.parquet"
+        shutil.copy(folder.with_name("frames.parquet"), committer.staging / name)
+        games = invented(source, rows)
+        games[1 : 1 + num_repeats] = games[:1] * num_repeats
+        keys = tuple(some_hex(source, 12) for _ in games)
+        result = ChunkResult(
+            keys=keys, num_bytes=0, passed=Passed(), games=games, rejects=[], frames_file=name, followers_file=None
+        )
+        facts = sealed_facts(committer.staging / name, sum(game["num_frames"] for game in games))
+        if worker_facts:
+            result = replace(result, staged_facts={name: facts})
+        seconds += timed(lambda result=result: committer.commit(result))[0]
+    seconds += timed(committer.finish)[0]
+    shutil.rmtree(folder)
+    return seconds / num_chunks
+
+
+def main() -> None:
+    """Print each measure, then all of them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commits", type=int, default=5_000)
+    parser.add_argument("--chunks", type=int, default=40)
+    arguments = parser.parse_args()
+    figures: dict[str, float] = {"games": arguments.commits * GAMES_A_COMMIT}
+    with tempfile.TemporaryDirectory(dir=".") as scratch:
+        folder = Path(scratch)
+        figures |= measure_ledger(arguments.commits * GAMES_A_COMMIT)
+        rows = game_rows(folder, 32)
+        figures["chunk_frames"] = sum(row["num_frames"] for row in rows)
+        write_large(folder / "large", rows, arguments.commits)
+        figures |= measure_large(folder / "large")
+        with no_waiting_for_the_disk():
+            figures["commit_not_durable_s"] = measure_commits(folder / "c", rows, arguments.chunks, True)
+        figures["commit_s"] = measure_commits(folder / "c", rows, arguments.chunks, True)
+        figures["commit_driver_facts_s"] = measure_commits(folder / "c", rows, arguments.chunks, False)
+        figures["commit_with_a_repeat_s"] = measure_commits(folder / "c", rows, arguments.chunks, True, 1)
+    for name, value in figures.items():
+        print(f"{name:>24}  {value:,.4g}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Whether the memory of an encode is flat in the number of games, and within the limit that was set.
+
+    python benchmarks/encode_memory.py [--games 250 1000 4000] [--memory 3GB] [--form zip]
+
+Writes synthetic games, then runs `wm encode` on the first 250, 1,000 and 4,000 of them, each with a Ray of its own,
+and samples the proportional set sizes of the whole tree of processes (driver, Ray, parsers and their children;
+shared pages count once) five times a second. `shared` is what of that is shared memory: the object store.
+`--form tar.gz` passes contents through the object store, `zip` and `folder` only references.
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from datasets.memory import machine_bytes, parse_bytes, tree_of
+from datasets.synth import SynthOptions, synthesise
+
+SAMPLE_SECONDS = 0.2
+RANKED_GAMES = 287_504
+
+
+def sample(root: int) -> tuple[int, int]:
+    """Bytes of a tree of processes: in all, and of shared memory."""
+    total = shared = 0
+    for pid in tree_of(root):
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        values = dict(re.findall(r"^(Pss|Pss_Shmem):\s+(\d+) kB", rollup, re.MULTILINE))
+        total += int(values.get("Pss", 0)) * 1024
+        shared += int(values.get("Pss_Shmem", 0)) * 1024
+    return total, shared
+
+
+def measure(source: Path, out: Path, memory: str | None) -> dict[str, float]:
+    """Peaks and speed of one `wm encode`."""
+    command = [sys.executable, "-m", "wm.cli", "encode", str(source), "--out", str(out)]
+    command += ["--memory", memory] if memory else []
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    peak = peak_shared = 0
+    while process.poll() is None:
+        total, shared = sample(process.pid)
+        peak, peak_shared = max(peak, total), max(peak_shared, shared)
+        time.sleep(SAMPLE_SECONDS)
+    if process.returncode != 0:
+        sys.exit(f"wm encode ended with {process.returncode}")
+    manifest = json.loads((out / "corpus.json").read_text())
+    seconds = time.monotonic() - began
+    return {
+        "games": manifest["num_games"],
+        "frames": manifest["num_frames"],
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "peak_shared_bytes": peak_shared,
+    }
+
+
+def pack(games: list[Path], form: str, place: Path) -> Path:
+    """The games as a folder of links, a zip, or a tar.gz."""
+    if form == "folder":
+        place.mkdir()
+        for game in games:
+            (place / game.name).hardlink_to(game)
+        return place
+    archive = place.with_suffix(f".{form}")
+    if form == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+            for game in games:
+                file.write(game, game.name)
+    else:
+        with tarfile.open(archive, "w:gz", compresslevel=1) as file:
+            for game in games:
+                file.add(game, game.name)
+    return archive
+
+
+def main() -> None:
+    """Measure all sizes, fit a line, print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--games", nargs="+", type=int, default=[250, 1_000, 4_000])
+    parser.add_argument("--memory", help="limit, such as 3GB; default: that of wm encode")
+    parser.add_argument("--form", choices=("folder", "zip", "tar.gz"), default="zip")
+    arguments = parser.parse_args()
+    limit = parse_bytes(arguments.memory) if arguments.memory else machine_bytes() // 4
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="encode-memory-") as name:
+        scratch = Path(name)
+        synthesise(scratch / "slp", SynthOptions(num_games=max(arguments.games), seed=3, max_frames=2_400))
+        games = sorted((scratch / "slp").iterdir())
+        print(f"{'games':>7}{'frames':>12}{'frames/s':>10}{'peak MB':>9}{'shared MB':>11}{'of limit':>10}")
+        for number in arguments.games:
+            source = pack(games[:number], arguments.form, scratch / f"games-{number}")
+            row = measure(source, scratch / "corpus", arguments.memory)
+            rows.append(row)
+            print(
+                f"{row['games']:>7,}{row['frames']:>12,}{row['frames'] / row['seconds']:>10,.0f}"
+                f"{row['peak_bytes'] / 1e6:>9,.0f}{row['peak_shared_bytes'] / 1e6:>11,.0f}{row['peak_bytes'] / limit:>10.0%}",
+                flush=True,
+            )
+            shutil.rmtree(scratch / "corpus")
+    slope, start = np.polyfit([row["games"] for row in rows], [row["peak_bytes"] for row in rows], 1)
+    at_ranked = start + slope * RANKED_GAMES
+    print(
+        f"fit: {start / 1e6:,.0f} MB + {slope:,.0f} bytes a game; at {RANKED_GAMES:,} games {at_ranked / 1e6:,.0f} MB"
+    )
+    facts = {
+        "form": arguments.form,
+        "limit_bytes": limit,
+        "cores": os.cpu_count(),
+        "rows": rows,
+        "bytes_per_game": round(slope),
+        "bytes_at_287504_games": round(at_ranked),
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What an encode may use of a machine's memory, and what it does use.
+
+Guarded by `benchmarks/encode_memory.py`, which measures the peak against the limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.errors import UserError
+
+DEFAULT_SHARE = 0.25
+"""Of the machine's memory, where the user names no limit."""
+
+MB = 10**6
+BASE_BYTES = 950 * MB
+"""The driver and Ray's own processes on a local Ray (`benchmarks/encode_memory.py`)."""
+READER_BYTES = 350 * MB
+"""The reader of the sources: the window of a 7z, and one chunk of contents on its way into the object store."""
+PARSER_BYTES = 310 * MB
+"""A parsing worker with its child, at work on ordinary games."""
+SPARE_BYTES = 220 * MB
+"""What a child may take beyond that for one extraordinary input, before it is refused."""
+MIN_OBJECT_STORE_BYTES = 150 * MB
+OBJECT_STORE_BYTES_PER_PARSER = 100 * MB
+"""Three chunks of contents on their way to each parser (`datasets.encode.MAX_CONTENT_BYTES`)."""
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryPlan:
+    """How a limit is shared out on one machine."""
+
+    limit_bytes: int
+    num_parsers: int
+    parser_spare_bytes: int
+    """What each parser's child may take beyond what it has after its start."""
+    object_store_bytes: int
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `6GB`, `1.5 GiB`, `800M` or a plain number.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    if match is None or match[2] not in UNITS:
+        raise UserError(f"memory is {text!r}; expected bytes with a unit, such as 6GB or 1.5GiB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def plan_memory(limit_bytes: int | None, num_cores: int) -> MemoryPlan:
+    """Share a limit among parsers and the object store.
+
+    Args:
+        limit_bytes: for all processes together; None takes DEFAULT_SHARE of the machine.
+        num_cores: most parsers that are worth starting.
+    Raises:
+        UserError: the limit does not even hold one parser, or is more than the machine has.
+    """
+    machine = machine_bytes()
+    limit = limit_bytes if limit_bytes is not None else int(machine * DEFAULT_SHARE)
+    one = PARSER_BYTES + SPARE_BYTES + OBJECT_STORE_BYTES_PER_PARSER
+    least = BASE_BYTES + READER_BYTES + MIN_OBJECT_STORE_BYTES + one
+    if limit < least:
+        asked = "a quarter of this machine" if limit_bytes is None else "--memory"
+        raise UserError(f"{asked} is {limit / 1e9:.1f} GB, an encode needs {least / 1e9:.1f} GB; name more by --memory")
+    if limit > machine:
+        raise UserError(f"--memory is {limit / 1e9:.1f} GB, this machine has {machine / 1e9:.1f} GB; name less")
+    left = limit - BASE_BYTES - READER_BYTES - MIN_OBJECT_STORE_BYTES
+    num_parsers = max(1, min(num_cores, left // one))
+    return MemoryPlan(
+        limit_bytes=limit,
+        num_parsers=num_parsers,
+        parser_spare_bytes=left // num_parsers - PARSER_BYTES - OBJECT_STORE_BYTES_PER_PARSER,
+        object_store_bytes=MIN_OBJECT_STORE_BYTES + num_parsers * OBJECT_STORE_BYTES_PER_PARSER,
+    )
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or of the container that it is."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return total
+
+
+def tree_of(root: int) -> list[int]:
+    """A process and all its descendants, by id."""
+    children: dict[int, list[int]] = defaultdict(list)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):  # it has ended
+            continue
+        children[parent].append(int(folder.name))
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children[pid]
+    return found
+
+
+def memory_of_tree(root: int | None = None) -> int | None:
+    """Bytes that a process and all its descendants hold together: shared pages count once.
+
+    Args:
+        root: process id; None is this process.
+    Returns:
+        Sum of their proportional set sizes (proc(5), smaps_rollup), or None where the system does not tell.
+    """
+    return sum(map(memory_of, tree_of(root or os.getpid()))) or None
+
+
+def memory_of(pid: int) -> int:
+    """Proportional set size of one process in bytes; 0 if it has ended or the system does not tell."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0

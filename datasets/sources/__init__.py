@@ -1,0 +1,111 @@
+"""Where replays lie: folders, replays and archives, local or remote, walked lazily as inputs to read one by one.
+
+Everything that turns a source into inputs is in this package; what is in it knows nothing of games.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from datasets.errors import UserError
+from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.sources.inputs import Passed, ReplayInput
+from datasets.sources.listing import inputs_of
+from datasets.sources.named import resolve
+from datasets.sources.names import ARCHIVE_SUFFIXES, REPLAY_SUFFIXES, kind_of
+from datasets.sources.reading import read_ahead, read_input
+from datasets.sources.storage import is_remote, local_path, stat_remote
+from datasets.sources.walk import Walk
+
+__all__ = ["Inputs", "Passed", "ReplayInput", "Survey", "read_ahead", "read_input", "resolve", "survey"]
+
+EXPECTED = f"expected a folder, {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))}"
+CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """How much the sources hold."""
+
+    num_inputs: int
+    """Exact, but for archives that can only be read from their start: those are counted by their size."""
+    num_bytes: int
+    """In the measure of `ReplayInput.num_bytes` and `Passed.num_bytes`."""
+
+
+class Inputs:
+    """The inputs of some sources, found while they are iterated over, in an order that depends on names alone.
+
+    Memory does not grow with what the sources hold, but for eight bytes of each input's key: of two inputs with the
+    same key the second is left out. What goes wrong with a file or an archive becomes an input with a refusal.
+    """
+
+    def __init__(self, sources: Sequence[str], is_done: Callable[[str], bool]) -> None:
+        """Args:
+        sources: paths or URIs.
+        is_done: whether an input of that key need not be yielded.
+        """
+        self._sources = tuple(sources)
+        self._walk = Walk(is_done)
+
+    def __iter__(self) -> Iterator[ReplayInput]:
+        for source in self._sources:
+            yield from inputs_of(source, self._walk)
+
+    def take_passed(self) -> Passed:
+        """What was passed over since the last call."""
+        return self._walk.take_passed()
+
+
+def survey(sources: Sequence[str]) -> Survey:
+    """Look over the sources before anything is read. Archives are opened for their directories, none is unpacked.
+
+    Raises:
+        UserError: a source does not exist, cannot be reached, or is of an unknown kind; or nothing was found.
+    """
+    walk = Walk(lambda key: False, reads_contents=False)
+    num_inputs = num_bytes = 0
+    for source in sources:
+        _check(source)
+        for replay in inputs_of(source, walk):
+            num_inputs += 1
+            num_bytes += replay.num_bytes
+    num_inputs += walk.estimated_inputs
+    if not num_inputs:
+        named = ", ".join(_shown(source) for source in sources)
+        raise UserError(f"no {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))} and no games/ found in {named}")
+    return Survey(num_inputs=num_inputs, num_bytes=num_bytes + walk.estimated_bytes)
+
+
+def _check(source: str) -> None:
+    """Refuse a source that is not there, or is a file of an unknown kind."""
+    path = local_path(source)
+    if is_remote(path):
+        is_folder = _check_remote(source)
+    else:
+        if not os.path.exists(path):
+            raise UserError(f"source {source} does not exist; {EXPECTED}")
+        is_folder = os.path.isdir(path)
+    kind = kind_of(path.partition("?")[0] if is_remote(path) else path)
+    if not is_folder and kind not in ("slp", "archive"):
+        raise UserError(f"source {_shown(source)} is of no known kind; {EXPECTED}")
+
+
+def _check_remote(source: str) -> bool:
+    try:
+        return stat_remote(source)[0]
+    except FileNotFoundError:
+        raise UserError(f"source {_shown(source)} does not exist; {EXPECTED}") from None
+    except DAMAGE as error:
+        raise UserError(
+            f"source {_shown(source)} cannot be reached ({refusal_of(error)[1]}); expected an address that can be "
+            "read from here, with credentials in the environment where it needs some"
+        ) from error
+
+
+def _shown(source: str) -> str:
+    """A source as a message shows it: without credentials."""
+    return CREDENTIALS.sub("", source)

@@ -1,0 +1,92 @@
+"""From a source to its inputs: what each file in it is, and who opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.sources.folders import Entry, files
+from datasets.sources.inputs import ReplayInput
+from datasets.sources.metadata import Metadata
+from datasets.sources.names import META_NAME, key_of, kind_of, parsed_root
+from datasets.sources.sevenzip import list_7z
+from datasets.sources.storage import StoredFile, is_remote, open_file, sibling_location
+from datasets.sources.tars import list_tar, stream_tar
+from datasets.sources.walk import Walk, refused_whole, too_large
+from datasets.sources.zips import list_zip
+
+OPENERS: dict[str, Callable[[StoredFile, Walk], Iterator[ReplayInput]]] = {
+    ".zip": list_zip, ".7z": list_7z, ".tar": list_tar, ".tar.gz": stream_tar, ".tgz": stream_tar,
+    ".tar.zst": stream_tar, ".tzst": stream_tar,
+}  # fmt: skip
+"""Suffix -> what lists an archive's members."""
+
+
+def inputs_of(source: str, walk: Walk) -> Iterator[ReplayInput]:
+    """The inputs of a source that the walk wants, in an order that depends on names alone."""
+    listing = _Listing(walk)
+    for number, entry in enumerate(files(source)):
+        yield from listing.inputs(number, entry)
+
+
+class _Listing:
+    """What is known while the files of one source pass by: the `meta.json` of the folder of parsed games at hand."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._root: str | None = None
+        self._table = Metadata()
+
+    def inputs(self, number: int, entry: Entry) -> Iterator[ReplayInput]:
+        """The inputs of one file."""
+        kind = "whole" if entry.is_whole else kind_of(entry.path)
+        if kind in ("ignored", "meta"):
+            self._walk.ignore(entry.path)
+        elif kind == "archive" and entry.refusal is None:
+            suffix = next(suffix for suffix in OPENERS if entry.path.lower().endswith(suffix))
+            opener = stream_tar if suffix == ".tar" and is_remote(entry.file.location) else OPENERS[suffix]
+            yield from opener(entry.file, self._walk)
+        elif kind in ("slp", "parsed"):
+            yield from self._file(number, entry, is_parsed=kind == "parsed")
+        else:
+            refusal = entry.refusal or ("unopenable", "an archive of a kind that is not read; repack it as .zip or .7z")
+            yield from refused_whole(self._walk, entry.file, refusal, entry.source)
+
+    def _file(self, number: int, entry: Entry, *, is_parsed: bool) -> Iterator[ReplayInput]:
+        file = entry.file
+        refusal = entry.refusal or too_large(file.num_bytes)
+        key = key_of("file", file.place, file.num_bytes, file.mtime_ns, *(entry.refusal or ()))
+        if not self._walk.wants(key, num_bytes=file.num_bytes):
+            return
+        meta: dict[str, Any] | None = None
+        if is_parsed and self._walk.reads_contents:
+            root = parsed_root(entry.path)
+            if root != self._root:
+                self._root, self._table = root, Metadata()
+                yield from self._read_meta(entry)
+            meta = self._table.get(entry.path[-32:])
+        yield ReplayInput(
+            key=key,
+            source=entry.source,
+            member=number,
+            name=entry.path[-32:] if is_parsed else entry.name,
+            container=file.location,
+            num_bytes=file.num_bytes,
+            kind="parsed" if is_parsed else "slp",
+            meta=meta,
+            refusal=refusal,
+        )
+
+    def _read_meta(self, game: Entry) -> Iterator[ReplayInput]:
+        """Fill the table from the `meta.json` beside the folder of a parsed game; without one it stays empty."""
+        location = sibling_location(game.file.location, 2, META_NAME)
+        try:
+            with open_file(location) as file:
+                self._table.read(file)
+        except FileNotFoundError:
+            return
+        except DAMAGE as error:
+            code, message = refusal_of(error)
+            meta = StoredFile(location, sibling_location(game.file.place, 2, META_NAME), META_NAME, 0, 0)
+            yield from refused_whole(self._walk, meta, (code, f"{META_NAME}: {message}"), game.source)

@@ -1,0 +1,82 @@
+"""From an input to its bytes, with reads of remote inputs running ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from datasets.errors import ReplayError
+from datasets.sources import unpack
+from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
+from datasets.sources.storage import is_remote, read_file
+from datasets.sources.tars import read_tar_member
+from datasets.sources.zips import read_zip_member
+
+READS_AHEAD = 8
+"""Remote reads under way at once."""
+BYTES_AHEAD = 64 * 2**20
+"""Stored bytes that reads under way may hold together."""
+
+
+def read_input(replay: ReplayInput) -> bytes:
+    """The bytes of one input: an uncompressed .slp, or a parsed game as the older pipeline stored it.
+
+    Raises:
+        ReplayError: `unopenable`, `too_large`, `wrong_size`, or the code of its refusal.
+    """
+    return _content(replay, partial(_stored, replay))
+
+
+def read_ahead(inputs: Iterable[ReplayInput]) -> Iterator[tuple[ReplayInput, Callable[[], bytes]]]:
+    """Each input with the function that gives its bytes or raises, as `read_input`.
+
+    Local inputs are read when asked for. Of remote ones up to READS_AHEAD are being fetched, at most about
+    BYTES_AHEAD together, so that the network's latency is waited for once; they are decompressed when asked for.
+    """
+    waiting: deque[tuple[ReplayInput, Callable[[], bytes]]] = deque()
+    with ThreadPoolExecutor(READS_AHEAD, thread_name_prefix="read-ahead") as pool:
+        try:
+            num_bytes = 0
+            for replay in inputs:
+                fetch: Callable[[], bytes] = partial(_stored, replay)
+                if is_remote(replay.container) and replay.content is None and replay.refusal is None:
+                    future: Future[bytes] = pool.submit(fetch)
+                    fetch = future.result
+                waiting.append((replay, partial(_content, replay, fetch)))
+                num_bytes += replay.num_bytes
+                while len(waiting) >= READS_AHEAD or num_bytes > BYTES_AHEAD:
+                    num_bytes -= waiting[0][0].num_bytes
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stored(replay: ReplayInput) -> bytes:
+    """The bytes as the container has them."""
+    if replay.content is not None:
+        return replay.content
+    if isinstance(replay.place, ZipMember):
+        return read_zip_member(replay.container, replay.place)
+    if isinstance(replay.place, TarMember):
+        return read_tar_member(replay.container, replay.place)
+    return read_file(replay.container, replay.num_bytes, unpack.MAX_REPLAY_BYTES + 1)
+
+
+def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
+    try:
+        if replay.refusal is not None:
+            raise ReplayError(*replay.refusal)
+        content = fetch()
+        if isinstance(replay.place, ZipMember) and replay.content is None:
+            content = unpack.unpack_member(content, replay.place)
+        name = replay.name if replay.kind == "slp" else ""
+        return unpack.replay_content(content, name)
+    except ReplayError:
+        raise
+    except DAMAGE as error:
+        raise ReplayError(*refusal_of(error)) from error

@@ -1,0 +1,212 @@
+"""Kills `wm encode` at random moments, runs it again, and compares the corpus with an undisturbed one.
+
+    python tests/kills.py --sources dev.zip [--kinds worker child raylet driver tree] [--moments 20] [--seed 1]
+
+Each kind is killed at seeded random moments of the run, from the first process that appears to the end. A run
+that survives (a worker or its child was killed) must finish by itself; otherwise the same command is typed again.
+Prints a table; the last line is one JSON object. Exit code 1 if any corpus differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.corpus import COMMITS, FOLLOWERS, FRAMES, Corpus, open_corpus
+from datasets.memory import tree_of
+from datasets.verify import verify
+
+VICTIMS = {
+    "worker": r"ray::(MapWorker|.*_Parser)",
+    "child": r"datasets\.parser_child",
+    "raylet": r"/raylet/raylet ",
+    "driver": None,
+    "tree": None,
+}
+"""Kind -> command line of the process that is killed; None: the driver itself, or it and all its descendants."""
+SURVIVES = {"worker", "child"}
+GONE_SECONDS = 30
+"""Within which all processes of a killed driver must have ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one kill did."""
+
+    kind: str
+    moment_s: float
+    was_running: bool
+    """The run had not ended before."""
+    exit_code: int
+    """Of the killed run."""
+    committed_inputs: int
+    """When it was run again."""
+    left_processes: int
+    """Of the killed run, GONE_SECONDS later."""
+    is_same: bool
+    """The corpus is row for row that of the undisturbed run, and sound."""
+
+
+def start(sources: list[str], out: Path) -> subprocess.Popen[bytes]:
+    """`wm encode` as a user types it, in a session of its own; what it prints is in a file beside the corpus."""
+    command = [sys.executable, "-m", "wm.cli", "encode", *sources, "--out", str(out)]
+    with printed_by(out).open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def printed_by(out: Path) -> Path:
+    """File with what the last run into a corpus printed."""
+    return out.with_suffix(".printed")
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Process id -> command line of all below a process."""
+    found = {}
+    for pid in tree_of(root)[1:]:
+        with contextlib.suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def kill(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -> dict[int, str]:
+    """SIGKILL what the kind names; returns the whole tree as it was."""
+    tree = descendants(process.pid)
+    pattern = VICTIMS[kind]
+    if kind == "driver":
+        victims = [process.pid]
+    elif kind == "tree":
+        victims = [process.pid, *tree]
+    else:
+        assert pattern is not None
+        fitting = sorted(pid for pid, command in tree.items() if re.search(pattern, command))
+        victims = [chance.choice(fitting)] if fitting else []
+    for pid in victims:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return tree
+
+
+def rows(corpus: Corpus, folder: str) -> pa.Table | None:
+    """All rows of frames/ or followers/ in corpus order."""
+    names = [commit["files"][folder]["name"] for commit in corpus.commits if folder in commit["files"]]
+    if not names:
+        return None
+    table = pa.concat_tables([pq.read_table(corpus.root / folder / name) for name in names])
+    return table.set_column(0, "game_id", table["game_id"].cast(pa.string()))
+
+
+def same_rows(first: Path, second: Path) -> bool:
+    """Two corpora hold the same games, rejects, frames and followers, row for row."""
+    one, two = open_corpus(first), open_corpus(second)
+    if not (one.games.equals(two.games) and one.rejects.equals(two.rejects)):
+        return False
+    for folder in (FRAMES, FOLLOWERS):
+        left, right = rows(one, folder), rows(two, folder)
+        if (left is None) != (right is None) or (left is not None and not left.equals(right)):
+            return False
+    return True
+
+
+def trial(sources: list[str], out: Path, undisturbed: Path, kind: str, moment_s: float, seed: int) -> Trial:
+    """Start, kill at the moment, run again if need be, compare."""
+    shutil.rmtree(out, ignore_errors=True)
+    process = start(sources, out)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=moment_s)
+    was_running = process.poll() is None
+    tree = kill(process, kind, random.Random(seed)) if was_running else {}
+    process.wait()
+    deadline = time.monotonic() + GONE_SECONDS
+    while (left := [pid for pid in tree if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if kind in SURVIVES and process.returncode != 0:
+        print(printed_by(out).read_text()[-2_000:], flush=True)
+    committed = sum(len(json.loads(path.read_text())["inputs"]) for path in (out / COMMITS).glob("[0-9]*.json"))
+    if process.returncode != 0:
+        again = start(sources, out)
+        if again.wait() != 0:
+            print(printed_by(out).read_text()[-2_000:], flush=True)
+    return Trial(
+        kind=kind,
+        moment_s=round(moment_s, 2),
+        was_running=was_running,
+        exit_code=process.returncode,
+        committed_inputs=committed,
+        left_processes=len(left),
+        is_same=same_rows(undisturbed, out) and verify(out).is_sound,
+    )
+
+
+def run_trials(sources: list[str], scratch: Path, kinds: list[str], num_moments: int, seed: int) -> list[Trial]:
+    """An undisturbed run, then `num_moments` kills of each kind at random moments of its length."""
+    undisturbed = scratch / "undisturbed"
+    began = time.monotonic()
+    process = start(sources, undisturbed)
+    assert process.wait() == 0, printed_by(undisturbed).read_text()[-2_000:]
+    length = time.monotonic() - began
+    chance = random.Random(seed)
+    trials = []
+    for kind in kinds:
+        for _ in range(num_moments):
+            done = trial(
+                sources, scratch / kind, undisturbed, kind, chance.uniform(0.05, 0.98) * length, chance.randrange(2**30)
+            )
+            print(" ".join(f"{name}={value}" for name, value in asdict(done).items()), flush=True)
+            trials.append(done)
+    return trials
+
+
+def main() -> int:
+    """Run the trials and say how many corpora came out the same."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kinds", nargs="+", choices=VICTIMS, default=list(VICTIMS))
+    parser.add_argument("--moments", type=int, default=20, help="kills of each kind")
+    parser.add_argument("--sources", nargs="+", required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as name:
+        trials = run_trials(arguments.sources, Path(name), arguments.kinds, arguments.moments, arguments.seed)
+    facts = {
+        kind: {
+            "trials": len(of_kind),
+            "killed_while_running": sum(one.was_running for one in of_kind),
+            "same_corpus": sum(one.is_same for one in of_kind),
+            "survived": sum(one.exit_code == 0 for one in of_kind),
+            "left_processes": sum(one.left_processes for one in of_kind),
+        }
+        for kind in arguments.kinds
+        if (of_kind := [one for one in trials if one.kind == kind])
+    }
+    for kind, counts in facts.items():
+        print(f"{kind:<8}" + "".join(f"{name.replace('_', ' ')} {value:<6}" for name, value in counts.items()))
+    print(json.dumps(facts))
+    return 0 if all(one.is_same for one in trials) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Encoding on several machines: a node that dies, and a node that does not see the sources.
+
+The nodes are real raylets on this machine; each test has a cluster of its own, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kills import same_rows
+
+NODE_DIES = """
+import json, os, sys
+from functools import partial
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+source, out = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+cluster.wait_for_nodes()
+os.environ["RAY_ADDRESS"] = cluster.address
+
+from datasets.distribute import encode_on_ray
+from datasets.encode import EncodeOptions, encode
+from datasets.memory import plan_memory
+
+killed = []
+
+def after_commit(summary, bytes_left):
+    if len(killed) == 0 and summary.num_games >= 8:
+        killed.append(summary.num_games)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+summary = encode([source], Path(out), EncodeOptions(), partial(encode_on_ray, plan=plan_memory(None, 2)), after_commit)
+import ray
+alive = sum(node["Alive"] for node in ray.nodes())
+print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
+"""
+NODE_IS_BLIND = """
+import os, subprocess, sys
+from functools import partial
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+source, out = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+os.environ["RAY_ADDRESS"] = cluster.address
+join = f"mount -t tmpfs tmpfs '{Path(source).parent}' && exec ray start --address={cluster.address} --num-cpus=1 --block"
+blind = subprocess.Popen(["unshare", "--mount", "sh", "-c", join], stdout=subprocess.DEVNULL)
+try:
+    import ray, time
+    ray.init(address=cluster.address, log_to_driver=False)
+    deadline = time.monotonic() + 60
+    while len(ray.nodes()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    from datasets.distribute import encode_on_ray
+    from datasets.encode import EncodeOptions, encode
+    from datasets.errors import UserError
+    from datasets.memory import plan_memory
+    try:
+        encode([source], Path(out), EncodeOptions(), partial(encode_on_ray, plan=plan_memory(None, 2)))
+    except UserError as error:
+        print(error)
+finally:
+    blind.terminate()
+"""
+
+
+def run(script: str, tmp_path: Path, *arguments: str) -> str:
+    """The last line that a script prints, run with a folder of its own for Ray."""
+    environment = os.environ | {"RAY_TMPDIR": str(tmp_path / "ray"), "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    (tmp_path / "ray").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, env=environment, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3_000:]
+    return done.stdout.decode().strip().splitlines()[-1]
+
+
+def test_a_node_that_dies_in_the_middle_changes_nothing(synthetic_many, tmp_path):
+    from datasets.encode import EncodeOptions, encode, encode_in_process
+
+    encode([synthetic_many], tmp_path / "alone", EncodeOptions(), encode_in_process)
+    facts = json.loads(run(NODE_DIES, tmp_path, str(synthetic_many), str(tmp_path / "cluster")))
+    assert facts["killed_at"]
+    assert facts["alive"] == 2
+    assert same_rows(tmp_path / "alone", tmp_path / "cluster")
+
+
+def test_a_path_that_one_node_does_not_see_is_an_error_before_the_job(synthetic_many, tmp_path):
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("needs the right to give a process its own mounts")
+    folder = tmp_path / "seen by one" / "replays"
+    shutil.copytree(synthetic_many, folder)
+    last_line = run(NODE_IS_BLIND, tmp_path, str(folder), str(tmp_path / "corpus"))
+    assert "is not to be seen on the cluster's node" in last_line
+    assert str(folder) in last_line
+
+
+@pytest.fixture(scope="module")
+def synthetic_many(tmp_path_factory) -> Path:
+    """48 short synthetic replays: a dozen chunks."""
+    from datasets.synth import SynthOptions, synthesise
+
+    out = tmp_path_factory.mktemp("many") / "replays"
+    synthesise(out, SynthOptions(num_games=48, seed=5, max_frames=2_400))
+    return out
