@@ -7,12 +7,13 @@ MAMBA := mamba-ssm==2.3.2.post1
 REPLAYS ?=
 DEMO_OUT ?= runs/demo
 
-.PHONY: help demo test test-slow lint format gpu clean
+.PHONY: help demo test test-slow faults lint format gpu clean
 
 help:
 	@echo "make demo                 replays -> corpus -> world model -> report, in minutes (REPLAYS=path for your own)"
 	@echo "make test                 format, lint, types and tests"
 	@echo "make test-slow            the slow tests too"
+	@echo "make faults               kills an encode at random moments and compares the corpora (REPLAYS=path)"
 	@echo "make gpu                  adds the CUDA kernels of mamba-ssm"
 
 # torch before the rest: the packages that depend on it then take the build that is there.
@@ -51,6 +52,9 @@ test: lint
 
 test-slow: lint
 	$(BIN)/pytest -m 'slow or not slow'
+
+faults: $(VENV)/.dev
+	$(BIN)/python tests/kills.py --sources "$(REPLAYS)"
 
 clean:
 	rm -rf $(VENV) build *.egg-info

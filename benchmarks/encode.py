@@ -36,10 +36,10 @@ from datasets.checks import FilterConfig, check_game
 from datasets.corpus import FRAMES, open_corpus
 from datasets.encode import EncodeOptions, EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
 from datasets.errors import ReplayError
-from datasets.replay import game_id_of, parse_replay
-from datasets.shard import ShardWriter, frames_table
 from datasets.memory import plan_memory
 from datasets.ray_start import num_cores
+from datasets.replay import game_id_of, parse_replay
+from datasets.shard import ShardWriter, frames_table
 from datasets.sources import Inputs, read_ahead
 from datasets.sources.inputs import ReplayInput
 

@@ -6,6 +6,8 @@ Writes synthetic games, then runs `wm encode` on the first 250, 1,000 and 4,000 
 and samples the proportional set sizes of the whole tree of processes (driver, Ray, parsers and their children;
 shared pages count once) five times a second. `shared` is what of that is shared memory: the object store.
 `--form tar.gz` passes contents through the object store, `zip` and `folder` only references.
+Peaks of short runs differ by chance, so the growth with the number of games is the slope of a line through the
+samples of the largest run, from its first quarter on (before that, processes start and pools fill).
 The last line is one JSON object.
 """
 
@@ -53,21 +55,29 @@ def measure(source: Path, out: Path, memory: str | None) -> dict[str, float]:
     command += ["--memory", memory] if memory else []
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = peak_shared = 0
+    samples, peak_shared = [], 0
     while process.poll() is None:
         total, shared = sample(process.pid)
-        peak, peak_shared = max(peak, total), max(peak_shared, shared)
+        samples.append((sum(1 for _ in out.glob("commits/*.json")), total))
+        peak_shared = max(peak_shared, shared)
         time.sleep(SAMPLE_SECONDS)
     if process.returncode != 0:
         sys.exit(f"wm encode ended with {process.returncode}")
-    manifest = json.loads((out / "corpus.json").read_text())
     seconds = time.monotonic() - began
+    manifest = json.loads((out / "corpus.json").read_text())
+    num_inputs = manifest["num_games"] + sum(manifest["rejects"].values())
+    per_commit = num_inputs / len(manifest["commits"])
+    late = np.array(
+        [(commits * per_commit, total) for commits, total in samples if commits * per_commit > num_inputs / 4]
+    )
     return {
+        "inputs": num_inputs,
         "games": manifest["num_games"],
         "frames": manifest["num_frames"],
         "seconds": seconds,
-        "peak_bytes": peak,
+        "peak_bytes": max(total for _, total in samples),
         "peak_shared_bytes": peak_shared,
+        "bytes_per_input": float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) if len(late) > 2 else 0.0,
     }
 
 
@@ -101,24 +111,24 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="encode-memory-") as name:
         scratch = Path(name)
-        synthesise(scratch / "slp", SynthOptions(num_games=max(arguments.games), seed=3, max_frames=2_400))
+        synthesise(scratch / "slp", SynthOptions(num_games=max(arguments.games), seed=3, max_frames=2_600))
         games = sorted((scratch / "slp").iterdir())
-        print(f"{'games':>7}{'frames':>12}{'frames/s':>10}{'peak MB':>9}{'shared MB':>11}{'of limit':>10}")
+        print(f"{'inputs':>7}{'frames':>12}{'frames/s':>10}{'peak MB':>9}{'shared MB':>11}{'of limit':>10}")
         for number in arguments.games:
             source = pack(games[:number], arguments.form, scratch / f"games-{number}")
             row = measure(source, scratch / "corpus", arguments.memory)
             rows.append(row)
+            peak, shared = row["peak_bytes"] / 1e6, row["peak_shared_bytes"] / 1e6
             print(
-                f"{row['games']:>7,}{row['frames']:>12,}{row['frames'] / row['seconds']:>10,.0f}"
-                f"{row['peak_bytes'] / 1e6:>9,.0f}{row['peak_shared_bytes'] / 1e6:>11,.0f}{row['peak_bytes'] / limit:>10.0%}",
+                f"{row['inputs']:>7,}{row['frames']:>12,}{row['frames'] / row['seconds']:>10,.0f}"
+                f"{peak:>9,.0f}{shared:>11,.0f}{row['peak_bytes'] / limit:>10.0%}",
                 flush=True,
             )
             shutil.rmtree(scratch / "corpus")
-    slope, start = np.polyfit([row["games"] for row in rows], [row["peak_bytes"] for row in rows], 1)
-    at_ranked = start + slope * RANKED_GAMES
-    print(
-        f"fit: {start / 1e6:,.0f} MB + {slope:,.0f} bytes a game; at {RANKED_GAMES:,} games {at_ranked / 1e6:,.0f} MB"
-    )
+    largest = rows[-1]
+    slope = largest["bytes_per_input"]
+    at_ranked = largest["peak_bytes"] + slope * (RANKED_GAMES - largest["inputs"])
+    print(f"growth: {slope:,.0f} bytes a game; peak at {RANKED_GAMES:,} games {at_ranked / 1e6:,.0f} MB")
     facts = {
         "form": arguments.form,
         "limit_bytes": limit,

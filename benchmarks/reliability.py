@@ -185,9 +185,13 @@ def print_outcomes(kind: str, outcomes: Outcomes) -> None:
     where = ", ".join(f"{n} in {part}" for part, n in outcomes.unchanged.most_common())
     print(f"  {unchanged / trials:>6.1%}  accepted, stored rows unchanged: {where}")
     print(f"  {len(outcomes.changed) / trials:>6.1%}  accepted, changed:")
-    for change in sorted((change for found in outcomes.changed for change in found), key=lambda change: change.column):
-        size = "" if change.largest is None else f", by {change.largest:.3g} at most"
-        print(f"          {change.column}: {change.num_values} values{size}")
+    by_column: dict[str, list[Change]] = {}
+    for change in (change for found in outcomes.changed for change in found):
+        by_column.setdefault(change.column, []).append(change)
+    for column, found in sorted(by_column.items()):
+        largest = max((change.largest or 0.0 for change in found), default=0.0)
+        values = sum(change.num_values for change in found)
+        print(f"          {column}: {values} values in {len(found)} trials, by {largest:.3g} at most")
 
 
 def facts_of(outcomes: Outcomes) -> dict[str, object]:

@@ -13,6 +13,7 @@ from datasets.consistency import contradictions
 from datasets.errors import ReplayError
 from datasets.game import Columns, Game
 from datasets.schema import TOURNAMENT_STAGES
+from datasets.track import frames_where
 
 REASONS: dict[str, str] = {
     "unopenable": "the file or archive member cannot be read",
@@ -155,7 +156,9 @@ def _play(game: Game, filters: FilterConfig) -> list[tuple[str, str]]:
 
 def _never_moved(columns: Columns) -> bool:
     sticks = [columns[name] for name in ("main_x", "main_y")]
-    return all(max(stick.max(), -int(stick.min())) < STICK_DEADZONE for stick in sticks if stick is not None)
+    return not any(
+        stick.max() >= STICK_DEADZONE or stick.min() <= -STICK_DEADZONE for stick in sticks if stick is not None
+    )
 
 
 def _values(game: Game) -> list[tuple[str, str]]:
@@ -165,8 +168,10 @@ def _values(game: Game) -> list[tuple[str, str]]:
             values = columns[name]
             if values is None:
                 continue
-            if not (values.max() <= highest and (values.dtype.kind == "u" or values.min() >= lowest)):
-                text = f"{name} runs from {values.min()} to {values.max()}, expected {lowest} to {highest}"
+            greatest = np.maximum.reduce(values)
+            least = 0 if values.dtype.kind == "u" else np.minimum.reduce(values)
+            if not (lowest <= least and greatest <= highest):
+                text = f"{name} runs from {values.min()} to {greatest}, expected {lowest} to {highest}"
                 return [("bad_values", text)]
             if name in NEVER_TINY and _smallest_bits(values) < TINY_BITS:
                 return [("bad_values", f"{name} is nearer to 0 than {TINY}, but not 0")]
@@ -177,7 +182,7 @@ def _smallest_bits(values: np.ndarray) -> int:
     """Bits of the smallest |value| that is not 0, without the sign; of floats these are ordered as the values are."""
     bits = values.view(np.uint32) << np.uint32(1)  # drops the sign
     bits -= np.uint32(2)  # 0 becomes the largest
-    return int(bits.min()) // 2 + 1
+    return int(np.minimum.reduce(bits)) // 2 + 1
 
 
 def damage_taken(game: Game, player: int) -> float:
@@ -185,5 +190,7 @@ def damage_taken(game: Game, player: int) -> float:
     percent = game.players[player]["percent"]
     if percent is None:
         return float("inf")
+    falls = frames_where(percent[1:] < percent[:-1])
     with np.errstate(invalid="ignore", over="ignore"):  # damaged numbers are refused elsewhere
-        return float(np.maximum(percent[1:] - percent[:-1], 0).sum())
+        fallen = (percent[falls].astype(np.float64) - percent[falls + 1]).sum()
+        return float(percent[-1] - percent[0] + fallen)

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from datasets.schema import VELOCITY_COLUMNS
-from datasets.track import Finding, Rule, Track, at
+from datasets.track import Finding, Rule, Track, frames_where
 
-TOLERANCE = 1e-4
-"""Frames; animations run at fractions, which float32 rounds."""
 MAX_SPEED = 15.0
 """Frames of an animation in one of the game. Seen: 8 in shield stun, whose animation fits any stun; 4 elsewhere."""
 SHIELD_STUN = 181
@@ -24,24 +22,20 @@ MAX_BACK = 2.0
 
 
 def _state_age(track: Track) -> Iterator[Finding]:
-    """A clock runs evenly, changes its speed, or begins anew: it does not leap and come back."""
+    """A clock runs evenly, changes its speed, or begins anew: it does not leap, nor leave whole numbers for a frame."""
     age, steady = track["state_age"], track.steady
     speed = age[1:] - age[:-1]
     whole = age == np.rint(age)
-    between = np.flatnonzero((whole[1:-1] < (whole[2:] & whole[:-2])) & steady) + 1
-    uneven = np.flatnonzero((np.abs(speed[1:-2] - speed[:-3]) > 2 * TOLERANCE) & steady[:-2] & steady[2:])
-    first, second, third, fourth = (speed[uneven + step] for step in range(4))
-    returns = np.abs(second + third - first - fourth) < TOLERANCE
-    even = uneven[returns & (np.abs(first - fourth) < TOLERANCE)] + 2
-    for wrong in (between, even, *_leaps(track, speed)):
+    between = frames_where((whole[1:-1] < (whole[2:] & whole[:-2])) & steady) + 1
+    for wrong in (between, *_leaps(track, speed)):
         if len(wrong):
-            yield "one_frame_value", f"state_age is {age[wrong[0]]:g} after {age[wrong[0] - 1]:g} {at(wrong)}"
+            yield "one_frame_value", f"state_age is {age[wrong[0]]:g} after {age[wrong[0] - 1]:g}", wrong
 
 
 def _leaps(track: Track, speed: np.ndarray) -> Iterator[np.ndarray]:
     """Frames in which a clock goes back but not to its beginning, or goes on from where it was; or runs ahead."""
     age, calm = track["state_age"], track.undisturbed
-    leaps = np.flatnonzero((np.abs(speed - MAX_SPEED / 2) > MAX_SPEED / 2)[1:-1] & calm[1:-1]) + 1
+    leaps = frames_where((np.abs(speed - MAX_SPEED / 2) > MAX_SPEED / 2)[1:-1] & calm[1:-1]) + 1
     falls = leaps[speed[leaps] < 0]
     far = (speed[falls] < -MAX_BACK) & (age[falls + 1] > np.maximum(MAX_BEGINNING, 2 * speed[falls - 1]))
     yield falls[far] + 1
@@ -51,16 +45,9 @@ def _leaps(track: Track, speed: np.ndarray) -> Iterator[np.ndarray]:
     yield ahead[track["action"][ahead] != SHIELD_STUN] + 1
 
 
-def _l_cancel(track: Track) -> Iterator[Finding]:
-    """An l-cancel is told once, when its landing begins."""
-    late = np.flatnonzero((track["l_cancel"] != 0) & (track["state_age"] > 1))
-    if len(late):
-        yield "one_frame_value", f"an l-cancel at age {track['state_age'][late[0]]:g} {at(late)}"
-
-
 def _frozen(track: Track) -> Iterator[Finding]:
     """In hitlag nothing leaves and comes back: what moves or counts stands still."""
-    frozen = np.flatnonzero(track.frozen[1:-1] & track.stays[1:] & track.stays[:-1]) + 1
+    frozen = frames_where(track.frozen[1:-1] & track.stays[1:] & track.stays[:-1]) + 1
     frozen = frozen[track.frozen[frozen - 1] & track.frozen[frozen + 1]]
     before = frozen - 1
     for name in ("state_age", *VELOCITY_COLUMNS):
@@ -70,12 +57,11 @@ def _frozen(track: Track) -> Iterator[Finding]:
         moved = frozen[values[frozen] != values[before]]
         if len(moved) and len(wrong := moved[values[moved - 1] == values[moved + 1]]):
             text = f"{values[wrong[0]]:g} between frames of {values[wrong[0] - 1]:g}"
-            yield "one_frame_value", f"{name} is {text} in hitlag {at(wrong)}"
+            yield "one_frame_value", f"{name} is {text} in hitlag", wrong
 
 
 _CLOCK = frozenset({"action", "state_age", "flags_1"})
 CLOCK_RULES = (
     Rule(check=_state_age, needs=_CLOCK),
-    Rule(check=_l_cancel, needs=frozenset({"l_cancel", "state_age"})),
     Rule(check=_frozen, needs=_CLOCK),
 )

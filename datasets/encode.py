@@ -8,6 +8,7 @@ interrupted.
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 import uuid
@@ -30,6 +31,7 @@ from datasets.schema import FOLLOWERS_SCHEMA
 from datasets.shard import ShardWriter, followers_table, frames_table, game_row
 from datasets.sources import Inputs, read_ahead, survey
 from datasets.sources.inputs import Passed, ReplayInput
+from datasets.sources.storage import is_remote, local_path
 
 MAX_CONTENT_BYTES = 32 * 2**20
 """Bytes that a chunk carries itself, of archives that can only be read from their start: bounds the object store."""
@@ -128,6 +130,12 @@ class EncodeSummary:
     seconds: float = 0.0
 
 
+def _absolute(source: str) -> str:
+    """The same source for a process that runs in another folder."""
+    path = local_path(source)
+    return path if is_remote(path) else os.path.abspath(path)
+
+
 RunChunks = Callable[[Feed], Iterable[ChunkResult]]
 """Runs `encode_chunk` over a feed's chunks, anywhere, and yields the results in order."""
 
@@ -223,7 +231,7 @@ def encode(
         UserError: the sources hold nothing, or `out` is not ours or was made with other options.
     """
     started = time.monotonic()
-    places = tuple(str(source) for source in sources)
+    places = tuple(_absolute(str(source)) for source in sources)
     found = survey(places)
     committer = Committer(out, options)
     feed = Feed(

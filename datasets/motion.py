@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from datasets.schema import VELOCITY_COLUMNS
-from datasets.track import FIRST_SPECIAL, REBIRTH, Finding, Rule, Track, at
+from datasets.track import FIRST_SPECIAL, REBIRTH, Finding, Rule, Track, frames_where
 
 MAX_STEP = 100.0
 """Game units in a frame. The fastest seen is 34 (Kirby's throw); launches seen move 9."""
@@ -37,23 +37,22 @@ def _steps(track: Track) -> Iterator[Finding]:
     action = track["action"]
     for name in ("x", "y"):
         values = track[name]
-        leaps = np.flatnonzero(np.abs(values[1:] - values[:-1]) > MAX_RETURN) + 1
+        leaps = frames_where(np.abs(values[1:] - values[:-1]) > MAX_RETURN) + 1
+        leaps = leaps[(action[leaps] > REBIRTH) & (action[leaps - 1] > REBIRTH)]
         if not len(leaps):
             continue
         sizes = np.abs(values[leaps] - values[leaps - 1])
-        far = (sizes > MAX_STEP) & (action[leaps] > REBIRTH) & (action[leaps - 1] > REBIRTH)
-        back = np.flatnonzero(leaps[1:] - leaps[:-1] == 1)
+        back = frames_where(leaps[1:] - leaps[:-1] == 1)
         back = back[np.abs(values[leaps[back + 1]] - values[leaps[back] - 1]) < sizes[back] / 2]
-        for wrong in (leaps[far], leaps[back]):
+        for wrong in (leaps[sizes > MAX_STEP], leaps[back]):
             if len(wrong):
-                text = f"from {values[wrong[0] - 1]:g} to {values[wrong[0]]:g} {at(wrong)}"
-                yield "position_jump", f"{name} goes {text}"
+                yield "position_jump", f"{name} goes from {values[wrong[0] - 1]:g} to {values[wrong[0]]:g}", wrong
 
 
 def _position_before(track: Track) -> Iterator[Finding]:
     """Between two frames the game moves nobody, but in hitlag, in another's hands, and after death."""
     x, y, before_x, before_y = track["x"], track["y"], track.before("x"), track.before("y")
-    moved = np.flatnonzero((before_x[1:] != x[:-1]) | (before_y[1:] != y[:-1]))
+    moved = frames_where((before_x[1:] != x[:-1]) | (before_y[1:] != y[:-1]))
     action, next_action = track["action"], track.before("action")
     frozen = track.frozen[moved]
     free = moved[FREE_ACTIONS[action[moved]] & FREE_ACTIONS[next_action[moved + 1]] & ~frozen]
@@ -67,7 +66,7 @@ def _position_before(track: Track) -> Iterator[Finding]:
         if len(wrong):
             first = wrong[0]
             places = f"({before_x[first + 1]:g}, {before_y[first + 1]:g}) after ({x[first]:g}, {y[first]:g})"
-            yield "pre_post_mismatch", f"a frame begins at {places} {at(wrong + 1)}"
+            yield "pre_post_mismatch", f"a frame begins at {places}", wrong + 1
 
 
 def _air_velocity(track: Track) -> Iterator[Finding]:
@@ -82,7 +81,7 @@ def _air_velocity(track: Track) -> Iterator[Finding]:
         after, before = track[axis], track.before(axis)
         own, attack = (track[name] for name in names)
         missed = (before + own) + attack != after
-        frames = np.flatnonzero(free & (missed[1:-1] > (missed[2:] | missed[:-2]))) + 1
+        frames = frames_where(free & (missed[1:-1] > (missed[2:] | missed[:-2]))) + 1
         if not len(frames):
             continue
         step = after[frames] - before[frames]
@@ -94,24 +93,26 @@ def _air_velocity(track: Track) -> Iterator[Finding]:
             continue
         for name, values, other in ((names[0], own, attack), (names[1], attack, own)):
             around = (values[frames - 1] + values[frames + 1]) / 2
-            fits = np.abs(step - other[frames] - around) < 0.2 * miss
             off = (np.abs(values[frames] - around) > 0.8 * miss) & (values[frames] != values[frames + 1])
-            wrong = frames[fits & off]
+            if not off.any():
+                continue
+            fits = np.abs(step - other[frames] - around) < 0.2 * miss
+            wrong = frames[off & fits]
             if len(wrong):
                 text = f"{values[wrong[0]]:g} between {values[wrong[0] - 1]:g} and {values[wrong[0] + 1]:g}"
-                yield "velocity_mismatch", f"{name} is {text}, with which the step would fit, {at(wrong)}"
+                yield "velocity_mismatch", f"{name} is {text}, with which the step would fit,", wrong
 
 
 def _ground_velocity(track: Track) -> Iterator[Finding]:
     """On the ground, one speed is said twice: along the surface, and as x and y. In the air the former is 0."""
     flies = track.airborne
     along, x, y = track["self_ground_x"], track["self_air_x"], track["self_y"]
-    wrong = np.flatnonzero((along != 0) & flies)
+    wrong = frames_where((along != 0) & flies)
     if len(wrong):
-        yield "velocity_mismatch", f"self_ground_x is {along[wrong[0]]:g} in the air {at(wrong)}"
+        yield "velocity_mismatch", f"self_ground_x is {along[wrong[0]]:g} in the air", wrong
     walks = ~(flies[2:] | flies[1:-1] | flies[:-2])
     sloped = (np.abs(x - along) > TOLERANCE) | (y != 0)
-    frames = np.flatnonzero(sloped[1:-1] & track.steady & walks) + 1
+    frames = frames_where(sloped[1:-1] & track.steady & walks) + 1
     if not len(frames):
         return
     frames = frames[_miss(track, frames) > TOLERANCE]
@@ -122,7 +123,7 @@ def _ground_velocity(track: Track) -> Iterator[Finding]:
     if len(wrong):
         first = wrong[0]
         text = f"{along[first]:g} along the ground, but ({x[first]:g}, {y[first]:g})"
-        yield "velocity_mismatch", f"a speed is {text} {at(wrong)}"
+        yield "velocity_mismatch", f"a speed is {text}", wrong
 
 
 def _miss(track: Track, frames: np.ndarray) -> np.ndarray:
@@ -140,10 +141,10 @@ def _runs(track: Track, frames: np.ndarray) -> np.ndarray:
 def _knockback(track: Track) -> Iterator[Finding]:
     """Knockback begins with a hit: hitlag, or another action."""
     pushed = (track["attack_x"] != 0) | (track["attack_y"] != 0)
-    wrong = np.flatnonzero((pushed[1:] > pushed[:-1]) & track.undisturbed) + 1
+    wrong = frames_where((pushed[1:] > pushed[:-1]) & track.undisturbed) + 1
     if len(wrong):
         text = f"({track['attack_x'][wrong[0]]:g}, {track['attack_y'][wrong[0]]:g})"
-        yield "velocity_mismatch", f"knockback {text} begins without a hit {at(wrong)}"
+        yield "velocity_mismatch", f"knockback {text} begins without a hit", wrong
 
 
 _POSITION = frozenset({"x", "y", "action"})

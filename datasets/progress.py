@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from datasets.corpus import IN_PROGRESS_FILE, LOG_FILE
+from datasets.corpus import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
 from datasets.encode import EncodeSummary
 from datasets.memory import memory_of_tree
 
@@ -89,10 +89,12 @@ class EncodeProgress:
         self._log()
 
     def _log(self) -> None:
+        if not self._latest[0].num_inputs:
+            return  # nothing was encoded; the folder may be another's
         line = self.line()
         if not self._is_live:
             print(line, file=self._stream, flush=True)
-        if (self._out / LOG_FILE).exists() or (self._out / IN_PROGRESS_FILE).exists():
+        if any((self._out / name).exists() for name in (IN_PROGRESS_FILE, CORPUS_FILE)):
             with (self._out / LOG_FILE).open("a") as file:
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,8 +31,6 @@ class Track:
     """Inputs are a controller's; those of CPU players and partners are computed."""
     has_items: bool
     stage: int
-    ports: tuple[int | None, ...]
-    """Of all players."""
     columns: Columns
     evidence: PlayerEvidence | None
 
@@ -88,8 +86,12 @@ class Track:
         return self["airborne"] != 0
 
 
-Finding = tuple[str, str]
-"""Reason code and what was found."""
+Finding = tuple[str, str, np.ndarray]
+"""Reason code, what was found in the first of some frames, and the frames."""
+
+MAX_ODD_FRAMES = 16
+"""Frames of a player that may break a rule that is known from experience; more is not damage but another way to play
+on: a modified game, a scripted recording, a character that was not among those measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,18 +99,25 @@ class Rule:
     """Something that holds for every track of a sound game."""
 
     check: Callable[[Track], Iterator[Finding]]
+    """Yields what contradicts the rule; findings of no frames are none."""
     needs: frozenset[str]
     """Columns without which it is not asked."""
     needs_before: frozenset[str] = frozenset()
     """Columns of which the source must say how frames begin."""
+    from_experience: bool = True
+    """Whether it is known from measured games only, not from what the columns mean."""
     of_partners: bool = False
     """Holds for the Ice Climbers' partner too, whose inputs and states the game handles in another order."""
 
-    def findings(self, track: Track) -> Iterable[Finding]:
-        """What contradicts the rule."""
-        if self.needs <= track.names and self.needs_before <= track.names_before:
-            return self.check(track)
-        return ()
+    def findings(self, track: Track) -> list[tuple[str, str]]:
+        """Reason code and message of what contradicts the rule."""
+        if not (self.needs <= track.names and self.needs_before <= track.names_before):
+            return []
+        return [
+            (code, f"player {track.player}: {text}{at(frames)}")
+            for code, text, frames in self.check(track)
+            if not (self.from_experience and len(frames) > MAX_ODD_FRAMES)
+        ]
 
 
 def players_of(game: Game) -> list[Track]:
@@ -121,7 +130,6 @@ def players_of(game: Game) -> list[Track]:
             is_human=facts.is_human is not False,
             has_items=bool(game.facts.has_items),
             stage=game.facts.stage,
-            ports=tuple(each.port for each in game.facts.players),
             columns=columns,
             evidence=seen,
         )
@@ -138,7 +146,6 @@ def partners_of(game: Game) -> list[Track]:
             is_human=False,
             has_items=bool(game.facts.has_items),
             stage=game.facts.stage,
-            ports=tuple(each.port for each in game.facts.players),
             columns={name: None if values is None else values[piece] for name, values in follower.columns.items()},
             evidence=None,
         )
@@ -152,7 +159,12 @@ def _unbroken(rows: np.ndarray) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
+def frames_where(mask: np.ndarray) -> np.ndarray:
+    """Indices of what is true: `np.flatnonzero` without its own calls, which cost as much as a short column."""
+    return mask.nonzero()[0]
+
+
 def at(frames: np.ndarray) -> str:
-    """Where: the first of some frames by id, and how many more there are."""
+    """Where: the first of some frames by id, and how many more there are; empty without frames."""
     more = f" and in {len(frames) - 1} more" if len(frames) > 1 else ""
-    return f"at frame {int(frames[0]) + FIRST_FRAME_ID}{more}"
+    return f" at frame {int(frames[0]) + FIRST_FRAME_ID}{more}" if len(frames) else ""

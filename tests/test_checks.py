@@ -65,12 +65,39 @@ def test_each_reason_that_the_inventory_gives_is_among_those_named(inventory, re
         ("odd_stage", FilterConfig(any_stage=True)),
         ("low_damage", FilterConfig(min_damage_percent=0.0)),
         ("short", FilterConfig(min_frames=1, min_damage_percent=0.0)),
+        ("idle_player", FilterConfig(allow_idle=True, min_damage_percent=0.0)),
+        ("cpu_player", FilterConfig(allow_cpu=True)),
+        ("cpu_player+items_on", FilterConfig(allow_cpu=True, allow_items=True)),
+        ("cpu_player+odd_stocks", FilterConfig(allow_cpu=True, num_stocks=0, min_damage_percent=0.0)),
     ],
 )
 def test_each_filter_can_be_relaxed(why, filters, inventory, read_real):
     rows = [row for row in inventory if row["set"] == "edge" and row["why"] == why]
     codes = {code_of(read_real(row["file"]), filters) for row in rows}
     assert None in codes
+
+
+def test_a_game_of_two_in_teams_is_taken_on_request(read_real):
+    game = parse_replay(read_real(GOOD_GAME))
+    game = dataclasses.replace(game, facts=dataclasses.replace(game.facts, is_teams=True))
+    with pytest.raises(ReplayError) as refused:
+        check_game(game, FilterConfig())
+    assert refused.value.code == "teams"
+    check_game(game, FilterConfig(allow_teams=True))
+
+
+def test_what_a_source_does_not_say_never_speaks_against_a_game(read_real):
+    game = parse_replay(read_real(GOOD_GAME))
+    players = tuple(dataclasses.replace(p, port=None, is_human=None, stocks=None) for p in game.facts.players)
+    unsaid = {name: None for name in ("slippi_version", "is_teams", "has_items", "is_pal", "start_time", "end_method")}
+    facts = dataclasses.replace(game.facts, players=players, placements=None, **unsaid)
+    check_game(dataclasses.replace(game, facts=facts, evidence=None), FilterConfig())
+
+
+@pytest.mark.parametrize("options", [{"min_frames": 0}, {"min_damage_percent": -1.0}, {"num_stocks": 100}])
+def test_a_filter_that_means_nothing_is_refused_by_name(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        FilterConfig(**options)
 
 
 def test_a_filter_can_be_made_stricter(read_real):

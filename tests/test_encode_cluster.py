@@ -10,10 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-
 from kills import same_rows
 
 NODE_DIES = """
@@ -43,6 +43,8 @@ summary = encode([source], Path(out), EncodeOptions(), partial(encode_on_ray, pl
 import ray
 alive = sum(node["Alive"] for node in ray.nodes())
 print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
+ray.shutdown()
+cluster.shutdown()
 """
 NODE_IS_BLIND = """
 import os, subprocess, sys
@@ -53,7 +55,8 @@ from ray.cluster_utils import Cluster
 source, out = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
 os.environ["RAY_ADDRESS"] = cluster.address
-join = f"mount -t tmpfs tmpfs '{Path(source).parent}' && exec ray start --address={cluster.address} --num-cpus=1 --block"
+join = f"mount -t tmpfs tmpfs '{Path(source).parent}' && exec {sys.executable} -m ray.scripts.scripts start"
+join += f" --address={cluster.address} --num-cpus=1 --block"
 blind = subprocess.Popen(["unshare", "--mount", "sh", "-c", join], stdout=subprocess.DEVNULL)
 try:
     import ray, time
@@ -61,6 +64,7 @@ try:
     deadline = time.monotonic() + 60
     while len(ray.nodes()) < 2 and time.monotonic() < deadline:
         time.sleep(0.5)
+    assert len(ray.nodes()) == 2
     from datasets.distribute import encode_on_ray
     from datasets.encode import EncodeOptions, encode
     from datasets.errors import UserError
@@ -71,17 +75,19 @@ try:
         print(error)
 finally:
     blind.terminate()
+    ray.shutdown()
+    cluster.shutdown()
 """
 
 
-def run(script: str, tmp_path: Path, *arguments: str) -> str:
-    """The last line that a script prints, run with a folder of its own for Ray."""
-    environment = os.environ | {"RAY_TMPDIR": str(tmp_path / "ray"), "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
-    (tmp_path / "ray").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, env=environment, check=False, timeout=300
-    )
+def run(script: str, *arguments: str) -> str:
+    """The last line that a script prints, run with a folder of its own for Ray, whose sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        environment = os.environ | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+        environment.pop("RAY_ADDRESS", None)
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, env=environment, check=False, timeout=300
+        )
     assert done.returncode == 0, done.stderr.decode()[-3_000:]
     return done.stdout.decode().strip().splitlines()[-1]
 
@@ -90,7 +96,7 @@ def test_a_node_that_dies_in_the_middle_changes_nothing(synthetic_many, tmp_path
     from datasets.encode import EncodeOptions, encode, encode_in_process
 
     encode([synthetic_many], tmp_path / "alone", EncodeOptions(), encode_in_process)
-    facts = json.loads(run(NODE_DIES, tmp_path, str(synthetic_many), str(tmp_path / "cluster")))
+    facts = json.loads(run(NODE_DIES, str(synthetic_many), str(tmp_path / "cluster")))
     assert facts["killed_at"]
     assert facts["alive"] == 2
     assert same_rows(tmp_path / "alone", tmp_path / "cluster")
@@ -101,7 +107,7 @@ def test_a_path_that_one_node_does_not_see_is_an_error_before_the_job(synthetic_
         pytest.skip("needs the right to give a process its own mounts")
     folder = tmp_path / "seen by one" / "replays"
     shutil.copytree(synthetic_many, folder)
-    last_line = run(NODE_IS_BLIND, tmp_path, str(folder), str(tmp_path / "corpus"))
+    last_line = run(NODE_IS_BLIND, str(folder), str(tmp_path / "corpus"))
     assert "is not to be seen on the cluster's node" in last_line
     assert str(folder) in last_line
 

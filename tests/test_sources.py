@@ -18,6 +18,8 @@ from walks import CODE, GAME_ID, contents, fault, listed, peak_bytes
 
 from datasets.errors import ReplayError, UserError
 from datasets.sources import Inputs, read_ahead, read_input, resolve, survey, unpack
+from datasets.sources.names import key_of
+from datasets.sources.seen import SeenKeys
 
 
 @pytest.fixture
@@ -70,6 +72,22 @@ def test_what_is_done_is_passed_over_and_counted_and_changes_no_other_input(fold
 
 def test_a_source_named_twice_is_listed_once(folder):
     assert len(listed(folder, folder, folder / "c.zip", f"{folder}/../dump", f"file://{folder}")) == 4
+
+
+def test_keys_that_were_seen_are_known_in_a_dozen_bytes_each():
+    keys = [key_of(number) for number in range(100_000)]
+    seen = SeenKeys()
+    assert all(seen.add(key) for key in keys)
+    assert not any(seen.add(key) for key in keys)
+    assert [seen.add(key_of("new", number)) for number in range(9)] == [True] * 9
+
+    def fill() -> None:
+        again = SeenKeys()
+        for key in keys[:20_000]:
+            again.add(key)
+
+    assert peak_bytes(fill) < 20_000 * 30  # while it grows, the smaller table is there too
+    assert peak_bytes(lambda: {int(key[:16], 16) for key in keys[:20_000]}) > 20_000 * 60
 
 
 def test_a_walk_can_be_sent_to_another_process(folder):

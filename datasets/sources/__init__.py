@@ -39,7 +39,7 @@ class Survey:
 class Inputs:
     """The inputs of some sources, found while they are iterated over, in an order that depends on names alone.
 
-    Memory does not grow with what the sources hold, but for eight bytes of each input's key: of two inputs with the
+    Memory does not grow with what the sources hold, but for a dozen bytes of each input's key: of two inputs with the
     same key the second is left out. What goes wrong with a file or an archive becomes an input with a refusal.
     """
 

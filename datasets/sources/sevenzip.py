@@ -1,161 +1,256 @@
-"""7z archives: solid ones are read from their start, so one reader carries the content to many parsers.
+"""7z archives: a solid block is read from its start, so one reader carries the content to many parsers.
 
-Not py7zr (slower, and ten packages) nor libarchive (as fast, but a system library): `benchmarks/archives.py`.
+Blocks are independent of each other: several are unpacked at once, each by a thread of its own, and their members come
+in turn, in an order that does not depend on how many threads run or on what is done already.
+
+Not py7zr (slower on one block, and ten packages) nor libarchive (as fast, but a system library, and no threads):
+`benchmarks/archives.py` prints their speeds.
 """
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from datasets.errors import ReplayError
 from datasets.sources.faults import DAMAGE, refusal_of
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, key_of, parsed_root
-from datasets.sources.sevenzip_blocks import Block, open_block
-from datasets.sources.sevenzip_header import Directory, read_directory
+from datasets.sources.sevenzip_blocks import Block, dictionary_bytes, open_block
+from datasets.sources.sevenzip_directory import Directory
+from datasets.sources.sevenzip_header import read_directory
 from datasets.sources.storage import StoredFile, open_file
 from datasets.sources.unpack import BLOCK_BYTES, Readable, Section
 from datasets.sources.walk import Member, Walk, refused_whole
 
+BLOCKS_AT_ONCE = 4
+DICTIONARY_BYTES_AT_ONCE = 256 * 2**20
+"""Blocks with large dictionaries (7-Zip's highest level: 256 MB) are unpacked one by one."""
+
 
 def list_7z(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
-    """The members to take, in the archive's order, each with its content. One member is in memory, and the directory.
+    """The members to take, each with its content. A block all of whose members are done is not decompressed.
 
-    A block all of whose members are done is not decompressed.
+    In memory: the directory, and for each block being unpacked a dictionary and two members.
     """
     try:
         with open_file(archive.location) as file:
-            yield from _Reader(archive, walk, file).inputs()
+            directory = read_directory(file, archive.num_bytes)
+        yield from _Reader(archive, walk, directory).inputs()
     except DAMAGE as error:
         yield from refused_whole(walk, archive, refusal_of(error))
 
 
-class _Reader:
-    """Goes through an archive once, or twice: first to see what is wanted, then to unpack that."""
+class _Placed(NamedTuple):
+    """A member, and where it lies in its block."""
 
-    def __init__(self, archive: StoredFile, walk: Walk, file: BinaryIO) -> None:
+    index: int
+    """Among the block's members."""
+    member: Member
+    start: int
+    """Its first byte, uncompressed."""
+
+
+class _Reader:
+    """Goes through an archive: first to see what is wanted, then to unpack that."""
+
+    def __init__(self, archive: StoredFile, walk: Walk, directory: Directory) -> None:
         self._archive = archive
         self._walk = walk
-        self._file = file
-        self._directory: Directory = read_directory(file, archive.num_bytes)
+        self._directory = directory
+        self._is_wanted = bytearray(directory.num_files)
+        self._wants_parsed = False
         self._tables: dict[str, Metadata] = {}
-        self._block = -1
-        self._stream: _BlockStream | None = None
 
     def inputs(self) -> Iterator[ReplayInput]:
         """Those that are wanted; without content where the walk only counts."""
-        is_wanted = bytearray(self._directory.num_files)
-        wants_parsed = False
-        for member, _, _ in self._members():
-            if not member.is_candidate:
-                self._walk.ignore(member.name)
-                continue
-            keys = member.key(self._archive), self._key_if_damaged(member)
-            is_wanted[member.number] = self._walk.wants(*keys, num_bytes=member.stored_bytes)
-            wants_parsed |= bool(is_wanted[member.number]) and member.kind == "parsed"
-            if is_wanted[member.number] and not self._walk.reads_contents:
-                yield member.input(self._archive)
-        if not self._walk.reads_contents or not any(is_wanted):
+        blocks = range(len(self._directory.streams.blocks))
+        for member in self._empty_files():
+            if self._look_at(member):
+                yield replace(member.input(self._archive), content=b"")
+        for block in blocks:
+            for placed in self._members(block):
+                if self._look_at(placed.member) and not self._walk.reads_contents:
+                    yield placed.member.input(self._archive)
+        if not self._walk.reads_contents:
             return
-        for member, block, start in self._members():
-            if is_wanted[member.number]:
-                yield self._input(member, block, start)
-            elif wants_parsed and member.kind == "meta":
-                yield from self._read_meta(member, block, start)
+        largest = max(map(dictionary_bytes, self._directory.streams.blocks), default=0)
+        at_once = max(1, min(BLOCKS_AT_ONCE, DICTIONARY_BYTES_AT_ONCE // max(1, largest)))
+        pool = ThreadPoolExecutor(at_once, thread_name_prefix="unpack-7z")
+        try:
+            for first in blocks[::at_once]:
+                yield from self._unpack(blocks[first : first + at_once], pool)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _members(self) -> Iterator[tuple[Member, int, int]]:
-        """Every file with its block (-1 where it has no bytes) and where it begins in that, uncompressed."""
+    def _look_at(self, member: Member) -> bool:
+        """Count a member that is passed over, or note that it is wanted."""
+        if not member.is_candidate:
+            self._walk.ignore(member.name)
+            return False
+        keys = member.key(self._archive), self._key_if_damaged(member)
+        is_wanted = self._walk.wants(*keys, num_bytes=member.stored_bytes)
+        self._is_wanted[member.number] = is_wanted
+        self._wants_parsed |= is_wanted and member.kind == "parsed"
+        return is_wanted
+
+    def _empty_files(self) -> Iterator[Member]:
+        for number in self._directory.empty_files():
+            name = self._directory.name(number)
+            yield Member(number=number, name=name, num_bytes=0, stored_bytes=0, checksum=0)
+
+    def _members(self, index: int) -> Iterator[_Placed]:
         streams = self._directory.streams
-        index = empty_index = block = start = 0
-        num_left = streams.members_of_block[0] if streams.blocks else 0
-        for number, name in enumerate(self._directory.iterate_names()):
-            if self._directory.is_empty_stream[number]:
-                if self._directory.is_empty_file[empty_index]:
-                    yield self._member(number, name, 0, 0, None), -1, 0
-                empty_index += 1
-                continue
-            while not num_left:
-                block, start = block + 1, 0
-                num_left = streams.members_of_block[block]
-            num_bytes = streams.sizes[index]
-            packed, unpacked = streams.blocks[block].packed_bytes, max(1, streams.blocks[block].num_bytes)
-            stored = (start + num_bytes) * packed // unpacked - start * packed // unpacked
-            yield self._member(number, name, num_bytes, stored, streams.crcs[index]), block, start
-            index, start, num_left = index + 1, start + num_bytes, num_left - 1
-
-    def _member(self, number: int, name: str, num_bytes: int, stored: int, crc: int | None) -> Member:
-        checksum = (self._archive.num_bytes, self._archive.mtime_ns) if crc == -1 else crc
-        return Member(number=number, name=name, num_bytes=num_bytes, stored_bytes=stored, checksum=checksum)
+        block = streams.blocks[index]
+        packed, unpacked = block.packed_bytes, max(1, block.num_bytes)
+        for place, (stream, number, start) in enumerate(self._directory.streams_of(index)):
+            num_bytes, crc = streams.sizes[stream], streams.crcs[stream]
+            member = Member(
+                number=number,
+                name=self._directory.name(number),
+                num_bytes=num_bytes,
+                stored_bytes=(start + num_bytes) * packed // unpacked - start * packed // unpacked,
+                checksum=crc if crc >= 0 else (self._archive.num_bytes, self._archive.mtime_ns),
+            )
+            yield _Placed(place, member, start)
 
     def _key_if_damaged(self, member: Member) -> str:
         """Key of a member that cannot be read: in the repaired archive it is another input."""
         return key_of(member.key(self._archive), self._archive.num_bytes, self._archive.mtime_ns)
 
-    def _input(self, member: Member, block: int, start: int) -> ReplayInput:
+    def _to_read(self, block: int) -> Iterator[_Placed]:
+        for placed in self._members(block):
+            if self._is_wanted[placed.member.number] or (self._wants_parsed and placed.member.kind == "meta"):
+                yield placed
+
+    def _unpack(self, indices: range, pool: ThreadPoolExecutor) -> Iterator[ReplayInput]:
+        """The members of some blocks: the first of each, the second of each, and so on."""
+        with ExitStack() as stack:
+            pipes = []
+            for index in indices:
+                if any(True for _ in self._to_read(index)):
+                    stream = _BlockStream(self._archive.location, self._directory.streams.blocks[index])
+                    stack.callback(stream.stop)
+                    pipes.append(_Pipe(self._to_read(index), stream, pool))
+            while heads := [(pipe.head, pipe) for pipe in pipes if pipe.head is not None]:
+                head, pipe = min(heads, key=lambda pair: pair[0].index)
+                if head.member.kind == "meta":
+                    yield from self._read_meta(head.member, pipe)
+                else:
+                    yield self._input(head.member, pipe)
+
+    def _input(self, member: Member, pipe: _Pipe) -> ReplayInput:
         replay = member.input(self._archive)
-        if replay.refusal is not None:
-            return replay
         if replay.kind == "parsed" and (table := self._tables.get(parsed_root(member.name))) is not None:
             replay = replace(replay, meta=table.get(replay.name))
-        if block < 0:
-            return replace(replay, content=b"")
         try:
-            content = self._stream_of(block).section(start, member.num_bytes).read(member.num_bytes)
-            if len(content) < member.num_bytes:
-                raise ReplayError("unopenable", "the archive's compressed bytes end too early")
-            if isinstance(member.checksum, int) and zlib.crc32(content) != member.checksum:
-                raise ReplayError("wrong_size", "the CRC is not what the archive's directory says")
+            content = pipe.take()
+            return replay if content is None else replace(replay, content=content)
         except DAMAGE as error:
             return replace(replay, key=self._key_if_damaged(member), refusal=refusal_of(error))
-        return replace(replay, content=content)
 
-    def _read_meta(self, member: Member, block: int, start: int) -> Iterator[ReplayInput]:
+    def _read_meta(self, member: Member, pipe: _Pipe) -> Iterator[ReplayInput]:
         table = self._tables.setdefault(member.name[: -len(META_NAME)], Metadata())
-        if block < 0:
-            return
         try:
-            table.read(self._stream_of(block).section(start, member.num_bytes))
+            table.read(pipe.take_stream())
         except DAMAGE as error:
             code, message = refusal_of(error)
             yield from refused_whole(self._walk, self._archive, (code, f"{META_NAME}: {message}"))
+        pipe.advance()
 
-    def _stream_of(self, index: int) -> _BlockStream:
-        if index != self._block or self._stream is None:
-            self._block, self._stream = index, _BlockStream(self._file, self._directory.streams.blocks[index])
-        return self._stream
+
+class _Pipe:
+    """The members of one block that are to be read; the one at the head is being unpacked already."""
+
+    def __init__(self, members: Iterator[_Placed], stream: _BlockStream, pool: ThreadPoolExecutor) -> None:
+        self._members = members
+        self._stream = stream
+        self._pool = pool
+        self._content: Future[bytes] | None = None
+        self.head: _Placed | None = None
+        self.advance()
+
+    def advance(self) -> None:
+        """Go on to the next member."""
+        self.head = next(self._members, None)
+        self._content = None
+        if self.head is not None and self.head.member.kind != "meta" and self.head.member.refusal() is None:
+            self._content = self._pool.submit(self._stream.content, self.head)
+
+    def take(self) -> bytes | None:
+        """The head's content, None where it is refused unread; goes on to the next.
+
+        Raises:
+            ReplayError: the member or its block is damaged; what a decoder raises on damage.
+        """
+        content = self._content
+        try:
+            return None if content is None else content.result()
+        finally:
+            self.advance()
+
+    def take_stream(self) -> Section:
+        """The head as a file; `advance` is to be called once it was read."""
+        assert self.head is not None
+        return self._stream.section(self.head)
 
 
 class _BlockStream:
     """A block's members, in order; whatever stops it once stops all that follow."""
 
-    def __init__(self, file: BinaryIO, block: Block) -> None:
+    def __init__(self, location: str, block: Block) -> None:
+        self._location = location
+        self._block = block
         self._fault: Exception | None = None
         self._position = 0
+        self._file: BinaryIO | None = None
         self._stream: Readable | None = None
-        self._open = lambda: open_block(file, block)
+        self._is_stopped = threading.Event()
 
-    def section(self, start: int, num_bytes: int) -> Section:
+    def stop(self) -> None:
+        """Let a thread that is on its way to a member give up."""
+        self._is_stopped.set()
+
+    def content(self, placed: _Placed) -> bytes:
+        """A member's bytes.
+
+        Raises:
+            ReplayError: `wrong_size`, or the block cannot be read so far.
+        """
+        content = self.section(placed).read(placed.member.num_bytes)
+        if len(content) < placed.member.num_bytes:
+            raise ReplayError("unopenable", "the archive's compressed bytes end too early")
+        if isinstance(placed.member.checksum, int) and zlib.crc32(content) != placed.member.checksum:
+            raise ReplayError("wrong_size", "the CRC is not what the archive's directory says")
+        return content
+
+    def section(self, placed: _Placed) -> Section:
         """A member as a file of its own; what lies before it is unpacked and dropped.
 
         Raises:
             ReplayError: the block cannot be read so far.
         """
-        while self._position < start:
-            if not self.read(min(BLOCK_BYTES, start - self._position)):
+        while self._position < placed.start:
+            if not self.read(min(BLOCK_BYTES, placed.start - self._position)):
                 raise ReplayError("unopenable", "the archive's compressed bytes end too early")
-        return Section(self, num_bytes)
+        return Section(self, placed.member.num_bytes)
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; fewer only at the end."""
+        if self._is_stopped.is_set():
+            return b""
         if self._fault is not None:
             raise self._fault
         try:
             if self._stream is None:
-                self._stream = self._open()
+                self._file = open_file(self._location)
+                self._stream = open_block(self._file, self._block)
             content = self._stream.read(size)
         except DAMAGE as error:
             self._fault = error

@@ -106,10 +106,28 @@ def open_block(file: BinaryIO, block: Block) -> Readable:
         return Pull(_ManyBzip2(), packed)
     if len(chain) == 1 and first.method == ZSTD:
         return ZstdFile(packed)
-    filters = [_filter(coder, block.num_bytes) for coder in reversed(chain)]
+    return Pull(lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters(block)), packed)
+
+
+def lzma_filters(block: Block) -> list[dict[str, Any]]:
+    """A block's methods as filters of `lzma`, in its order: that of compression.
+
+    Raises:
+        ReplayError: as `open_block`.
+    """
+    chain = [coder for coder in block.chain() if coder.method != COPY]
+    filters: list[dict[str, Any]] = [_filter(coder, block.num_bytes) for coder in reversed(chain)]
     if filters[-1]["id"] == lzma.FILTER_LZMA1 and any(kind["id"] == lzma.FILTER_X86 for kind in filters):
         raise unsupported("LZMA with an x86 converter")  # liblzma keeps back the last bytes of that pair
-    return Pull(lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters), packed)
+    return filters
+
+
+def dictionary_bytes(block: Block) -> int:
+    """Memory that unpacking a block takes beside its members; 0 where it cannot be unpacked."""
+    try:
+        return max(kind.get("dict_size", 0) for kind in lzma_filters(block))
+    except (ReplayError, IndexError):
+        return 0
 
 
 def _filter(coder: Coder, num_bytes: int) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The directory of a 7z archive (7zFormat.txt of the LZMA SDK): which members lie in which compressed blocks.
-
-Sizes, checksums and names stay in arrays: 172,000 members take some 30 MB and no Python objects.
-"""
+"""Reads the directory of a 7z archive (7zFormat.txt of the LZMA SDK), and trusts nothing that it says."""
 
 from __future__ import annotations
 
@@ -9,11 +6,12 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import BinaryIO
 
 from datasets.errors import ReplayError
 from datasets.sources.sevenzip_blocks import Block, Coder, open_block
+from datasets.sources.sevenzip_directory import Directory, Streams, damaged
 
 SIGNATURE = b"7z\xbc\xaf\x27\x1c"
 SIGNATURE_HEADER = struct.Struct("<6s2BL2QL")
@@ -24,50 +22,6 @@ MAX_HEADER_BYTES = 1 << 29
  UNPACK_SIZES, NUM_UNPACK_STREAMS, EMPTY_STREAM, EMPTY_FILE, _, NAMES) = range(18)  # fmt: skip
 ENCODED_HEADER = 23
 ARCHIVE_PROPERTIES = 2
-
-
-@dataclass(kw_only=True)
-class Streams:
-    """Compressed blocks and the members' bytes within them."""
-
-    blocks: list[Block] = field(default_factory=list)
-    members_of_block: array = field(default_factory=lambda: array("Q"))
-    """Members with bytes in each block."""
-    sizes: array = field(default_factory=lambda: array("Q"))
-    """Bytes of each such member, uncompressed."""
-    crcs: array = field(default_factory=lambda: array("q"))
-    """Of each such member; -1 where the archive has none."""
-
-
-@dataclass(kw_only=True)
-class Directory:
-    """What a 7z archive holds."""
-
-    streams: Streams = field(default_factory=Streams)
-    num_files: int = 0
-    names: bytes = b""
-    """UTF-16, each ended by a zero."""
-    is_empty_stream: bytes = b""
-    """A byte for each file: 1 where it has no bytes."""
-    is_empty_file: bytes = b""
-    """A byte for each file without bytes: 1 where it is a file, 0 where it is a folder."""
-
-    def iterate_names(self) -> Iterator[str]:
-        """Names in the directory's order."""
-        start = 0
-        for _ in range(self.num_files):
-            end = self.names.find(b"\0\0", start)
-            while (end - start) % 2 and end >= 0:
-                end = self.names.find(b"\0\0", end + 1)
-            if end < 0:
-                raise damaged("it has fewer names than members")
-            yield self.names[start:end].decode("utf-16-le", "replace")
-            start = end + 2
-
-
-def damaged(what: str) -> ReplayError:
-    """The fault of a directory that makes no sense."""
-    return ReplayError("unopenable", f"the archive's directory is damaged: {what}")
 
 
 def read_directory(file: BinaryIO, archive_bytes: int) -> Directory:
@@ -92,7 +46,9 @@ def read_directory(file: BinaryIO, archive_bytes: int) -> Directory:
         if len(streams.blocks) != 1:
             raise damaged("it lies in several blocks")
         content = _unpack_header(file, streams.blocks[0])
-    return _Cursor(content, 0).directory() if content else Directory()
+    directory = _Cursor(content, 0).directory() if content else Directory()
+    directory.locate()
+    return directory
 
 
 def _read_header(file: BinaryIO, start: int, size: int) -> bytes:
@@ -109,6 +65,12 @@ def _unpack_header(file: BinaryIO, block: Block) -> bytes:
     if len(content) != block.num_bytes or (block.crc >= 0 and zlib.crc32(content) != block.crc):
         raise damaged("its CRC is wrong")
     return content
+
+
+@lru_cache(maxsize=64)
+def _coder(method: str, properties: bytes, num_inputs: int, num_outputs: int) -> Coder:
+    """One object for all blocks that are compressed alike: an archive that is not solid has a block a member."""
+    return Coder(method, properties, num_inputs, num_outputs)
 
 
 class _Cursor:
@@ -197,8 +159,6 @@ class _Cursor:
             self._position = end
         num_empty = sum(found.is_empty_stream)
         found.is_empty_file = found.is_empty_file or bytes(num_empty)
-        if found.num_files - num_empty != len(found.streams.sizes):
-            raise damaged("it has more members than streams, or fewer")
 
     def streams(self) -> Streams:
         found = Streams()
@@ -264,7 +224,7 @@ class _Cursor:
             method = self.take(flags & 0xF).hex()
             inputs, outputs = (self.count(), self.count()) if flags & 0x10 else (1, 1)
             properties = self.take(self.number()) if flags & 0x20 else b""
-            coders.append(Coder(method, properties, inputs, outputs))
+            coders.append(_coder(method, properties, inputs, outputs))
         num_inputs = sum(coder.num_inputs for coder in coders)
         num_outputs = sum(coder.num_outputs for coder in coders)
         if not coders or not 0 < num_outputs <= num_inputs + 1:

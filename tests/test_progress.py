@@ -1,0 +1,66 @@
+"""What a person sees while a corpus is encoded."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from datasets import progress
+from datasets.corpus import LOG_FILE
+from datasets.encode import EncodeOptions, EncodeSummary, encode, encode_in_process
+from datasets.progress import EncodeProgress
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_names_speeds_rejects_and_time_left(monkeypatch):
+    seen = EncodeProgress(Path("nowhere"), io.StringIO())
+    now = seen._started + 10
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    summary = EncodeSummary(num_games=20, num_frames=100_000, num_bytes=5_000, num_bytes_done=1_000)
+    summary.rejects = Counter(short=3)
+    seen.update(summary, 12_000)
+    line = seen.line()
+    assert "20 games (2.0/s)" in line
+    assert "100,000 frames (10,000/s)" in line
+    assert "3 rejects" in line
+    assert "0:00:30 left" in line  # 4,000 bytes in 10 s, 12,000 to go
+
+
+def test_a_log_is_kept_in_the_corpus(tiny_replays, tmp_path):
+    out, printed = tmp_path / "corpus", io.StringIO()
+    with EncodeProgress(out, printed) as seen:
+        summary = encode([tiny_replays], out, EncodeOptions(), encode_in_process, on_commit=seen.update)
+    (line,) = (out / LOG_FILE).read_text().splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d  ", line)
+    assert f"{summary.num_games} games" in line
+    assert printed.getvalue().strip() in line
+
+
+def test_a_terminal_gets_one_line_that_is_rewritten(tiny_replays, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.01)
+    terminal = Terminal()
+    with EncodeProgress(tmp_path / "corpus", terminal) as seen:
+        encode([tiny_replays], tmp_path / "corpus", EncodeOptions(), encode_in_process, on_commit=seen.update)
+    assert terminal.getvalue().count("\r") > 2
+    assert "\n" not in terminal.getvalue()
+    assert "GB" in terminal.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tiny_replays(tmp_path_factory) -> Path:
+    """Four short synthetic replays."""
+    from datasets.synth import SynthOptions, synthesise
+
+    out = tmp_path_factory.mktemp("four") / "replays"
+    synthesise(out, SynthOptions(num_games=8, seed=2, max_frames=2_400))
+    return out
