@@ -3,9 +3,9 @@
     python benchmarks/archives.py ARCHIVE.7z [NUM_MEMBERS]
 
 The archive is any 7z of LZMA or LZMA2. The floor decompresses the same bytes with Python's `lzma` and drops them; the
-others give each member's bytes. Where blocks are unpacked at once, or other programs are at work, the clock's seconds
-and the cores' tell different things. py7zr comes with the extra `dev`; libarchive is measured where libarchive-c and the
-system's library are installed. Then a zip of NUM_MEMBERS (default 172,000) small members is made, and walked by
+others give each member's bytes, checked. Where blocks are unpacked at once, or other programs are at work, the clock's
+seconds and the cores' tell different things. py7zr comes with the extra `dev`; libarchive is measured where it is
+installed, with libarchive-c. Then a zip of NUM_MEMBERS (default 172,000) small members is made, and walked by
 `zipfile` and by ours. Every way runs three times in turn, the best counts. Prints tables and one JSON line.
 """
 

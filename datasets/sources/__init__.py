@@ -17,7 +17,8 @@ from datasets.sources.listing import inputs_of
 from datasets.sources.named import resolve
 from datasets.sources.names import ARCHIVE_SUFFIXES, REPLAY_SUFFIXES, kind_of
 from datasets.sources.reading import read_ahead, read_input
-from datasets.sources.storage import is_remote, local_path, stat_remote
+from datasets.sources.remote import is_remote, stat_remote
+from datasets.sources.storage import local_path
 from datasets.sources.walk import Walk
 
 __all__ = ["Inputs", "Passed", "ReplayInput", "Survey", "read_ahead", "read_input", "resolve", "survey"]

@@ -10,16 +10,9 @@ from dataclasses import dataclass, replace
 
 from datasets.sources.faults import DAMAGE, refusal_of
 from datasets.sources.names import readable
-from datasets.sources.storage import (
-    StoredFile,
-    is_listed_whole,
-    is_remote,
-    list_remote,
-    list_tree,
-    local_file,
-    local_path,
-    stat_remote,
-)
+from datasets.sources.remote import is_listed_whole, is_remote, list_remote, list_tree, stat_remote
+from datasets.sources.storage import local_file, local_path
+from datasets.sources.stored_file import StoredFile
 
 ODD_KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",

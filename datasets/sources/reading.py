@@ -11,7 +11,8 @@ from datasets.errors import ReplayError
 from datasets.sources import unpack
 from datasets.sources.faults import DAMAGE, refusal_of
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
-from datasets.sources.storage import is_remote, read_file
+from datasets.sources.remote import is_remote
+from datasets.sources.storage import read_file
 from datasets.sources.tars import read_tar_member
 from datasets.sources.zips import read_zip_member
 

@@ -3,8 +3,8 @@
 Blocks are independent of each other: several are unpacked at once, each by a thread of its own, and their members come
 in turn, in an order that does not depend on how many threads run or on what is done already.
 
-Not py7zr (slower on one block, and ten packages) nor libarchive (as fast, but a system library, and no threads):
-`benchmarks/archives.py` prints their speeds.
+Not py7zr (slower on one block, and ten packages more) nor libarchive (as fast on one block, but a system's library, and
+without threads): `benchmarks/archives.py` prints their speeds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from datasets.sources.names import META_NAME, key_of, parsed_root
 from datasets.sources.sevenzip_blocks import Block, dictionary_bytes, open_block
 from datasets.sources.sevenzip_directory import Directory
 from datasets.sources.sevenzip_header import read_directory
-from datasets.sources.storage import StoredFile, open_file
+from datasets.sources.storage import open_file
+from datasets.sources.stored_file import StoredFile
 from datasets.sources.unpack import BLOCK_BYTES, Readable, Section
 from datasets.sources.walk import Member, Walk, refused_whole
 

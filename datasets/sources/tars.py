@@ -12,7 +12,8 @@ from datasets.sources.faults import DAMAGE, refusal_of
 from datasets.sources.inputs import ReplayInput, TarMember
 from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, kind_of, parsed_root
-from datasets.sources.storage import StoredFile, open_file, read_range
+from datasets.sources.storage import open_file, read_range
+from datasets.sources.stored_file import StoredFile
 from datasets.sources.tar_headers import Header, TarStream, cut_off, headers
 from datasets.sources.unpack import BLOCK_BYTES, Inflater, Pull, Readable, Section, ZstdFile
 from datasets.sources.walk import Member, Walk, refused_whole

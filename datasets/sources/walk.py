@@ -9,7 +9,7 @@ from datasets.sources import unpack
 from datasets.sources.inputs import Passed, ReplayInput, TarMember, ZipMember
 from datasets.sources.names import is_unsafe, key_of, kind_of, readable
 from datasets.sources.seen import SeenKeys
-from datasets.sources.storage import StoredFile
+from datasets.sources.stored_file import StoredFile
 
 
 class Walk:

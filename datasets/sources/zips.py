@@ -16,7 +16,8 @@ from datasets.sources.faults import DAMAGE, refusal_of
 from datasets.sources.inputs import ReplayInput, ZipMember
 from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, parsed_root
-from datasets.sources.storage import StoredFile, open_file, read_range
+from datasets.sources.storage import open_file, read_range
+from datasets.sources.stored_file import StoredFile
 from datasets.sources.unpack import ZIP_METHOD_NAMES, ZIP_METHODS, unpacked_file
 from datasets.sources.walk import Member, Walk, refused_whole
 
