@@ -26,8 +26,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.commit import Committer
-from datasets.commit_log import COMMITS, with_checksum
 from datasets.corpus import (
     FRAMES,
     GAMES,
@@ -38,11 +36,13 @@ from datasets.corpus import (
     sealed_facts,
     write_json_atomically,
 )
+from datasets.corpus.commit import Committer
+from datasets.corpus.commit_log import COMMITS, with_checksum
+from datasets.corpus.ledger import Entry, Ledger
+from datasets.corpus.shard import ShardWriter, frames_table, game_row
 from datasets.encode import ChunkResult, EncodeOptions
-from datasets.ledger import Entry, Ledger
-from datasets.replay import parse_replay
+from datasets.games.replay import parse_replay
 from datasets.schema import FORMAT_VERSION, GAMES_SCHEMA
-from datasets.shard import ShardWriter, frames_table, game_row
 from datasets.sources.inputs import Passed
 from datasets.synth import SynthOptions, synthesise
 

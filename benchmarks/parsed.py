@@ -2,9 +2,9 @@
 
     python benchmarks/parsed.py --sources parsed-v2.tar parsed-v3.tar slippi-db-toy.zip [--repeats 5]
 
-Guards `datasets/parsed.py` and `datasets/rollbacks.py`. Times are this process' CPU, the least of some repeats, by
-form. "Parquet alone" decompresses and reads all columns; "wanted columns" is what `ParsedFile` does, and the third
-is the whole of `parse_parsed`. The last line is one JSON object.
+Guards `datasets/games/parsed.py` and `datasets/games/rollbacks.py`. Times are this process' CPU, the least of some
+repeats, by form. "Parquet alone" decompresses and reads all columns; "wanted columns" is what `ParsedFile` does,
+and the third is the whole of `parse_parsed`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.parsed import WANTED, parse_parsed
-from datasets.parsed_file import ParsedFile
+from datasets.games.parsed import WANTED, parse_parsed
+from datasets.games.parsed_file import ParsedFile
 from datasets.sources import Inputs, read_ahead
 
 Files = list[tuple[bytes, str, dict | None]]

@@ -2,7 +2,7 @@
 
     python benchmarks/reliability.py [--sources dev.zip ...] [--trials 200] [--seed 0]
 
-Guards `datasets/checks.py`, `datasets/consistency.py` and `datasets/motion.py`. Each trial takes one good game at
+Guards `checks.py`, `consistency.py`, `clock.py` and `motion.py` in `datasets/games/`. Each trial takes one good game at
 random, damages its uncompressed .slp, and compares what would be stored with what the sound file gives. Damage:
 one byte or eight bytes changed to other values, 4 KB set to zero, cut off; each at a place drawn evenly from the file.
 The last line is one JSON object.
@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.checks import REASONS, FilterConfig, check_game
 from datasets.errors import ReplayError
-from datasets.game import Columns, Game
-from datasets.replay import parse_replay
+from datasets.games.checks import REASONS, FilterConfig, check_game
+from datasets.games.game import Columns, Game
+from datasets.games.replay import parse_replay
 from datasets.sources import Inputs, read_ahead
 
 HEADER_BYTES = 15

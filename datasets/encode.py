@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from datasets.checks import FilterConfig, check_game
-from datasets.commit import Committer
 from datasets.corpus import sealed_facts
+from datasets.corpus.commit import Committer
+from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
 from datasets.errors import ReplayError, UserError
-from datasets.game import Game
-from datasets.parsed import parse_parsed
-from datasets.replay import game_id_of, parse_replay
+from datasets.games.checks import FilterConfig, check_game
+from datasets.games.game import Game
+from datasets.games.parsed import parse_parsed
+from datasets.games.replay import game_id_of, parse_replay
 from datasets.schema import FOLLOWERS_SCHEMA
-from datasets.shard import ShardWriter, followers_table, frames_table, game_row
 from datasets.sources import Inputs, read_ahead, survey
 from datasets.sources.inputs import Passed, ReplayInput
 from datasets.sources.storage import is_remote, local_path

@@ -96,11 +96,11 @@ FOLLOWERS_SCHEMA = pa.schema(
 GAMES_SCHEMA = pa.schema(
     [
         pa.field("game_id", pa.string(), nullable=False),  # md5 of the uncompressed .slp, hexadecimal
-        pa.field("fingerprint", pa.string(), nullable=False),  # same game in other bytes: see `datasets.replay`
+        pa.field("fingerprint", pa.string(), nullable=False),  # same game in other bytes: see `datasets.games.replay`
         pa.field("source", pa.string(), nullable=False),  # name of the archive or folder
         pa.field("member", pa.int64(), nullable=False),  # number of the file in it, from 0, in listing order
         pa.field("path", pa.string()),  # only with --keep-paths: file names may hold connect codes
-        pa.field("form", pa.string(), nullable=False),  # slp, or what an older pipeline made of one: `datasets.game`
+        pa.field("form", pa.string(), nullable=False),  # slp, or an older pipeline's: `datasets.games.game`
         pa.field("slippi_version", pa.string()),  # null where the form does not say, as are ports, is_pal, ...
         pa.field("num_frames", pa.int32(), nullable=False),
         pa.field("num_rollback_rows", pa.int32(), nullable=False),  # rows that were sent again, removed
@@ -130,7 +130,7 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("member", pa.int64(), nullable=False),
         pa.field("path", pa.string()),
         pa.field("game_id", pa.string()),  # null where the bytes could not be had
-        pa.field("code", pa.string(), nullable=False),  # see `datasets.checks.REASONS`
+        pa.field("code", pa.string(), nullable=False),  # see `datasets.games.checks.REASONS`
         pa.field("message", pa.string(), nullable=False),
     ]
 )

@@ -24,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.commit import Committer
 from datasets.corpus import FOLLOWERS, FRAMES, open_corpus, sealed_facts
+from datasets.corpus.commit import Committer
+from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
 from datasets.encode import ChunkResult, EncodeOptions
-from datasets.game import Columns, Follower, Game
-from datasets.replay import parse_replay
+from datasets.games.game import Columns, Follower, Game
+from datasets.games.replay import parse_replay
 from datasets.schema import FOLLOWERS_SCHEMA
-from datasets.shard import ShardWriter, followers_table, frames_table, game_row
 from datasets.sources.inputs import Passed
 
 REJECT = "-"

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.corpus import COMMITS, FOLLOWERS, FRAMES, Corpus, open_corpus
+from datasets.corpus.verify import verify
 from datasets.memory import tree_of
-from datasets.verify import verify
 
 VICTIMS = {
     "worker": r"ray::(MapWorker|.*_Parser)",

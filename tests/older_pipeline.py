@@ -16,7 +16,7 @@ import peppi_py
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.parsed import BUTTON_FIELDS, BUTTONS, FIELDS, HITSTUN, STICKS
+from datasets.games.parsed import BUTTON_FIELDS, BUTTONS, FIELDS, HITSTUN, STICKS
 
 INTERNAL_STAGES = {2: 8, 3: 18, 8: 6, 28: 26, 31: 24, 32: 25}
 SLIPPI_DB_FIELDS = ("percent", "x", "y", "action", "character", "jumps", "shield")

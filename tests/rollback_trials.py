@@ -1,4 +1,4 @@
-"""Takes the frame ids from real recordings and counts how often `datasets.rollbacks` finds the frames without them.
+"""Takes the frame ids from real recordings and counts how often the frames are found without them.
 
     python tests/rollback_trials.py --sources dev.zip pool.7z [--trials 20] [--seed 0]
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from older_pipeline import Recording, stored
 
-from datasets.game import Columns
-from datasets.parsed import WANTED, recorded_columns
-from datasets.parsed_file import ParsedFile
-from datasets.rollbacks import recognise_rollbacks
+from datasets.games.game import Columns
+from datasets.games.parsed import WANTED, recorded_columns
+from datasets.games.parsed_file import ParsedFile
+from datasets.games.rollbacks import recognise_rollbacks
 from datasets.sources import Inputs, read_ahead
 
 MANY_ROLLBACKS = 200

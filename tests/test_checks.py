@@ -8,10 +8,10 @@ import struct
 import numpy as np
 import pytest
 
-from datasets.checks import PLAUSIBLE, REASONS, FilterConfig, check_game, damage_taken
 from datasets.errors import ReplayError
-from datasets.game import Game
-from datasets.replay import parse_replay
+from datasets.games.checks import PLAUSIBLE, REASONS, FilterConfig, check_game, damage_taken
+from datasets.games.game import Game
+from datasets.games.replay import parse_replay
 from datasets.schema import PLAYER_COLUMNS
 
 GOOD_GAME = "1b72eddbd56faf6f.slp"

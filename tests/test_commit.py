@@ -23,9 +23,6 @@ from chunks import Plan, all_rows, encode_plan, files_of, game_of, keys_of, same
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.commit import Committer
-from datasets.commit_files import GameFiles, move_files, stage_files
-from datasets.commit_log import COMMITS, commits_on_disk, read_commit
 from datasets.corpus import (
     CORPUS_FILE,
     FOLLOWERS,
@@ -36,12 +33,15 @@ from datasets.corpus import (
     sealed_facts,
     write_json_atomically,
 )
+from datasets.corpus.commit import Committer
+from datasets.corpus.commit_files import GameFiles, move_files, stage_files
+from datasets.corpus.commit_log import COMMITS, commits_on_disk, read_commit
+from datasets.corpus.ledger import Drop, Entry, Ledger
+from datasets.corpus.twins import settle
+from datasets.corpus.verify import verify
 from datasets.encode import EncodeOptions
 from datasets.errors import UserError
-from datasets.game import Game
-from datasets.ledger import Drop, Entry, Ledger
-from datasets.twins import settle
-from datasets.verify import verify
+from datasets.games.game import Game
 
 PLAN: Plan = (
     ("a'", "b'", "c'~"),
@@ -295,7 +295,7 @@ def test_readers_see_the_corpus_as_it_was_while_games_are_being_replaced(games, 
         write_json_atomically(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr("datasets.commit.write_json_atomically", killed_before_the_manifest)
+        patched.setattr("datasets.corpus.commit.write_json_atomically", killed_before_the_manifest)
         with pytest.raises(KeyboardInterrupt):
             encode_plan(PLAN, games, out)
     after = all_rows(out)

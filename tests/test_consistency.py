@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.checks import FilterConfig, check_game
-from datasets.consistency import RULES, contradictions
 from datasets.errors import ReplayError
-from datasets.game import Game
-from datasets.replay import parse_replay
+from datasets.games.checks import FilterConfig, check_game
+from datasets.games.consistency import RULES, contradictions
+from datasets.games.game import Game
+from datasets.games.replay import parse_replay
+from datasets.games.track import FIRST_SPECIAL, Track, partners_of, players_of
 from datasets.schema import FIRST_FRAME_ID
 from datasets.synth import SynthOptions, synthesise
-from datasets.track import FIRST_SPECIAL, Track, partners_of, players_of
 
 GOOD_GAME = "1b72eddbd56faf6f.slp"
 """Slippi 3.17, Battlefield, ports 1 and 3, no rollbacks, all fields."""

@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.corpus import COMMITS, CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE, Corpus, open_corpus
+from datasets.corpus.info import corpus_info, describe
+from datasets.corpus.shard import ROW_GROUP_FRAMES
 from datasets.encode import ChunkResult, EncodeOptions, Feed, encode, encode_in_process
 from datasets.errors import UserError
-from datasets.info import corpus_info, describe
-from datasets.replay import parse_replay
+from datasets.games.replay import parse_replay
 from datasets.schema import (
     FIRST_FRAME_ID,
     FOLLOWERS_SCHEMA,
@@ -33,7 +34,6 @@ from datasets.schema import (
     OPTIONAL_FIELDS,
     PLAYER_COLUMNS,
 )
-from datasets.shard import ROW_GROUP_FRAMES
 from datasets.splits import SplitConfig, in_split, split_number
 
 

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datasets.checks import REASONS, FilterConfig
-from datasets.commit import Committer
 from datasets.corpus import COMMITS, FOLLOWERS, FRAMES, IN_PROGRESS_FILE, Corpus, file_facts, open_corpus
+from datasets.corpus.commit import Committer
 from datasets.encode import EncodeOptions, EncodeSummary, encode, encode_in_process
 from datasets.errors import UserError
+from datasets.games.checks import REASONS, FilterConfig
 
 KILL_SCRIPT = """
 import importlib, itertools, os, signal, sys
@@ -49,16 +49,16 @@ encode([Path(source)], Path(out), EncodeOptions(), encode_in_process)
 """
 KILL_MOMENTS = {
     "while the folder is claimed": ("os", "fsync", 1, "before"),
-    "after the folder was claimed": ("datasets.commit", "write_json_atomically", 1, "after"),
+    "after the folder was claimed": ("datasets.corpus.commit", "write_json_atomically", 1, "after"),
     "while the second chunk is parsed": ("datasets.encode", "parse_replay", 6, "after"),
-    "after the first frames were moved": ("datasets.commit", "move_files", 1, "after"),
-    "after later rows were written": ("datasets.commit", "move_files", 2, "before"),
-    "between moving files and the first commit": ("datasets.commit", "write_json_atomically", 2, "before"),
+    "after the first frames were moved": ("datasets.corpus.commit", "move_files", 1, "after"),
+    "after later rows were written": ("datasets.corpus.commit", "move_files", 2, "before"),
+    "between moving files and the first commit": ("datasets.corpus.commit", "write_json_atomically", 2, "before"),
     "while a commit is written aside": ("os", "fsync", 3, "after"),
-    "after one commit": ("datasets.commit", "write_json_atomically", 2, "after"),
-    "after three commits": ("datasets.commit", "write_json_atomically", 4, "after"),
-    "before the manifest": ("datasets.commit", "write_json_atomically", 6, "before"),
-    "after the manifest": ("datasets.commit", "write_json_atomically", 6, "after"),
+    "after one commit": ("datasets.corpus.commit", "write_json_atomically", 2, "after"),
+    "after three commits": ("datasets.corpus.commit", "write_json_atomically", 4, "after"),
+    "before the manifest": ("datasets.corpus.commit", "write_json_atomically", 6, "before"),
+    "after the manifest": ("datasets.corpus.commit", "write_json_atomically", 6, "after"),
 }
 
 
@@ -277,7 +277,7 @@ def test_an_encode_killed_again_and_again_is_as_if_undisturbed(few_replays, undi
 
 def test_files_of_a_killed_run_do_not_outlive_a_run_over_other_sources(few_replays, tmp_path):
     out = tmp_path / "corpus"
-    killed(few_replays, out, ("datasets.commit", "write_json_atomically", 3, "before"))
+    killed(few_replays, out, ("datasets.corpus.commit", "write_json_atomically", 3, "before"))
     largest = max(few_replays.iterdir(), key=lambda path: path.stat().st_size)
     encode_plainly(largest, out)
     assert_sound(out)
@@ -288,13 +288,13 @@ def test_while_a_finished_corpus_grows_readers_see_it_as_it_was(few_replays, tmp
     largest = max(few_replays.iterdir(), key=lambda path: path.stat().st_size)
     encode_plainly(largest, out)
     before = open_corpus(out).games
-    killed(few_replays, out, ("datasets.commit", "write_json_atomically", 4, "before"))
+    killed(few_replays, out, ("datasets.corpus.commit", "write_json_atomically", 4, "before"))
     assert open_corpus(out).games.equals(before)
 
 
 def test_two_encodes_never_write_into_one_corpus(few_replays, tmp_path):
     out = tmp_path / "corpus"
-    script = "import sys, time; from pathlib import Path; from datasets.commit import Committer; "
+    script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
     script += "from datasets.encode import EncodeOptions; "
     script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE)

@@ -8,11 +8,11 @@ import struct
 import numpy as np
 import pytest
 
-from datasets.checks import REASONS, FilterConfig, check_game
 from datasets.errors import ReplayError
-from datasets.event_stream import needs_repair, repair
-from datasets.game import Columns, Game
-from datasets.replay import parse_replay
+from datasets.games.checks import REASONS, FilterConfig, check_game
+from datasets.games.event_stream import needs_repair, repair
+from datasets.games.game import Columns, Game
+from datasets.games.replay import parse_replay
 
 PAYLOADS, START, PRE, POST, END, FRAME_START, ITEM, BOOKEND = 0x35, 0x36, 0x37, 0x38, 0x39, 0x3A, 0x3B, 0x3C
 

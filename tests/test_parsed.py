@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from older_pipeline import Recording, stored
 
 from datasets.corpus import open_corpus
+from datasets.corpus.info import corpus_info
 from datasets.encode import EncodeOptions, encode, encode_in_process
 from datasets.errors import ReplayError, UserError
 from datasets.frames import index_games
-from datasets.game import Game
-from datasets.info import corpus_info
-from datasets.parsed import BUTTONS, parse_parsed
-from datasets.parsed_file import MAX_PARQUET_BYTES, MAX_ROWS
-from datasets.replay import parse_replay
+from datasets.games.game import Game
+from datasets.games.parsed import BUTTONS, parse_parsed
+from datasets.games.parsed_file import MAX_PARQUET_BYTES, MAX_ROWS
+from datasets.games.replay import parse_replay
 from datasets.schema import PLAYER_COLUMNS, VELOCITY_COLUMNS
 from datasets.splits import SplitConfig, in_split
 

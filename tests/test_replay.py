@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.errors import ReplayError
-from datasets.game import Game
-from datasets.replay import HITSTUN_FLAG, parse_replay, rows_without_rollbacks
+from datasets.games.game import Game
+from datasets.games.replay import HITSTUN_FLAG, parse_replay, rows_without_rollbacks
 from datasets.schema import FIRST_FRAME_ID, OPTIONAL_FIELDS, PLAYER_COLUMNS, POST_COLUMNS, PRE_COLUMNS
 
 OLD_GAME = "07a0e81c2e756696.slp"

@@ -7,9 +7,9 @@ import pytest
 from older_pipeline import Recording, stored
 from rollback_trials import Outcome, try_rows, with_few_rollbacks
 
-from datasets.parsed import WANTED, recorded_columns
-from datasets.parsed_file import ParsedFile
-from datasets.rollbacks import MAX_TRUSTED_REPEATS, recognise_rollbacks
+from datasets.games.parsed import WANTED, recorded_columns
+from datasets.games.parsed_file import ParsedFile
+from datasets.games.rollbacks import MAX_TRUSTED_REPEATS, recognise_rollbacks
 
 
 @pytest.fixture(scope="module")

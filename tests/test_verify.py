@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 from chunks import Plan, all_rows, encode_plan, files_of, short_games
 
-from datasets.commit import Committer
-from datasets.commit_log import COMMITS, read_commit, with_checksum
 from datasets.corpus import (
     CORPUS_FILE,
     FOLLOWERS,
@@ -32,10 +30,12 @@ from datasets.corpus import (
     open_corpus,
     write_json_atomically,
 )
+from datasets.corpus.commit import Committer
+from datasets.corpus.commit_log import COMMITS, read_commit, with_checksum
+from datasets.corpus.verify import repair, verify
 from datasets.encode import EncodeOptions
 from datasets.errors import UserError
-from datasets.game import Game
-from datasets.verify import repair, verify
+from datasets.games.game import Game
 
 PLAN: Plan = (("a", "b", "-"), ("c", "d"), ("e'", "a*"), ("e", "f", "-"))
 SECOND = "000001"
@@ -411,7 +411,7 @@ def test_what_is_no_corpus_is_neither_verified_nor_repaired(tmp_path):
 
 
 def test_a_corpus_that_is_being_written_is_not_repaired(corpus):
-    script = "import sys, time; from pathlib import Path; from datasets.commit import Committer; "
+    script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
     script += "from datasets.encode import EncodeOptions; "
     script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", script, str(corpus)], stdout=subprocess.PIPE)
@@ -430,7 +430,7 @@ REPAIR_SCRIPT = """
 import sys
 from pathlib import Path
 from chunks import kill_at
-from datasets.verify import repair
+from datasets.corpus.verify import repair
 kill_at(int(sys.argv[2]))
 repair(Path(sys.argv[1]))
 """

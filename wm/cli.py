@@ -50,10 +50,10 @@ def encode(args: Sequence[str]) -> int:
     """replays (folders, .slp, zip, 7z, tar, local or s3://) into a corpus; run again to resume or to add"""
     from functools import partial
 
-    from datasets.checks import FilterConfig
     from datasets.distribute import encode_on_ray
     from datasets.encode import EncodeOptions
     from datasets.encode import encode as run
+    from datasets.games.checks import FilterConfig
     from datasets.memory import parse_bytes, plan_memory
     from datasets.progress import EncodeProgress
     from datasets.ray_start import num_cores
@@ -92,7 +92,7 @@ def encode(args: Sequence[str]) -> int:
 
 def encode_summary(summary: Any, out: Path) -> str:
     """What an encode did, for a person: what was added, and a line for each reason of a reject."""
-    from datasets.checks import REASONS
+    from datasets.games.checks import REASONS
 
     lines = [
         f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
@@ -107,8 +107,8 @@ def encode_summary(summary: Any, out: Path) -> str:
 def corpus(args: Sequence[str]) -> int:
     """`wm corpus info|verify|repair CORPUS`: what a corpus holds, why inputs were rejected, whether it is sound"""
     from datasets.corpus import open_corpus
-    from datasets.info import corpus_info, describe
-    from datasets.verify import repair, verify
+    from datasets.corpus.info import corpus_info, describe
+    from datasets.corpus.verify import repair, verify
 
     def command(
         verb: Positional[Literal["info", "verify", "repair"]], path: Positional[Path], rejects: bool = False

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from datasets.corpus import Corpus, open_corpus, write_json_atomically
+from datasets.corpus.info import corpus_info, describe
 from datasets.distribute import encode_on_ray
 from datasets.encode import EncodeOptions, encode
 from datasets.errors import UserError
-from datasets.info import corpus_info, describe
 from datasets.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesise
 from wm.config import RunConfig, load_yaml, short_hash

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from datasets.game import Columns
+from datasets.games.game import Columns
 from datasets.schema import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS, VELOCITY_COLUMNS
 
 MAX_FRAMES_BACK = 8

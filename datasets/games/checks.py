@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.consistency import contradictions
 from datasets.errors import ReplayError
-from datasets.game import Columns, Game
+from datasets.games.consistency import contradictions
+from datasets.games.game import Columns, Game
+from datasets.games.track import frames_where
 from datasets.schema import TOURNAMENT_STAGES
-from datasets.track import frames_where
 
 REASONS: dict[str, str] = {
     "unopenable": "the file or archive member cannot be read",

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from datasets.commit_log import COMMITS, READING_THREADS, Commit, OtherFormatError, in_order, read_commits
+from datasets.corpus.commit_log import COMMITS, READING_THREADS, Commit, OtherFormatError, in_order, read_commits
 from datasets.errors import UserError
 from datasets.schema import FORMAT_VERSION, GAMES_SCHEMA, REJECTS_SCHEMA
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets.commit_files import Row
-from datasets.ledger import Entry, Ledger
-from datasets.revise import MESSAGES, reject_of
+from datasets.corpus.commit_files import Row
+from datasets.corpus.ledger import Entry, Ledger
+from datasets.corpus.revise import MESSAGES, reject_of
 
 SLP = "slp"
 """`games.form` of what nothing replaces."""

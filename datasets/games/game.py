@@ -72,7 +72,7 @@ class PlayerEvidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What a .slp says twice. It is not stored: it shows damage (`datasets.consistency`)."""
+    """What a .slp says twice. It is not stored: it shows damage (`datasets.games.consistency`)."""
 
     players: tuple[PlayerEvidence, ...]
     last_frame: int | None

@@ -1,7 +1,7 @@
 """What an older pipeline made of one replay -> one game's columns. Plain functions: no Ray, no files, no state.
 
 Three forms are known: parsed-v2, parsed-v3 (with state flags and hitstun), and slippi_db's own, older one (without
-velocities, clocks and stocks). Each is a recording row by row, without frame ids (`datasets.rollbacks`).
+velocities, clocks and stocks). Each is a recording row by row, without frame ids (`datasets.games.rollbacks`).
 
 What is stored equals what the .slp holds; everything else is null:
 
@@ -29,11 +29,11 @@ import numpy as np
 import pyarrow as pa
 
 from datasets.errors import ReplayError
-from datasets.game import Columns, Game
-from datasets.parsed_facts import Form, facts_of, num_frames_of
-from datasets.parsed_file import ParsedFile
-from datasets.replay import HITSTUN_FLAG, STICK_GRID, TRIGGER_GRID
-from datasets.rollbacks import ENTRY_LENGTHS, Recognised, recognise_rollbacks
+from datasets.games.game import Columns, Game
+from datasets.games.parsed_facts import Form, facts_of, num_frames_of
+from datasets.games.parsed_file import ParsedFile
+from datasets.games.replay import HITSTUN_FLAG, STICK_GRID, TRIGGER_GRID
+from datasets.games.rollbacks import ENTRY_LENGTHS, Recognised, recognise_rollbacks
 from datasets.schema import NUM_PLAYERS, OPTIONAL_FIELDS, PLAYER_COLUMNS
 
 FIELDS: dict[str, str] = {
@@ -71,7 +71,7 @@ def parse_parsed(content: bytes, game_id: str, meta: dict[str, Any] | None) -> G
         game_id: that file's name, the md5 of the .slp.
         meta: the game's entry in `meta.json`, if there is one.
     Raises:
-        ReplayError: the bytes hold no game that can be stored (codes in `datasets.checks.REASONS`).
+        ReplayError: the bytes hold no game that can be stored (codes in `datasets.games.checks.REASONS`).
     """
     file = ParsedFile(content, WANTED)
     form = _form(file)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from datasets.commit_files import GameFiles, Row, StagedFiles, stage_files
-from datasets.commit_log import Commit, number_and_revision, read_commit, stem_of
 from datasets.corpus import FOLLOWERS, FRAMES, GAMES, REJECTS
-from datasets.ledger import Drop
+from datasets.corpus.commit_files import GameFiles, Row, StagedFiles, stage_files
+from datasets.corpus.commit_log import Commit, number_and_revision, read_commit, stem_of
+from datasets.corpus.ledger import Drop
 from datasets.schema import GAMES_SCHEMA, REJECTS_SCHEMA
 
 MESSAGES = {

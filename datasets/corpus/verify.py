@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.checks import REASONS
-from datasets.commit import Committer
-from datasets.commit_checks import DAMAGE, Problem
-from datasets.commit_log import COMMITS, OtherFormatError, commits_on_disk, number_and_revision, stem_of
 from datasets.corpus import (
     CORPUS_FILE,
     GAMES,
@@ -24,10 +20,14 @@ from datasets.corpus import (
     strays,
     write_json_atomically,
 )
-from datasets.corpus_checks import Findings, check_commits
+from datasets.corpus.commit import Committer
+from datasets.corpus.commit_checks import DAMAGE, Problem
+from datasets.corpus.commit_log import COMMITS, OtherFormatError, commits_on_disk, number_and_revision, stem_of
+from datasets.corpus.corpus_checks import Findings, check_commits
+from datasets.corpus.revise import MESSAGES
 from datasets.errors import UserError
+from datasets.games.checks import REASONS
 from datasets.lock import exclusive
-from datasets.revise import MESSAGES
 from datasets.schema import FORMAT_VERSION
 
 MAX_LINES = 50

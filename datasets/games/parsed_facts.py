@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from datasets.errors import ReplayError
-from datasets.game import Columns, GameFacts, PlayerFacts
+from datasets.games.game import Columns, GameFacts, PlayerFacts
 from datasets.schema import FIRST_FRAME_ID, NUM_PLAYERS
 
 Form = Literal["parsed-v2", "parsed-v3", "slippi-db"]

@@ -18,18 +18,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.commit_files import Facts, GameFiles, StagedFiles, move_files, stage_files
-from datasets.commit_log import (
-    COMMITS,
-    Commit,
-    commits_on_disk,
-    damaged_commit,
-    in_order,
-    number_and_revision,
-    read_commits,
-    stem_of,
-    with_checksum,
-)
 from datasets.corpus import (
     ASIDE_PATTERN,
     CORPUS_FILE,
@@ -45,12 +33,24 @@ from datasets.corpus import (
     sync_folder,
     write_json_atomically,
 )
+from datasets.corpus.commit_files import Facts, GameFiles, StagedFiles, move_files, stage_files
+from datasets.corpus.commit_log import (
+    COMMITS,
+    Commit,
+    commits_on_disk,
+    damaged_commit,
+    in_order,
+    number_and_revision,
+    read_commits,
+    stem_of,
+    with_checksum,
+)
+from datasets.corpus.ledger import Drop, Entry, Ledger
+from datasets.corpus.revise import revise
+from datasets.corpus.twins import SLP, settle
 from datasets.errors import UserError, first_difference
-from datasets.ledger import Drop, Entry, Ledger
 from datasets.lock import exclusive
-from datasets.revise import revise
 from datasets.schema import FORMAT_VERSION
-from datasets.twins import SLP, settle
 
 if TYPE_CHECKING:
     from datasets.encode import ChunkResult, EncodeOptions

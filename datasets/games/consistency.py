@@ -1,7 +1,7 @@
 """Does a game agree with itself? Damaged files mostly parse without an error; the game's own rules show the damage.
 
-Rules here are of values: what may follow what, and what the file says twice. `datasets/motion.py` has those of
-positions and velocities, `datasets/clock.py` those of an action's age. Each rule compares whole columns once, and looks
+Rules here are of values: what may follow what, and what the file says twice. `motion.py` has those of positions and
+velocities, `clock.py` those of an action's age. Each rule compares whole columns once, and looks
 closer at the few frames that this leaves. Each holds without one exception in the 115 real games that they were
 measured on (1,090,090 frames of two players). `docs/reliability.md` has the thresholds with their sources, and what
 the rules catch; `benchmarks/reliability.py` guards them.
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from datasets.clock import CLOCK_RULES
-from datasets.game import Game
-from datasets.motion import MOTION_RULES
+from datasets.games.clock import CLOCK_RULES
+from datasets.games.game import Game
+from datasets.games.motion import MOTION_RULES
+from datasets.games.track import FIRST_SPECIAL, REBIRTH, Finding, Rule, Track, frames_where, partners_of, players_of
 from datasets.schema import FIRST_FRAME_ID
-from datasets.track import FIRST_SPECIAL, REBIRTH, Finding, Rule, Track, frames_where, partners_of, players_of
 
 INTERNAL_CHARACTERS = (2, 3, 1, 24, 4, 5, 6, 17, 0, 18, 16, 8, 9, 12, 10, 15, 13, 14, 19, 7, 22, 20, 21, 26, 23, 25)
 """Internal character id of each external one that can be chosen (SPEC.md, Melee IDs)."""

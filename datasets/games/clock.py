@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from datasets.games.track import Finding, Rule, Track, frames_where
 from datasets.schema import VELOCITY_COLUMNS
-from datasets.track import Finding, Rule, Track, frames_where
 
 MAX_SPEED = 15.0
 """Frames of an animation in one of the game. Seen: 8 in shield stun, whose animation fits any stun; 4 elsewhere."""

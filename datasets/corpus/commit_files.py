@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.corpus import FOLLOWERS, FRAMES, GAMES, REJECTS, sealed_facts, sync_folder
+from datasets.corpus.shard import ShardWriter
 from datasets.errors import UserError
 from datasets.schema import FOLLOWERS_SCHEMA, FRAMES_SCHEMA, GAMES_SCHEMA, REJECTS_SCHEMA
-from datasets.shard import ShardWriter
 
 _COPIES = threading.Semaphore(2)
 """Files copied at once: each takes about 110 MB for the while."""
@@ -59,7 +59,7 @@ def stage_files(
     """Make the files of one commit in a folder for unfinished ones; they outlive a power loss when this returns.
 
     Args:
-        stem: of the commit (`datasets.commit_log.stem_of`).
+        stem: of the commit (`datasets.corpus.commit_log.stem_of`).
         source: None where there are no games at all.
         keeps: for each of the source's games whether it stays.
     """

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from datasets.games.track import FIRST_SPECIAL, REBIRTH, Finding, Rule, Track, frames_where
 from datasets.schema import VELOCITY_COLUMNS
-from datasets.track import FIRST_SPECIAL, REBIRTH, Finding, Rule, Track, frames_where
 
 MAX_STEP = 100.0
 """Game units in a frame. The fastest seen is 34 (Kirby's throw); launches seen move 9."""

@@ -18,8 +18,8 @@ from peppi_py.frame import Data, Frame, Post, Pre
 from peppi_py.game import Game as PeppiGame
 
 from datasets.errors import ReplayError
-from datasets.event_stream import repair
-from datasets.game import Columns, Evidence, Follower, Game, GameFacts, PlayerEvidence, PlayerFacts
+from datasets.games.event_stream import repair
+from datasets.games.game import Columns, Evidence, Follower, Game, GameFacts, PlayerEvidence, PlayerFacts
 from datasets.schema import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
 
 SLIPPI_MAGIC = b"{U\x03raw"
@@ -41,9 +41,9 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
 
     Args:
         content: an uncompressed .slp file.
-        repair_old: read Slippi 3.0 to 3.6 too, which peppi-py cannot read as they are (`datasets.event_stream`).
+        repair_old: read Slippi 3.0 to 3.6 too, which peppi-py cannot read as they are (`datasets.games.event_stream`).
     Raises:
-        ReplayError: the bytes hold no game that can be stored (codes in `datasets.checks.REASONS`).
+        ReplayError: the bytes hold no game that can be stored (codes in `datasets.games.checks.REASONS`).
     """
     parsed = _parse_with_peppi(content, repair_old)
     version = tuple(parsed.start.slippi.version)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from datasets.game import Columns, Game, PlayerEvidence
+from datasets.games.game import Columns, Game, PlayerEvidence
 from datasets.schema import FIRST_FRAME_ID
 
 HITLAG_FLAG = 0x20

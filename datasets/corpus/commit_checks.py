@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasets.commit_files import Facts, Row
-from datasets.commit_log import Commit, OtherFormatError, read_commit
 from datasets.corpus import FOLLOWERS, FRAMES, GAMES, REJECTS, file_facts
+from datasets.corpus.commit_files import Facts, Row
+from datasets.corpus.commit_log import Commit, OtherFormatError, read_commit
+from datasets.corpus.twins import SLP
 from datasets.errors import UserError
 from datasets.schema import (
     FIRST_FRAME_ID,
@@ -25,7 +26,6 @@ from datasets.schema import (
     REJECTS_SCHEMA,
 )
 from datasets.splits import split_number
-from datasets.twins import SLP
 
 SCHEMAS = {FRAMES: FRAMES_SCHEMA, FOLLOWERS: FOLLOWERS_SCHEMA, GAMES: GAMES_SCHEMA, REJECTS: REJECTS_SCHEMA}
 DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, pa.ArrowException)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.game import Columns, Follower, Game
+from datasets.games.game import Columns, Follower, Game
 from datasets.schema import (
     FIRST_FRAME_ID,
     FOLLOWERS_SCHEMA,

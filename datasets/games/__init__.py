@@ -1,0 +1,1 @@
+"""One game: read from whatever form it has, and checked."""
