@@ -7,7 +7,7 @@ and samples the proportional set sizes of the whole tree of processes (driver, R
 shared pages count once) five times a second. `shared` is what of that is shared memory: the object store.
 `--form tar.gz` passes contents through the object store, `zip` and `folder` only references.
 Peaks of short runs differ by chance, so the growth with the number of games is the slope of a line through the
-samples of the largest run, from its first quarter on (before that, processes start and pools fill).
+samples of the largest run, without its first quarter (processes start and pools fill) and its end (they stop).
 The last line is one JSON object.
 """
 
@@ -67,9 +67,8 @@ def measure(source: Path, out: Path, memory: str | None) -> dict[str, float]:
     manifest = json.loads((out / "corpus.json").read_text())
     num_inputs = manifest["num_games"] + sum(manifest["rejects"].values())
     per_commit = num_inputs / len(manifest["commits"])
-    late = np.array(
-        [(commits * per_commit, total) for commits, total in samples if commits * per_commit > num_inputs / 4]
-    )
+    reached = [(commits * per_commit, total) for commits, total in samples]
+    late = np.array([(inputs, total) for inputs, total in reached if num_inputs / 4 < inputs < num_inputs])
     return {
         "inputs": num_inputs,
         "games": manifest["num_games"],
