@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from datasets.encode import ChunkResult, Feed
 from datasets.errors import UserError
 from datasets.isolate import ParserProcess
-from datasets.memory import MemoryPlan, plan_memory
+from datasets.memory import PARSER_BYTES, MemoryPlan, plan_for_cluster, plan_memory
 from datasets.ray_start import joined, num_cores, start_ray
 
 CHUNKS_IN_FLIGHT = 2
@@ -75,12 +75,15 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
     Frames go from the worker's memory to its shard; only rows of games and rejects come back.
 
     Args:
-        plan: what may be used of this machine's memory; None is the default share.
+        plan: what may be used of this machine's memory; None is the default share of it, or on a cluster what
+            suits a machine with a few GB for each CPU.
     Raises:
         UserError: a machine of the cluster does not see the sources or the corpus.
     """
-    plan = plan or plan_memory(None, num_cores())
-    start_ray(object_store_bytes=plan.object_store_bytes)
+    if plan is None and not joined():
+        plan = plan_memory(None, num_cores())
+    start_ray(object_store_bytes=None if plan is None else plan.object_store_bytes)
+    plan = plan or plan_for_cluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
     paths = (*(source for source in feed.sources if "://" not in source), feed.staging)
     if joined():
         _require_shared(paths)
@@ -102,6 +105,7 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
         fn_constructor_kwargs={"spare_bytes": plan.parser_spare_bytes, "paths": paths},
         compute=_pool(plan),
         num_cpus=1,
+        memory=PARSER_BYTES + plan.parser_spare_bytes if joined() else None,  # so a small node has fewer of them
     )
     with _users_mistakes():
         for row in results.iter_rows():
@@ -112,8 +116,7 @@ def _pool(plan: MemoryPlan) -> ActorPoolStrategy:
     """As many parsers as the plan has; on a cluster one a CPU, and more when it grows."""
     if not joined():
         return ActorPoolStrategy(size=plan.num_parsers, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
-    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    return ActorPoolStrategy(min_size=1, initial_size=num_cpus, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
+    return ActorPoolStrategy(min_size=1, initial_size=plan.num_parsers, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
 
 
 def _missing_here(paths: Iterable[str]) -> list[str]:

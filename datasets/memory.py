@@ -25,6 +25,8 @@ PARSER_BYTES = 310 * MB
 """A parsing worker with its child, at work on ordinary games."""
 SPARE_BYTES = 220 * MB
 """What a child may take beyond that for one extraordinary input, before it is refused."""
+CLUSTER_SPARE_BYTES = 1_000 * MB
+"""The same on the machines of a cluster, which have a few GB for each CPU."""
 MIN_OBJECT_STORE_BYTES = 150 * MB
 OBJECT_STORE_BYTES_PER_PARSER = 100 * MB
 """Three chunks of contents on their way to each parser (`datasets.encode.MAX_CONTENT_BYTES`)."""
@@ -80,6 +82,20 @@ def plan_memory(limit_bytes: int | None, num_cores: int) -> MemoryPlan:
         num_parsers=num_parsers,
         parser_spare_bytes=left // num_parsers - PARSER_BYTES - OBJECT_STORE_BYTES_PER_PARSER,
         object_store_bytes=MIN_OBJECT_STORE_BYTES + num_parsers * OBJECT_STORE_BYTES_PER_PARSER,
+    )
+
+
+def plan_for_cluster(num_cpus: int) -> MemoryPlan:
+    """What each of a cluster's parsers may take, whose machines are not this one.
+
+    Args:
+        num_cpus: of the whole cluster; each node runs as many parsers as its CPUs and memory allow.
+    """
+    return MemoryPlan(
+        limit_bytes=num_cpus * (PARSER_BYTES + CLUSTER_SPARE_BYTES),
+        num_parsers=num_cpus,
+        parser_spare_bytes=CLUSTER_SPARE_BYTES,
+        object_store_bytes=MIN_OBJECT_STORE_BYTES + num_cpus * OBJECT_STORE_BYTES_PER_PARSER,
     )
 
 

@@ -34,8 +34,8 @@ from pathlib import Path
 
 def main():
     print("ran", json.dumps({"argv": sys.argv[1:], "file": __file__}))
-    print("files", json.dumps(sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())))
-    time.sleep(60 * ("--nap" in sys.argv))
+    print("files", json.dumps(sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())), flush=True)
+    time.sleep(300 * ("--nap" in sys.argv))
     return 3 * ("--fail" in sys.argv)
 """
 """A `wm` in the uploaded folder that tells how it was called; the installed one must lose to it."""

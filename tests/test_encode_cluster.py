@@ -18,7 +18,6 @@ from kills import same_rows
 
 NODE_DIES = """
 import json, os, sys
-from functools import partial
 from pathlib import Path
 from ray.cluster_utils import Cluster
 
@@ -30,7 +29,6 @@ os.environ["RAY_ADDRESS"] = cluster.address
 
 from datasets.distribute import encode_on_ray
 from datasets.encode import EncodeOptions, encode
-from datasets.memory import plan_memory
 
 killed = []
 
@@ -39,7 +37,7 @@ def after_commit(summary, bytes_left):
         killed.append(summary.num_games)
         cluster.remove_node(nodes[0], allow_graceful=False)
 
-summary = encode([source], Path(out), EncodeOptions(), partial(encode_on_ray, plan=plan_memory(None, 2)), after_commit)
+summary = encode([source], Path(out), EncodeOptions(), encode_on_ray, after_commit)
 import ray
 alive = sum(node["Alive"] for node in ray.nodes())
 print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
@@ -48,7 +46,6 @@ cluster.shutdown()
 """
 NODE_IS_BLIND = """
 import os, subprocess, sys
-from functools import partial
 from pathlib import Path
 from ray.cluster_utils import Cluster
 
@@ -68,9 +65,8 @@ try:
     from datasets.distribute import encode_on_ray
     from datasets.encode import EncodeOptions, encode
     from datasets.errors import UserError
-    from datasets.memory import plan_memory
     try:
-        encode([source], Path(out), EncodeOptions(), partial(encode_on_ray, plan=plan_memory(None, 2)))
+        encode([source], Path(out), EncodeOptions(), encode_on_ray)
     except UserError as error:
         print(error)
 finally:

@@ -80,7 +80,7 @@ def encode(args: Sequence[str]) -> int:
         """
         if not (named := resolve((*places, *sources))):
             raise UserError("no source given; name folders, replays, archives, URIs, or a source file by --sources")
-        plan = plan_memory(None if memory is None else parse_bytes(memory), num_cores())
+        plan = None if memory is None else plan_memory(parse_bytes(memory), num_cores())
         options = EncodeOptions(filters=filters, repair_old=repair_old, keep_paths=keep_paths)
         with EncodeProgress(out) as progress:
             summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
