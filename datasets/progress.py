@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -79,7 +80,8 @@ class EncodeProgress:
         while not self._over.wait(LIVE_SECONDS):
             self.peak_memory_bytes = max(self.peak_memory_bytes, memory_of_tree() or 0)
             if self._is_live:
-                self._stream.write(f"\r{self.line()}\x1b[K")
+                width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be rewritten
+                self._stream.write(f"\r{self.line()[:width]}\x1b[K")
                 self._stream.flush()
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
