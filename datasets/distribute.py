@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
     if plan is None and not joined():
         plan = plan_memory(None, num_cores())
     start_ray(object_store_bytes=None if plan is None else plan.object_store_bytes)
-    plan = plan or plan_for_cluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
+    if joined():
+        cluster = plan_for_cluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
+        plan = cluster if plan is None else replace(cluster, parser_spare_bytes=plan.parser_spare_bytes)
+    assert plan is not None
     paths = (*(source for source in feed.sources if "://" not in source), feed.staging)
     if joined():
         _require_shared(paths)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from datasets.corpus import sealed_facts
 from datasets.corpus.commit import Committer
@@ -28,9 +29,10 @@ from datasets.games.checks import FilterConfig, check_game
 from datasets.games.game import Game
 from datasets.games.parsed import parse_parsed
 from datasets.games.replay import game_id_of, parse_replay
-from datasets.schema import FOLLOWERS_SCHEMA
+from datasets.schema import FOLLOWERS_SCHEMA, GAMES_SCHEMA
 from datasets.sources import Inputs, read_ahead, survey
 from datasets.sources.inputs import Passed, ReplayInput
+from datasets.sources.reading import UNREACHABLE
 from datasets.sources.storage import is_remote, local_path
 
 MAX_CONTENT_BYTES = 32 * 2**20
@@ -76,6 +78,8 @@ class ChunkResult:
     followers_file: str | None
     staged_facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name of a staged file -> its rows, bytes and checksum, taken where the file was written."""
+    num_unreachable: int = 0
+    """Inputs that could not be read for now: not accounted for, so that the next run tries them again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +126,8 @@ class EncodeSummary:
     num_replaced: int = 0
     """Games that had come from an older pipeline and now come from their .slp."""
     num_ignored_files: int = 0
+    num_unreachable: int = 0
+    """Inputs that could not be read for now."""
     num_bytes: int = 0
     """Of the sources, passed so far."""
     num_bytes_done: int = 0
@@ -159,6 +165,7 @@ def encode_chunk(
     followers: ShardWriter | None = None
     games: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
+    unreached: set[str] = set()
     for index, (replay, read) in enumerate(read_ahead(chunk.inputs)):
         place: dict[str, Any] = {"source": replay.source, "member": replay.member}
         place["path"] = replay.name if chunk.options.keep_paths else None
@@ -168,12 +175,15 @@ def encode_chunk(
             if refusal is not None:
                 raise ReplayError(*refusal)
             content = read()
-            game = _parsed_and_checked(replay, content, chunk.options)
+            game, row, table = _stored_form(replay, content, chunk.options)
         except ReplayError as error:
+            if error.code == UNREACHABLE:
+                unreached.add(replay.key)
+                continue
             game_id = game_id_of(content) if content and replay.kind == "slp" else None
             rejects.append(place | {"game_id": game_id, "code": error.code, "message": error.message})
             continue
-        games.append(place | game_row(game) | frames.add(frames_table(game)))
+        games.append(place | row | frames.add(table))
         for follower in game.followers:
             if followers is None:
                 followers = ShardWriter(Path(chunk.staging) / f"{name}.followers.parquet", FOLLOWERS_SCHEMA)
@@ -182,7 +192,8 @@ def encode_chunk(
     writers = [writer for writer in (frames, followers) if writer is not None]
     facts = {writer.path.name: sealed_facts(writer.path, writer.close()) for writer in writers}
     return ChunkResult(
-        keys=tuple(replay.key for replay in chunk.inputs),
+        keys=tuple(replay.key for replay in chunk.inputs if replay.key not in unreached),
+        num_unreachable=len(unreached),
         num_bytes=sum(replay.num_bytes for replay in chunk.inputs),
         passed=chunk.passed,
         games=games,
@@ -193,21 +204,29 @@ def encode_chunk(
     )
 
 
-def _parsed_and_checked(replay: ReplayInput, content: bytes, options: EncodeOptions) -> Game:
-    """The game of one input. An error of our own costs that input, not the night; its place is named."""
+def _stored_form(replay: ReplayInput, content: bytes, options: EncodeOptions) -> tuple[Game, dict[str, Any], pa.Table]:
+    """The game of one input, its row of the games table, and its frames.
+
+    An error of our own costs that input, not the night; its place is named.
+    """
     try:
         if replay.kind == "parsed":
             game = parse_parsed(content, replay.name, replay.meta)
         else:
             game = parse_replay(content, repair_old=options.repair_old)
         check_game(game, options.filters)
-    except (ReplayError, OSError, MemoryError):
+        row = game_row(game)
+        for name, value in row.items():  # what the driver could not write must not reach it
+            pa.array([value], GAMES_SCHEMA.field(name).type)
+        return game, row, frames_table(game)
+    except (ReplayError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk, or no more files: not this input's
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}:{last.lineno}"
         raise ReplayError("internal_error", f"{type(error).__name__} at {place}; please report it") from error
-    return game
 
 
 def encode_in_process(feed: Feed) -> Iterator[ChunkResult]:
@@ -248,6 +267,7 @@ def encode(
         summary.num_inputs += result.passed.num_done + len(result.keys)
         summary.num_bytes += result.passed.num_bytes + result.num_bytes
         summary.num_bytes_done += result.passed.num_bytes
+        summary.num_unreachable += result.num_unreachable
         if result.keys:
             commit = committer.commit(result)
             summary.num_games += len(commit["games"])

@@ -67,14 +67,17 @@ def plan_memory(limit_bytes: int | None, num_cores: int) -> MemoryPlan:
         UserError: the limit does not even hold one parser, or is more than the machine has.
     """
     machine = machine_bytes()
-    limit = limit_bytes if limit_bytes is not None else int(machine * DEFAULT_SHARE)
     one = PARSER_BYTES + SPARE_BYTES + OBJECT_STORE_BYTES_PER_PARSER
     least = BASE_BYTES + READER_BYTES + MIN_OBJECT_STORE_BYTES + one
+    limit = max(int(machine * DEFAULT_SHARE), least) if limit_bytes is None else limit_bytes
     if limit < least:
-        asked = "a quarter of this machine" if limit_bytes is None else "--memory"
-        raise UserError(f"{asked} is {limit / 1e9:.1f} GB, an encode needs {least / 1e9:.1f} GB; name more by --memory")
+        raise UserError(
+            f"--memory is {limit / 1e9:.1f} GB, an encode needs {least / 1e9:.1f} GB; name more by --memory"
+        )
     if limit > machine:
-        raise UserError(f"--memory is {limit / 1e9:.1f} GB, this machine has {machine / 1e9:.1f} GB; name less")
+        raise UserError(
+            f"an encode would take {limit / 1e9:.1f} GB, this machine has {machine / 1e9:.1f} GB; name less"
+        )
     left = limit - BASE_BYTES - READER_BYTES - MIN_OBJECT_STORE_BYTES
     num_parsers = max(1, min(num_cores, left // one))
     return MemoryPlan(

@@ -88,15 +88,15 @@ class EncodeProgress:
                 self._log()
         if self._is_live:
             self._stream.write("\r\x1b[K")
-        self._log()
+        if self._latest[0].num_inputs:
+            self._log()
 
     def _log(self) -> None:
-        if not self._latest[0].num_inputs:
-            return  # nothing was encoded; the folder may be another's
         line = self.line()
         if not self._is_live:
             print(line, file=self._stream, flush=True)
-        if any((self._out / name).exists() for name in (IN_PROGRESS_FILE, CORPUS_FILE)):
+        has_begun = self._latest[0].num_inputs > 0  # else the folder may be another's
+        if has_begun and any((self._out / name).exists() for name in (IN_PROGRESS_FILE, CORPUS_FILE)):
             with (self._out / LOG_FILE).open("a") as file:
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
 

@@ -358,6 +358,20 @@ def test_a_folder_without_a_good_game_is_an_error_that_counts_the_reasons(tmp_pa
     assert open_corpus(tmp_path / "corpus").rejects.num_rows == 3
 
 
+def test_an_input_that_cannot_be_reached_is_no_reject_and_is_taken_by_the_next_run(few_replays, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    largest, other = sorted(few_replays.iterdir(), key=lambda path: path.stat().st_size)[-2:]
+    (source / "a.slp").write_bytes(largest.read_bytes())
+    (source / "b.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
+    summary = encode_plainly(source, tmp_path / "corpus")
+    assert (summary.num_games, summary.num_unreachable, summary.rejects.total()) == (1, 1, 0)
+    (source / "b.slp").unlink()
+    (source / "b.slp").write_bytes(other.read_bytes())
+    summary = encode_plainly(source, tmp_path / "corpus")
+    assert (summary.num_games, summary.num_already_done, summary.num_unreachable) == (1, 1, 0)
+
+
 def test_progress_is_told_after_each_commit(few_replays, tmp_path):
     told: list[tuple[int, int]] = []
     summary = encode(

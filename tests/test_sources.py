@@ -17,7 +17,7 @@ import pytest
 from walks import CODE, GAME_ID, contents, fault, listed, peak_bytes
 
 from datasets.errors import ReplayError, UserError
-from datasets.sources import Inputs, read_ahead, read_input, resolve, survey, unpack
+from datasets.sources import Inputs, read_ahead, read_input, reading, resolve, survey, unpack
 from datasets.sources.names import key_of
 from datasets.sources.seen import SeenKeys
 
@@ -192,10 +192,11 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
     ]
 
 
-def test_a_file_that_opens_but_cannot_be_read_is_refused(tmp_path):
-    (tmp_path / "a.slp").symlink_to("/proc/self/mem")
+def test_a_file_that_the_disk_does_not_give_is_tried_again_and_then_left_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "RETRY_AFTER_S", (0.01, 0.01))
+    (tmp_path / "a.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
     (replay,) = listed(tmp_path)
-    assert fault(replay)[0] == "unopenable"
+    assert fault(replay)[0] == reading.UNREACHABLE
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

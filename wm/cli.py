@@ -56,7 +56,7 @@ def encode(args: Sequence[str]) -> int:
     from datasets.games.checks import FilterConfig
     from datasets.memory import parse_bytes, plan_memory
     from datasets.progress import EncodeProgress
-    from datasets.ray_start import num_cores
+    from datasets.ray_start import joined, num_cores
     from datasets.sources import resolve
 
     def command(
@@ -80,7 +80,8 @@ def encode(args: Sequence[str]) -> int:
         """
         if not (named := resolve((*places, *sources))):
             raise UserError("no source given; name folders, replays, archives, URIs, or a source file by --sources")
-        plan = None if memory is None else plan_memory(parse_bytes(memory), num_cores())
+        limit = None if memory is None else parse_bytes(memory)
+        plan = None if limit is None and joined() else plan_memory(limit, num_cores())
         options = EncodeOptions(filters=filters, repair_old=repair_old, keep_paths=keep_paths)
         with EncodeProgress(out) as progress:
             summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
@@ -100,6 +101,10 @@ def encode_summary(summary: Any, out: Path) -> str:
         f"{summary.num_replaced:,} games replaced by their .slp; {summary.num_ignored_files:,} other files ignored; "
         f"{summary.rejects.total():,} rejects" + (":" if summary.rejects else "")
     ]
+    if summary.num_unreachable:
+        lines.append(
+            f"{summary.num_unreachable:8,}  inputs could not be reached; run the same command again to take them"
+        )
     lines += [f"{count:8,}  {code:<18} {REASONS[code]}" for code, count in summary.rejects.most_common()]
     return "\n".join(lines)
 

@@ -47,9 +47,9 @@ def facts_of(form: Form, meta: dict[str, Any] | None, players: Sequence[Columns]
         players=tuple(_player(entry, player, columns) for player, columns in enumerate(players)),
         is_teams=_yes_or_no(entry.get("is_teams")),
         has_items=None,
-        match_id=match_id if isinstance(match_id, str) else "",
+        match_id=match_id if isinstance(match_id, str) and match_id.isascii() else "",
         is_pal=_yes_or_no(entry.get("is_pal")),
-        start_time=start_time if isinstance(start_time, str) else None,
+        start_time=start_time if isinstance(start_time, str) and start_time.isascii() else None,
         end_method=_whole(entry.get("game_end_method")) or None,  # 0 where there is no Game End too
         placements=(winner, 1 - winner) if winner in (0, 1) else None,
     )

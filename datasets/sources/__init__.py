@@ -24,7 +24,7 @@ from datasets.sources.walk import Walk
 __all__ = ["Inputs", "Passed", "ReplayInput", "Survey", "read_ahead", "read_input", "resolve", "survey"]
 
 EXPECTED = f"expected a folder, {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))}"
-CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+CREDENTIALS = re.compile(r"(?<=://).*@|\?.*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +14,18 @@ from datasets.sources import unpack
 from datasets.sources.faults import DAMAGE, refusal_of
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
 from datasets.sources.remote import is_remote
-from datasets.sources.storage import read_file
+from datasets.sources.storage import forget_open_files, read_file
 from datasets.sources.tars import read_tar_member
 from datasets.sources.zips import read_zip_member
 
+UNREACHABLE = "unreachable"
+"""Reason code of inputs that could not be read for now: they are no part of the corpus, not even as rejects."""
+RETRY_AFTER_S = (0.5, 3.0)
+PASSING_ERRORS = frozenset({
+    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY,
+    errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
+})  # fmt: skip
+"""Of a local or network disk: not the file's own fault."""
 READS_AHEAD = 8
 """Remote reads under way at once."""
 BYTES_AHEAD = 64 * 2**20
@@ -72,12 +82,38 @@ def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
     try:
         if replay.refusal is not None:
             raise ReplayError(*replay.refusal)
-        content = fetch()
+        content = _fetched(replay, fetch)
         if isinstance(replay.place, ZipMember) and replay.content is None:
             content = unpack.unpack_member(content, replay.place)
         name = replay.name if replay.kind == "slp" else ""
         return unpack.replay_content(content, name)
-    except ReplayError:
+    except (ReplayError, MemoryError):
         raise
     except DAMAGE as error:
         raise ReplayError(*refusal_of(error)) from error
+
+
+def _fetched(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
+    """The stored bytes, tried again where the fault is the network's or the disk's and not the file's.
+
+    Raises:
+        ReplayError: code UNREACHABLE; it is still out of reach. A later run may read it.
+    """
+    for pause_s in (*RETRY_AFTER_S, None):
+        try:
+            return fetch()
+        except OSError as error:
+            if not _may_pass(replay, error):
+                raise
+            if pause_s is None:
+                raise ReplayError(UNREACHABLE, refusal_of(error)[1]) from error
+            time.sleep(pause_s)
+            forget_open_files()
+            fetch = partial(_stored, replay)
+    raise AssertionError("the last try returns or raises")
+
+
+def _may_pass(replay: ReplayInput, error: OSError) -> bool:
+    if is_remote(replay.container):
+        return not isinstance(error, (FileNotFoundError, PermissionError))
+    return error.errno in PASSING_ERRORS

@@ -207,4 +207,6 @@ def _connect(scheme: str, root: str) -> tuple[fs.FileSystem, str]:
             f"source {scheme}://... is of an unknown scheme; expected a local path, or a URI that pyarrow or fsspec "
             "opens, such as s3:// or gs://"
         ) from error
+    except Exception as error:  # a file system that wants more than an address
+        raise OSError(f"{scheme}:// cannot be opened by its address alone") from error
     return fs.PyFileSystem(fs.FSSpecHandler(found)), base

@@ -83,6 +83,11 @@ def _kept_open(location: str) -> RemoteFile:
     return open_remote(location)
 
 
+def forget_open_files() -> None:
+    """Open remote archives anew: a connection may be broken."""
+    _kept_open.cache_clear()
+
+
 def local_file(path: str) -> StoredFile:
     """What the system says of a local file.
 

@@ -111,6 +111,8 @@ class _Extension:
             info.name = name.decode("utf-8", "surrogateescape")
         if b"size" in self._fields:
             info.size = int(self._fields[b"size"])
+            if info.size < 0:  # or the walk would go backwards, for ever
+                raise ReplayError("unopenable", "a member's size is negative")
         if any(key.startswith(b"GNU.sparse.") for key in self._fields):
             info.type = tarfile.GNUTYPE_SPARSE
 
