@@ -17,7 +17,7 @@ import pytest
 from kills import same_rows
 
 NODE_DIES = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
 
@@ -39,7 +39,9 @@ def after_commit(summary, bytes_left):
 
 summary = encode([source], Path(out), EncodeOptions(), encode_on_ray, after_commit)
 import ray
-alive = sum(node["Alive"] for node in ray.nodes())
+deadline = time.monotonic() + 60  # a dead node is noticed by its missing heartbeats
+while (alive := sum(node["Alive"] for node in ray.nodes())) > 2 and time.monotonic() < deadline:
+    time.sleep(0.5)
 print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
 ray.shutdown()
 cluster.shutdown()
