@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import struct
 import sys
@@ -31,6 +30,7 @@ from functools import partial
 from pathlib import Path
 
 import peppi_py
+from default_sources import default_sources
 
 from datasets.corpus import FRAMES, open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table
@@ -59,18 +59,6 @@ class Stopwatch:
         started = time.process_time()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - started
-
-
-def default_sources(scratch: Path) -> list[Path]:
-    """The real dev games where they are, else synthetic games."""
-    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "replays"
-    real = Path(os.environ.get("WM_REPLAYS", beside)) / "dev.zip"
-    if real.exists():
-        return [real]
-    from datasets.synth import SynthOptions, synthesise
-
-    synthesise(scratch / "synthetic", SynthOptions(num_games=42, seed=1))
-    return [scratch / "synthetic"]
 
 
 def replays_of(*places: Path) -> Iterator[tuple[ReplayInput, Callable[[], bytes]]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import struct
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from default_sources import default_sources
 
 from datasets.errors import ReplayError
 from datasets.games.checks import REASONS, FilterConfig, check_game
@@ -125,18 +125,6 @@ def changes(sound: Game, damaged: Game) -> list[Change]:
                 sizes = np.abs(values[differ].astype(np.float64) - others[differ].astype(np.float64))
                 found.append(Change(column=name, num_values=len(differ), largest=float(sizes.max())))
     return found
-
-
-def default_sources(scratch: Path) -> list[Path]:
-    """The real dev games where they are, else synthetic games."""
-    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "replays"
-    real = Path(os.environ.get("WM_REPLAYS", beside)) / "dev.zip"
-    if real.exists():
-        return [real]
-    from datasets.synth import SynthOptions, synthesise
-
-    synthesise(scratch / "synthetic", SynthOptions(num_games=42, seed=1))
-    return [scratch / "synthetic"]
 
 
 def good_games(sources: list[Path]) -> list[tuple[bytes, Game]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from datasets.errors import UserError
 from datasets.isolate import ParserProcess
 from datasets.memory import PARSER_BYTES, MemoryPlan, plan_for_cluster, plan_memory
 from datasets.ray_start import joined, num_cores, start_ray
+from datasets.sources.storage import is_remote
 
 CHUNKS_IN_FLIGHT = 2
 """Chunks at a parser: while it encodes one the next waits there, so that it never waits for the driver's next
@@ -62,7 +62,7 @@ class _Parser:
     """An actor of the pool."""
 
     def __init__(self, spare_bytes: int, paths: tuple[str, ...]) -> None:
-        if missing := [path for path in paths if not os.path.exists(path)]:
+        if missing := _missing_here(paths):
             raise UserError(_not_shared(missing[0], ray.util.get_node_ip_address()))
         self._process = ParserProcess(memory_bytes=spare_bytes)
 
@@ -88,7 +88,7 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
         cluster = plan_for_cluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
         plan = cluster if plan is None else replace(cluster, parser_spare_bytes=plan.parser_spare_bytes)
     assert plan is not None
-    paths = (*(source for source in feed.sources if "://" not in source), feed.staging)
+    paths = (*(source for source in feed.sources if not is_remote(source)), feed.staging)
     if joined():
         _require_shared(paths)
     context = ray.data.DataContext.get_current()

@@ -23,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
+from datasets.memory import memory_of
 from datasets.parser_child import BEGIN, ERROR, FOLDER, MESSAGE, NO_INPUT, OUT_OF_MEMORY_EXIT
 
 START_TIMEOUT_S = 60.0
@@ -108,7 +109,7 @@ class ParserProcess:
     def memory_bytes_used(self) -> int:
         """Memory of the child, pages that it shares counted in proportion (PSS), else all resident; 0 without one."""
         pid = self.pid
-        return 0 if pid is None else _proportional_bytes(pid) or _resident_bytes(pid)
+        return 0 if pid is None else memory_of(pid) or _resident_bytes(pid)
 
     def close(self) -> None:
         """End the child and remove what it left unfinished."""
@@ -228,14 +229,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _proportional_bytes(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup") as file:
-            return sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    except OSError:  # no Linux, an old one, or the child has just ended
-        return 0
 
 
 def _resident_bytes(pid: int) -> int:

@@ -12,9 +12,11 @@ import itertools
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -140,6 +142,22 @@ def same_rows(first: Path, second: Path) -> bool:
 def files_of(root: Path) -> set[str]:
     """All files in a corpus' folders, but its lock."""
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"encode.lock"}
+
+
+@contextmanager
+def written_by_another(root: Path) -> Iterator[None]:
+    """While another process holds a corpus as its writer."""
+    script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
+    script += "from datasets.encode import EncodeOptions; "
+    script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def kill_at(moment: int) -> Iterator[int]:

@@ -24,10 +24,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from chunks import same_rows
 
-from datasets.corpus import COMMITS, FOLLOWERS, FRAMES, Corpus, open_corpus
+from datasets.corpus import COMMITS
 from datasets.corpus.verify import verify
 from datasets.memory import tree_of
 
@@ -117,27 +116,6 @@ def kill(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -> 
         except ProcessLookupError:
             continue
     return tree
-
-
-def rows(corpus: Corpus, folder: str) -> pa.Table | None:
-    """All rows of frames/ or followers/ in corpus order."""
-    names = [commit["files"][folder]["name"] for commit in corpus.commits if folder in commit["files"]]
-    if not names:
-        return None
-    table = pa.concat_tables([pq.read_table(corpus.root / folder / name) for name in names])
-    return table.set_column(0, "game_id", table["game_id"].cast(pa.string()))
-
-
-def same_rows(first: Path, second: Path) -> bool:
-    """Two corpora hold the same games, rejects, frames and followers, row for row."""
-    one, two = open_corpus(first), open_corpus(second)
-    if not (one.games.equals(two.games) and one.rejects.equals(two.rejects)):
-        return False
-    for folder in (FRAMES, FOLLOWERS):
-        left, right = rows(one, folder), rows(two, folder)
-        if (left is None) != (right is None) or (left is not None and not left.equals(right)):
-            return False
-    return True
 
 
 def trial(sources: list[str], out: Path, undisturbed: Path, kind: str, moment_s: float, seed: int) -> Trial:

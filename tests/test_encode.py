@@ -19,8 +19,9 @@ import peppi_py
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from chunks import same_rows, written_by_another
 
-from datasets.corpus import COMMITS, FOLLOWERS, FRAMES, IN_PROGRESS_FILE, Corpus, file_facts, open_corpus
+from datasets.corpus import COMMITS, FOLLOWERS, FRAMES, IN_PROGRESS_FILE, file_facts, open_corpus
 from datasets.corpus.commit import Committer
 from datasets.encode import EncodeOptions, EncodeSummary, encode, encode_in_process
 from datasets.errors import UserError
@@ -73,25 +74,6 @@ def killed(source: Path, out: Path, moment: tuple[str, str, int, str]) -> None:
     arguments = [str(source), str(out), *map(str, moment)]
     process = subprocess.run([sys.executable, "-c", KILL_SCRIPT, *arguments], capture_output=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2_000:]
-
-
-def frames_of(corpus: Corpus, folder: str = FRAMES) -> pa.Table:
-    """All rows of frames/ or followers/ in the order of the corpus."""
-    names = [commit["files"][folder]["name"] for commit in corpus.commits if folder in commit["files"]]
-    tables = [pq.read_table(corpus.root / folder / name) for name in names]
-    if not tables:
-        return pa.table({})
-    merged = pa.concat_tables(tables)
-    return merged.set_column(0, "game_id", merged["game_id"].cast(pa.string()))
-
-
-def assert_same_rows(first: Path, second: Path) -> None:
-    """Two corpora hold the same games, rejects, frames and followers, row for row."""
-    one, two = open_corpus(first), open_corpus(second)
-    assert one.games.equals(two.games)
-    assert one.rejects.equals(two.rejects)
-    for folder in (FRAMES, FOLLOWERS):
-        assert frames_of(one, folder).equals(frames_of(two, folder))
 
 
 def assert_sound(root: Path) -> None:
@@ -214,7 +196,7 @@ def test_encoding_on_ray_gives_the_same_corpus_as_in_one_process(few_replays, un
 
     summary = encode([few_replays], tmp_path / "ray", EncodeOptions(), encode_on_ray)
     assert summary.num_inputs == 16
-    assert_same_rows(tmp_path / "ray", undisturbed)
+    assert same_rows(tmp_path / "ray", undisturbed)
     assert_sound(tmp_path / "ray")
 
 
@@ -262,7 +244,7 @@ def test_a_killed_encode_that_is_run_again_is_as_if_undisturbed(moment, few_repl
         with pytest.raises(UserError, match=r"half-written|holds no"):
             open_corpus(out)
     encode_plainly(few_replays, out)
-    assert_same_rows(out, undisturbed)
+    assert same_rows(out, undisturbed)
     assert_sound(out)
 
 
@@ -271,7 +253,7 @@ def test_an_encode_killed_again_and_again_is_as_if_undisturbed(few_replays, undi
     for moment in itertools.islice(KILL_MOMENTS.values(), 3, 6):
         killed(few_replays, out, moment)
     encode_plainly(few_replays, out)
-    assert_same_rows(out, undisturbed)
+    assert same_rows(out, undisturbed)
     assert_sound(out)
 
 
@@ -294,18 +276,8 @@ def test_while_a_finished_corpus_grows_readers_see_it_as_it_was(few_replays, tmp
 
 def test_two_encodes_never_write_into_one_corpus(few_replays, tmp_path):
     out = tmp_path / "corpus"
-    script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
-    script += "from datasets.encode import EncodeOptions; "
-    script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(out)], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another encode"):
-            encode_plainly(few_replays, out)
-    finally:
-        holder.kill()
-        holder.communicate()
+    with written_by_another(out), pytest.raises(UserError, match="another encode"):
+        encode_plainly(few_replays, out)
     assert encode_plainly(few_replays, out).num_games > 0
 
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from kills import same_rows
+from chunks import same_rows
 
 NODE_DIES = """
 import json, os, sys, time

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunks import Plan, all_rows, encode_plan, files_of, short_games
+from chunks import Plan, all_rows, encode_plan, files_of, short_games, written_by_another
 
 from datasets.corpus import (
     CORPUS_FILE,
@@ -411,18 +411,8 @@ def test_what_is_no_corpus_is_neither_verified_nor_repaired(tmp_path):
 
 
 def test_a_corpus_that_is_being_written_is_not_repaired(corpus):
-    script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
-    script += "from datasets.encode import EncodeOptions; "
-    script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", script, str(corpus)], stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="an encode is writing"):
-            repair(corpus)
-    finally:
-        holder.kill()
-        holder.communicate()
+    with written_by_another(corpus), pytest.raises(UserError, match="an encode is writing"):
+        repair(corpus)
     assert repair(corpus).is_sound
 
 
