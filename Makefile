@@ -13,7 +13,7 @@ help:
 	@echo "make demo                 replays -> corpus -> world model -> report, in minutes (REPLAYS=path for your own)"
 	@echo "make test                 format, lint, types and tests"
 	@echo "make test-slow            the slow tests too"
-	@echo "make faults               kills an encode at random moments and compares the corpora (REPLAYS=path)"
+	@echo "make faults               kills encodes (REPLAYS=path) and training runs at random moments, compares what comes out"
 	@echo "make gpu                  adds the CUDA kernels of mamba-ssm"
 
 # torch before the rest: the packages that depend on it then take the build that is there.
@@ -54,7 +54,8 @@ test-slow: lint
 	$(BIN)/pytest -m 'slow or not slow'
 
 faults: $(VENV)/.dev
-	$(BIN)/python tests/kills.py --sources "$(REPLAYS)"
+	$(if $(REPLAYS),$(BIN)/python tests/kills.py --sources "$(REPLAYS)")
+	$(BIN)/python tests/train_kills.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -102,23 +102,39 @@ def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, to_judge: 
     )
 
 
-def read_games(index: GameIndex, games: Sequence[int] | np.ndarray) -> FrameArrays:
+def row_group_numbers(index: GameIndex) -> np.ndarray:
+    """A number for the row group of each game, in which games of one row group agree: int64 (games,)."""
+    return _group_keys(pa.array(index.shards, pa.string()), index.row_groups)
+
+
+def read_games(index: GameIndex, games: Sequence[int] | np.ndarray, *, out: FrameArrays | None = None) -> FrameArrays:
     """Read some games of an index, in the order given.
 
-    Row groups are read once each, so games of one row group should stand together.
+    Row groups are read once each, so games of one row group should stand together. Reading leaves Python's lock
+    to others most of the time: threads that read different games run in parallel.
+
+    Args:
+        out: where the frames go, exactly as many as the games have; None makes new arrays.
     """
     games = np.asarray(games)
-    total = int(index.num_frames[games].sum())
-    floats = np.zeros((total, NUM_PLAYERS, len(FLOAT_COLUMNS)), dtype=np.float32)
-    codes = np.zeros((total, NUM_PLAYERS, len(CODE_COLUMNS)), dtype=np.int16)
     ends = np.cumsum(index.num_frames[games])
-    places = {int(game): slice(int(e - index.num_frames[game]), int(e)) for game, e in zip(games, ends, strict=True)}
-    for shard, row_group in dict.fromkeys((str(index.shards[g]), int(index.row_groups[g])) for g in games):
+    total = int(ends[-1])
+    if out is None:
+        out = FrameArrays(
+            floats=np.empty((total, NUM_PLAYERS, len(FLOAT_COLUMNS)), dtype=np.float32),
+            codes=np.empty((total, NUM_PLAYERS, len(CODE_COLUMNS)), dtype=np.int16),
+        )
+    assert len(out) == len(out.codes) == total
+    places: dict[tuple[str, int], list[int]] = {}
+    for place, game in enumerate(games):
+        places.setdefault((str(index.shards[game]), int(index.row_groups[game])), []).append(place)
+    for (shard, row_group), group in places.items():
         table = _read_row_group(index.corpus.shard_path(shard), row_group)
-        for game in games[(index.shards[games] == shard) & (index.row_groups[games] == row_group)]:
-            rows = table.slice(int(index.first_rows[game]), int(index.num_frames[game]))
-            _unpack(rows, floats[places[int(game)]], codes[places[int(game)]])
-    return FrameArrays(floats=floats, codes=codes)
+        for place in group:
+            length, end = int(index.num_frames[games[place]]), int(ends[place])
+            rows = table.slice(int(index.first_rows[games[place]]), length)
+            _unpack(rows, out.floats[end - length : end], out.codes[end - length : end])
+    return out
 
 
 def _read_row_group(path: Path, row_group: int) -> pa.Table:
@@ -132,8 +148,7 @@ def _read_row_group(path: Path, row_group: int) -> pa.Table:
 
 def _first_rows_in_group(games: pa.Table) -> np.ndarray:
     """First row of each game within its row group: int64 (games,). A group begins with its first game."""
-    shards = games["shard"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    groups = shards << 32 | games["row_group"].to_numpy()
+    groups = _group_keys(games["shard"].combine_chunks(), games["row_group"].to_numpy())
     _, group_of_game = np.unique(groups, return_inverse=True)
     first_rows = games["first_row"].to_numpy()
     starts = np.full(group_of_game.max(initial=-1) + 1, np.iinfo(np.int64).max)
@@ -141,11 +156,15 @@ def _first_rows_in_group(games: pa.Table) -> np.ndarray:
     return first_rows - starts[group_of_game]
 
 
+def _group_keys(shards: pa.StringArray, row_groups: np.ndarray) -> np.ndarray:
+    """A number for each pair of shard and row group, int64, in the order in which shards come first."""
+    return shards.dictionary_encode().indices.to_numpy().astype(np.int64) << 32 | row_groups.astype(np.int64)
+
+
 def _unpack(rows: pa.Table, floats: np.ndarray, codes: np.ndarray) -> None:
-    """Copy one game's columns into its place; nulls stay 0."""
+    """Copy one game's columns into its place; a column with nulls is 0."""
     for target, names in ((floats, FLOAT_COLUMNS), (codes, CODE_COLUMNS)):
         for player in range(NUM_PLAYERS):
             for column, name in enumerate(names):
                 values = rows[f"p{player}_{name}"]
-                if values.null_count == 0:
-                    target[:, player, column] = values.to_numpy()
+                target[:, player, column] = values.to_numpy() if values.null_count == 0 else 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import re
 import shutil
@@ -25,10 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chunks import same_rows
+from killing import descendants, send, start_printing_to, still_alive
 
 from datasets.corpus import COMMITS
 from datasets.corpus.verify import verify
-from datasets.memory import tree_of
 
 VICTIMS = {
     "worker": r"ray::(MapWorker|.*_Parser)",
@@ -66,8 +65,7 @@ class Trial:
 def start(sources: list[str], out: Path) -> subprocess.Popen[bytes]:
     """`wm encode` as a user types it, in a session of its own; what it prints is in a file beside the corpus."""
     command = [sys.executable, "-m", "wm.cli", "encode", *sources, "--out", str(out)]
-    with printed_by(out).open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    return start_printing_to(printed_by(out), command)
 
 
 def printed_by(out: Path) -> Path:
@@ -75,27 +73,10 @@ def printed_by(out: Path) -> Path:
     return out.with_suffix(".printed")
 
 
-def descendants(root: int) -> dict[int, str]:
-    """Process id -> command line of all below a process."""
-    found = {}
-    for pid in tree_of(root)[1:]:
-        with contextlib.suppress(OSError):
-            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return found
-
-
 def wait_for_parsers(process: subprocess.Popen[bytes]) -> None:
     """Until a run has its first parser, or has ended."""
     while process.poll() is None and not any(PARSER in command for command in descendants(process.pid).values()):
         time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def kill(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -> dict[int, str]:
@@ -110,11 +91,7 @@ def kill(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -> 
         assert pattern is not None
         fitting = sorted(pid for pid, command in tree.items() if re.search(pattern, command))
         victims = [chance.choice(fitting)] if fitting else []
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    send(signal.SIGKILL, victims)
     return tree
 
 
@@ -128,9 +105,7 @@ def trial(sources: list[str], out: Path, undisturbed: Path, kind: str, moment_s:
     was_running = process.poll() is None
     tree = kill(process, kind, random.Random(seed)) if was_running else {}
     process.wait()
-    deadline = time.monotonic() + GONE_SECONDS
-    while (left := [pid for pid in tree if is_alive(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    left = still_alive(tree, GONE_SECONDS)
     if kind in SURVIVES and process.returncode != 0:
         print(printed_by(out).read_text()[-2_000:], flush=True)
     committed = sum(len(json.loads(path.read_text())["inputs"]) for path in (out / COMMITS).glob("[0-9]*.json"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from datasets.errors import UserError
-from wm import checkpoint as checkpoints
 from wm.checkpoint import (
+    best_checkpoint,
     latest_checkpoint,
     list_checkpoints,
     load_model,
     load_resume,
+    newest_meta,
+    newest_sound,
     open_checkpoint,
     save_checkpoint,
 )
@@ -33,10 +38,20 @@ def model() -> torch.nn.Module:
     return build_model(CONFIG.model, 10)
 
 
-def save(folder: Path, model, targets_seen: int = 640, *, keep: int = 2, config: RunConfig = CONFIG) -> Path:
-    resume = {"optimiser": {"step": torch.tensor(3)}, "cursors": [{"epoch": 1, "pool": 0, "batch": 7}]}
-    meta = {"targets_seen": targets_seen, "step": 5, "seconds": 1.5}
+def save(
+    folder: Path, model, targets_seen: int = 640, *, keep: int = 2, config: RunConfig = CONFIG, **more_meta
+) -> Path:
+    resume = {"optimiser": {"step": torch.tensor(3)}, "cursor": {"epoch": 1, "pool": 0, "batch": 7}}
+    meta = {"targets_seen": targets_seen, "step": 5, "seconds": 1.5} | more_meta
     return save_checkpoint(folder, model=model, config=config, meta=meta, resume=resume, keep=keep)
+
+
+def seal(path: Path, changed: dict) -> None:
+    """Change what meta.json says, with the checksum that it then has."""
+    meta = json.loads((path / "meta.json").read_text()) | changed
+    del meta["blake2b"]
+    digest = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
+    (path / "meta.json").write_text(json.dumps(meta | {"blake2b": digest}))
 
 
 def test_what_is_saved_is_what_is_opened(tmp_path, model):
@@ -48,7 +63,7 @@ def test_what_is_saved_is_what_is_opened(tmp_path, model):
     loaded = load_model(opened)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
-    assert load_resume(path)["cursors"] == [{"epoch": 1, "pool": 0, "batch": 7}]
+    assert load_resume(path)["cursor"] == {"epoch": 1, "pool": 0, "batch": 7}
 
 
 def test_the_weights_open_with_safetensors_alone(tmp_path, model):
@@ -75,34 +90,13 @@ def test_only_the_newest_are_kept_in_order_of_targets(tmp_path, model):
     assert open_checkpoint(tmp_path).meta["targets_seen"] == 100_000
 
 
-def test_saving_the_same_place_again_replaces_it(tmp_path, model):
-    save(tmp_path, model)
-    path = save(tmp_path, model)
+def test_saving_the_same_place_again_leaves_the_newer_one_alone_there(tmp_path, model):
+    save(tmp_path, model, seconds=1.0)
+    path = save(tmp_path, model, seconds=2.0)
     assert list_checkpoints(tmp_path) == [path]
-
-
-@pytest.mark.parametrize("step", ["save_file", "torch.save", "rename"])
-def test_a_save_that_is_cut_off_leaves_the_checkpoint_before_it_and_is_cleared_by_the_next(
-    tmp_path, model, monkeypatch, step
-):
-    before = save(tmp_path, model, 100)
-
-    def power_cut(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        if step == "save_file":
-            patch.setattr(checkpoints, "save_file", power_cut)
-        elif step == "torch.save":
-            patch.setattr(torch, "save", power_cut)
-        else:
-            patch.setattr(Path, "rename", power_cut)
-        with pytest.raises(KeyboardInterrupt):
-            save(tmp_path, model, 200)
-    assert latest_checkpoint(tmp_path) == before
-    assert open_checkpoint(tmp_path).meta["targets_seen"] == 100
-    after = save(tmp_path, model, 200)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [before.name, after.name]
+    assert open_checkpoint(tmp_path).meta["seconds"] == 2.0
+    tenth = [save(tmp_path, model) for _ in range(9)][-1]
+    assert latest_checkpoint(tmp_path) == tenth
 
 
 def test_a_run_names_its_newest_checkpoint(tmp_path, model):
@@ -122,11 +116,19 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path, name):
 
 @pytest.mark.parametrize("field", ["encoding_version", "checkpoint_version"])
 def test_a_checkpoint_of_another_version_is_refused_with_both_versions(tmp_path, model, field):
+    save(tmp_path, model, 600)
+    seal(save(tmp_path, model), {field: 99})
+    for opened in (open_checkpoint, newest_sound, newest_meta):
+        with pytest.raises(UserError, match=r"99.*this version reads"):
+            opened(tmp_path)
+
+
+def test_a_checkpoint_of_the_time_without_checksums_is_of_another_version_not_damaged(tmp_path, model):
     path = save(tmp_path, model)
-    meta = json.loads((path / "meta.json").read_text())
-    (path / "meta.json").write_text(json.dumps(meta | {field: 99}))
-    with pytest.raises(UserError, match=r"99.*this version reads"):
-        open_checkpoint(path)
+    meta = {"checkpoint_version": 1, "encoding_version": ENCODING_VERSION, "targets_seen": 640}
+    (path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="has version 1"):
+        newest_sound(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,135 @@ def test_a_config_of_another_time_is_refused_by_the_name_of_its_key(tmp_path, mo
     path = save(tmp_path, model)
     plain = json.loads((path / "config.json").read_text())
     plain["model"]["dropout"] = 0.1
-    (path / "config.json").write_text(json.dumps(plain))
+    content = json.dumps(plain).encode()
+    (path / "config.json").write_bytes(content)
+    files = json.loads((path / "meta.json").read_text())["files"]
+    files["config.json"] = {
+        "bytes": len(content),
+        "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest(),
+    }
+    seal(path, {"files": files})
     with pytest.raises(UserError, match=r"config.json: unknown key model.dropout"):
         open_checkpoint(path)
+
+
+FILES = ("model.safetensors", "config.json", "resume.pt", "meta.json")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, model) -> Path:
+    """Two checkpoints, at 100 and at 200 targets."""
+    folder = tmp_path_factory.mktemp("two")
+    save(folder, model, 100)
+    save(folder, model, 200)
+    return folder
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_cut_off_anywhere_is_passed_over_for_the_checkpoint_before_and_named(tmp_path, two, file):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    whole = (newest / file).read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        (newest / file).write_bytes(whole[:length])
+        found, damaged = newest_sound(tmp_path)
+        assert found is not None
+        assert found.meta["targets_seen"] == 100
+        assert len(damaged) == 1
+        assert f"{newest.name} is damaged ({file}: " in damaged[0]
+    (newest / file).write_bytes(whole)
+    found, damaged = newest_sound(tmp_path)
+    assert found is not None
+    assert (found.path, damaged) == (newest, [])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_bit_anywhere_is_passed_over_for_the_checkpoint_before(tmp_path, two, file):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    whole = (newest / file).read_bytes()
+    chance = random.Random(file)
+    for _ in range(60):
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        (newest / file).write_bytes(flipped)
+        found, damaged = newest_sound(tmp_path)
+        assert found is not None
+        assert (found.meta["targets_seen"], len(damaged)) == (100, 1)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_checkpoint_that_lost_a_file_is_passed_over_for_the_one_before(tmp_path, two, file):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "targets-000000000200" / file).unlink()
+    found, damaged = newest_sound(tmp_path)
+    assert found is not None
+    assert found.meta["targets_seen"] == 100
+    # Without meta.json there is none that could be damaged.
+    assert len(damaged) == (file != "meta.json")
+
+
+def test_where_there_is_none_or_none_is_sound_none_is_found_and_each_is_named(tmp_path, two):
+    assert newest_sound(tmp_path / "nothing") == (None, [])
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    for path in list_checkpoints(tmp_path):
+        (path / "resume.pt").write_bytes(b"")
+    found, damaged = newest_sound(tmp_path)
+    assert found is None
+    assert len(damaged) == 2
+
+
+def test_a_checkpoint_without_what_resumes_it_can_still_be_judged(tmp_path, two):
+    shutil.copytree(two / "targets-000000000200", tmp_path / "given-away")
+    (tmp_path / "given-away" / "resume.pt").unlink()
+    assert load_model(open_checkpoint(tmp_path / "given-away")) is not None
+
+
+def test_nothing_in_a_checkpoint_is_pickled_code(two):
+    for path in two.rglob("*.pt"):
+        assert torch.load(path, weights_only=True)["optimiser"]["step"] == 3
+
+
+def rows(targets_seen: int, *triples: tuple[int, float, float]) -> list[dict]:
+    """Rows of a validation: context, val_loss, change_acc."""
+    return [{"context": k, "targets_seen": targets_seen, "val_loss": v, "change_acc": c} for k, v, c in triples]
+
+
+def test_the_best_is_that_of_the_judged_context_and_of_its_own_weights(tmp_path, model):
+    judged = {
+        100: rows(100, (1, 0.1, 0.9), (10, 0.5, 0.3)),
+        200: rows(200, (1, 0.9, 0.1), (10, 0.4, 0.2)),
+        300: rows(200, (1, 0.0, 1.0), (10, 0.0, 1.0)),  # of the weights at 200
+        400: rows(400, (1, float("nan"), float("nan")), (10, float("nan"), float("nan"))),
+        500: [],
+    }
+    for folder, more in (("first", {}), ("tenth", {"judged_context": 10})):
+        for targets_seen, metrics in judged.items():
+            save(tmp_path / folder, model, targets_seen, keep=9, metrics=metrics, **more)
+    best = {
+        (folder, metric): Path(best_checkpoint(tmp_path / folder, metric) or "").name[-3:]
+        for folder in ("first", "tenth")
+        for metric in ("val_loss", "change_acc")
+    }
+    assert best == {
+        ("first", "val_loss"): "100",
+        ("first", "change_acc"): "100",
+        ("tenth", "val_loss"): "200",
+        ("tenth", "change_acc"): "100",
+    }
+
+
+def test_of_runs_that_were_never_judged_none_is_the_best(tmp_path, two):
+    assert best_checkpoint(two, "val_loss") is None
+    assert best_checkpoint(tmp_path / "nothing", "val_loss") is None
+
+
+def test_what_the_newest_says_of_itself_is_known_without_its_weights(tmp_path, two):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "targets-000000000200" / "model.safetensors").unlink()
+    newest = newest_meta(tmp_path)
+    assert newest is not None
+    assert newest["targets_seen"] == 200
+    assert newest_meta(tmp_path / "nothing") is None

@@ -11,21 +11,10 @@ import yaml
 
 from datasets.errors import UserError
 from datasets.splits import SplitConfig
-from wm.config import (
-    NOT_PART_OF_A_RUN,
-    EvalConfig,
-    ObjectiveConfig,
-    OptimiserConfig,
-    RunConfig,
-    from_plain,
-    identity,
-    load_yaml,
-    short_hash,
-    to_plain,
-    with_overrides,
-)
+from wm.config import NOT_PART_OF_A_RUN, EvalConfig, ObjectiveConfig, OptimiserConfig, RunConfig, identity, short_hash
 from wm.model import ModelConfig
 from wm.run_folder import claim
+from wm.typed_yaml import from_plain, load_yaml, to_plain, with_overrides
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 RUN_CONFIGS = [path for path in CONFIGS if path.stem != "sweep"]

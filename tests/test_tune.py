@@ -17,8 +17,8 @@ from tune.cost import cost_of
 from tune.results import ResultRow, State
 from tune.trials import trials_of
 from wm.checkpoint import list_checkpoints
-from wm.config import from_plain, load_yaml
 from wm.model import build_model, num_parameters
+from wm.typed_yaml import from_plain, load_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 

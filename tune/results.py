@@ -21,8 +21,9 @@ from tune.config import AxisValue, SweepConfig
 from tune.cost import Cost
 from tune.trials import Trial
 from wm.checkpoint import META_FILE, latest_checkpoint
-from wm.config import identity, to_plain
+from wm.config import identity
 from wm.run_folder import checkpoints_of, read_log
+from wm.typed_yaml import to_plain
 
 FORMAT_VERSION = 1
 """1: first."""

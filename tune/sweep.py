@@ -41,9 +41,10 @@ from tune.results import (
 from tune.table import number_text, trials_table
 from tune.trials import Trial, place_text, trials_of, with_absolute_paths
 from wm.checkpoint import latest_checkpoint
-from wm.config import RunConfig, from_plain, to_plain
+from wm.config import RunConfig
 from wm.run_folder import checkpoints_of, claim
 from wm.train import NonFiniteLossError, Row, open_data, train
+from wm.typed_yaml import from_plain, to_plain
 
 TIME = "targets_seen"
 SCORE = "score"

@@ -12,7 +12,8 @@ from typing import Any
 
 from datasets.errors import UserError
 from tune.config import SIZES, AxisValue, SweepConfig
-from wm.config import RunConfig, from_plain, identity, short_hash, to_plain
+from wm.config import RunConfig, identity, short_hash
+from wm.typed_yaml import from_plain, to_plain
 
 SIZE = "size"
 SIZE_FIELDS = ("model.d_model", "model.num_layers")

@@ -212,7 +212,8 @@ def choose_k(args: Sequence[str]) -> int:
 def submit(args: Sequence[str]) -> int:
     """run `wm train` as a job on a Ray cluster: `wm submit configs/mamba2-medium.yaml`"""
     from cluster.submit import SubmitRequest, submit_and_follow
-    from wm.config import RunConfig, load_yaml
+    from wm.config import RunConfig
+    from wm.typed_yaml import load_yaml
 
     head, overrides = _split_overrides(args)
 
@@ -284,7 +285,7 @@ def config_of(args: Sequence[str], config_type: type, prog: str) -> Any:
     Raises:
         UserError: no config is named, or it is wrong.
     """
-    from wm.config import load_yaml
+    from wm.typed_yaml import load_yaml
 
     if "--help" in args or "-h" in args:
         tyro.cli(config_type, prog=f"{prog} CONFIG.yaml", default=config_type(), args=["--help"])

@@ -1,26 +1,17 @@
-"""A training run as one YAML file: frozen dataclasses, strict types, errors that name file, path and value."""
+"""A training run as one YAML file: what can be said in it, with units and defaults."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import difflib
 import hashlib
 import json
-import types
-import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
-from datasets.errors import UserError
 from datasets.splits import Split, SplitConfig
 from datasets.targets import COUNTDOWN_FRAMES
 from wm.model import ModelConfig
+from wm.typed_yaml import to_plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +26,8 @@ class ObjectiveConfig:
     """S, predictions in a sequence when kind is sequence."""
     swap_players: bool = False
     """Show half of the examples with players 0 and 1 exchanged: the game does not care who is first."""
+    mirror: bool = False
+    """Show half of the examples mirrored left to right: nearly all of the game does not care."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.context_frames <= COUNTDOWN_FRAMES:
@@ -58,12 +51,16 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimiserConfig:
-    """AdamW with warm-up and cosine, both over targets seen: a resumed run repeats itself."""
+    """Warm-up and decay over targets seen: a resumed run repeats itself."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon turns the momentum of inner matrices into an orthogonal update; the rest follows AdamW."""
     total_targets: int = 2_000_000
     """Where the schedule ends, and the run, in targets (predictions trained on)."""
-    batch_size: int = 32
-    """Examples in a batch, of all workers together."""
+    batch_size: int | Literal["auto"] = 32
+    """Examples in a batch, of all workers together; auto takes the largest power of two that fits in memory."""
+    micro_batch: int | None = None
+    """Examples that a worker passes through the network at once; a batch of more is accumulated. None: all."""
     learning_rate: float = 1e-3
     """At the top of the schedule."""
     final_share: float = 0.02
@@ -80,8 +77,8 @@ class OptimiserConfig:
     """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        if min(self.total_targets, self.batch_size) < 1:
-            raise ValueError("total_targets and batch_size must be at least 1")
+        if min(self.total_targets, 1 if self.batch_size == "auto" else self.batch_size, self.micro_batch or 1) < 1:
+            raise ValueError("total_targets, batch_size and micro_batch must be at least 1")
         if self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError("learning_rate and clip_norm must be positive")
         if min(self.weight_decay, self.warmup_targets) < 0:
@@ -115,6 +112,65 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """How frames come to the device."""
+
+    pool_frames: int = 4_000_000
+    """Frames that are shuffled together; about 156 bytes each, held twice while the next pool is read."""
+    lanes: int = 8
+    """Parts of a pool that are shuffled in themselves; every batch takes as much from each. With more workers than
+    lanes, several workers read the same files."""
+    resident: Literal["auto", "always", "never"] = "auto"
+    """Hold the whole corpus on the device: auto does where it takes at most resident_share of its memory."""
+    resident_share: float = 0.3
+    """Part of the device's memory (of a CPU: of the machine's, over its workers) that a resident corpus may take."""
+
+    def __post_init__(self) -> None:
+        if min(self.pool_frames, self.lanes) < 1:
+            raise ValueError("pool_frames and lanes must be at least 1")
+        if not 0 < self.resident_share <= 0.9:
+            raise ValueError(f"resident_share={self.resident_share}: expected a share above 0, at most 0.9")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """When the run is saved, where, and what is kept."""
+
+    every_s: float = 300.0
+    """Seconds between checkpoints; one is also written at the end of each epoch and of the run."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept; beside them the best by val_loss and by change_acc."""
+    to: str | None = None
+    """Folder or s3://, gs:// URI where they lie; by default in the run's folder."""
+
+    def __post_init__(self) -> None:
+        if self.every_s < 0:
+            raise ValueError(f"every_s={self.every_s}: must not be negative")
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last={self.keep_last}: at least the last one must be kept")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DivergenceConfig:
+    """What happens when the loss is not finite, or explodes."""
+
+    action: Literal["rollback", "stop"] = "rollback"
+    """rollback goes back to the last checkpoint, once in a run, with a lower rate; stop ends the run."""
+    rate_factor: float = 0.3
+    """What the learning rate is multiplied by from a rollback on."""
+    explosion: float = 4.0
+    """The loss has exploded when its mean over `window_steps` is that many times the lowest such mean of the run."""
+    window_steps: int = 50
+    """Steps whose losses are averaged."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate_factor < 1:
+            raise ValueError(f"rate_factor={self.rate_factor}: expected a factor between 0 and 1")
+        if self.explosion <= 1 or self.window_steps < 1:
+            raise ValueError("explosion must be above 1 and window_steps at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """One training run."""
 
@@ -136,10 +192,8 @@ class RunConfig:
     """Stops the run after this many seconds of training; the schedule does not depend on it."""
     log_every_s: float = 5.0
     """Seconds between progress lines."""
-    checkpoint_every_s: float = 120.0
-    """Seconds between checkpoints; one is always written at the end."""
-    keep_checkpoints: int = 2
-    """Latest checkpoints that are kept."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Fuse the network's element-wise work with torch.compile; auto does where that was measured to pay."""
     max_failures: int = 3
     """Times a run with lost workers is restarted from its last checkpoint."""
     train_split: Split | None = None
@@ -154,20 +208,23 @@ class RunConfig:
     """How weights follow the loss."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """How the run is judged."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """How frames come to the device."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """When and where the run is saved."""
+    divergence: DivergenceConfig = field(default_factory=DivergenceConfig)
+    """What happens when the loss explodes."""
 
     def __post_init__(self) -> None:
         if self.model.kind == "mlp" and self.objective.kind != "window":
             raise ValueError("objective.kind: model.kind mlp predicts one frame a window; set objective.kind: window")
         if self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers}: a run needs at least one worker")
-        if self.keep_checkpoints < 1:
-            raise ValueError(f"keep_checkpoints={self.keep_checkpoints}: at least the last one must be kept")
         if self.seed < 0 or self.max_failures < 0:
             raise ValueError(f"seed={self.seed}, max_failures={self.max_failures}: neither may be negative")
-        if self.optimiser.batch_size % self.num_workers:
-            raise ValueError(
-                f"optimiser.batch_size={self.optimiser.batch_size} is not a multiple of num_workers={self.num_workers}"
-            )
+        batch_size = self.optimiser.batch_size
+        if batch_size != "auto" and batch_size < self.num_workers:
+            raise ValueError(f"optimiser.batch_size={batch_size} is less than num_workers={self.num_workers}")
 
     @property
     def contexts(self) -> tuple[int, ...]:
@@ -181,14 +238,13 @@ NOT_PART_OF_A_RUN = frozenset(
         "num_workers",
         "max_seconds",
         "log_every_s",
-        "checkpoint_every_s",
-        "keep_checkpoints",
+        "compile",
         "max_failures",
+        "checkpoint",
+        "divergence",
     }
 )
 """Fields that may differ when a run is resumed: they do not change what it learns."""
-
-Config = TypeVar("Config")
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -200,125 +256,3 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def short_hash(plain: dict[str, Any]) -> str:
     """Eight hexadecimal digits that name a config."""
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()
-
-
-def to_plain(config: Any) -> dict[str, Any]:
-    """A config as JSON data."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
-
-
-def load_yaml(path: Path, config_type: type[Config], overrides: Sequence[str] = ()) -> Config:
-    """Read a config file, and change what `--dotted.name value` arguments say.
-
-    Raises:
-        UserError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
-    """
-    if not path.is_file():
-        raise UserError(f"config {path} does not exist; the shipped ones are in configs/")
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
-    source = str(path)
-    if overrides and isinstance(content, dict):
-        content = with_overrides(content, config_type, overrides)
-        source = f"{path} with the command line"
-    return from_plain(content, config_type, source)
-
-
-def with_overrides(content: dict[str, Any], config_type: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    """YAML content with `--dotted.name value ...` set over it; `--name` is true, `--no-name` false.
-
-    Values are read as YAML; several, or one for a field that holds several, become a list.
-
-    Raises:
-        UserError: a word that belongs to no name.
-    """
-    changed = copy.deepcopy(content)
-    words = [part for word in overrides for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise UserError(f"found {word!r} on the command line; expected --dotted.name value")
-        values = []
-        while words and not words[0].startswith("--"):
-            values.append(words.pop(0))
-        *folders, name = word[2:].replace("-", "_").split(".")
-        if not values and bool not in _options(_hint_at(config_type, [*folders, name.removeprefix("no_")])):
-            raise UserError(f"{word} needs a value")
-        if not values:
-            values, name = [str(not name.startswith("no_"))], name.removeprefix("no_")
-        hint = _hint_at(config_type, [*folders, name])
-        place = changed
-        for folder in folders:
-            place = place.setdefault(folder, {})
-            if not isinstance(place, dict):
-                raise UserError(f"found {word} on the command line, but {folder} holds no further names")
-        read = [_read_value(value, hint) for value in values]
-        place[name] = read if len(read) > 1 or typing.get_origin(hint) is tuple else read[0]
-    return changed
-
-
-def _read_value(text: str, hint: Any) -> Any:
-    """A word of the command line as YAML, or as it stands for a field that holds text."""
-    if {str, Path} & set(_options(hint)):
-        return None if text == "null" else text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"found {text!r} on the command line, which is not a YAML value") from error
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    """The types that a field may have."""
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _hint_at(config_type: Any, path: Sequence[str]) -> Any:
-    """The type of the field at a path; None for one that leads nowhere, which is found out later."""
-    hint = config_type
-    for name in path:
-        owner = _dataclass_in(hint)
-        hint = typing.get_type_hints(owner).get(name) if owner is not None else _value_type(hint)
-    return hint
-
-
-def _value_type(hint: Any) -> Any:
-    """The type of a mapping's values."""
-    return typing.get_args(hint)[1] if typing.get_origin(hint) is dict else None
-
-
-def from_plain(content: Any, config_type: type[Config], source: str) -> Config:
-    """Plain data -> config, strictly; `source` names it in errors."""
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: found {type(content).__name__}, expected names with values")
-    _refuse_unknown(content, config_type, source, "")
-    try:
-        return TypeAdapter(config_type).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "value_error":
-            raise UserError(f"{source}: {path + ': ' if path else ''}{message}") from error
-        raise UserError(f"{source}: {path}: found {first['input']!r}; {message}") from error
-
-
-def _refuse_unknown(content: dict, config_type: Any, source: str, prefix: str) -> None:
-    hints = typing.get_type_hints(config_type)
-    for key, value in content.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(hints)}"
-            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
-        options = _options(hints[key])
-        if isinstance(value, bool) and {int, float} & set(options) and bool not in options:
-            raise UserError(f"{source}: {prefix}{key}: found {value}, expected a number")
-        nested = _dataclass_in(hints[key])
-        if nested is not None and isinstance(value, dict):
-            _refuse_unknown(value, nested, source, f"{prefix}{key}.")
-
-
-def _dataclass_in(hint: Any) -> Any:
-    """The dataclass that a field holds, also as `X | None`."""
-    return next((option for option in _options(hint) if dataclasses.is_dataclass(option)), None)

@@ -14,11 +14,12 @@ from datasets.encode import EncodeOptions, encode
 from datasets.errors import UserError
 from datasets.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesise
-from wm.config import RunConfig, load_yaml, short_hash
+from wm.config import RunConfig, short_hash
 from wm.evaluate_checkpoint import evaluate_checkpoint
 from wm.report import write_report
 from wm.run_folder import read_log
 from wm.train_on_ray import train_on_ray
+from wm.typed_yaml import load_yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_SYNTHETIC_GAMES = 60

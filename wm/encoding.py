@@ -68,6 +68,10 @@ class Frames:
         """Frames start .. end-1 of every sequence."""
         return Frames(floats=self.floats[:, start:end], codes=self.codes[:, start:end], game=self.game)
 
+    def examples(self, start: int, end: int) -> Frames:
+        """Sequences start .. end-1."""
+        return Frames(floats=self.floats[start:end], codes=self.codes[start:end], game=self.game[start:end])
+
     @property
     def num_frames(self) -> int:
         return self.floats.shape[1]
@@ -82,7 +86,12 @@ class Frames:
 
     def present(self, field: str) -> Tensor:
         """float32 (B,): 1 where the game's version has the optional field."""
-        return self.game[:, GAME_COLUMNS.index(f"has_{field}")].float()
+        return present(self.game, field)
+
+
+def present(game_BC: Tensor, field: str) -> Tensor:
+    """float32 (B,): 1 where a game's version has the optional field; `game_BC` is int16 (B, C)."""
+    return game_BC[:, GAME_COLUMNS.index(f"has_{field}")].float()
 
 
 def to_frames(batch: Batch, device: torch.device | str = "cpu") -> Frames:

@@ -7,14 +7,15 @@ Shape legend: B = batch, T = frames, P = players (2), C = channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wm.encoding import Frames, binary, category
+from datasets.schema import NUM_PLAYERS
+from wm.encoding import Frames, binary, category, present
 from wm.prediction import (
     BINARIES,
     CATEGORIES,
@@ -79,15 +80,26 @@ def truth_of(context: Frames, targets: Frames) -> Truth:
     )
 
 
-def _validity(targets: Frames, names: tuple[str, ...], absent: Mapping[str, str]) -> Tensor:
-    """1 where a field is there: (B, 1, 1, len(names))."""
-    ones = torch.ones_like(targets.present("velocity"))
-    columns = [targets.present(absent[name]) if name in absent else ones for name in names]
-    return torch.stack(columns, dim=-1)[:, None, None]
+ABSENT: dict[str, str] = dict.fromkeys(VELOCITIES, "velocity") | {
+    "hitlag": "hitlag", "invulnerable": "hurtbox", "hurtbox": "hurtbox",
+}  # fmt: skip
+"""Fields that a version may lack, and the fact that says so; all others are always there."""
+OPTIMISED_FIELDS: dict[str, tuple[str, ...]] = {
+    "position": ("x", "y"), "continuous": ("percent", "shield"), "velocity": VELOCITIES, "dynamics": DYNAMICS,
+    "binary": BINARIES, **{name: (name,) for name in CATEGORIES},
+}  # fmt: skip
+"""Fields of each part of the optimised loss."""
 
 
-def _part(errors_BTPC: Tensor, valid_B11C: Tensor) -> PartSum:
-    valid = valid_B11C.expand_as(errors_BTPC)
+def _valid(game_BC: Tensor, names: tuple[str, ...]) -> Tensor:
+    """1 where a game has a field, else 0: float32 (B, len(names))."""
+    ones = torch.ones(len(game_BC), device=game_BC.device)
+    columns = [present(game_BC, ABSENT[name]) if name in ABSENT else ones for name in names]
+    return torch.stack(columns, dim=-1)
+
+
+def _part(errors_BTPC: Tensor, targets: Frames, names: tuple[str, ...]) -> PartSum:
+    valid = _valid(targets.game, names)[:, None, None].expand_as(errors_BTPC)
     return PartSum(total=(errors_BTPC * valid).sum((-2, -1)), count=valid.sum((-2, -1)))
 
 
@@ -95,17 +107,12 @@ def _classified(prediction: Prediction, truth: Truth, targets: Frames) -> dict[s
     """Cross-entropies and binaries: the same in both losses."""
     parts = {}
     bce = F.binary_cross_entropy_with_logits(prediction.binaries, truth.binaries, reduction="none")
-    parts["binary"] = _part(bce, _validity(targets, BINARIES, {"invulnerable": "hurtbox"}))
+    parts["binary"] = _part(bce, targets, BINARIES)
     for name in CATEGORIES:
         logits = prediction.categories[name]
         entropy = F.cross_entropy(logits.flatten(0, 2), truth.categories[name].flatten(), reduction="none")
-        errors = entropy.view(*logits.shape[:3], 1)
-        parts[name] = _part(errors, _validity(targets, (name,), {"hurtbox": "hurtbox"}))
+        parts[name] = _part(entropy.view(*logits.shape[:3], 1), targets, (name,))
     return parts
-
-
-_VELOCITY_ABSENT = dict.fromkeys(VELOCITIES, "velocity")
-_DYNAMICS_ABSENT = {"hitlag": "hitlag"}
 
 
 def reported_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
@@ -113,14 +120,13 @@ def reported_parts(prediction: Prediction, context: Frames, targets: Frames) -> 
     truth = truth_of(context, targets)
     device = prediction.deltas.device
 
-    def squared(predicted: Tensor, actual: Tensor, names: tuple[str, ...], absent: Mapping[str, str]) -> PartSum:
-        errors = ((predicted - actual) * scales(names, device)).square()
-        return _part(errors, _validity(targets, names, absent))
+    def squared(predicted: Tensor, actual: Tensor, names: tuple[str, ...]) -> PartSum:
+        return _part(((predicted - actual) * scales(names, device)).square(), targets, names)
 
     return {
-        "continuous": squared(prediction.deltas, truth.deltas, DELTAS, {}),
-        "velocity": squared(prediction.velocities, truth.velocities, VELOCITIES, _VELOCITY_ABSENT),
-        "dynamics": squared(prediction.dynamics, truth.dynamics, DYNAMICS, _DYNAMICS_ABSENT),
+        "continuous": squared(prediction.deltas, truth.deltas, DELTAS),
+        "velocity": squared(prediction.velocities, truth.velocities, VELOCITIES),
+        "dynamics": squared(prediction.dynamics, truth.dynamics, DYNAMICS),
     } | _classified(prediction, truth, targets)
 
 
@@ -129,16 +135,44 @@ def optimised_parts(prediction: Prediction, context: Frames, targets: Frames) ->
     truth = truth_of(context, targets)
     device = prediction.deltas.device
 
-    def smooth(predicted: Tensor, actual: Tensor, names: tuple[str, ...], absent: Mapping[str, str]) -> PartSum:
-        weights = torch.tensor([RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names], device=device)
+    def smooth(predicted: Tensor, actual: Tensor, part: str) -> PartSum:
+        names = OPTIMISED_FIELDS[part]
+        weights = _constant(tuple(RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names), device)
         errors = F.smooth_l1_loss(predicted, actual, reduction="none", beta=SMOOTH_L1_BETA) * weights
-        return _part(errors, _validity(targets, names, absent))
+        return _part(errors, targets, names)
 
-    x_and_y = slice(1, 3)
-    others = [0, 3]
+    def two(deltas: Tensor, first: int, second: int) -> Tensor:
+        return torch.stack([deltas[..., first], deltas[..., second]], dim=-1)
+
     return {
-        "position": smooth(prediction.deltas[..., x_and_y], truth.deltas[..., x_and_y], ("x", "y"), {}),
-        "continuous": smooth(prediction.deltas[..., others], truth.deltas[..., others], ("percent", "shield"), {}),
-        "velocity": smooth(prediction.velocities, truth.velocities, VELOCITIES, _VELOCITY_ABSENT),
-        "dynamics": smooth(prediction.dynamics, truth.dynamics, DYNAMICS, _DYNAMICS_ABSENT),
+        "position": smooth(prediction.deltas[..., 1:3], truth.deltas[..., 1:3], "position"),
+        "continuous": smooth(two(prediction.deltas, 0, 3), two(truth.deltas, 0, 3), "continuous"),
+        "velocity": smooth(prediction.velocities, truth.velocities, "velocity"),
+        "dynamics": smooth(prediction.dynamics, truth.dynamics, "dynamics"),
     } | _classified(prediction, truth, targets)
+
+
+def optimised_factors(game_BC: Tensor, num_predictions: int) -> dict[str, Tensor]:
+    """What a part's total is multiplied by, so that the parts of a whole batch add up to its loss.
+
+    A part is a mean over the valid entries of all ranks' examples. Their number follows from the games' facts,
+    which every rank knows of the whole batch, so nothing has to be exchanged.
+
+    Args:
+        game_BC: int16 (B, C), facts of every example of the batch, over all ranks.
+        num_predictions: frames that each example predicts.
+    Returns:
+        part -> float32 scalar: its weight over its number of valid entries.
+    """
+    factors = {}
+    for part, names in OPTIMISED_FIELDS.items():
+        count = _valid(game_BC, names).sum() * (num_predictions * NUM_PLAYERS)
+        factors[part] = OPTIMISED_WEIGHTS[part] / count.clamp(min=1)
+    return factors
+
+
+@functools.cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A small tensor that goes to the device once; also where it is first asked for while judging."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

@@ -1,59 +1,46 @@
-"""Training: one plain function that Ray Train wraps, a Tune trial calls, and a test runs in-process.
-
-Shape legend: B = batch, T = frames, P = players (2).
-"""
+"""Training: one plain function that Ray Train wraps, a Tune trial calls, and a test runs in-process."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from datasets.corpus import open_corpus
 from datasets.errors import UserError
-from datasets.frames import GameIndex, index_games
-from datasets.sequences import Cursor, SequenceStream
-from datasets.targets import COUNTDOWN_FRAMES, Targets, judged_targets
+from datasets.sequences import Cursor, SequenceOrder
 from wm import parallel
-from wm.checkpoint import load_resume, load_weights, open_checkpoint, save_checkpoint
+from wm.checkpoint import load_resume, load_weights, newest_sound, open_checkpoint
+from wm.checkpoint_writer import CheckpointWriter, Snapshot
+from wm.compiling import compile_if_it_pays
 from wm.config import RunConfig
-from wm.encoding import Frames, category, to_frames
-from wm.judge import judge_windows
-from wm.losses import OPTIMISED_WEIGHTS, PartSum, optimised_parts
-from wm.metrics import concatenate, metrics_of
+from wm.divergence import DivergenceWatch
+from wm.dry_step import dry_step, largest_batch
+from wm.feed import Feed, Share
+from wm.interruption import Interruption
 from wm.model import build_model, num_parameters
-from wm.optimiser import learning_rate, make_optimiser
-from wm.precision import autocast
-from wm.prediction import Prediction
-from wm.run_folder import RunLog, checkpoints_of
+from wm.optimiser import Optimiser, learning_rate
+from wm.pace import Pace, peak_gb
+from wm.precision import uses_bf16
+from wm.run_folder import RunLog, place_of_checkpoints, write_profile
+from wm.step import NonFiniteGradientError, Reading, Step
+from wm.training_data import TrainingData, check_same_games, digest_of_games
+from wm.validation import Validation
 
 Row = dict[str, Any]
 Report = Callable[[list[Row]], None]
 """Takes the rows of one validation, one for each judged context; called on every rank equally often."""
 
-
 LESS_STEEP = "lower optimiser.learning_rate, or raise optimiser.warmup_targets"
+STEPS_BETWEEN_READINGS = {"cuda": 8, "cpu": 1}
+"""Updates that are queued on a device before the host waits for it."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is not a number any more; every rank stops before the update."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingData:
-    """Games to train on and games to be judged on."""
-
-    train: GameIndex
-    judged: GameIndex
+class DivergedError(RuntimeError):
+    """The loss exploded or is not a number; raised on every rank."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,54 +52,8 @@ class TrainResult:
     """Of training alone: from the first batch asked for to the last update, without validation."""
     rows: list[Row]
     """The last validation, a row for each judged context."""
-
-
-def open_data(config: RunConfig) -> TrainingData:
-    """Open a run's corpora and check that they fit it.
-
-    Raises:
-        UserError: a corpus is missing, half-written, of another version, or has no game of the splits needed.
-    """
-    separate = config.eval_corpus is not None
-    corpus = open_corpus(config.train_corpus)
-    train = index_games(corpus, config.train_split or ("all" if separate else "train"), config.split)
-    judged_corpus = open_corpus(config.eval_corpus) if config.eval_corpus is not None else corpus
-    judged_split = config.eval.split or ("all" if separate else "validation")
-    judged = index_games(judged_corpus, judged_split, config.split, to_judge=True)
-    longest = int(train.num_frames.max())
-    if longest < config.objective.example_frames:
-        raise UserError(
-            f"the longest of {len(train)} games in {config.train_corpus} has {longest} frames, an example needs "
-            f"{config.objective.example_frames}; use a smaller context_frames or sequence_frames"
-        )
-    judged_frames = int(np.maximum(0, judged.num_frames - COUNTDOWN_FRAMES).sum())
-    if min(judged_frames, config.eval.num_targets, config.eval.progress_targets) < config.num_workers:
-        raise UserError(
-            f"{judged_frames} frames can be judged, with num_targets={config.eval.num_targets} and progress_targets="
-            f"{config.eval.progress_targets} under `eval`; each of {config.num_workers} workers needs one at least"
-        )
-    return TrainingData(train=train, judged=judged)
-
-
-def digest_of_games(data: TrainingData) -> str:
-    """Names the games of a run: with others, neither its order of batches nor its judged frames would be the same."""
-    digest = hashlib.blake2b(digest_size=8)
-    for index in (data.train, data.judged):
-        digest.update("\n".join([*index.game_ids, ""]).encode())
-    return digest.hexdigest()
-
-
-def check_same_games(meta: dict[str, Any], data: TrainingData) -> None:
-    """Refuse to resume on other games.
-
-    Raises:
-        UserError: the corpora have changed since the checkpoint.
-    """
-    if meta["games"] != digest_of_games(data):
-        raise UserError(
-            "the games of the run's corpora have changed since its last checkpoint; "
-            "train on them in another --out, or bring the old corpora back to resume"
-        )
+    interrupted: bool = False
+    """It was told to stop, saved, and can go on."""
 
 
 def pick_device(config: RunConfig) -> torch.device:
@@ -136,206 +77,263 @@ def train(config: RunConfig, data: TrainingData, report: Report, resume: Path | 
         report: takes the rows of each validation.
         resume: a checkpoint of this run, or None to begin.
     Raises:
-        NonFiniteLossError: on every rank, before the update.
+        DivergedError: on every rank, where the config says stop or a rollback did not help.
+        UserError: the step does not fit in memory, or the checkpoint is of other games.
     """
-    run = _Run(config, data, report, resume)
-    batches = iter(run.stream)
-    while not run.finished:
-        started = time.monotonic()
-        run.update(to_frames(next(batches), run.device))
-        run.seconds += time.monotonic() - started
-        run.log_when_due()
-        if run.validation_is_due:
-            run.validate(config.eval.progress_targets)
-        if run.checkpoint_is_due:
-            run.save()
-    run.validate(config.eval.num_targets)
-    run.save()
-    run.close()
-    return TrainResult(targets_seen=run.targets_seen, seconds=run.seconds, rows=run.last_rows)
+    rollbacks = 0
+    while True:
+        run = _Run(config, data, report, resume, rollbacks)
+        try:
+            return run.to_the_end()
+        except DivergedError as error:
+            if config.divergence.action == "stop" or run.rollbacks:
+                raise
+            resume, rollbacks = run.roll_back(str(error)), 1
+        finally:
+            run.close()
 
 
 class _Run:
     """The state of one rank's training."""
 
-    def __init__(self, config: RunConfig, data: TrainingData, report: Report, resume: Path | None) -> None:
+    def __init__(
+        self, config: RunConfig, data: TrainingData, report: Report, resume: Path | None, rollbacks: int
+    ) -> None:
         self.config, self.data, self._report = config, data, report
         self.device = pick_device(config)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, config.objective.context_frames).to(self.device)
-        self.optimiser = make_optimiser(self.model, config)
-        self.targets_seen, self.step, self.seconds = 0, 0, 0.0
-        cursor = None
-        if resume is not None:
-            cursor = self._restore(resume)
-        self._replicated = parallel.replicate(self.model, self.device)
-        self.stream = SequenceStream(
-            data.train,
-            sequence_frames=config.objective.example_frames,
-            stride=config.objective.predictions,
-            batch_size=config.optimiser.batch_size // parallel.world_size(),
-            seed=config.seed,
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
-            cursor=cursor,
-        )
-        self._targets = functools.cache(lambda num_targets: judged_targets(data.judged, num_targets))
-        self.last_rows: list[Row] = []
-        self._out_of_time = config.max_seconds is not None and self.seconds >= config.max_seconds
+        self.optimiser = Optimiser(self.model, config)
+        meta = {} if resume is None else self._restore(resume)
+        self.targets_seen: int = meta.get("targets_seen", 0)
+        self.num_updates: int = meta.get("step", 0)
+        self._best: dict[str, float] = meta.get("best", {})
+        self.last_rows: list[Row] = meta.get("metrics", [])
+        self._log = RunLog(config.out, self.targets_seen) if parallel.rank() == 0 else None
+        self.rollbacks = max(rollbacks, meta.get("rollbacks", 0), self._logged_rollbacks())
+        self._watch = DivergenceWatch(config.divergence, meta.get("divergence"))
+        self._pace = Pace(meta.get("seconds", 0.0), self.targets_seen)
+        self._validation = Validation(config, data, self.device)
+        self._games = digest_of_games(data)
+        self._interruption = Interruption(config.out)
+        self._writer = self._open_writer()
+        compile_if_it_pays(self.model, config, self.device)
+        self._step = Step(self.model, self.optimiser, config, self.device)
+        self.batch_size = self._batch_size(meta)
+        dry_step(self._step, config, self.batch_size // parallel.world_size())
+        self._feed = self._open_feed(Cursor(**meta["cursor"]) if meta else Cursor())
+        self._epoch = self._feed.cursor.epoch
         self._next_validation = self._validation_after(self.targets_seen)
         self._last_log = self._last_save = time.monotonic()
-        self._targets_at_log, self._seconds_at_log = self.targets_seen, self.seconds
-        self._latest: tuple[Prediction, Frames, Frames, float] | None = None
-        self._log = RunLog(config.out, self.targets_seen) if parallel.rank() == 0 else None
+        self._save_is_due = False
+        self.interrupted = False
+        self._is_late = config.max_seconds is not None and self._pace.seconds >= config.max_seconds
         self._log_start()
 
     @property
     def finished(self) -> bool:
-        return self._out_of_time or self.targets_seen >= self.config.optimiser.total_targets
+        return self._is_late or self.interrupted or self.targets_seen >= self.config.optimiser.total_targets
+
+    def to_the_end(self) -> TrainResult:
+        """Update after update, until the schedule or the time is over, or somebody says stop."""
+        shares = iter(self._feed)
+        while not self.finished:
+            self._pace.start()
+            self.update(next(shares))
+            validates = self.targets_seen >= self._next_validation
+            if validates or self._is_time_to_read:
+                self.read()
+            if validates and not self.finished:
+                self.validate(self.config.eval.progress_targets)
+            if self._save_is_due and not self.finished:
+                self.save()
+        self._pace.stop()
+        if not self.interrupted:
+            self.validate(self.config.eval.num_targets)
+        self.save(wait=True)
+        return TrainResult(
+            targets_seen=self.targets_seen,
+            seconds=self._pace.seconds,
+            rows=self.last_rows,
+            interrupted=self.interrupted,
+        )
+
+    def update(self, share: Share) -> None:
+        """One step of the optimiser over every rank's share of a batch."""
+        rate = self._learning_rate()
+        try:
+            self._step(share, rate, self.num_updates)
+        except NonFiniteGradientError as error:
+            raise DivergedError(f"the gradient is not finite at {self.targets_seen:,} targets; {LESS_STEEP}") from error
+        self.num_updates += 1
+        self.targets_seen += share.num_examples * self.config.objective.predictions
 
     @property
-    def validation_is_due(self) -> bool:
-        return not self.finished and self.targets_seen >= self._next_validation
+    def _is_time_to_read(self) -> bool:
+        """Equal on every rank: it depends on the data alone."""
+        self._save_is_due |= self._feed.cursor.epoch != self._epoch
+        enough = self.num_updates % STEPS_BETWEEN_READINGS[self.device.type] == 0
+        return enough or self._save_is_due or self.targets_seen >= self.config.optimiser.total_targets
 
-    @property
-    def checkpoint_is_due(self) -> bool:
-        """Decided by rank 0, whose clock counts."""
-        due = time.monotonic() - self._last_save >= self.config.checkpoint_every_s
-        return not self.finished and self._rank_0_says(due)
-
-    def update(self, frames: Frames) -> None:
-        """One step of the optimiser over every rank's batch."""
-        if self.config.objective.swap_players:
-            frames = swap_half(frames, np.random.default_rng([self.config.seed, self.step, parallel.rank()]))
-        last = frames.num_frames - 1
-        last_only = self.config.objective.kind == "window"
-        with autocast(self.device, self.config.precision):
-            prediction = self._replicated(frames, last_only=last_only)
-        first = last - 1 if last_only else 0
-        before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
-        parts = optimised_parts(prediction, before, after)
-        loss, shared = self._pooled_loss(parts, frames.floats.shape[0])
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.targets_seen)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.clip_norm)
-        if not math.isfinite(norm):
-            raise NonFiniteLossError(f"the gradient is not finite at {self.targets_seen:,} targets; {LESS_STEEP}")
-        self.optimiser.step()
-        self.step += 1
-        self.targets_seen += int(shared["examples"]) * self.config.objective.predictions
-        self._out_of_time = bool(shared["out_of_time"])
-        self._latest = (prediction, before, after, shared["loss"])
-
-    def _pooled_loss(self, parts: dict[str, PartSum], num_examples: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss to differentiate, and what all ranks agree on: one exchange of a few numbers a step.
-
-        Each part is a mean over the valid entries of all ranks; DDP averages gradients, hence the factor.
-        """
-        local = torch.stack([torch.stack([p.total.sum(), p.count.sum()]) for p in parts.values()])
-        limit = self.config.max_seconds
-        late = limit is not None and parallel.rank() == 0 and self.seconds >= limit
-        extra = torch.tensor([[float(num_examples), float(late)]], device=self.device)
-        pooled = parallel.sum_over_ranks(torch.cat([local.detach(), extra]))
-        counts = pooled[:-1, 1].clamp(min=1)
-        weights = torch.tensor([OPTIMISED_WEIGHTS[name] for name in parts], device=self.device)
-        value = float((weights * pooled[:-1, 0] / counts).sum())
-        if not math.isfinite(value):
-            names = [n for n, total in zip(parts, pooled[:-1, 0].tolist(), strict=True) if not math.isfinite(total)]
-            raise NonFiniteLossError(
-                f"the loss is not finite at {self.targets_seen:,} targets (in {', '.join(names)}); {LESS_STEEP}"
-            )
-        loss = parallel.world_size() * (weights * local[:, 0] / counts).sum()
-        return loss, {"loss": value, "examples": float(pooled[-1, 0]), "out_of_time": float(pooled[-1, 1])}
-
-    def log_when_due(self) -> None:
-        """A progress line every few seconds, of the last batch."""
-        if self._log is None or self._latest is None:
-            return
-        if time.monotonic() - self._last_log < self.config.log_every_s and not self.finished:
-            return
-        prediction, before, after, loss = self._latest
-        action_acc, change_acc = batch_accuracies(prediction, before, after)
-        speed = (self.targets_seen - self._targets_at_log) / max(1e-9, self.seconds - self._seconds_at_log)
-        row = {
-            "kind": "train", "targets_seen": self.targets_seen, "seconds": self.seconds, "loss": loss,
-            "action_acc": action_acc, "change_acc": change_acc, "targets_per_s": speed,
-            "learning_rate": learning_rate(self.config, self.targets_seen),
-        }  # fmt: skip
-        self._log.write(row)
-        self._last_log = time.monotonic()
-        self._targets_at_log, self._seconds_at_log = self.targets_seen, self.seconds
+    def read(self) -> None:
+        """Look at the updates since the last time, and agree with the other ranks what comes now."""
+        now, limit = time.monotonic(), self.config.max_seconds
+        wishes = {
+            "late": limit is not None and self._pace.seconds >= limit,
+            "save": now - self._last_save >= self.config.checkpoint.every_s,
+            "stop": bool(self._interruption),
+        }
+        reading = self._step.read(wishes)
+        self._pace.read()
+        self._epoch = self._feed.cursor.epoch
+        self._is_late = reading.wishes["late"]
+        self._save_is_due |= reading.wishes["save"]
+        self.interrupted = reading.wishes["stop"]
+        if reading.num_skipped:
+            raise DivergedError(f"a gradient is not finite before {self.targets_seen:,} targets; {LESS_STEEP}")
+        reason = self._watch.see(reading.loss, self.targets_seen)
+        if reason is not None:
+            raise DivergedError(f"{reason} at {self.targets_seen:,} targets; {LESS_STEEP}")
+        if self._log is not None and (now - self._last_log >= self.config.log_every_s or self.finished):
+            self._log_progress(reading)
 
     def validate(self, num_targets: int) -> None:
-        """Judge the model at every context, each rank a share of the targets, and report."""
+        """Judge the model, report, and save it if it is the best so far."""
+        self._pace.stop()
         self._next_validation = self._validation_after(self.targets_seen)
-        targets = self._targets(num_targets)
-        share = slice(parallel.rank(), None, parallel.world_size())
-        mine = Targets(games=targets.games[share], frames=targets.frames[share])
-        rows = []
-        for context in self.config.contexts:
-            judged = judge_windows(self.model, self.data.judged, mine, context, self.device, self.config.precision)
-            metrics = metrics_of(concatenate(parallel.from_all_ranks(judged)))
-            row: Row = {
-                "kind": "eval", "targets_seen": self.targets_seen, "seconds": self.seconds, "context": context,
-                "num_targets": len(targets), "epochs": self.targets_seen / int(self.data.train.num_frames.sum()),
-            }  # fmt: skip
-            row |= {name: metrics[name].value for name in ("action_acc", "change_acc", "pos_mae", "val_loss")}
-            rows.append(row)
-            if self._log is not None:
-                self._log.write(row)
-        self.last_rows = rows
-        self._report(rows)
+        self.last_rows = self._validation.rows(self.model, num_targets, self.targets_seen, self._pace.seconds)
+        for row in self.last_rows if self._log is not None else ():
+            self._log.write(row)
+        self._save_is_due |= self._is_best(self.last_rows[0])
+        self._report(self.last_rows)
 
-    def save(self) -> None:
-        """Write a checkpoint; every rank gives its place in its stream, rank 0 writes."""
-        cursors = parallel.from_all_ranks(self.stream.state())
-        if parallel.rank() == 0:
-            save_checkpoint(
-                checkpoints_of(self.config.out),
-                model=self.model,
-                config=self.config,
-                meta={
-                    "targets_seen": self.targets_seen,
-                    "step": self.step,
-                    "seconds": self.seconds,
-                    "num_parameters": num_parameters(self.model),
-                    "finished": self.finished,
-                    "games": digest_of_games(self.data),
-                    "metrics": self.last_rows,
-                },
-                resume={"optimiser": self.optimiser.state_dict(), "cursors": cursors},
-                keep=self.config.keep_checkpoints,
-            )
-        self._last_save = time.monotonic()
+    def save(self, wait: bool = False) -> None:
+        """Copy the state and go on; a thread of rank 0 writes it."""
+        self._pace.stop()
+        self._save_is_due, self._last_save = False, time.monotonic()
+        if self._writer is None or self._log is None:
+            return
+        started = time.monotonic()
+        self._writer.save(self._snapshot(), wait=wait)
+        held = time.monotonic() - started
+        self._log.write({"kind": "checkpoint", "targets_seen": self.targets_seen, "seconds_held": held})
+
+    def roll_back(self, reason: str) -> Path | None:
+        """Where to go on after a divergence: the newest sound checkpoint, or None for the beginning."""
+        if self._writer is not None:
+            self._writer.wait()
+        there = newest_sound(self._place).checkpoint if parallel.rank() == 0 else None
+        path = parallel.from_all_ranks(None if there is None else there.path)[0]
+        if self._log is not None:
+            row = {"kind": "rollback", "targets_seen": self.targets_seen, "reason": reason}
+            row |= {"to_targets": 0 if there is None else there.meta["targets_seen"]}
+            self._log.write(row | {"rate_factor": self.config.divergence.rate_factor})
+        return path
 
     def close(self) -> None:
+        """End the threads; what is not written yet is."""
+        self._feed.close()
+        if self._writer is not None:
+            self._writer.close()
         if self._log is not None:
             self._log.close()
 
-    def _restore(self, path: Path) -> Cursor:
+    def _restore(self, path: Path) -> dict[str, Any]:
+        """Weights and optimiser of a checkpoint; returns what else it says."""
         load_weights(self.model, path)
-        state = load_resume(path)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(load_resume(path)["optimiser"])
         meta = open_checkpoint(path).meta
         check_same_games(meta, self.data)
-        self.targets_seen, self.step, self.seconds = meta["targets_seen"], meta["step"], meta["seconds"]
-        cursors = state["cursors"]
-        if len(cursors) == parallel.world_size():
-            return Cursor(**cursors[parallel.rank()])
-        # Another number of workers shares out an epoch in another way, so this one begins anew.
-        return Cursor(epoch=max(cursor["epoch"] for cursor in cursors))
+        return meta
+
+    def _snapshot(self) -> Snapshot:
+        meta = {
+            "targets_seen": self.targets_seen,
+            "step": self.num_updates,
+            "seconds": self._pace.seconds,
+            "num_parameters": num_parameters(self.model),
+            "finished": self.finished and not self.interrupted,
+            "games": self._games,
+            "metrics": self.last_rows,
+            "best": self._best,
+            "cursor": asdict(self._feed.cursor),
+            "batch_size": self.batch_size,
+            "rollbacks": self.rollbacks,
+            "divergence": self._watch.state(),
+        }
+        return Snapshot(
+            model_state=self.model.state_dict(),
+            config=self.config,
+            meta=meta,
+            resume={"optimiser": self.optimiser.state_dict()},
+        )
+
+    def _open_feed(self, cursor: Cursor) -> Feed:
+        config = self.config
+        order = SequenceOrder(
+            self.data.train,
+            sequence_frames=config.objective.example_frames,
+            stride=config.objective.predictions,
+            batch_size=self.batch_size,
+            seed=config.seed,
+            pool_frames=config.data.pool_frames,
+            lanes=config.data.lanes,
+        )
+        return Feed(
+            order,
+            self.data.train,
+            self.device,
+            rank=parallel.rank(),
+            world_size=parallel.world_size(),
+            cursor=cursor,
+            data=config.data,
+        )
+
+    def _open_writer(self) -> CheckpointWriter | None:
+        """Rank 0's; each rank would write the same."""
+        if parallel.rank() != 0:
+            return None
+        return CheckpointWriter(self._place, self.config.checkpoint.keep_last, self._report_problem)
+
+    def _report_problem(self, message: str) -> None:
+        if self._log is not None:
+            self._log.write({"kind": "problem", "targets_seen": self.targets_seen, "message": message})
+
+    @property
+    def _place(self) -> str:
+        return place_of_checkpoints(self.config)
+
+    def _batch_size(self, meta: dict[str, Any]) -> int:
+        """Examples of a batch over all ranks: as configured, as the run began, or as much as fits."""
+        if meta:
+            return meta["batch_size"]
+        size = self.config.optimiser.batch_size
+        if size != "auto":
+            return size
+        fits = largest_batch(self._step, self.config, self.data.train, self.device)
+        return min(parallel.from_all_ranks(fits)) * parallel.world_size()
+
+    def _learning_rate(self) -> float:
+        rate = learning_rate(self.config, self.batch_size, self.targets_seen)
+        return rate * self.config.divergence.rate_factor**self.rollbacks
+
+    def _logged_rollbacks(self) -> int:
+        logged = self._log.count("rollback") if self._log is not None else 0
+        return parallel.from_all_ranks(logged)[0]
 
     def _validation_after(self, targets_seen: int) -> int:
         every = self.config.eval.every_targets
         return (targets_seen // every + 1) * every
 
-    def _rank_0_says(self, flag: bool) -> bool:
-        if parallel.world_size() == 1:
-            return flag
-        mine = torch.tensor([float(flag and parallel.rank() == 0)], device=self.device)
-        return bool(parallel.sum_over_ranks(mine).item())
+    def _is_best(self, row: Row) -> bool:
+        """Whether a validation is the best of the run so far, by loss or by accuracy."""
+        better = {
+            name: row[name]
+            for name, sign in (("val_loss", -1), ("change_acc", 1))
+            if row[name] is not None and (name not in self._best or sign * (row[name] - self._best[name]) > 0)
+        }
+        self._best = self._best | better
+        return bool(better)
 
     def _log_start(self) -> None:
         if self._log is not None:
@@ -343,25 +341,27 @@ class _Run:
                 "kind": "start", "targets_seen": self.targets_seen, "num_parameters": num_parameters(self.model),
                 "workers": parallel.world_size(), "device": self.device.type, "train_games": len(self.data.train),
                 "train_frames": int(self.data.train.num_frames.sum()), "judged_games": len(self.data.judged),
+                "batch_size": self.batch_size,
             }  # fmt: skip
             self._log.write(row)
 
-
-def swap_half(frames: Frames, random: np.random.Generator) -> Frames:
-    """The same frames with the players exchanged in about half of the examples."""
-    swapped = torch.from_numpy(random.random(frames.floats.shape[0]) < 0.5).to(frames.floats.device)[
-        :, None, None, None
-    ]
-    return Frames(
-        floats=torch.where(swapped, frames.floats.flip(2), frames.floats),
-        codes=torch.where(swapped, frames.codes.flip(2), frames.codes),
-        game=frames.game,
-    )
-
-
-def batch_accuracies(prediction: Prediction, before: Frames, after: Frames) -> tuple[float, float]:
-    """`action_acc` and `change_acc` of one batch."""
-    truth = category(after, "action")
-    right = prediction.categories["action"].detach().argmax(-1) == truth
-    changed = truth != category(before, "action")
-    return float(right.float().mean()), float((right & changed).sum() / changed.sum().clamp(min=1))
+    def _log_progress(self, reading: Reading) -> None:
+        """A progress line and the throughput profile."""
+        assert self._log is not None
+        self._last_log = time.monotonic()
+        pace = self._pace.since_last_log(self.targets_seen, self._feed.waited_s)
+        row = {
+            "kind": "train", "targets_seen": self.targets_seen, "seconds": self._pace.seconds, "loss": reading.loss,
+            "action_acc": reading.action_acc, "change_acc": reading.change_acc, **pace,
+            "learning_rate": self._learning_rate(), **peak_gb(self.device),
+        }  # fmt: skip
+        self._log.write(row)
+        write_profile(
+            self.config.out,
+            {
+                "device": self.device.type, "workers": parallel.world_size(), "batch_size": self.batch_size,
+                "precision": "bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
+                "resident": self._feed.is_resident, "targets_per_s": self._pace.steady_targets_per_s,
+                "wait_share": pace["wait_share"], **peak_gb(self.device),
+            },
+        )  # fmt: skip

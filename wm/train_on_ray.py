@@ -1,70 +1,83 @@
 """`wm train`: the plain training function under Ray Train, on one CPU or many GPUs.
 
-Checkpoints are our own, in the run's folder on storage that every worker sees: a worker group that Ray
-restarts, and a command that is run again, both go on from the newest whole one.
+Checkpoints are our own, on storage that every worker sees: a worker group that Ray restarts, and a command that is run
+again, both go on from the newest sound one. What ends a run for good is written into its folder, and the workers
+return: Ray would restart a group that raises.
 """
 
 from __future__ import annotations
 
-import contextlib
+import threading
+import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
 import ray.train.v2.api.config as train_config
 import torch
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.errors import UserError
 from datasets.ray_start import joined, num_cores, start_ray
-from wm.checkpoint import latest_checkpoint, open_checkpoint
-from wm.config import RunConfig, from_plain, to_plain
+from datasets.sources.remote import is_remote
+from wm.attempts import ENDING_FILE, NO_WORDS, Attempts, where_to_look
+from wm.checkpoint import newest_meta, newest_sound
+from wm.config import RunConfig
+from wm.interruption import RunStoppedError, stopping_on_signals, tell_this_process_on_sigterm
 from wm.progress import shown
-from wm.run_folder import checkpoints_of, claim, held, read_log
-from wm.train import NonFiniteLossError, Row, TrainResult, check_same_games, open_data, train
+from wm.run_folder import claim, held, place_of_checkpoints
+from wm.train import TrainResult
+from wm.train_worker import work
+from wm.training_data import check_same_games, open_data
+from wm.typed_yaml import from_plain, to_plain
 
-FAILURE_FILE = "failure.txt"
-"""Why the run ended by itself: its loss is not finite any more."""
-MISTAKE_FILE = "mistake.txt"
-"""What a worker could not start with; a later attempt may succeed."""
+JOIN_SECONDS = 0.2
 
 
 def train_on_ray(config: RunConfig) -> TrainResult:
     """Run, or resume, a training run with Ray Train.
 
     Raises:
-        UserError: the run cannot start as configured, or its loss became non-finite.
+        UserError: the run cannot start as configured, its loss exploded, or its workers died too often.
+        RunStoppedError: SIGTERM or Ctrl-C told it to stop, and it has saved.
     """
     config = with_absolute_paths(config)
     data = open_data(config)
     claim(config)
-    done = latest_checkpoint(checkpoints_of(config.out))
+    place = place_of_checkpoints(config)
+    done, _ = newest_sound(place)
     if done is not None:
-        check_same_games(open_checkpoint(done).meta, data)
-    if done is not None and _is_finished(done, config):
-        print(f"{config.out} is finished at {open_checkpoint(done).meta['targets_seen']:,} targets", flush=True)
-        return _result(config)
+        check_same_games(done.meta, data)
+        if _is_finished(done.meta, config):
+            print(f"{config.out} is finished at {done.meta['targets_seen']:,} targets", flush=True)
+            return _result(done.meta)
     with held(config.out):
         _fit(config)
-    return _result(config)
+    meta = newest_meta(place)
+    if meta is None:
+        raise UserError(f"the run in {config.out} ended without a checkpoint; its log is {config.out / 'log.jsonl'}")
+    return _result(meta)
 
 
 def _fit(config: RunConfig) -> None:
     """Run the workers to the end.
 
     Raises:
-        UserError: what a worker found wrong, in its words.
+        UserError: why the run is over, in a worker's words, or how its workers died.
+        RunStoppedError: it was told to stop.
     """
     start_ray(
         min_cpus=1 if config.use_gpu else config.num_workers, min_gpus=config.num_workers if config.use_gpu else 0
     )
-    for name in (FAILURE_FILE, MISTAKE_FILE):
-        (config.out / name).unlink(missing_ok=True)
+    ending = config.out / ENDING_FILE
+    ending.unlink(missing_ok=True)
+    command = uuid.uuid4().hex
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=to_plain(config),
+        train_loop_config={"config": to_plain(config), "command": command},
         scaling_config=train_config.ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=_resources(config)
         ),
@@ -72,18 +85,70 @@ def _fit(config: RunConfig) -> None:
             name="ray",
             storage_path=str(config.out),
             failure_config=train_config.FailureConfig(max_failures=config.max_failures),
+            callbacks=cast(Any, [_SavesOnSigterm()]),  # Ray takes internal callbacks too, but does not say so
         ),
     )
-    failure, mistake = config.out / FAILURE_FILE, config.out / MISTAKE_FILE
-    try:
-        with shown(config.out, config):
+    with shown(config.out, config), stopping_on_signals(config.out) as told:
+        failure = _run_aside(trainer)
+    if ending.exists():
+        raise UserError(ending.read_text()) from failure
+    if told.signal is not None and not _is_done(config):
+        raise _stopped(config, told.signal)
+    if isinstance(failure, TrainingFailedError):
+        raise UserError(_too_many_deaths(config, Attempts(config.out, command), failure)) from failure
+    if failure is not None:
+        raise failure
+
+
+def _run_aside(trainer: TorchTrainer) -> BaseException | None:
+    """Run in another thread: in the main one, Ray would take Ctrl-C for itself and abort without saving."""
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
             trainer.fit()
-    except TrainingFailedError as error:
-        if mistake.exists():
-            raise UserError(mistake.read_text()) from error
-        raise
-    if failure.exists():
-        raise UserError(failure.read_text())
+        except BaseException as error:  # whatever it is, the main thread must know
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(JOIN_SECONDS)
+    return failures[0] if failures else None
+
+
+class _SavesOnSigterm(WorkerCallback):
+    """Ray Train runs the loop in a thread, where no signal can be caught; this runs in the worker's main thread."""
+
+    def after_init_train_context(self) -> None:
+        """Called by Ray on each worker, before the loop begins."""
+        tell_this_process_on_sigterm()
+
+
+def _stopped(config: RunConfig, number: int) -> RunStoppedError:
+    """Says where the run stands, for a person."""
+    meta = newest_meta(place_of_checkpoints(config))
+    at = "before its first checkpoint" if meta is None else f"at {meta['targets_seen']:,} targets, saved"
+    print(f"stopped {at}; the same command goes on from there", flush=True)
+    return RunStoppedError(128 + number)
+
+
+def _too_many_deaths(config: RunConfig, attempts: Attempts, failure: TrainingFailedError) -> str:
+    """How the last attempts ended, and what to do."""
+    meta = newest_meta(place_of_checkpoints(config))
+    seen = 0 if meta is None else meta["targets_seen"]
+    past = attempts.past()
+    if not past:
+        return f"the run's workers did not begin ({_last_line(failure)}); {where_to_look(config.out)}"
+    return (
+        f"the run died {len(past)} times, last at about {past[-1].reached:,} targets (last words: "
+        f"{past[-1].words or NO_WORDS}); {where_to_look(config.out)}, then run the same command again: it goes on from "
+        f"{seen:,} targets; max_failures={config.max_failures} allows more restarts"
+    )
+
+
+def _last_line(failure: TrainingFailedError) -> str:
+    return next((line.strip() for line in reversed(str(failure).splitlines()) if line.strip()), "no reason given")
 
 
 def _resources(config: RunConfig) -> dict[str, float] | None:
@@ -96,49 +161,33 @@ def _resources(config: RunConfig) -> dict[str, float] | None:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with paths that hold in workers, which change directory."""
     plain = to_plain(config)
-    for name in ("train_corpus", "eval_corpus", "out"):
-        if plain[name] is not None:
-            plain[name] = str(Path(plain[name]).expanduser().resolve())
+    for room, name in ((plain, "train_corpus"), (plain, "eval_corpus"), (plain, "out"), (plain["checkpoint"], "to")):
+        if room[name] is not None and not is_remote(str(room[name])):
+            room[name] = str(Path(room[name]).expanduser().resolve())
     return from_plain(plain, RunConfig, "config")
 
 
-def _worker(plain: dict[str, Any]) -> None:
+def _worker(task: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
-    config = from_plain(plain, RunConfig, "config")
-    world = ray.train.get_context()
+    config = from_plain(task["config"], RunConfig, "config")
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
     else:
         # Ray gives each worker one OpenMP thread; the cores are there to be used.
-        torch.set_num_threads(max(1, num_cores() // world.get_local_world_size()))
-    try:
-        train(config, open_data(config), _report_to_ray, latest_checkpoint(checkpoints_of(config.out)))
-    except NonFiniteLossError as error:
-        # Every rank stops with it. Not raised: Ray would restart the run into the same end.
-        if world.get_world_rank() == 0:
-            (config.out / FAILURE_FILE).write_text(str(error))
-    except UserError as error:
-        # Perhaps of this worker alone (a corpus that its node does not see), so the others must not wait for it.
-        with contextlib.suppress(OSError):
-            (config.out / MISTAKE_FILE).write_text(str(error))
-        raise
+        torch.set_num_threads(max(1, num_cores() // ray.train.get_context().get_local_world_size()))
+    work(config, task["command"])
 
 
-def _report_to_ray(rows: list[Row]) -> None:
-    numbers = {f"{name}@{row['context']}": row[name] for row in rows for name in ("change_acc", "pos_mae", "val_loss")}
-    ray.train.report(numbers | {"targets_seen": rows[0]["targets_seen"]})
+def _is_done(config: RunConfig) -> bool:
+    meta = newest_meta(place_of_checkpoints(config))
+    return meta is not None and _is_finished(meta, config)
 
 
-def _is_finished(checkpoint: Path, config: RunConfig) -> bool:
-    meta = open_checkpoint(checkpoint).meta
+def _is_finished(meta: dict[str, Any], config: RunConfig) -> bool:
+    """Whether it is through and judged; a run that was told to stop at its last update is not."""
     out_of_time = config.max_seconds is not None and meta["seconds"] >= config.max_seconds
-    return out_of_time or meta["targets_seen"] >= config.optimiser.total_targets
+    return meta["finished"] and (out_of_time or meta["targets_seen"] >= config.optimiser.total_targets)
 
 
-def _result(config: RunConfig) -> TrainResult:
-    newest = latest_checkpoint(checkpoints_of(config.out))
-    if newest is None:
-        raise UserError(f"the run in {config.out} ended without a checkpoint; its log is {config.out / 'log.jsonl'}")
-    meta = open_checkpoint(newest).meta
-    rows = [r for r in read_log(config.out) if r["kind"] == "eval" and r["targets_seen"] == meta["targets_seen"]]
-    return TrainResult(targets_seen=meta["targets_seen"], seconds=meta["seconds"], rows=rows)
+def _result(meta: dict[str, Any]) -> TrainResult:
+    return TrainResult(targets_seen=meta["targets_seen"], seconds=meta["seconds"], rows=meta["metrics"])

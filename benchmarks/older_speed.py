@@ -1,0 +1,91 @@
+"""How fast the older recipe's twin trains, and ours, each with its own data path, in one run.
+
+    python benchmarks/older_speed.py [CORPUS] [--seconds 20] [--workers 0]
+
+For medium and the MLP, at K = 10 for the twin and as our config says for ours. Prints a table; the last line is one
+JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from older_recipe import CONTEXT_FRAMES, OlderRecipe
+from synthetic_corpus import synthetic_corpus
+
+from datasets.corpus import open_corpus
+from datasets.frames import GameIndex, index_games
+from datasets.splits import SplitConfig
+from wm.compiling import compiles
+from wm.config import RunConfig
+from wm.run_log import read_log
+from wm.train import train
+from wm.training_data import TrainingData
+from wm.typed_yaml import load_yaml
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+Kind = Literal["mamba2", "mlp"]
+
+
+def twin_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> float:
+    """Targets a second of the twin, data path included, after a second of warming up."""
+    recipe = OlderRecipe(index, kind, **options)
+    recipe.train_until(min(1.0, seconds / 4))
+    before, targets_before = recipe.seconds, recipe.targets_seen
+    recipe.train_until(before + seconds)
+    return (recipe.targets_seen - targets_before) / (recipe.seconds - before)
+
+
+def our_speed(index: GameIndex, config: RunConfig, seconds: float) -> float:
+    """Targets a second of `wm.train.train` on the same games, data path included: median of its progress lines."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as out:
+        config = replace(
+            config,
+            out=Path(out),
+            use_gpu=torch.cuda.is_available(),
+            max_seconds=seconds,
+            compile="on" if compiles(config, device) else "off",
+            log_every_s=seconds / 8,
+            optimiser=replace(config.optimiser, total_targets=10**12),
+            eval=replace(config.eval, contexts=(CONTEXT_FRAMES,), num_targets=100, every_targets=10**12),
+        )
+        train(config, TrainingData(train=index, judged=index), lambda rows: None, None)
+        speeds = [row["targets_per_s"] for row in read_log(config.out) if row["kind"] == "train"]
+    return float(np.median(speeds[1:] or speeds))  # the first line has the start in it
+
+
+def compare(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> tuple[float, float]:
+    """Targets a second of ours and of the twin, in one run."""
+    config = load_yaml(CONFIGS / ("mlp.yaml" if kind == "mlp" else "mamba2-medium.yaml"), RunConfig)
+    twin = twin_speed(index, kind, seconds, **options)
+    return our_speed(index, config, seconds), twin
+
+
+def main() -> None:
+    """Print the speeds of both, medium and MLP."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the twin's DataLoader")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        index = index_games(open_corpus(arguments.corpus or synthetic_corpus(Path(scratch), 16)), "all", SplitConfig())
+        found: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
+        print(f"{'targets/s':<12}{'ours':>12}{'older':>12}{'ratio':>8}")
+        for name, kind in (("medium", "mamba2"), ("mlp", "mlp")):
+            ours, twin = compare(index, kind, arguments.seconds, num_workers=arguments.workers)
+            print(f"{name:<12}{ours:>12,.0f}{twin:>12,.0f}{ours / twin:>8.1f}", flush=True)
+            found |= {f"{name}_targets_per_s": ours, f"twin_{name}_targets_per_s": twin}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""What Ray Train costs: the same run in one plain process and under Ray Train with one worker, in turn.
+
+    python benchmarks/ray_overhead.py [CORPUS] [--seconds 60] [--config CONFIG] [--rounds 2]
+
+A short plain run finds how many targets fill the seconds; then plain, Ray, plain, Ray, ... each train on as many, every
+leg a process of its own. Start-up is told apart: from the command to the first update, Ray's own start included. The
+steady speed of a way is the median over the progress lines of all its legs, less each leg's first. `overhead_share` is
+what Ray takes of the steady speed, and `run_of_180_s_share` how much longer a run of three minutes takes with both.
+Prints a table; the last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from older_speed import CONFIGS
+from synthetic_corpus import synthetic_corpus
+
+from wm.compiling import compiles
+from wm.config import ObjectiveConfig, RunConfig
+from wm.model import ModelConfig
+from wm.run_log import read_log
+from wm.typed_yaml import from_plain, load_yaml, to_plain
+
+LINES_PER_LEG = 12
+POLL_SECONDS = 0.02
+PATIENCE_SECONDS = 600.0
+RUN_SECONDS = 180.0
+CALIBRATION_SHARE = 0.2
+TINY_TARGETS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leg:
+    """One run of one way."""
+
+    way: str
+    startup_s: float
+    """From the command to the first update."""
+    total_s: float
+    """From the command to the end of its process."""
+    speeds: list[float]
+    """Targets a second of the progress lines."""
+    targets: int
+
+    @property
+    def steady(self) -> list[float]:
+        """Without the first line, which warms up."""
+        return self.speeds[1:] or self.speeds
+
+
+def run_leg(way: str, config: RunConfig, scratch: Path) -> Leg:
+    """Train in a process of its own and watch its log."""
+    scratch.mkdir(parents=True)
+    config = replace(config, out=scratch / "run")
+    file = scratch / "config.json"
+    file.write_text(json.dumps(to_plain(config)))
+    started = time.monotonic()
+    with (scratch / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--leg", way, str(file)], stdout=output, stderr=subprocess.STDOUT
+        )
+        startup = None
+        while process.poll() is None and time.monotonic() - started < PATIENCE_SECONDS:
+            if startup is None and (first := next(iter(lines_of(config.out)), None)) is not None:
+                startup = time.monotonic() - started - first["seconds"]
+            time.sleep(POLL_SECONDS)
+        total = time.monotonic() - started
+        if process.poll() is None:
+            process.kill()
+    lines = lines_of(config.out)
+    if process.returncode != 0 or not lines:
+        sys.exit(f"the {way} leg failed:\n{(scratch / 'output.txt').read_text()[-2_000:]}")
+    if startup is None:
+        startup = total - lines[-1]["seconds"]
+    speeds = [line["targets_per_s"] for line in lines]
+    return Leg(way=way, startup_s=startup, total_s=total, speeds=speeds, targets=lines[-1]["targets_seen"])
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    """A run's progress lines so far."""
+    try:
+        return [row for row in read_log(out) if row["kind"] == "train"]
+    except OSError:  # while the log is begun
+        return []
+
+
+def child(way: str, config: RunConfig) -> None:
+    """One leg, in its process: the same function of training, with Ray around it or without."""
+    if way == "ray":
+        from wm.train_on_ray import train_on_ray
+
+        train_on_ray(config)
+        return
+    from wm.checkpoint import newest_sound
+    from wm.run_folder import claim, place_of_checkpoints
+    from wm.train import train
+    from wm.training_data import open_data
+
+    data = open_data(config)
+    claim(config)
+    newest_sound(place_of_checkpoints(config))  # a run looks where it stands, with Ray or without
+    train(config, data, lambda rows: None, None)
+
+
+def leg_config(options: argparse.Namespace) -> RunConfig:
+    """The config of every leg, without validations or checkpoints on the way."""
+    config = load_yaml(options.config, RunConfig)
+    if options.tiny:
+        model = ModelConfig(d_model=32, num_layers=1, d_state=8, headdim=16)
+        config = replace(config, model=model, objective=ObjectiveConfig(sequence_frames=16))
+    if options.batch is not None:
+        config = replace(config, optimiser=replace(config.optimiser, batch_size=options.batch))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return replace(
+        config,
+        compile="on" if compiles(config, device) else "off",  # whatever the number of targets will be
+        train_corpus=options.corpus.resolve(),
+        train_split="all",
+        use_gpu=torch.cuda.is_available(),
+        log_every_s=options.seconds / LINES_PER_LEG,
+        eval=replace(
+            config.eval, split="all", contexts=(10,), num_targets=100, progress_targets=100, every_targets=10**12
+        ),
+    )
+
+
+def with_targets(config: RunConfig, total: int, max_seconds: float | None = None) -> RunConfig:
+    """The same of so many targets."""
+    return replace(config, max_seconds=max_seconds, optimiser=replace(config.optimiser, total_targets=total))
+
+
+def measure(options: argparse.Namespace, scratch: Path) -> list[Leg]:
+    """Calibrate, then all legs in turn."""
+    config = leg_config(options)
+    if options.tiny:
+        return legs_of(config, TINY_TARGETS, options.rounds, scratch)
+    seconds = max(3.0, CALIBRATION_SHARE * options.seconds)
+    trial = replace(with_targets(config, 10**12, seconds), log_every_s=seconds / LINES_PER_LEG)
+    total = int(max(run_leg("plain", trial, scratch / "calibration").speeds) * options.seconds)
+    print(f"{total:,} targets a leg", flush=True)
+    return legs_of(config, total, options.rounds, scratch)
+
+
+def legs_of(config: RunConfig, total: int, rounds: int, scratch: Path) -> list[Leg]:
+    """Plain, Ray, plain, Ray, ..."""
+    legs = []
+    for number in range(rounds):
+        for way in ("plain", "ray"):
+            legs.append(run_leg(way, with_targets(config, total), scratch / f"{way}-{number}"))
+            print(line(legs[-1]), flush=True)
+    return legs
+
+
+def line(leg: Leg) -> str:
+    """A row of the table."""
+    speed = statistics.median(leg.steady)
+    return f"{leg.way:<10}{leg.targets:>12,}{speed:>12,.0f}{leg.startup_s:>12.1f}{leg.total_s:>12.1f}"
+
+
+def summary(legs: list[Leg]) -> dict[str, Any]:
+    """Medians of both ways, and what lies between them."""
+    by_way = {way: [leg for leg in legs if leg.way == way] for way in ("plain", "ray")}
+    speeds = {way: statistics.median(s for leg in some for s in leg.steady) for way, some in by_way.items()}
+    startups = {way: statistics.median(leg.startup_s for leg in some) for way, some in by_way.items()}
+    overhead = 1 - speeds["ray"] / speeds["plain"]
+    plain_run = startups["plain"] + RUN_SECONDS
+    ray_run = startups["ray"] + RUN_SECONDS * speeds["plain"] / speeds["ray"]
+    return {
+        "overhead_share": overhead,
+        "plain_targets_per_s": speeds["plain"],
+        "ray_targets_per_s": speeds["ray"],
+        "startup_s": startups["ray"],
+        "plain_startup_s": startups["plain"],
+        "run_of_180_s_plain_s": plain_run,
+        "run_of_180_s_ray_s": ray_run,
+        "run_of_180_s_share": ray_run / plain_run - 1,
+    }
+
+
+def main() -> None:
+    """Measure both ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training in each leg")
+    parser.add_argument("--rounds", type=int, default=2, help="legs of each way")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "mamba2-medium.yaml")
+    parser.add_argument("--batch", type=int, help="sequences in a batch; default: the config's")
+    parser.add_argument("--tiny", action="store_true", help="a small network for a second, for tests")
+    parser.add_argument("--leg", nargs=2, metavar=("WAY", "CONFIG"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.leg:
+        way, file = options.leg
+        child(way, from_plain(json.loads(Path(file).read_text()), RunConfig, file))
+        return
+    if options.tiny:
+        options.seconds, options.rounds = 1.0, 1
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        if options.corpus is None:
+            options.corpus = synthetic_corpus(scratch, 4 if options.tiny else 32, 2_000 if options.tiny else 9_000)
+        print(f"{'':<10}{'targets':>12}{'targets/s':>12}{'start, s':>12}{'in all, s':>12}")
+        found = summary(measure(options, scratch))
+    print(
+        f"Ray takes {found['overhead_share']:.1%} of the steady speed and starts "
+        f"{found['startup_s'] - found['plain_startup_s']:.1f} s later; a run of three minutes is "
+        f"{found['run_of_180_s_share']:.1%} longer"
+    )
+    print(json.dumps({"device": "cuda" if torch.cuda.is_available() else "cpu"} | found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The corpus of the benchmarks of training where none is named: synthetic games.
+
+python benchmarks/synthetic_corpus.py FOLDER [--games 64] [--max-frames 9000]     writes FOLDER/corpus
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from datasets.encode import EncodeOptions, encode, encode_in_process
+from datasets.synth import SynthOptions, synthesise
+
+
+def synthetic_corpus(folder: Path, num_games: int, max_frames: int = 9_000) -> Path:
+    """Encode `num_games` synthetic games of at most `max_frames` frames into `folder`/corpus."""
+    print(f"no corpus named: {num_games} synthetic games", flush=True)
+    synthesise(folder / "replays", SynthOptions(num_games=num_games, seed=1, max_frames=max_frames))
+    encode([folder / "replays"], folder / "corpus", EncodeOptions(), encode_in_process)
+    return folder / "corpus"
+
+
+def main() -> None:
+    """Make one to be shared by several benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--games", type=int, default=64)
+    parser.add_argument("--max-frames", type=int, default=9_000)
+    options = parser.parse_args()
+    print(synthetic_corpus(options.folder, options.games, options.max_frames))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The step alone: forward, backward, clip and optimiser on a batch that lies on the device already.
+
+    python benchmarks/train_step.py [--configs mlp mamba2-medium ...] [--objectives window] [--seconds-per-case 5]
+
+For every shipped config, both objectives and both cores (kernels on CUDA alone): targets a second, the share of the
+peak of a large square matrix product in the same precision measured just before and after, what crosses between host
+and device, and how often the host waits. Operations are counted on paper (`flops.py`). Guards `wm/step.py`,
+`wm/mamba2.py`, `wm/ssd.py` and `wm/optimiser.py`. Prints a table; the last line is one JSON object, in whose head
+stands the case of mamba2-medium with the objective `sequence`.
+
+"reads" are operators whose result the host needs: on CUDA each makes it wait, on a CPU they cost nothing (the fused
+AdamW reads its step counters there, and the trainer whether the gradient is finite). Speeds are those of the best of
+five rounds, as that of the matrix product. Batches are those of the configs; on a CPU large and xl take fewer. Under
+`window` a Mamba-2 gets as many frames as under `sequence`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from flops import flops_per_target
+from host_traffic import measure_traffic
+
+from wm import kernels
+from wm.compiling import compile_if_it_pays, compiles
+from wm.config import RunConfig
+from wm.host_memory import PeakOfHost
+from wm.made_up import made_up_share
+from wm.model import build_model
+from wm.optimiser import Optimiser
+from wm.precision import uses_bf16
+from wm.step import Step
+from wm.typed_yaml import load_yaml
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SHIPPED = ("mlp", "mamba2-medium", "mamba2-medium-k60", "mamba2-large", "mamba2-xl")
+HEAD_CASE = ("mamba2-medium", "sequence")
+MOST_EXAMPLES_ON_CPU = {"mamba2-large": 8, "mamba2-xl": 8}
+AUTO_BATCH = {"cuda": 512, "cpu": 16}
+"""What `batch_size: auto` is measured with."""
+WARM_UP_STEPS = 3
+ROUNDS = 5
+MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
+TINY_MATMUL_SIZE = 256
+MATMUL_SECONDS, TINY_MATMUL_SECONDS = 0.3, 0.02
+
+
+Case = tuple[str, str, RunConfig]
+"""Name of the config, core, config."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One row of the table."""
+
+    config: str
+    objective: str
+    core: str
+    precision: str
+    compiled: bool
+    batch: int
+    targets_per_s: float
+    flops_per_target: float
+    matmul_tflops: float
+    share_of_matmul_peak: float
+    step_ms: float
+    bytes_to_device_per_step: float | None
+    """None where the device is the host."""
+    bytes_to_host_per_step: float | None
+    host_syncs_per_step: float | None
+    scalar_reads_per_step: float
+    page_faults_per_step: float | None
+    """Minor ones; None on CUDA."""
+    peak_memory_mb: float | None
+    """Of the device's tensors on CUDA; else of the process, beyond what it held before; None where nobody tells."""
+
+
+def cases(
+    names: list[str], objectives: list[str], cores: list[str], tiny: bool
+) -> Iterator[tuple[str, str, RunConfig]]:
+    """Everything that is to be measured."""
+    for name in names:
+        shipped = load_yaml(CONFIGS / f"{name}.yaml", RunConfig)
+        is_mlp = shipped.model.kind == "mlp"
+        for objective in ["window"] if is_mlp else objectives:
+            for core in ["torch"] if is_mlp else cores:
+                model = replace(shipped.model, core=core)  # pyrefly: ignore[bad-argument-type]
+                config = replace(shipped, model=model, objective=replace(shipped.objective, kind=objective))  # pyrefly: ignore[bad-argument-type]
+                yield name, core, smaller(config) if tiny else config
+
+
+def smaller(config: RunConfig) -> RunConfig:
+    """The same with a tiny model and tiny batches: for tests."""
+    model = replace(config.model, d_model=32, num_layers=1, d_state=8, headdim=16, hidden=(32, 16))
+    objective = replace(config.objective, context_frames=4, sequence_frames=8)
+    return replace(config, model=model, objective=objective, optimiser=replace(config.optimiser, batch_size=4))
+
+
+def batch_of(name: str, config: RunConfig, device: torch.device, asked: int | None) -> int:
+    """Examples of a batch; `asked` counts sequences, and the config's too, but for the MLP's windows."""
+    size = config.optimiser.batch_size if asked is None else asked
+    if size == "auto":
+        size = AUTO_BATCH[device.type]
+    if device.type == "cpu" and asked is None:
+        size = min(size, MOST_EXAMPLES_ON_CPU.get(name, size))
+    objective = config.objective
+    if objective.kind == "window" and (config.model.kind != "mlp" or asked is not None):
+        size = max(1, size * objective.sequence_frames // objective.context_frames)
+    return size
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype, tiny: bool) -> float:
+    """Operations a second of a large square matrix product, the best of a third of a second."""
+    size = TINY_MATMUL_SIZE if tiny else MATMUL_SIZE[device.type]
+    budget = TINY_MATMUL_SECONDS if tiny else MATMUL_SECONDS
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    repeats = 20 if device.type == "cuda" else 1
+    best, started = 0.0, time.perf_counter()
+    _ = a @ b
+    while time.perf_counter() - started < budget:
+        seconds = seconds_of(lambda: a @ b, device, repeats)
+        best = max(best, 2 * size**3 / seconds)
+    return best
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """Seconds of one call."""
+    synchronise(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    synchronise(device)
+    return (time.perf_counter() - started) / repeats
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the GPU, where there is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(name: str, core: str, config: RunConfig, device: torch.device, arguments: argparse.Namespace) -> Result:
+    """One case: speed first, then what crosses between host and device."""
+    dtype = torch.bfloat16 if uses_bf16(device, config.precision) else torch.float32
+    before = matmul_flops(device, dtype, arguments.tiny)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    batch = batch_of(name, config, device, arguments.batch)
+    targets = batch * config.objective.predictions
+    with contextlib.nullcontext() if device.type == "cuda" else PeakOfHost() as host_peak:
+        work = step_of(config, device, batch)
+        for _ in range(WARM_UP_STEPS):
+            work()
+        repeats = max(1, round(arguments.seconds_per_case / ROUNDS / seconds_of(work, device, 1)))
+        seconds = min(seconds_of(work, device, repeats) for _ in range(ROUNDS))
+    peak = torch.cuda.max_memory_allocated(device) if host_peak is None else host_peak.bytes
+    traffic = measure_traffic(work, device)
+    matmul = max(before, matmul_flops(device, dtype, arguments.tiny))
+    flops = flops_per_target(config)
+    return Result(
+        config=name,
+        objective=config.objective.kind,
+        core="-" if config.model.kind == "mlp" else core,
+        precision=str(dtype).removeprefix("torch."),
+        compiled=config.model.kind == "mamba2" and compiles(config, device),
+        batch=batch,
+        targets_per_s=targets / seconds,
+        flops_per_target=flops,
+        matmul_tflops=matmul / 1e12,
+        share_of_matmul_peak=flops * targets / seconds / matmul,
+        step_ms=seconds * 1e3,
+        bytes_to_device_per_step=traffic.bytes_to_device,
+        bytes_to_host_per_step=traffic.bytes_to_host,
+        host_syncs_per_step=traffic.host_syncs,
+        scalar_reads_per_step=traffic.scalar_reads,
+        page_faults_per_step=traffic.page_faults,
+        peak_memory_mb=None if peak is None else peak / 1e6,
+    )
+
+
+def step_of(config: RunConfig, device: torch.device, batch: int) -> Callable[[], None]:
+    """A call that makes one update as the trainer does, always on the same share."""
+    torch.manual_seed(0)
+    model = build_model(config.model, config.objective.context_frames).to(device)
+    compile_if_it_pays(model, config, device)
+    step = Step(model, Optimiser(model, config), config, device)
+    share = made_up_share(config, batch, device)
+    return lambda: step(share, config.optimiser.learning_rate, 0)
+
+
+WIDTHS = {
+    "config": 18, "objective": 10, "core": 8, "dtype": 9, "batch": 6, "targets/s": 12, "MFLOP/t": 9, "of matmul": 10,
+    "ms": 9, "to dev B": 10, "to host B": 10, "syncs": 7, "reads": 7, "faults": 8, "peak MB": 9,
+}  # fmt: skip
+"""Columns of the table; bytes, waits, reads and page faults are those of a step."""
+
+
+def line(cells: list[str]) -> str:
+    """A row of the table, words to the left and figures to the right."""
+    return "".join(
+        f"{cell:<{width}}" if number < 4 else f"{cell:>{width}}"
+        for number, (cell, width) in enumerate(zip(cells, WIDTHS.values(), strict=True))
+    )
+
+
+def cells_of(result: Result) -> list[str]:
+    """A case's cells; a dash where a figure does not apply."""
+    last = (
+        result.bytes_to_device_per_step, result.bytes_to_host_per_step, result.host_syncs_per_step,
+        result.scalar_reads_per_step, result.page_faults_per_step, result.peak_memory_mb,
+    )  # fmt: skip
+    return [
+        result.config,
+        result.objective,
+        result.core,
+        result.precision + ("*" if result.compiled else ""),
+        str(result.batch),
+        f"{result.targets_per_s:,.0f}",
+        f"{result.flops_per_target / 1e6:.1f}",
+        f"{result.share_of_matmul_peak:.1%}",
+        f"{result.step_ms:.1f}",
+        *("-" if figure is None else f"{figure:,.0f}" for figure in last),
+    ]
+
+
+def head_of(results: list[Result]) -> Result:
+    """The case that stands for the run: medium under `sequence`, by the core that `auto` takes."""
+    chosen = [result for result in results if (result.config, result.objective) == HEAD_CASE]
+    return (chosen or results)[-1]
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def main() -> None:
+    """Measure every case and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", choices=SHIPPED, default=list(SHIPPED))
+    parser.add_argument("--objectives", nargs="+", choices=["sequence", "window"], default=["sequence", "window"])
+    parser.add_argument("--cores", nargs="+", choices=["torch", "kernels"], help="default: what can run here")
+    parser.add_argument("--seconds-per-case", type=float, default=5.0)
+    parser.add_argument(
+        "--batch", type=int, help="sequences in a batch, or windows of as many frames; default: the config's"
+    )
+    parser.add_argument("--compile", choices=["auto", "on", "off"], help="default: the config's")
+    parser.add_argument("--most-seconds", type=float, help="start no further case after this many seconds")
+    parser.add_argument("--tiny", action="store_true", help="small models and batches, for tests")
+    arguments = parser.parse_args()
+    if arguments.tiny:
+        arguments.seconds_per_case = 0.0
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    can_use_kernels = device.type == "cuda" and kernels.available()
+    cores = arguments.cores or (["torch", "kernels"] if can_use_kernels else ["torch"])
+    results, skipped, started = [], 0, time.monotonic()
+    print(line(list(WIDTHS)))
+    for name, core, config in cases(arguments.configs, arguments.objectives, cores, arguments.tiny):
+        if arguments.most_seconds is not None and time.monotonic() - started > arguments.most_seconds and results:
+            skipped += 1
+            continue
+        if arguments.compile is not None:
+            config = replace(config, compile=arguments.compile)  # noqa: PLW2901
+        results.append(measure(name, core, config, device, arguments))
+        print(line(cells_of(results[-1])), flush=True)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    print("* compiled; MFLOP/t: of a target; bytes, syncs, reads and page faults: of a step")
+    if skipped:
+        print(f"{skipped} cases were not measured: {arguments.most_seconds:.0f} s were over")
+    head = asdict(head_of(results))
+    names = ("config", "objective", "core", "precision", "targets_per_s", "flops_per_target", "share_of_matmul_peak")
+    found: dict[str, Any] = {"device": device_name(device), "matmul_tflops": head["matmul_tflops"]}
+    found |= {name: head[name] for name in names}
+    print(json.dumps(found | {"tiny": arguments.tiny, "cases": [asdict(result) for result in results]}))
+
+
+if __name__ == "__main__":
+    main()

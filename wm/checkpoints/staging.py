@@ -1,0 +1,97 @@
+"""A run's state copied to host memory, so that a thread can write it while training goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm.config import RunConfig
+
+PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
+"""What torch.load opens without running code, beside tensors and containers of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A run's state at one moment; its tensors may change as soon as it has been copied."""
+
+    model_state: dict[str, Tensor]
+    config: RunConfig
+    meta: dict[str, Any]
+    """JSON values; `targets_seen` names the checkpoint. `metrics`: rows of the last validation, each with context,
+    targets_seen, val_loss, change_acc; `judged_context`: whose row says which checkpoint is best (else the first)."""
+    resume: dict[str, Any]
+    """What a run goes on from: tensors and plain values in dicts, lists and tuples."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagedCopy:
+    """A snapshot in host memory."""
+
+    snapshot: Snapshot
+    copied: torch.cuda.Event | None
+    """When its tensors have come from the device; None: they have."""
+
+    def arrived(self) -> Snapshot:
+        """The snapshot, once all of it is there."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.snapshot
+
+
+class Staging:
+    """Host buffers that are used again for each snapshot; fresh memory would cost a page fault every 4 KB.
+
+    Tensors of a GPU are copied into pinned memory by the stream that trains: the host only queues the copies and goes
+    on, and the next update, queued behind them, cannot overwrite what is still to be copied. A stream of its own would
+    have to be waited for just the same, or need a second copy on the device.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, ...], Tensor] = {}
+
+    def copy(self, snapshot: Snapshot) -> StagedCopy:
+        """Copy a snapshot; the copy before must not be in use any more.
+
+        Raises:
+            TypeError: the snapshot holds what cannot be written without pickled code, or in JSON.
+        """
+        on_cuda: list[Tensor] = []
+        copied = Snapshot(
+            model_state={
+                name: self._copied(tensor, ("model", name), on_cuda) for name, tensor in snapshot.model_state.items()
+            },
+            config=snapshot.config,
+            meta=json.loads(json.dumps(snapshot.meta)),
+            resume=self._copied(snapshot.resume, ("resume",), on_cuda),
+        )
+        event = None
+        if on_cuda:
+            event = torch.cuda.Event(blocking=True)
+            event.record(torch.cuda.current_stream(on_cuda[0].device))
+        return StagedCopy(snapshot=copied, copied=event)
+
+    def _copied(self, value: Any, path: tuple[str, ...], on_cuda: list[Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            if value.is_cuda:
+                on_cuda.append(value)
+            return self._buffer(value, path).copy_(value.detach(), non_blocking=True)
+        if isinstance(value, dict):
+            return {key: self._copied(item, (*path, repr(key)), on_cuda) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            items = [self._copied(item, (*path, str(number)), on_cuda) for number, item in enumerate(value)]
+            return items if isinstance(value, list) else tuple(items)
+        if type(value) not in PLAIN_TYPES:
+            raise TypeError(f"{'.'.join(path)} is a {type(value).__name__}; expected tensors and plain values")
+        return value
+
+    def _buffer(self, like: Tensor, path: tuple[str, ...]) -> Tensor:
+        buffer = self._buffers.get(path)
+        if buffer is None or buffer.shape != like.shape or buffer.dtype != like.dtype:
+            buffer = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
+            self._buffers[path] = buffer
+        return buffer
