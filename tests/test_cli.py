@@ -200,7 +200,9 @@ def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line
     assert_one_line(wm("eval", tmp_path, tiny_corpus), "is no checkpoint")
     (path,) = (Path(shutil.copytree(checkpoint, tmp_path / "run")) / "checkpoints").iterdir()
     meta = json.loads((path / "meta.json").read_text())
-    (path / "meta.json").write_text(json.dumps(meta | {"encoding_version": 99}))
+    (path / "meta.json").write_text(
+        json.dumps({name: value for name, value in meta.items() if name != "blake2b"} | {"encoding_version": 99})
+    )
     assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "encoding 99", f"and {ENCODING_VERSION}")
     (path / "meta.json").write_text(json.dumps(meta))
     (path / "model.safetensors").write_bytes(b"no tensors")

@@ -100,7 +100,7 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
         ("optimiser: {total_targets: 0}", ["optimiser", "total_targets"]),
         ("model: {kind: mlp}", ["model.kind mlp", "set objective.kind: window"]),
         ("num_workers: 0", ["num_workers=0"]),
-        ("num_workers: 3", ["batch_size=32", "num_workers=3"]),
+        ("num_workers: 17", ["batch_size=32", "num_workers=17"]),
         ("model: {d_model: 100}", ["model", "headdim=64", "200"]),
         ("model: {num_layers: 0}", ["model", "positive"]),
         ("model: {kind: mlp, hidden: []}", ["model", "hidden=()"]),
@@ -144,7 +144,10 @@ def test_a_run_is_the_same_run_on_more_workers_and_with_more_time_but_not_with_a
     ):
         assert identity(other) != identity(config)
         assert short_hash(identity(other)) != short_hash(identity(config))
-    assert {field.name for field in dataclasses.fields(RunConfig)} > NOT_PART_OF_A_RUN
+    plain = to_plain(RunConfig())
+    for path in NOT_PART_OF_A_RUN:
+        group, _, name = path.rpartition(".")
+        assert name in (plain[group] if group else plain)
 
 
 def test_every_field_of_a_config_says_what_it_is_and_is_read_somewhere():

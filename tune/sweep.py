@@ -43,7 +43,8 @@ from tune.trials import Trial, place_text, trials_of, with_absolute_paths
 from wm.checkpoint import latest_checkpoint
 from wm.config import RunConfig
 from wm.run_folder import checkpoints_of, claim
-from wm.train import NonFiniteLossError, Row, open_data, train
+from wm.train import DivergedError, Row, train
+from wm.training_data import open_data
 from wm.typed_yaml import from_plain, to_plain
 
 TIME = "targets_seen"
@@ -258,7 +259,7 @@ def _run_trial(parameters: dict[str, Any]) -> None:
     try:
         claim(config)
         final = _train(config, asha)
-    except NonFiniteLossError as error:
+    except DivergedError as error:
         mark_failed(config.out, str(error))
         ray_tune.report({TIME: 0})
     except UserError as error:

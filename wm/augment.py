@@ -11,20 +11,23 @@ import torch
 from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS
 from wm.config import ObjectiveConfig
 from wm.encoding import STAGE_EMBEDDING, Frames
+from wm.feed import Share
 
 MIRRORED_FLOATS = ("x", "self_air_x", "self_ground_x", "attack_x")
 MIRRORED_CODES = ("facing", "main_x", "c_x")
 
 
-def augment(frames: Frames, objective: ObjectiveConfig, seed: tuple[int, ...]) -> Frames:
-    """The same frames, about half of the examples with players exchanged, about half mirrored, as the config says.
+def augment(share: Share, objective: ObjectiveConfig, seed: tuple[int, ...]) -> Frames:
+    """A share's frames, about half of the examples with players exchanged, about half mirrored, as the config says.
 
     Args:
-        seed: names this rank's batch, so that a resumed run draws the same again.
+        seed: names the batch: whoever gets an example, in a resumed run too, draws the same for it.
     """
+    frames = share.frames
     if not (objective.swap_players or objective.mirror):
         return frames
-    drawn = torch.from_numpy(np.random.default_rng(seed).random((2, frames.floats.shape[0])) < 0.5)
+    whole = np.random.default_rng(seed).random((2, share.num_examples)) < 0.5
+    drawn = torch.from_numpy(whole[:, share.first : share.first + frames.floats.shape[0]])
     if frames.floats.is_cuda:
         drawn = drawn.pin_memory().to(frames.floats.device, non_blocking=True)
     if objective.swap_players:

@@ -193,7 +193,7 @@ class RunConfig:
     log_every_s: float = 5.0
     """Seconds between progress lines."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Fuse the network's element-wise work with torch.compile; auto does where that was measured to pay."""
+    """Fuse the network's element-wise work with torch.compile; auto does not yet (see docs/performance.md)."""
     max_failures: int = 3
     """Times a run with lost workers is restarted from its last checkpoint."""
     train_split: Split | None = None
@@ -223,8 +223,11 @@ class RunConfig:
         if self.seed < 0 or self.max_failures < 0:
             raise ValueError(f"seed={self.seed}, max_failures={self.max_failures}: neither may be negative")
         batch_size = self.optimiser.batch_size
-        if batch_size != "auto" and batch_size < self.num_workers:
-            raise ValueError(f"optimiser.batch_size={batch_size} is less than num_workers={self.num_workers}")
+        if batch_size != "auto" and self.num_workers > 1 and batch_size < 2 * self.num_workers:
+            raise ValueError(
+                f"optimiser.batch_size={batch_size} is less than two examples for each of "
+                f"num_workers={self.num_workers}"
+            )
 
     @property
     def contexts(self) -> tuple[int, ...]:
@@ -242,6 +245,9 @@ NOT_PART_OF_A_RUN = frozenset(
         "max_failures",
         "checkpoint",
         "divergence",
+        "data.resident",
+        "data.resident_share",
+        "optimiser.micro_batch",
     }
 )
 """Fields that may differ when a run is resumed: they do not change what it learns."""
@@ -250,6 +256,8 @@ NOT_PART_OF_A_RUN = frozenset(
 def identity(config: RunConfig) -> dict[str, Any]:
     """What makes two runs the same run, as plain data."""
     plain = to_plain(config)
+    for group, name in (path.split(".") for path in NOT_PART_OF_A_RUN if "." in path):
+        del plain[group][name]
     return {name: value for name, value in plain.items() if name not in NOT_PART_OF_A_RUN}
 
 

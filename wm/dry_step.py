@@ -54,7 +54,7 @@ def dry_step(step: Step, config: RunConfig, batch_size: int) -> None:
         UserError: on every rank: it does not fit in a rank's memory.
     """
     with _untouched(step, config):
-        on_gpu = step._device.type == "cuda"
+        on_gpu = step.device.type == "cuda"
         problem = _problem_on_gpu(step, config, batch_size) if on_gpu else _problem_on_cpu(step, config, batch_size)
     problems = [one for one in parallel.from_all_ranks(problem) if one is not None]
     if problems:
@@ -131,11 +131,11 @@ def _peak(step: Step, config: RunConfig, num_examples: int) -> int | None:
 
 def _update(step: Step, config: RunConfig, num_examples: int) -> None:
     """One update on made-up frames; that its gradient may not be a number is no matter here."""
-    share = made_up_share(config, num_examples, step._device, workers=parallel.world_size())
+    share = made_up_share(config, num_examples, step.device, workers=parallel.world_size())
     with contextlib.suppress(NonFiniteGradientError):
         step(share, config.optimiser.learning_rate, 0)
-    if step._device.type == "cuda":
-        torch.cuda.synchronize(step._device)
+    if step.device.type == "cuda":
+        torch.cuda.synchronize(step.device)
 
 
 def _fits(step: Step, config: RunConfig, num_examples: int) -> bool:
@@ -146,22 +146,22 @@ def _fits(step: Step, config: RunConfig, num_examples: int) -> bool:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS):
             raise
-    step._optimiser.zero_grad()
-    if step._device.type == "cuda":
+    step.optimiser.zero_grad()
+    if step.device.type == "cuda":
         torch.cuda.empty_cache()
     return False
 
 
 def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int) -> int:
     """By doubling, until it does not fit any more."""
-    free, _ = torch.cuda.mem_get_info(step._device)
-    budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step._device))
+    free, _ = torch.cuda.mem_get_info(step.device)
+    budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step.device))
     size = 0
     following = least
     while following <= most:
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(step._device)
-        if not _fits(step, config, following) or torch.cuda.max_memory_reserved(step._device) > budget:
+        torch.cuda.reset_peak_memory_stats(step.device)
+        if not _fits(step, config, following) or torch.cuda.max_memory_reserved(step.device) > budget:
             break
         size, following = following, 2 * following
     return max(size, least)  # where not even that fits, the dry step says so
@@ -170,7 +170,7 @@ def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int) -> int
 def _problem_on_gpu(step: Step, config: RunConfig, batch_size: int) -> str | None:
     if _fits(step, config, batch_size):
         return None
-    free, total = torch.cuda.mem_get_info(step._device)
+    free, total = torch.cuda.mem_get_info(step.device)
     return _too_large(step, config, batch_size, f"does not fit in the GPU's {total / GB:.1f} GB ({free / GB:.1f} free)")
 
 
@@ -190,13 +190,13 @@ def _too_large(step: Step, config: RunConfig, batch_size: int, found: str) -> st
     """What was tried, what is there, what to do."""
     at_once = min(batch_size, config.optimiser.micro_batch or batch_size)
     passing = f", {at_once:,} at once" if at_once < batch_size else ""
-    precision = "bf16" if uses_bf16(step._device, config.precision) else "fp32"
+    precision = "bf16" if uses_bf16(step.device, config.precision) else "fp32"
     smaller = [f"optimiser.micro_batch below {at_once:,}"] if at_once > 1 else []
     smaller += ["a smaller optimiser.batch_size"] if config.optimiser.batch_size != "auto" else []
     smaller += ["optimiser.batch_size: auto"] if config.optimiser.batch_size != "auto" else []
     return (
         f"an update of {batch_size:,} examples of {config.objective.example_frames} frames a worker{passing} "
-        f"({num_parameters(step._model) / 1e6:.1f} M parameters, {precision}) {found}; "
+        f"({num_parameters(step.model) / 1e6:.1f} M parameters, {precision}) {found}; "
         f"use {' or '.join(smaller) or 'a smaller model'}"
     )
 
@@ -209,27 +209,27 @@ def _free_bytes() -> int:
 @contextmanager
 def _untouched(step: Step, config: RunConfig) -> Iterator[None]:
     """Put back what updates change, and give back their memory. What was there is kept on the host meanwhile."""
-    weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in step._model.state_dict().items()}
-    moments = _on_host(step._optimiser.state_dict())
-    cuda = [step._device] if step._device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _alone(step), _uncompiled(config, step._device):
+    weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in step.model.state_dict().items()}
+    moments = _on_host(step.optimiser.state_dict())
+    cuda = [step.device] if step.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _alone(step), _uncompiled(config, step.device):
         yield
-    step._optimiser.zero_grad()
+    step.optimiser.zero_grad()
     with torch.no_grad():
-        for name, tensor in step._model.state_dict().items():
+        for name, tensor in step.model.state_dict().items():
             tensor.copy_(weights[name])
-    step._optimiser.load_state_dict(moments)
+    step.optimiser.load_state_dict(moments)
     step.read({})
     if cuda:
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(step._device)
+        torch.cuda.reset_peak_memory_stats(step.device)
     give_back()
 
 
 @contextmanager
 def _alone(step: Step) -> Iterator[None]:
     """Let a step pass by DistributedDataParallel, which would wait for the other ranks' gradients."""
-    replicated, step._replicated = step._replicated, step._model
+    replicated, step._replicated = step._replicated, step.model
     try:
         yield
     finally:

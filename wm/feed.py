@@ -36,12 +36,13 @@ class Share:
     """One worker's part of a batch.
 
     frames: the worker's examples; game: int16 (B of all workers, C), facts of every example of the batch;
-    num_examples: of all workers.
+    num_examples: of all workers; first: slot of the worker's first example in the batch.
     """
 
     frames: Frames
     game: Tensor
     num_examples: int
+    first: int = 0
 
 
 class Feed:
@@ -137,6 +138,7 @@ class Feed:
             frames=Frames(floats=floats, codes=codes, game=game[first - begin : after - begin]),
             game=game,
             num_examples=end - begin,
+            first=first - begin,
         )
 
     def _take_next_pool(self) -> LoadedPool:

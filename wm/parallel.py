@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,11 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes in the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_world_size() -> int:
+    """Number of the run's processes on this machine, as torchrun and Ray Train say; all where nobody does."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def replicate(model: nn.Module, device: torch.device) -> nn.Module:

@@ -26,7 +26,6 @@ from wm.optimiser import Optimiser
 from wm.precision import autocast
 from wm.prediction import Prediction
 
-
 NUM_SUMS = 6
 
 
@@ -49,7 +48,7 @@ class Step:
     """Forward, backward and update over every rank's share of a batch."""
 
     def __init__(self, model: WorldModel, optimiser: Optimiser, config: RunConfig, device: torch.device) -> None:
-        self._model, self._optimiser, self._config, self._device = model, optimiser, config, device
+        self.model, self.optimiser, self._config, self.device = model, optimiser, config, device
         self._replicated: nn.Module = parallel.replicate(model, device)
         self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
         self._num_steps = 0
@@ -60,18 +59,18 @@ class Step:
             number: of the update in the run; draws its augmentation.
         """
         config = self._config
-        frames = augment(share.frames, config.objective, (config.seed, number, parallel.rank()))
+        frames = augment(share, config.objective, (config.seed, number))
         factors = optimised_factors(share.game, config.objective.predictions)
         size = frames.floats.shape[0]
         at_once = min(size, config.optimiser.micro_batch or size)
-        self._optimiser.zero_grad()
+        self.optimiser.zero_grad()
         for start in range(0, size, at_once):
             is_last = start + at_once >= size
             with contextlib.nullcontext() if is_last else self._without_exchange():
                 self._accumulate(frames.examples(start, start + at_once), factors)
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), config.optimiser.clip_norm, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip_norm, foreach=True)
         self._drop_if_not_finite(norm)
-        self._optimiser.step(learning_rate)
+        self.optimiser.step(learning_rate)
         self._num_steps += 1
 
     def read(self, wishes: Mapping[str, bool]) -> Reading:
@@ -81,7 +80,7 @@ class Step:
             wishes: of this rank; the same names on every rank.
         """
         mine = torch.tensor([float(wish) for wish in wishes.values()], dtype=torch.float64)
-        pooled = parallel.sum_over_ranks(torch.cat([self._sums, mine.to(self._device)])).tolist()
+        pooled = parallel.sum_over_ranks(torch.cat([self._sums, mine.to(self.device)])).tolist()
         steps, ranks = max(1, self._num_steps), parallel.world_size()
         loss, skipped, right, pairs, right_changed, changed = pooled[:NUM_SUMS]
         reading = Reading(
@@ -100,7 +99,7 @@ class Step:
         """Forward and backward over some examples."""
         last = frames.num_frames - 1
         last_only = self._config.objective.kind == "window"
-        with autocast(self._device, self._config.precision):
+        with autocast(self.device, self._config.precision):
             prediction = self._replicated(frames, last_only=last_only)
         first = last - 1 if last_only else 0
         before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
@@ -118,8 +117,8 @@ class Step:
         """
         finite = torch.isfinite(norm)
         self._sums[1] += ~finite
-        if self._device.type == "cuda":
-            gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        if self.device.type == "cuda":
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             for gradient in gradients:
                 gradient.copy_(torch.where(finite, gradient, 0.0))
         elif not bool(finite):
@@ -141,4 +140,6 @@ def _counts_of_actions(prediction: Prediction, before: Frames, after: Frames) ->
     truth = category(after, "action")
     right = prediction.categories["action"].detach().argmax(-1) == truth
     changed = truth != category(before, "action")
-    return torch.stack([right.sum(), torch.full_like(right.sum(), right.numel()), (right & changed).sum(), changed.sum()])
+    return torch.stack(
+        [right.sum(), torch.full_like(right.sum(), right.numel()), (right & changed).sum(), changed.sum()]
+    )

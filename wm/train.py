@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from datasets.errors import UserError
 from datasets.sequences import Cursor, SequenceOrder
 from wm import parallel
-from wm.checkpoint import load_resume, load_weights, newest_sound, open_checkpoint
+from wm.checkpoint import load_resume, load_weights, open_checkpoint
 from wm.checkpoint_writer import CheckpointWriter, Snapshot
-from wm.compiling import compile_if_it_pays
+from wm.compiling import compile_if_it_pays, compiles
 from wm.config import RunConfig
 from wm.divergence import DivergenceWatch
 from wm.dry_step import dry_step, largest_batch
@@ -25,7 +26,8 @@ from wm.model import build_model, num_parameters
 from wm.optimiser import Optimiser, learning_rate
 from wm.pace import Pace, peak_gb
 from wm.precision import uses_bf16
-from wm.run_folder import RunLog, place_of_checkpoints, write_profile
+from wm.resuming import agreed_checkpoint
+from wm.run_folder import RunLog, note_attempt, place_of_checkpoints, write_profile
 from wm.step import NonFiniteGradientError, Reading, Step
 from wm.training_data import TrainingData, check_same_games, digest_of_games
 from wm.validation import Validation
@@ -82,50 +84,69 @@ def train(config: RunConfig, data: TrainingData, report: Report, resume: Path | 
     """
     rollbacks = 0
     while True:
-        run = _Run(config, data, report, resume, rollbacks)
-        try:
-            return run.to_the_end()
-        except DivergedError as error:
-            if config.divergence.action == "stop" or run.rollbacks:
-                raise
-            resume, rollbacks = run.roll_back(str(error)), 1
-        finally:
-            run.close()
+        with ExitStack() as closing:
+            run = _Run(config, data, report, resume, rollbacks, closing)
+            try:
+                return run.to_the_end()
+            except DivergedError as error:
+                if config.divergence.action == "stop" or run.rollbacks:
+                    raise
+                resume, rollbacks = run.roll_back(str(error)), 1
 
 
 class _Run:
     """The state of one rank's training."""
 
     def __init__(
-        self, config: RunConfig, data: TrainingData, report: Report, resume: Path | None, rollbacks: int
+        self,
+        config: RunConfig,
+        data: TrainingData,
+        report: Report,
+        resume: Path | None,
+        rollbacks: int,
+        closing: ExitStack,
     ) -> None:
+        """
+        Args:
+            rollbacks: that this process knows of.
+            closing: takes what must be closed, also where this constructor fails.
+        """
         self.config, self.data, self._report = config, data, report
         self.device = pick_device(config)
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, config.objective.context_frames).to(self.device)
         self.optimiser = Optimiser(self.model, config)
-        meta = {} if resume is None else self._restore(resume)
+        meta: dict[str, Any] = {} if resume is None else self._restore(resume)
         self.targets_seen: int = meta.get("targets_seen", 0)
         self.num_updates: int = meta.get("step", 0)
         self._best: dict[str, float] = meta.get("best", {})
         self.last_rows: list[Row] = meta.get("metrics", [])
-        self._log = RunLog(config.out, self.targets_seen) if parallel.rank() == 0 else None
+        self._log = None
+        if parallel.rank() == 0:
+            self._log = RunLog(config.out, self.targets_seen)
+            closing.callback(self._log.close)
+            note_attempt(config.out, resumed_at=self.targets_seen, workers=parallel.world_size())
         self.rollbacks = max(rollbacks, meta.get("rollbacks", 0), self._logged_rollbacks())
         self._watch = DivergenceWatch(config.divergence, meta.get("divergence"))
         self._pace = Pace(meta.get("seconds", 0.0), self.targets_seen)
         self._validation = Validation(config, data, self.device)
         self._games = digest_of_games(data)
         self._interruption = Interruption(config.out)
-        self._writer = self._open_writer()
+        self._writer = None
+        if parallel.rank() == 0:  # each rank would write the same
+            self._writer = CheckpointWriter(self._place, config.checkpoint.keep_last, self._report_problem)
+            closing.callback(self._writer.close)
         compile_if_it_pays(self.model, config, self.device)
         self._step = Step(self.model, self.optimiser, config, self.device)
         self.batch_size = self._batch_size(meta)
-        dry_step(self._step, config, self.batch_size // parallel.world_size())
+        dry_step(self._step, config, -(-self.batch_size // parallel.world_size()))
         self._feed = self._open_feed(Cursor(**meta["cursor"]) if meta else Cursor())
+        closing.callback(self._feed.close)
         self._epoch = self._feed.cursor.epoch
         self._next_validation = self._validation_after(self.targets_seen)
         self._last_log = self._last_save = time.monotonic()
         self._save_is_due = False
+        self._held_s = 0.0
         self.interrupted = False
         self._is_late = config.max_seconds is not None and self._pace.seconds >= config.max_seconds
         self._log_start()
@@ -148,9 +169,10 @@ class _Run:
             if self._save_is_due and not self.finished:
                 self.save()
         self._pace.stop()
+        self.save(wait=True)  # before the judgement too: a kill during it then costs no update
         if not self.interrupted:
             self.validate(self.config.eval.num_targets)
-        self.save(wait=True)
+            self.save(wait=True)
         return TrainResult(
             targets_seen=self.targets_seen,
             seconds=self._pace.seconds,
@@ -191,9 +213,9 @@ class _Run:
         self.interrupted = reading.wishes["stop"]
         if reading.num_skipped:
             raise DivergedError(f"a gradient is not finite before {self.targets_seen:,} targets; {LESS_STEEP}")
-        reason = self._watch.see(reading.loss, self.targets_seen)
+        reason = self._watch.see(reading.loss, self.targets_seen, reading.num_steps)
         if reason is not None:
-            raise DivergedError(f"{reason} at {self.targets_seen:,} targets; {LESS_STEEP}")
+            raise DivergedError(f"{reason}; {LESS_STEEP}")
         if self._log is not None and (now - self._last_log >= self.config.log_every_s or self.finished):
             self._log_progress(reading)
 
@@ -202,8 +224,9 @@ class _Run:
         self._pace.stop()
         self._next_validation = self._validation_after(self.targets_seen)
         self.last_rows = self._validation.rows(self.model, num_targets, self.targets_seen, self._pace.seconds)
-        for row in self.last_rows if self._log is not None else ():
-            self._log.write(row)
+        if self._log is not None:
+            for row in self.last_rows:
+                self._log.write(row)
         self._save_is_due |= self._is_best(self.last_rows[0])
         self._report(self.last_rows)
 
@@ -213,30 +236,26 @@ class _Run:
         self._save_is_due, self._last_save = False, time.monotonic()
         if self._writer is None or self._log is None:
             return
-        started = time.monotonic()
-        self._writer.save(self._snapshot(), wait=wait)
-        held = time.monotonic() - started
-        self._log.write({"kind": "checkpoint", "targets_seen": self.targets_seen, "seconds_held": held})
+        if not self._writer.save(self._snapshot(), wait=wait):
+            self._save_is_due = True  # the write before is still under way
+            return
+        self._held_s = self._writer.held_s
+        self._log.write({"kind": "checkpoint", "targets_seen": self.targets_seen, "seconds_held": self._held_s})
 
     def roll_back(self, reason: str) -> Path | None:
         """Where to go on after a divergence: the newest sound checkpoint, or None for the beginning."""
         if self._writer is not None:
             self._writer.wait()
-        there = newest_sound(self._place).checkpoint if parallel.rank() == 0 else None
-        path = parallel.from_all_ranks(None if there is None else there.path)[0]
-        if self._log is not None:
-            row = {"kind": "rollback", "targets_seen": self.targets_seen, "reason": reason}
-            row |= {"to_targets": 0 if there is None else there.meta["targets_seen"]}
-            self._log.write(row | {"rate_factor": self.config.divergence.rate_factor})
-        return path
-
-    def close(self) -> None:
-        """End the threads; what is not written yet is."""
-        self._feed.close()
+        there, damaged = agreed_checkpoint(self._place)
+        to_targets = 0 if there is None else there.meta["targets_seen"]
+        for problem in damaged:
+            self._report_problem(problem)
         if self._writer is not None:
-            self._writer.close()
+            self._writer.drop_after(to_targets)
         if self._log is not None:
-            self._log.close()
+            row = {"kind": "rollback", "targets_seen": self.targets_seen, "reason": reason, "to_targets": to_targets}
+            self._log.write(row | {"rate_factor": self.config.divergence.rate_factor})
+        return None if there is None else there.path
 
     def _restore(self, path: Path) -> dict[str, Any]:
         """Weights and optimiser of a checkpoint; returns what else it says."""
@@ -287,13 +306,8 @@ class _Run:
             world_size=parallel.world_size(),
             cursor=cursor,
             data=config.data,
+            local_ranks=parallel.local_world_size(),
         )
-
-    def _open_writer(self) -> CheckpointWriter | None:
-        """Rank 0's; each rank would write the same."""
-        if parallel.rank() != 0:
-            return None
-        return CheckpointWriter(self._place, self.config.checkpoint.keep_last, self._report_problem)
 
     def _report_problem(self, message: str) -> None:
         if self._log is not None:
@@ -353,7 +367,8 @@ class _Run:
         row = {
             "kind": "train", "targets_seen": self.targets_seen, "seconds": self._pace.seconds, "loss": reading.loss,
             "action_acc": reading.action_acc, "change_acc": reading.change_acc, **pace,
-            "learning_rate": self._learning_rate(), **peak_gb(self.device),
+            "learning_rate": self._learning_rate(), "data": "resident" if self._feed.is_resident else "pools",
+            **peak_gb(self.device),
         }  # fmt: skip
         self._log.write(row)
         write_profile(
@@ -362,6 +377,8 @@ class _Run:
                 "device": self.device.type, "workers": parallel.world_size(), "batch_size": self.batch_size,
                 "precision": "bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
                 "resident": self._feed.is_resident, "targets_per_s": self._pace.steady_targets_per_s,
-                "wait_share": pace["wait_share"], **peak_gb(self.device),
+                "wait_share": pace["wait_share"], "checkpoint_held_s": self._held_s,
+                "core": self.config.model.core, "compiled": compiles(self.config, self.device),
+                **peak_gb(self.device),
             },
         )  # fmt: skip

@@ -7,6 +7,7 @@ return: Ray would restart a group that raises.
 
 from __future__ import annotations
 
+import sys
 import threading
 import uuid
 from pathlib import Path
@@ -28,7 +29,7 @@ from wm.checkpoint import newest_meta, newest_sound
 from wm.config import RunConfig
 from wm.interruption import RunStoppedError, stopping_on_signals, tell_this_process_on_sigterm
 from wm.progress import shown
-from wm.run_folder import claim, held, place_of_checkpoints
+from wm.run_folder import claim, describe_run, held, place_of_checkpoints
 from wm.train import TrainResult
 from wm.train_worker import work
 from wm.training_data import check_same_games, open_data
@@ -55,6 +56,7 @@ def train_on_ray(config: RunConfig) -> TrainResult:
             print(f"{config.out} is finished at {done.meta['targets_seen']:,} targets", flush=True)
             return _result(done.meta)
     with held(config.out):
+        describe_run(config, data.train, data.judged, sys.argv)
         _fit(config)
     meta = newest_meta(place)
     if meta is None:
