@@ -20,6 +20,7 @@ from wm.losses import (
     SMOOTH_L1_BETA,
     WEIGHTS,
     PartSum,
+    optimised_factors,
     optimised_parts,
     reported_parts,
     truth_of,
@@ -289,3 +290,11 @@ def test_a_prediction_that_is_the_truth_has_no_loss(frames, parts_of):
     )
     for name, part in parts_of(perfect, before, after).items():
         assert part.total.abs().max() < 1e-6, name
+
+
+def test_the_factors_make_means_of_totals_without_looking_at_any_entry(prediction, frames):
+    before, after = frames.slice(0, NUM_FRAMES - 1), frames.slice(1, NUM_FRAMES)
+    factors = optimised_factors(frames.game, NUM_FRAMES - 1)
+    for name, part in optimised_parts(prediction, before, after).items():
+        mean = part.total.sum() / part.count.sum().clamp(min=1)
+        torch.testing.assert_close(factors[name] * part.total.sum(), OPTIMISED_WEIGHTS[name] * mean)

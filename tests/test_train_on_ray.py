@@ -64,6 +64,7 @@ def test_a_run_on_ray_that_cannot_learn_is_a_users_error_and_is_not_restarted(co
     assert resumed_at(hopeless) == [0]
 
 
+@pytest.mark.slow
 def test_a_bug_that_comes_back_at_the_same_update_ends_the_run_with_a_diagnosis_and_its_traceback(
     config, ray_session, monkeypatch
 ):
@@ -135,6 +136,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_a_run_whose_node_dies_goes_on_at_another_node(config, tmp_path):
     config = replace(with_targets(config, 300), checkpoint=CheckpointConfig(every_s=0.3, keep_last=2), log_every_s=0.2)
     run(replace(config, out=tmp_path / "undisturbed"))

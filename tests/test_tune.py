@@ -206,7 +206,7 @@ TINY = {
     "objective": {"sequence_frames": 16},
     "optimiser": {"total_targets": 512, "batch_size": 4, "warmup_targets": 64},
     "eval": {"contexts": [1, 5], "num_targets": 60, "progress_targets": 30, "every_targets": 128},
-    "checkpoint_every_s": 0.001,
+    "checkpoint": {"every_s": 0.001},
 }
 
 
