@@ -23,7 +23,6 @@ from synthetic_corpus import synthetic_corpus
 from datasets.corpus import open_corpus
 from datasets.frames import GameIndex, index_games
 from datasets.splits import SplitConfig
-from wm.compiling import compiles
 from wm.config import RunConfig
 from wm.run_log import read_log
 from wm.train import train
@@ -45,14 +44,12 @@ def twin_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> 
 
 def our_speed(index: GameIndex, config: RunConfig, seconds: float) -> float:
     """Targets a second of `wm.train.train` on the same games, data path included: median of its progress lines."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as out:
         config = replace(
             config,
             out=Path(out),
             use_gpu=torch.cuda.is_available(),
             max_seconds=seconds,
-            compile="on" if compiles(config, device) else "off",
             log_every_s=seconds / 8,
             optimiser=replace(config.optimiser, total_targets=10**12),
             eval=replace(config.eval, contexts=(CONTEXT_FRAMES,), num_targets=100, every_targets=10**12),

@@ -26,7 +26,6 @@ import torch
 from older_speed import CONFIGS
 from synthetic_corpus import synthetic_corpus
 
-from wm.compiling import compiles
 from wm.config import ObjectiveConfig, RunConfig
 from wm.model import ModelConfig
 from wm.run_log import read_log
@@ -121,10 +120,8 @@ def leg_config(options: argparse.Namespace) -> RunConfig:
         config = replace(config, model=model, objective=ObjectiveConfig(sequence_frames=16))
     if options.batch is not None:
         config = replace(config, optimiser=replace(config.optimiser, batch_size=options.batch))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return replace(
         config,
-        compile="on" if compiles(config, device) else "off",  # whatever the number of targets will be
         train_corpus=options.corpus.resolve(),
         train_split="all",
         use_gpu=torch.cuda.is_available(),

@@ -31,7 +31,7 @@ from flops import flops_per_target
 from host_traffic import measure_traffic
 
 from wm import kernels
-from wm.compiling import compile_if_it_pays, compiles
+from wm.compiling import compile_blocks
 from wm.config import RunConfig
 from wm.host_memory import PeakOfHost
 from wm.made_up import made_up_share
@@ -171,7 +171,7 @@ def measure(name: str, core: str, config: RunConfig, device: torch.device, argum
         objective=config.objective.kind,
         core="-" if config.model.kind == "mlp" else core,
         precision=str(dtype).removeprefix("torch."),
-        compiled=config.model.kind == "mamba2" and compiles(config, device),
+        compiled=config.model.kind == "mamba2" and config.compile,
         batch=batch,
         targets_per_s=targets / seconds,
         flops_per_target=flops,
@@ -191,7 +191,7 @@ def step_of(config: RunConfig, device: torch.device, batch: int) -> Callable[[],
     """A call that makes one update as the trainer does, always on the same share."""
     torch.manual_seed(0)
     model = build_model(config.model, config.objective.context_frames).to(device)
-    compile_if_it_pays(model, config, device)
+    compile_blocks(model, config)
     step = Step(model, Optimiser(model, config), config, device)
     share = made_up_share(config, batch, device)
     return lambda: step(share, config.optimiser.learning_rate, 0)
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, help="sequences in a batch, or windows of as many frames; default: the config's"
     )
-    parser.add_argument("--compile", choices=["auto", "on", "off"], help="default: the config's")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: the config's")
     parser.add_argument("--most-seconds", type=float, help="start no further case after this many seconds")
     parser.add_argument("--tiny", action="store_true", help="small models and batches, for tests")
     arguments = parser.parse_args()

@@ -19,7 +19,6 @@ from torch import Tensor
 from datasets.errors import UserError
 from datasets.frames import GameIndex
 from wm import parallel
-from wm.compiling import compiles
 from wm.config import RunConfig
 from wm.host_memory import PeakOfHost, available_bytes, give_back
 from wm.made_up import made_up_share
@@ -238,7 +237,7 @@ def _alone(step: Step) -> Iterator[None]:
 
 def _uncompiled(config: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
     """Every size would be compiled by itself, half a minute each; uncompiled, a step takes more memory, not less."""
-    return torch.compiler.set_stance("force_eager") if compiles(config, device) else contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager") if config.compile else contextlib.nullcontext()
 
 
 def _on_host(state: Any) -> Any:

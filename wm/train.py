@@ -16,7 +16,7 @@ from datasets.sequences import Cursor, SequenceOrder
 from wm import parallel
 from wm.checkpoint import load_resume, load_weights, open_checkpoint
 from wm.checkpoint_writer import CheckpointWriter, Snapshot
-from wm.compiling import compile_if_it_pays, compiles
+from wm.compiling import compile_blocks
 from wm.config import RunConfig
 from wm.divergence import DivergenceWatch
 from wm.dry_step import dry_step, largest_batch
@@ -136,7 +136,7 @@ class _Run:
         if parallel.rank() == 0:  # each rank would write the same
             self._writer = CheckpointWriter(self._place, config.checkpoint.keep_last, self._report_problem)
             closing.callback(self._writer.close)
-        compile_if_it_pays(self.model, config, self.device)
+        compile_blocks(self.model, config)
         self._step = Step(self.model, self.optimiser, config, self.device)
         self.batch_size = self._batch_size(meta)
         dry_step(self._step, config, -(-self.batch_size // parallel.world_size()))
@@ -378,7 +378,7 @@ class _Run:
                 "precision": "bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
                 "resident": self._feed.is_resident, "targets_per_s": self._pace.steady_targets_per_s,
                 "wait_share": pace["wait_share"], "checkpoint_held_s": self._held_s,
-                "core": self.config.model.core, "compiled": compiles(self.config, self.device),
+                "core": self.config.model.core, "compiled": self.config.compile,
                 **peak_gb(self.device),
             },
         )  # fmt: skip
