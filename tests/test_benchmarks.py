@@ -239,20 +239,22 @@ PARTS = ("gpu_correctness", "train_step", "end_to_end", "ray_overhead")
 """Of the GPU script that are tested here; tests/test_feed.py runs benchmarks/input.py."""
 
 
-def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tiny_corpus):
-    environment = os.environ | {
-        "OUT": str(tmp_path / "out"), "CORPUS": str(tiny_corpus), "PYTHON": sys.executable, "TINY": "1",
-        "PARTS": " ".join(("environment", *PARTS)),
-    }  # fmt: skip
-    done = subprocess.run(
+def gpu_script(out: Path, corpus: Path, python: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """benchmarks/gpu.sh with tiny sizes, as far as it comes."""
+    tiny = {"OUT": str(out), "CORPUS": str(corpus), "PYTHON": python, "TINY": "1"}
+    return subprocess.run(
         ["bash", "benchmarks/gpu.sh"],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | tiny | settings,
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
     )
+
+
+def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tiny_corpus):
+    done = gpu_script(tmp_path / "out", tiny_corpus, sys.executable, PARTS=" ".join(("environment", *PARTS)))
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-1_000:]
     found = {
         path.stem: last_line(path.read_text())
@@ -274,18 +276,7 @@ def test_the_gpu_script_goes_on_after_a_part_that_fails_and_tells_of_it(tmp_path
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no such corpus >&2\nexit 3\n")
     broken.chmod(0o755)
-    environment = os.environ | {
-        "OUT": str(tmp_path / "out"), "CORPUS": str(tmp_path), "PYTHON": str(broken), "TINY": "1"
-    }  # fmt: skip
-    done = subprocess.run(
-        ["bash", "benchmarks/gpu.sh"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = gpu_script(tmp_path / "out", tmp_path, str(broken))
     assert done.returncode == 1
     assert "!! ray_overhead failed with exit code 3" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("!! failed: environment gpu_correctness train_step")
