@@ -31,9 +31,9 @@ from flops import flops_per_target
 from host_traffic import measure_traffic
 
 from wm import kernels
-from wm.compiling import compile_blocks
+from wm.compiling import compile_model
 from wm.config import RunConfig
-from wm.host_memory import PeakOfHost
+from wm.host_memory import PeakOfHost, keep_freed
 from wm.made_up import made_up_share
 from wm.model import build_model
 from wm.optimiser import Optimiser
@@ -191,7 +191,7 @@ def step_of(config: RunConfig, device: torch.device, batch: int) -> Callable[[],
     """A call that makes one update as the trainer does, always on the same share."""
     torch.manual_seed(0)
     model = build_model(config.model, config.objective.context_frames).to(device)
-    compile_blocks(model, config)
+    compile_model(model, config)
     step = Step(model, Optimiser(model, config), config, device)
     share = made_up_share(config, batch, device)
     return lambda: step(share, config.optimiser.learning_rate, 0)
@@ -264,6 +264,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     can_use_kernels = device.type == "cuda" and kernels.available()
     cores = arguments.cores or (["torch", "kernels"] if can_use_kernels else ["torch"])
+    if device.type == "cpu":
+        keep_freed()  # as the trainer does
     results, skipped, started = [], 0, time.monotonic()
     print(line(list(WIDTHS)))
     for name, core, config in cases(arguments.configs, arguments.objectives, cores, arguments.tiny):

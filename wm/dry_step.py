@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from datasets.errors import UserError
 from datasets.frames import GameIndex
 from wm import parallel
+from wm.compiling import uncompiled
 from wm.config import RunConfig
 from wm.host_memory import PeakOfHost, available_bytes, give_back
 from wm.made_up import made_up_share
@@ -211,7 +212,7 @@ def _untouched(step: Step, config: RunConfig) -> Iterator[None]:
     weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in step.model.state_dict().items()}
     moments = _on_host(step.optimiser.state_dict())
     cuda = [step.device] if step.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _alone(step), _uncompiled(config, step.device):
+    with torch.random.fork_rng(devices=cuda), _alone(step), uncompiled(config):
         yield
     step.optimiser.zero_grad()
     with torch.no_grad():
@@ -233,11 +234,6 @@ def _alone(step: Step) -> Iterator[None]:
         yield
     finally:
         step._replicated = replicated
-
-
-def _uncompiled(config: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """Every size would be compiled by itself, half a minute each; uncompiled, a step takes more memory, not less."""
-    return torch.compiler.set_stance("force_eager") if config.compile else contextlib.nullcontext()
 
 
 def _on_host(state: Any) -> Any:

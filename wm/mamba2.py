@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from datasets.errors import UserError
 from wm import ssd
+from wm.elementwise import CausalConvolution, RMSNorm
 
 ScanCore = Literal["auto", "torch", "kernels"]
 
@@ -76,15 +77,12 @@ class Mamba2Mixer(nn.Module):
         return out, BlockState(conv=conv_state, ssm=ssm_state)
 
     def _convolve(self, xbc: Tensor, before: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor | None]:
-        """Causal depthwise convolution as shifted multiply-adds: on a CPU faster than nn.Conv1d."""
+        """The convolution, and its last inputs."""
         width = self.d_conv - 1
-        num_frames = xbc.shape[1]
         padded = F.pad(xbc, (0, 0, width, 0)) if before is None else torch.cat([before.to(xbc.dtype), xbc], dim=1)
         weight_TC = self.conv1d.weight[:, 0].t().to(xbc.dtype).contiguous()
         assert self.conv1d.bias is not None
-        out = self.conv1d.bias.to(xbc.dtype) + padded[:, width:] * weight_TC[width]
-        for tap in range(width):
-            out = out + padded[:, tap : tap + num_frames] * weight_TC[tap]
+        out = CausalConvolution.apply(padded, weight_TC, self.conv1d.bias.to(xbc.dtype))
         return out, padded[:, -width:] if return_state else None
 
 
@@ -97,9 +95,7 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        gated = y * F.silu(z)
-        scale = torch.rsqrt(gated.float().square().mean(-1, keepdim=True) + self.eps)
-        return gated * scale.to(gated.dtype) * self.weight.to(gated.dtype)
+        return RMSNorm.apply(y * F.silu(z), self.weight, self.eps)
 
 
 class Mamba2Backbone(nn.Module):

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wm.elementwise import DecayedScores
+
 CHUNK_FRAMES = 64
 
 
@@ -61,13 +63,10 @@ def _chunk(
     return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """One chunk: what its frames say to each other, what the state says to them, and the state after it."""
-    num_frames = x_BTHD.shape[1]
     decay_BHT = (dt_BTH * a_H).transpose(1, 2).cumsum(-1)
     xdt_BHTD = (x_BTHD * dt_BTH.to(x_BTHD.dtype)[..., None]).transpose(1, 2)
-    future_TT = torch.full((num_frames, num_frames), -torch.inf, device=x_BTHD.device).triu(1)
-    between_BHTT = (decay_BHT[..., :, None] - decay_BHT[..., None, :] + future_TT).exp()
     scores_BTT = c_BTN @ b_BTN.transpose(1, 2)
-    y_BHTD = (between_BHTT.to(scores_BTT.dtype) * scores_BTT[:, None]).to(xdt_BHTD.dtype) @ xdt_BHTD
+    y_BHTD = DecayedScores.apply(scores_BTT, decay_BHT).to(xdt_BHTD.dtype) @ xdt_BHTD
     if state_BHDN is None and not return_state:
         return y_BHTD.transpose(1, 2), None
     with torch.autocast(x_BTHD.device.type, enabled=False):  # a state that is carried far stays float32

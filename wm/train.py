@@ -16,11 +16,12 @@ from datasets.sequences import Cursor, SequenceOrder
 from wm import parallel
 from wm.checkpoint import load_resume, load_weights, open_checkpoint
 from wm.checkpoint_writer import CheckpointWriter, Snapshot
-from wm.compiling import compile_blocks
+from wm.compiling import compile_model
 from wm.config import RunConfig
 from wm.divergence import DivergenceWatch
 from wm.dry_step import dry_step, largest_batch
 from wm.feed import Feed, Share
+from wm.host_memory import keep_freed
 from wm.interruption import Interruption
 from wm.model import build_model, num_parameters
 from wm.optimiser import Optimiser, learning_rate
@@ -113,6 +114,8 @@ class _Run:
         """
         self.config, self.data, self._report = config, data, report
         self.device = pick_device(config)
+        if self.device.type == "cpu":
+            keep_freed()
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, config.objective.context_frames).to(self.device)
         self.optimiser = Optimiser(self.model, config)
@@ -136,7 +139,7 @@ class _Run:
         if parallel.rank() == 0:  # each rank would write the same
             self._writer = CheckpointWriter(self._place, config.checkpoint.keep_last, self._report_problem)
             closing.callback(self._writer.close)
-        compile_blocks(self.model, config)
+        compile_model(self.model, config)
         self._step = Step(self.model, self.optimiser, config, self.device)
         self.batch_size = self._batch_size(meta)
         dry_step(self._step, config, -(-self.batch_size // parallel.world_size()))
