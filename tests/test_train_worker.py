@@ -64,6 +64,17 @@ def test_a_damaged_newest_checkpoint_costs_some_updates_and_changes_nothing(conf
     assert_same_weights(*(optimiser_tensors(end) for end in ends))
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_anew(config):
+    claim(config)
+    work(replace(config, max_seconds=1e-9), "first")
+    for checkpoint in checkpoints(config):
+        truncate(checkpoint)
+    work(config, "second")
+    told = (config.out / ENDING_FILE).read_text()
+    assert told.startswith("no checkpoint of the run is sound: ") and "delete them to start anew" in told
+    assert "\n" not in told
+
+
 def test_a_run_that_is_over_is_not_begun_again(config):
     claim(config)
     (config.out / STOP_FILE).touch()

@@ -151,7 +151,7 @@ def evaluate(args: Sequence[str]) -> int:
     """judge a checkpoint on a corpus, beside baselines: `wm eval RUN CORPUS`"""
 
     def command(
-        checkpoint: Positional[Path],
+        checkpoint: Positional[str],
         corpus: Positional[Path],
         context: tuple[str, ...] = (),
         split: Literal["train", "validation", "test", "all"] = "validation",
@@ -163,14 +163,14 @@ def evaluate(args: Sequence[str]) -> int:
         """Judge a checkpoint.
 
         Args:
-            checkpoint: a run's folder, or a checkpoint in it.
+            checkpoint: a run's folder, a checkpoint in it, or the URI of one.
             corpus: corpus with the games to judge on.
             context: frames of context, or `stream` for the whole game before (default: 10 60 stream).
             split: which of the corpus' games; `all` for a corpus that was not trained on.
             num_targets: judged frames, chosen by hash: the same for every model.
             all: judge every frame.
             use_gpu: run on the GPU.
-            out: where the JSON goes (default: eval.json in the checkpoint's run folder).
+            out: where the JSON goes (default: eval.json in the checkpoint's run folder, or here for a URI).
         """
         from wm.evaluate_checkpoint import evaluate_checkpoint
 

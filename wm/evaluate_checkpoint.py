@@ -11,7 +11,7 @@ from datasets.corpus import open_corpus, write_json_atomically
 from datasets.errors import UserError
 from datasets.frames import index_games
 from datasets.splits import Split
-from wm.checkpoint import load_model, open_checkpoint
+from wm.checkpoint import Checkpoint, load_model, open_checkpoint
 from wm.evaluate import default_contexts, evaluate, table
 from wm.judge import Context
 from wm.run_folder import CHECKPOINTS
@@ -20,7 +20,7 @@ EVAL_FILE = "eval.json"
 
 
 def evaluate_checkpoint(
-    checkpoint: Path,
+    checkpoint: str | Path,
     corpus: Path,
     contexts: Sequence[str] = (),
     *,
@@ -32,8 +32,9 @@ def evaluate_checkpoint(
     """Judge a checkpoint, print the table and write the JSON.
 
     Args:
+        checkpoint: folder or URI of a checkpoint or of a run.
         contexts: numbers of frames or `stream`; empty for the model's defaults.
-        out: of the JSON; by default `eval.json` in the run's folder.
+        out: of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
     """
     opened = open_checkpoint(checkpoint)
     model = load_model(opened)
@@ -43,9 +44,8 @@ def evaluate_checkpoint(
     index = index_games(open_corpus(corpus), split, opened.config.split, to_judge=True)
     chosen = parse_contexts(contexts) or default_contexts(model)
     result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
-    result = {"checkpoint": str(opened.path), "corpus": str(corpus), "split": split} | result
-    in_run = opened.path.parent.name == CHECKPOINTS
-    out = out or (opened.path.parent.parent if in_run else opened.path) / EVAL_FILE
+    result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result
+    out = out or _folder_of(opened) / EVAL_FILE
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(out, result)
     print(table(result))
@@ -54,6 +54,14 @@ def evaluate_checkpoint(
         print("\nthis model was trained on all games of this corpus: it has seen what it is judged on here")
     print(f"\n{out}")
     return result
+
+
+def _folder_of(checkpoint: Checkpoint) -> Path:
+    """Where a checkpoint's judgement lies by default."""
+    if checkpoint.location != str(checkpoint.path):
+        return Path()
+    folder = checkpoint.path.parent
+    return folder.parent if folder.name == CHECKPOINTS else checkpoint.path
 
 
 def parse_contexts(texts: Sequence[str]) -> tuple[Context, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -240,7 +241,7 @@ class _Run:
         if self._writer is None or self._log is None:
             return
         if not self._writer.save(self._snapshot(), wait=wait):
-            self._save_is_due = True  # the write before is still under way
+            self._last_save = -math.inf  # the write before is still under way: all ranks save at a reading to come
             return
         self._held_s = self._writer.held_s
         self._log.write({"kind": "checkpoint", "targets_seen": self.targets_seen, "seconds_held": self._held_s})

@@ -72,6 +72,10 @@ def _attempt(config: RunConfig, attempts: Attempts) -> None:
         return
     data = _opened_by_all(config)
     found, damaged = agreed_checkpoint(place_of_checkpoints(config))
+    if found is None and damaged:
+        raise UserError(
+            f"no checkpoint of the run is sound: {damaged[0]}; bring a sound copy back, or delete them to start anew"
+        )
     resumed_at = 0 if found is None else found.meta["targets_seen"]
     if parallel.from_all_ranks(_begin(config, attempts, resumed_at, damaged))[0]:
         return
