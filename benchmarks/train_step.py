@@ -31,7 +31,7 @@ from flops import flops_per_target
 from host_traffic import measure_traffic
 
 from wm import kernels
-from wm.compiling import compile_model
+from wm.compiling import is_to_be_compiled
 from wm.config import RunConfig
 from wm.host_memory import PeakOfHost, keep_freed
 from wm.made_up import made_up_share
@@ -157,7 +157,7 @@ def measure(name: str, core: str, config: RunConfig, device: torch.device, argum
     batch = batch_of(name, config, device, arguments.batch)
     targets = batch * config.objective.predictions
     with contextlib.nullcontext() if device.type == "cuda" else PeakOfHost() as host_peak:
-        work = step_of(config, device, batch)
+        work, compiles = step_of(config, device, batch)
         for _ in range(WARM_UP_STEPS):
             work()
         repeats = max(1, round(arguments.seconds_per_case / ROUNDS / seconds_of(work, device, 1)))
@@ -171,7 +171,7 @@ def measure(name: str, core: str, config: RunConfig, device: torch.device, argum
         objective=config.objective.kind,
         core="-" if config.model.kind == "mlp" else core,
         precision=str(dtype).removeprefix("torch."),
-        compiled=config.model.kind == "mamba2" and config.compile,
+        compiled=compiles,
         batch=batch,
         targets_per_s=targets / seconds,
         flops_per_target=flops,
@@ -187,14 +187,17 @@ def measure(name: str, core: str, config: RunConfig, device: torch.device, argum
     )
 
 
-def step_of(config: RunConfig, device: torch.device, batch: int) -> Callable[[], None]:
-    """A call that makes one update as the trainer does, always on the same share."""
+def step_of(config: RunConfig, device: torch.device, batch: int) -> tuple[Callable[[], None], bool]:
+    """A call that makes one update as the trainer does, always on the same share; and whether it is compiled."""
     torch.manual_seed(0)
     model = build_model(config.model, config.objective.context_frames).to(device)
-    compile_model(model, config)
+    compiles = is_to_be_compiled(model, config, device)
+    if compiles:
+        torch.compiler.reset()  # what was compiled for other cases counts against a limit
+        model.compile(dynamic=False)
     step = Step(model, Optimiser(model, config), config, device)
     share = made_up_share(config, batch, device)
-    return lambda: step(share, config.optimiser.learning_rate, 0)
+    return lambda: step(share, config.optimiser.learning_rate, 0), compiles
 
 
 WIDTHS = {
@@ -255,7 +258,7 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, help="sequences in a batch, or windows of as many frames; default: the config's"
     )
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: the config's")
+    parser.add_argument("--compile", choices=["never", "cpu", "always"], help="default: the config's")
     parser.add_argument("--most-seconds", type=float, help="start no further case after this many seconds")
     parser.add_argument("--tiny", action="store_true", help="small models and batches, for tests")
     arguments = parser.parse_args()

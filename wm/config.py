@@ -192,8 +192,8 @@ class RunConfig:
     """Stops the run after this many seconds of training; the schedule does not depend on it."""
     log_every_s: float = 5.0
     """Seconds between progress lines."""
-    compile: bool = False
-    """Fuse the network's element-wise work with torch.compile: half a minute for each shape of batch, then faster."""
+    compile: Literal["never", "cpu", "always"] = "never"
+    """Fuse the network's element-wise work with torch.compile: half a minute once, then faster; on a GPU unproven."""
     max_failures: int = 3
     """Times a run with lost workers is restarted from its last checkpoint."""
     train_split: Split | None = None

@@ -19,7 +19,6 @@ from torch import Tensor
 from datasets.errors import UserError
 from datasets.frames import GameIndex
 from wm import parallel
-from wm.compiling import uncompiled
 from wm.config import RunConfig
 from wm.host_memory import PeakOfHost, available_bytes, give_back
 from wm.made_up import made_up_share
@@ -212,7 +211,7 @@ def _untouched(step: Step, config: RunConfig) -> Iterator[None]:
     weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in step.model.state_dict().items()}
     moments = _on_host(step.optimiser.state_dict())
     cuda = [step.device] if step.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _alone(step), uncompiled(config):
+    with torch.random.fork_rng(devices=cuda), _alone(step):
         yield
     step.optimiser.zero_grad()
     with torch.no_grad():

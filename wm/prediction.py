@@ -28,6 +28,10 @@ NUM_OUTPUTS = NUM_NUMBERS + len(BINARIES) + sum(EMBEDDINGS[name][0] for name in 
 
 INITIAL_STAY_LOGIT = 4.0
 """Log-odds by which a category starts out as staying what it is; learned from there, for each value."""
+NUM_AGES = 120
+"""Frames that an action has lasted, for each of which its log-odds of staying are learned: most end by themselves."""
+AGE_UNIT = 10.0
+"""Log-odds in the unit of that table: Adam moves an entry by about the learning rate, whatever it is of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +98,7 @@ class Heads(nn.Module):
         self.stay = nn.ParameterDict(
             {name: nn.Parameter(torch.full((EMBEDDINGS[name][0],), INITIAL_STAY_LOGIT)) for name in CATEGORIES}
         )
+        self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES))
 
     def forward(self, hidden_BTC: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
         """
@@ -111,7 +116,11 @@ class Heads(nn.Module):
         categories = {}
         for name, values in zip(CATEGORIES, logits, strict=True):
             last = category(frames, name)[..., None]
-            categories[name] = values.scatter_add(-1, last, self.stay[name][last])
+            stays = self.stay[name][last]
+            if name == "action":
+                age = category(frames, "state_age")[..., None].clamp(max=NUM_AGES - 1)
+                stays = stays + AGE_UNIT * self.stay_at_age[last * NUM_AGES + age]
+            categories[name] = values.scatter_add(-1, last, stays)
         return Prediction(
             deltas=deltas + torch.cat([zero, prior_BTPC, zero], dim=-1),
             velocities=velocities,

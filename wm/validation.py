@@ -8,7 +8,6 @@ import torch
 
 from datasets.targets import Targets, judged_targets
 from wm import parallel
-from wm.compiling import uncompiled
 from wm.config import RunConfig
 from wm.judge import judge_windows
 from wm.metrics import concatenate, metrics_of
@@ -35,8 +34,7 @@ class Validation:
         mine = Targets(games=targets.games[share], frames=targets.frames[share])
         rows = []
         for context in self._config.contexts:
-            with uncompiled(self._config):
-                judged = judge_windows(model, self._data.judged, mine, context, self._device, self._config.precision)
+            judged = judge_windows(model, self._data.judged, mine, context, self._device, self._config.precision)
             metrics = metrics_of(concatenate(parallel.from_all_ranks(judged)))
             rows.append(
                 {
