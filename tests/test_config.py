@@ -93,6 +93,9 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
         ("objective: {context_frames: 124}", ["objective", "context_frames=124", "1 .. 123"]),
         ("objective: {context_frames: 0}", ["objective", "context_frames=0", "1 .. 123"]),
         ("objective: {sequence_frames: 0}", ["objective", "sequence_frames=0"]),
+        ("objective: {windows: 0}", ["objective", "windows=0"]),
+        ("objective: {windows: 2, context_frames: 1}", ["objective", "windows=2", "expected 1"]),
+        ("objective: {kind: window, windows: 2}", ["objective.windows=2", "objective.kind: sequence"]),
         ("eval: {contexts: [10, 200]}", ["eval", "contexts=(10, 200)", "1 .. 123"]),
         ("eval: {contexts: []}", ["eval", "contexts=()"]),
         ("optimiser: {learning_rate: -1}", ["optimiser", "learning_rate", "positive"]),
@@ -159,11 +162,13 @@ def test_every_field_of_a_config_says_what_it_is_and_is_read_somewhere():
             assert uses, f"{kind.__name__}.{field.name} is read nowhere"
 
 
-def test_an_example_holds_its_predictions_and_one_frame_more():
+def test_an_example_holds_its_predictions_and_the_frames_before_them():
     sequence = ObjectiveConfig(kind="sequence", sequence_frames=64, context_frames=10)
     window = ObjectiveConfig(kind="window", sequence_frames=64, context_frames=10)
+    windows = ObjectiveConfig(kind="window", context_frames=10, windows=8)
     assert (sequence.predictions, sequence.example_frames) == (64, 65)
     assert (window.predictions, window.example_frames) == (1, 11)
+    assert (windows.predictions, windows.example_frames) == (8, 18)
 
 
 def test_an_mlp_is_judged_at_its_own_context_alone():

@@ -215,6 +215,15 @@ def test_the_mlp_reads_every_one_of_its_frames(frames):
 
 
 @torch.no_grad()
+def test_the_mlp_says_of_windows_that_share_frames_what_it_says_of_each(frames):
+    mlp = lively(build_model(ModelConfig(kind="mlp", hidden=(32, 16)), 10))
+    together = mlp(frames.slice(3, 3 + 10 + 5))
+    assert together.deltas.shape[:2] == (4, 5)
+    for window in range(5):
+        assert_same(together, mlp(frames.slice(3 + window, 3 + window + 11)), window)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["mamba2", "mlp"])
 def test_an_untrained_network_predicts_the_displacement_prior(frames, kind):
     network = build_model(replace(TINY, kind=kind), 10).eval()

@@ -24,6 +24,8 @@ class ObjectiveConfig:
     """K, frames: of a window when kind is window, and of the MLP's input."""
     sequence_frames: int = 64
     """S, predictions in a sequence when kind is sequence."""
+    windows: int = 1
+    """Windows in an example when kind is window, each a frame on: the MLP encodes the frames that they share once."""
     swap_players: bool = False
     """Show half of the examples with players 0 and 1 exchanged: the game does not care who is first."""
     mirror: bool = False
@@ -35,18 +37,22 @@ class ObjectiveConfig:
                 f"context_frames={self.context_frames}: expected 1 .. {COUNTDOWN_FRAMES}, so that every judged "
                 "frame has its full context"
             )
-        if self.sequence_frames < 1:
-            raise ValueError(f"sequence_frames={self.sequence_frames}: a sequence needs at least one prediction")
+        if min(self.sequence_frames, self.windows) < 1:
+            raise ValueError(
+                f"sequence_frames={self.sequence_frames}, windows={self.windows}: an example needs a prediction"
+            )
+        if self.windows > 1 and self.context_frames == 1:
+            raise ValueError(f"windows={self.windows}: windows of one frame share none; expected 1")
 
     @property
     def predictions(self) -> int:
         """Predictions that one example is trained on."""
-        return self.sequence_frames if self.kind == "sequence" else 1
+        return self.sequence_frames if self.kind == "sequence" else self.windows
 
     @property
     def example_frames(self) -> int:
         """Frames of an example, the last target included."""
-        return 1 + (self.sequence_frames if self.kind == "sequence" else self.context_frames)
+        return self.predictions + (1 if self.kind == "sequence" else self.context_frames)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +224,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.model.kind == "mlp" and self.objective.kind != "window":
             raise ValueError("objective.kind: model.kind mlp predicts one frame a window; set objective.kind: window")
+        if self.model.kind == "mamba2" and self.objective.kind == "window" and self.objective.windows > 1:
+            raise ValueError(f"objective.windows={self.objective.windows}: mamba2 takes 1, or objective.kind: sequence")
         if self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers}: a run needs at least one worker")
         if self.seed < 0 or self.max_failures < 0:

@@ -76,7 +76,7 @@ class Mamba2WorldModel(nn.Module):
             core=config.core,
         )
         self.controller = nn.Linear(NUM_CONTROLLER_FEATURES, config.d_model, bias=False)
-        self.heads = Heads(config.d_model)
+        self.heads = Heads(config.d_model, knows_ages=True)
 
     def forward(self, frames: Frames, last_only: bool = False) -> Prediction:
         """Predict frames 1 .. T-1 (or only the last) from zero state.
@@ -134,18 +134,18 @@ class MLPWorldModel(nn.Module):
         self.encoder = FrameEncoder()
         widths = (context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES, *config.hidden)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.heads = Heads(config.hidden[-1])
+        self.heads = Heads(config.hidden[-1], knows_ages=False)  # as the yardstick's
 
     def forward(self, frames: Frames, last_only: bool = True) -> Prediction:
-        """Predict the last of context_frames + 1 frames."""
-        assert last_only and frames.num_frames == self.context_frames + 1
-        last = frames.num_frames - 1
+        """Predict each frame that has context_frames before it: one, or as many as windows fit into the frames."""
+        assert last_only and frames.num_frames > self.context_frames
+        last, first = frames.num_frames - 1, self.context_frames - 1
         context = frames.slice(0, last)
-        hidden = torch.cat([self.encoder(context).flatten(1), controllers(frames.slice(last, last + 1))[:, 0]], -1)
+        stacked = self.encoder(context).unfold(1, self.context_frames, 1).transpose(2, 3).flatten(2)
+        hidden = torch.cat([stacked, controllers(frames.slice(first + 1, last + 1))], -1)
         for layer in self.layers:
             hidden = F.gelu(layer(hidden))
-        prior = displacement_prior(context)[:, -1:]
-        return self.heads(hidden[:, None], context.slice(last - 1, last), prior)
+        return self.heads(hidden, context.slice(first, last), displacement_prior(context)[:, first:])
 
 
 WorldModel = Mamba2WorldModel | MLPWorldModel

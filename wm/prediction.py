@@ -87,7 +87,11 @@ def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
 class Heads(nn.Module):
     """Hidden vector -> Prediction, as a correction to what the frame before already tells."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, knows_ages: bool) -> None:
+        """
+        Args:
+            knows_ages: learn the log-odds of staying in an action for each frame of its age.
+        """
         super().__init__()
         self.linear = nn.Linear(width, NUM_PLAYERS * NUM_OUTPUTS)
         with torch.no_grad():
@@ -98,7 +102,7 @@ class Heads(nn.Module):
         self.stay = nn.ParameterDict(
             {name: nn.Parameter(torch.full((EMBEDDINGS[name][0],), INITIAL_STAY_LOGIT)) for name in CATEGORIES}
         )
-        self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES))
+        self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES)) if knows_ages else None
 
     def forward(self, hidden_BTC: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
         """
@@ -117,7 +121,7 @@ class Heads(nn.Module):
         for name, values in zip(CATEGORIES, logits, strict=True):
             last = category(frames, name)[..., None]
             stays = self.stay[name][last]
-            if name == "action":
+            if name == "action" and self.stay_at_age is not None:
                 age = category(frames, "state_age")[..., None].clamp(max=NUM_AGES - 1)
                 stays = stays + AGE_UNIT * self.stay_at_age[last * NUM_AGES + age]
             categories[name] = values.scatter_add(-1, last, stays)

@@ -101,7 +101,7 @@ class Step:
         last_only = self._config.objective.kind == "window"
         with autocast(self.device, self._config.precision):
             prediction = self._replicated(frames, last_only=last_only)
-        first = last - 1 if last_only else 0
+        first = last - self._config.objective.predictions
         before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
         parts = optimised_parts(prediction, before, after)
         loss = torch.stack([factors[name] * part.total.sum() for name, part in parts.items()]).sum()
