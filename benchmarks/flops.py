@@ -6,8 +6,8 @@ import itertools
 
 from datasets.schema import NUM_PLAYERS
 from wm.config import RunConfig
-from wm.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES
-from wm.model import ModelConfig
+from wm.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES, NUM_RELATIONS
+from wm.model import NUM_INPUTS, ModelConfig
 from wm.prediction import NUM_OUTPUTS
 
 CHUNK_FRAMES = 64
@@ -33,12 +33,12 @@ def flops_per_target(config: RunConfig) -> float:
     frames_per_target = num_frames / config.objective.predictions
     model = config.model
     heads = model.d_model * (NUM_PLAYERS * NUM_OUTPUTS + NUM_CONTROLLER_FEATURES)
-    first = model.d_model * (NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES)
+    first = model.d_model * NUM_INPUTS
     return 6.0 * (frames_per_target * (first + model.num_layers * _block(model, num_frames)) + heads)
 
 
 def _mlp_weights(config: RunConfig) -> int:
-    stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES
+    stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS
     widths = (stacked, *config.model.hidden, NUM_PLAYERS * NUM_OUTPUTS)
     return sum(a * b for a, b in itertools.pairwise(widths))
 

@@ -42,8 +42,9 @@ def twin_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> 
     return (recipe.targets_seen - targets_before) / (recipe.seconds - before)
 
 
-def our_speed(index: GameIndex, config: RunConfig, seconds: float) -> float:
+def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
     """Targets a second of `wm.train.train` on the same games, data path included: median of its progress lines."""
+    config = load_yaml(CONFIGS / ("mlp.yaml" if kind == "mlp" else "mamba2-medium.yaml"), RunConfig)
     with tempfile.TemporaryDirectory() as out:
         config = replace(
             config,
@@ -59,13 +60,6 @@ def our_speed(index: GameIndex, config: RunConfig, seconds: float) -> float:
     return float(np.median(speeds[1:] or speeds))  # the first line has the start in it
 
 
-def compare(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> tuple[float, float]:
-    """Targets a second of ours and of the twin, in one run."""
-    config = load_yaml(CONFIGS / ("mlp.yaml" if kind == "mlp" else "mamba2-medium.yaml"), RunConfig)
-    twin = twin_speed(index, kind, seconds, **options)
-    return our_speed(index, config, seconds), twin
-
-
 def main() -> None:
     """Print the speeds of both, medium and MLP."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -77,8 +71,14 @@ def main() -> None:
         index = index_games(open_corpus(arguments.corpus or synthetic_corpus(Path(scratch), 16)), "all", SplitConfig())
         found: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
         print(f"{'targets/s':<12}{'ours':>12}{'older':>12}{'ratio':>8}")
-        for name, kind in (("medium", "mamba2"), ("mlp", "mlp")):
-            ours, twin = compare(index, kind, arguments.seconds, num_workers=arguments.workers)
+        kinds: dict[str, Kind] = {"medium": "mamba2", "mlp": "mlp"}
+        # All of the twin's first: our trainer changes the allocator's settings, for the whole process.
+        twins = {
+            name: twin_speed(index, kind, arguments.seconds, num_workers=arguments.workers)
+            for name, kind in kinds.items()
+        }
+        for name, kind in kinds.items():
+            ours, twin = our_speed(index, kind, arguments.seconds), twins[name]
             print(f"{name:<12}{ours:>12,.0f}{twin:>12,.0f}{ours / twin:>8.1f}", flush=True)
             found |= {f"{name}_targets_per_s": ours, f"twin_{name}_targets_per_s": twin}
     print(json.dumps(found))

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from older_recipe import CONTEXT_FRAMES, OlderRecipe
-from older_speed import CONFIGS, compare
+from older_speed import CONFIGS, our_speed, twin_speed
 from synthetic_corpus import synthetic_corpus
 
 from datasets.corpus import open_corpus
@@ -226,7 +226,8 @@ def measure(options: argparse.Namespace) -> None:
     found |= summary(ours, twins, options)
     if options.mlp_seconds:
         index = index_games(open_corpus(options.train_corpus), "all", SplitConfig())
-        speeds = compare(index, "mlp", options.mlp_seconds, num_workers=options.twin_workers)
+        twin = twin_speed(index, "mlp", options.mlp_seconds, num_workers=options.twin_workers)
+        speeds = our_speed(index, "mlp", options.mlp_seconds), twin
         found |= {"mlp_targets_per_s": speeds[0], "twin_mlp_targets_per_s": speeds[1]}
         print(
             f"MLP: {speeds[0]:,.0f} targets/s, the twin's {speeds[1]:,.0f}, {speeds[0] / speeds[1]:.1f} times as many"

@@ -10,7 +10,7 @@ from datasets.schema import TOURNAMENT_STAGES
 from datasets.sequences import gather
 from wm.augment import augment, mirrored, swapped
 from wm.config import ObjectiveConfig
-from wm.encoding import STAGE_EMBEDDING, Frames, controllers, to_frames
+from wm.encoding import STAGE_EMBEDDING, Frames, controllers, relations, to_frames
 from wm.feed import Share
 from wm.prediction import displacement_prior
 
@@ -45,6 +45,13 @@ def test_a_mirrored_frame_has_its_sides_exchanged_and_all_else_as_it_was(frames)
     torch.testing.assert_close(turned_prior[..., 0], -prior[..., 0])
     torch.testing.assert_close(turned_prior[..., 1], prior[..., 1])
     assert torch.equal(controllers(other)[..., 1], controllers(frames)[..., 1])
+
+
+def test_a_mirrored_frame_looks_the_same_to_who_looks_ahead(frames):
+    last = frames.num_frames - 1
+    here, there = (relations(f.slice(0, last), controllers(f.slice(1, last + 1))) for f in (frames, mirrored(frames)))
+    torch.testing.assert_close(here, there)
+    assert here.abs().max() > 0.5
 
 
 def test_mirrored_twice_or_swapped_twice_is_what_it_was(frames):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +17,15 @@ from datasets.sequences import take_rows
 from wm.encoding import (
     NUM_CONTROLLER_FEATURES,
     NUM_FRAME_FEATURES,
+    NUM_RELATIONS,
+    NUM_WAVES,
     FrameEncoder,
     Frames,
     category,
     controllers,
+    relations,
     to_frames,
+    waves,
 )
 
 CONTINUOUS = [
@@ -198,3 +203,38 @@ def test_every_button_bit_is_used_alone():
         assert features[5:13].tolist() == [float(place == other) for other in range(8)]
     start_and_more = (1 << 12) | 1 | 2 | 4
     assert not controllers(one_frame(floats={}, codes={"buttons": start_and_more}))[0, 0, 5:13].any()
+
+
+def slow_relations(row: Row, player: int, after: Row) -> list[float]:
+    """Of one player; `after` is the frame whose controllers are known."""
+    ahead = 1 if value(row, player, "facing") > 0 else -1
+    other = 1 - player
+    sticks = [value(after, player, name) / 80 for name in ("main_x", "c_x")]
+    speeds = [0.05 * value(row, player, name) for name in ("self_air_x", "self_ground_x", "attack_x")]
+    way_x, way_y = (0.05 * (value(row, other, name) - value(row, player, name)) for name in ("x", "y"))
+    return [ahead * number for number in (*sticks, *speeds, way_x)] + [way_y]
+
+
+def test_relations_are_seen_from_where_each_player_faces(chosen):
+    frames, rows, _ = chosen
+    last = frames.num_frames - 1
+    found = relations(frames.slice(0, last), controllers(frames.slice(1, last + 1)))
+    assert found.shape[-1] == NUM_RELATIONS
+    slow = [[slow_relations(a, 0, b) + slow_relations(a, 1, b) for a, b in itertools.pairwise(game)] for game in rows]
+    torch.testing.assert_close(found, torch.tensor(slow), rtol=1e-6, atol=1e-6)
+
+
+def test_waves_tell_where_a_player_comes_to(chosen):
+    frames, rows, _ = chosen
+    displacement = torch.full((*frames.floats.shape[:3], 2), 1.5)
+    found = waves(frames, displacement)
+    assert found.shape[-1] == NUM_WAVES
+    places = [[[[value(r, p, n) + 1.5 for n in ("x", "y")] for p in (0, 1)] for r in game] for game in rows]
+    turns = (
+        torch.tensor(places, dtype=torch.float64)[..., None, :]
+        * 2
+        * math.pi
+        / torch.tensor([4.0, 16, 64, 256])[:, None]
+    )
+    slow = torch.cat([turns.sin().flatten(-2), turns.cos().flatten(-2)], dim=-1).flatten(2)
+    torch.testing.assert_close(found.double(), slow, rtol=0, atol=1e-3)

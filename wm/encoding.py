@@ -16,7 +16,7 @@ from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
 from datasets.schema import NUM_PLAYERS
 from datasets.sequences import Batch
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Raised when features or targets change their meaning; a checkpoint of another version is refused."""
 
 POSITION_SCALE = 0.05
@@ -48,6 +48,12 @@ NUM_FRAME_FEATURES = (
     + len(PRESENCE)
 )
 NUM_CONTROLLER_FEATURES = NUM_PLAYERS * NUM_CONTROLLER
+PERIODS = (4.0, 16.0, 64.0, 256.0)
+"""Of the waves that tell where a player comes to, game units."""
+FORWARD_STICKS = ("main_x", "c_x")
+FORWARD_VELOCITIES = ("self_air_x", "self_ground_x", "attack_x")
+NUM_RELATIONS = NUM_PLAYERS * (len(FORWARD_STICKS) + len(FORWARD_VELOCITIES) + 2)
+NUM_WAVES = NUM_PLAYERS * 4 * len(PERIODS)
 
 _FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
 _CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}
@@ -132,6 +138,16 @@ def binary(frames: Frames, name: str) -> Tensor:
     return (frames.code_column("airborne") == 0).float()
 
 
+def ahead(frames: Frames) -> Tensor:
+    """The direction that each player faces: float32 (B, T, P), 1 is right and -1 left."""
+    return 2 * binary(frames, "facing") - 1
+
+
+def positions(frames: Frames) -> Tensor:
+    """float32 (B, T, P, 2), x and y in game units."""
+    return torch.stack([frames.float_column("x"), frames.float_column("y")], dim=-1)
+
+
 def controllers(frames: Frames) -> Tensor:
     """Sticks and trigger in [0, 1] and buttons 0 or 1, both players: float32 (B, T, 26)."""
     sticks = [(frames.code_column(name).float() / STICK_GRID + 1) / 2 for name in STICKS]
@@ -139,6 +155,46 @@ def controllers(frames: Frames) -> Tensor:
     pressed = frames.code_column("buttons")
     buttons = [((pressed & bit) != 0).float() for bit in BUTTON_BITS.values()]
     return torch.stack([*sticks, trigger, *buttons], dim=-1).flatten(2)
+
+
+def relations(frames: Frames, controllers_BTC: Tensor) -> Tensor:
+    """What no weighted sum of features says, and a network learns late, since it would have to multiply them.
+
+    Sticks of the next frame, velocities and the way to the other player as forward and back instead of right and
+    left: a turn, a jump back and a back air go the same way forward.
+
+    Args:
+        frames: the context frames.
+        controllers_BTC: (B, T, 26), of the frame after each of them.
+    Returns:
+        float32 (B, T, NUM_RELATIONS).
+    """
+    sticks = controllers_BTC.unflatten(-1, (NUM_PLAYERS, NUM_CONTROLLER))
+    place = positions(frames)
+    way = (place.flip(2) - place) * POSITION_SCALE
+    sideways = [
+        *(2 * sticks[..., STICKS.index(name)] - 1 for name in FORWARD_STICKS),
+        *(continuous(frames, name) for name in FORWARD_VELOCITIES),
+        way[..., 0],
+    ]
+    forward = torch.stack(sideways, dim=-1) * ahead(frames)[..., None]
+    return torch.cat([forward, way[..., 1:]], dim=-1).flatten(2)
+
+
+def waves(frames: Frames, displacement_BTPC: Tensor) -> Tensor:
+    """Where players come to if they go on as they do: sines and cosines, from fine to coarse.
+
+    Scaled units tell a place to a tenth of the stage; a landing is a matter of a fraction of a game unit.
+
+    Args:
+        frames: the context frames.
+        displacement_BTPC: (B, T, P, 2), what the prior says, game units.
+    Returns:
+        float32 (B, T, NUM_WAVES).
+    """
+    there = positions(frames) + displacement_BTPC
+    angles = torch.cat([there * (2 * torch.pi / period) for period in PERIODS], dim=-1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)
 
 
 class FrameEncoder(nn.Module):

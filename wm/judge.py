@@ -17,12 +17,12 @@ from datasets.frames import GameIndex, read_games
 from datasets.schema import NUM_PLAYERS
 from datasets.sequences import gather, take_rows
 from datasets.targets import Targets
-from wm.encoding import Frames, category, controllers, to_frames
+from wm.encoding import Frames, category, controllers, positions, to_frames
 from wm.losses import WEIGHTS, reported_parts, truth_of
 from wm.metrics import Judgement, concatenate
 from wm.model import Mamba2WorldModel, WorldModel, WorldState
 from wm.precision import autocast
-from wm.prediction import Prediction, displacement_prior, positions
+from wm.prediction import Prediction, displacement_prior
 
 Context = int | Literal["stream"]
 Baseline = Literal["repeat last frame", "last displacement", "last velocities"]

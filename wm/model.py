@@ -13,9 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wm.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES, FrameEncoder, Frames, controllers
+from wm.encoding import (
+    NUM_CONTROLLER_FEATURES,
+    NUM_FRAME_FEATURES,
+    NUM_RELATIONS,
+    NUM_WAVES,
+    FrameEncoder,
+    Frames,
+    controllers,
+    positions,
+    relations,
+    waves,
+)
 from wm.mamba2 import BlockState, Mamba2Backbone, ScanCore
-from wm.prediction import Heads, Prediction, displacement_prior, positions
+from wm.prediction import Heads, Prediction, displacement_prior
+
+NUM_INPUTS = NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS + NUM_WAVES
+"""What a Mamba-2 reads of a frame and of the controllers after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +79,7 @@ class Mamba2WorldModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = FrameEncoder()
-        self.input = nn.Linear(NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES, config.d_model)
+        self.input = nn.Linear(NUM_INPUTS, config.d_model)
         self.backbone = Mamba2Backbone(
             config.d_model,
             config.num_layers,
@@ -103,11 +117,13 @@ class Mamba2WorldModel(nn.Module):
             context: T frames.
             controllers_BTC: (B, T, 26), the controllers of the frame after each of them.
         """
-        features = torch.cat([self.encoder(context), controllers_BTC], dim=-1)
-        hidden, blocks = self.backbone(
-            self.input(features).float(), None if state is None else state.blocks, return_state
-        )
         prior = displacement_prior(context, None if state is None else state.position)
+        features = [
+            self.encoder(context), controllers_BTC, relations(context, controllers_BTC), waves(context, prior)
+        ]  # fmt: skip
+        hidden, blocks = self.backbone(
+            self.input(torch.cat(features, dim=-1)).float(), None if state is None else state.blocks, return_state
+        )
         after = None
         if return_state:
             assert blocks is not None
@@ -132,7 +148,7 @@ class MLPWorldModel(nn.Module):
         super().__init__()
         self.context_frames = context_frames
         self.encoder = FrameEncoder()
-        widths = (context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES, *config.hidden)
+        widths = (context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS, *config.hidden)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.heads = Heads(config.hidden[-1], knows_ages=False)  # as the yardstick's
 
@@ -142,10 +158,12 @@ class MLPWorldModel(nn.Module):
         last, first = frames.num_frames - 1, self.context_frames - 1
         context = frames.slice(0, last)
         stacked = self.encoder(context).unfold(1, self.context_frames, 1).transpose(2, 3).flatten(2)
-        hidden = torch.cat([stacked, controllers(frames.slice(first + 1, last + 1))], -1)
+        newest, prior = context.slice(first, last), displacement_prior(context)[:, first:]
+        following = controllers(frames.slice(first + 1, last + 1))
+        hidden = torch.cat([stacked, following, relations(newest, following)], dim=-1)
         for layer in self.layers:
             hidden = F.gelu(layer(hidden))
-        return self.heads(hidden, context.slice(first, last), displacement_prior(context)[:, first:])
+        return self.heads(hidden, newest, prior)
 
 
 WorldModel = Mamba2WorldModel | MLPWorldModel

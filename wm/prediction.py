@@ -5,13 +5,14 @@ Shape legend: B = batch, T = frames, P = players (2), C = channels.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from datasets.schema import NUM_PLAYERS
-from wm.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, category
+from wm.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, ahead, category, positions
 
 DELTAS = ("percent", "x", "y", "shield")
 """Predicted as differences to the frame before."""
@@ -26,6 +27,8 @@ NUM_NUMBERS = len(DELTAS) + len(VELOCITIES) + len(DYNAMICS)
 NUM_OUTPUTS = NUM_NUMBERS + len(BINARIES) + sum(EMBEDDINGS[name][0] for name in CATEGORIES)
 """Outputs of the heads, for one player."""
 
+SIDEWAYS = ("x", "self_air_x", "self_ground_x", "attack_x")
+"""Numbers whose corrections are said as forward and back: a move goes the same way forward, right or left."""
 INITIAL_STAY_LOGIT = 4.0
 """Log-odds by which a category starts out as staying what it is; learned from there, for each value."""
 NUM_AGES = 120
@@ -61,11 +64,6 @@ def velocity_prior(frames: Frames) -> Tensor:
     x = own_x + frames.float_column("attack_x")
     y = frames.float_column("self_y") + frames.float_column("attack_y")
     return torch.stack([x, y], dim=-1)
-
-
-def positions(frames: Frames) -> Tensor:
-    """float32 (B, T, P, 2), game units."""
-    return torch.stack([frames.float_column("x"), frames.float_column("y")], dim=-1)
 
 
 def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
@@ -116,6 +114,11 @@ class Heads(nn.Module):
         deltas, velocities, dynamics, binaries, *logits = out.split(
             [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1
         )
+        direction = ahead(frames)[..., None]
+        deltas, velocities = (
+            numbers * torch.where(_sideways(names, numbers.device), direction, 1.0)
+            for numbers, names in ((deltas, DELTAS), (velocities, VELOCITIES))
+        )
         zero = torch.zeros_like(prior_BTPC[..., :1])
         categories = {}
         for name, values in zip(CATEGORIES, logits, strict=True):
@@ -151,3 +154,10 @@ def raw(frames: Frames, name: str) -> Tensor:
 def scales(names: tuple[str, ...], device: torch.device) -> Tensor:
     """The encoding's factors for some fields: float32 (len(names),)."""
     return torch.tensor([CONTINUOUS_SCALES[name] for name in names], device=device)
+
+
+@functools.cache
+def _sideways(names: tuple[str, ...], device: torch.device) -> Tensor:
+    """Which of some fields are SIDEWAYS: bool (len(names),), made once for a device, also while judging."""
+    with torch.inference_mode(False):
+        return torch.tensor([name in SIDEWAYS for name in names], device=device)
