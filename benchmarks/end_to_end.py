@@ -31,8 +31,10 @@ LINES_PER_RUN = 12
 EPOCH_GAMES = 2_000
 NEVER_TARGETS = 10**12
 TINY_TARGETS = 1_000_000
-"""So few that nothing is compiled for them."""
-TINY_OPTIONS = "--model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1 --optimiser.batch-size 4"
+TINY_OPTIONS = (
+    "--compile never --optimiser.batch-size 4 "
+    "--model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1"
+)
 
 
 def run_training(corpus: Path, resident: str, options: argparse.Namespace, out: Path) -> dict[str, float]:

@@ -122,6 +122,7 @@ def leg_config(options: argparse.Namespace) -> RunConfig:
         config = replace(config, optimiser=replace(config.optimiser, batch_size=options.batch))
     return replace(
         config,
+        compile="never",  # it takes as long either way
         train_corpus=options.corpus.resolve(),
         train_split="all",
         use_gpu=torch.cuda.is_available(),

@@ -42,7 +42,9 @@ PROGRESS_TARGETS = 2_000
 CURVE_POINTS = 6
 WINDOW_BATCH = 256
 """Windows in a batch of ours under `window`, as the twin has."""
-TINY_NETWORK = "--model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1 --log-every-s 0.2"
+TINY_NETWORK = (
+    "--compile never --model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1 --log-every-s 0.2"
+)
 
 Point = dict[str, Any]
 """seconds, targets and METRICS."""

@@ -102,7 +102,8 @@ def smaller(config: RunConfig) -> RunConfig:
     """The same with a tiny model and tiny batches: for tests."""
     model = replace(config.model, d_model=32, num_layers=1, d_state=8, headdim=16, hidden=(32, 16))
     objective = replace(config.objective, context_frames=4, sequence_frames=8)
-    return replace(config, model=model, objective=objective, optimiser=replace(config.optimiser, batch_size=4))
+    optimiser = replace(config.optimiser, batch_size=4)
+    return replace(config, model=model, objective=objective, optimiser=optimiser, compile="never")
 
 
 def batch_of(name: str, config: RunConfig, device: torch.device, asked: int | None) -> int:
@@ -114,7 +115,7 @@ def batch_of(name: str, config: RunConfig, device: torch.device, asked: int | No
         size = min(size, MOST_EXAMPLES_ON_CPU.get(name, size))
     objective = config.objective
     if objective.kind == "window" and (config.model.kind != "mlp" or asked is not None):
-        size = max(1, size * objective.sequence_frames // objective.context_frames)
+        size = max(1, size * objective.sequence_frames // (objective.example_frames - 1))
     return size
 
 
