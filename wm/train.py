@@ -373,7 +373,7 @@ class _Run:
                 "kind": "start", "targets_seen": self.targets_seen, "num_parameters": num_parameters(self.model),
                 "workers": parallel.world_size(), "device": self.device.type, "train_games": len(self.data.train),
                 "train_frames": int(self.data.train.num_frames.sum()), "judged_games": len(self.data.judged),
-                "batch_size": self.batch_size,
+                "batch_size": self.batch_size, "compiles": self._is_to_be_compiled,
             }  # fmt: skip
             self._log.write(row)
 
