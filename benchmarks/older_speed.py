@@ -52,6 +52,7 @@ def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
             use_gpu=torch.cuda.is_available(),
             max_seconds=seconds,
             log_every_s=seconds / 8,
+            compile="never",  # it takes longer than this
             optimiser=replace(config.optimiser, total_targets=10**12),
             eval=replace(config.eval, contexts=(CONTEXT_FRAMES,), num_targets=100, every_targets=10**12),
         )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -85,16 +86,19 @@ class Result:
 
 
 def cases(
-    names: list[str], objectives: list[str], cores: list[str], tiny: bool
+    names: list[str], objectives: list[str], cores: list[str], compiling: list[str], tiny: bool
 ) -> Iterator[tuple[str, str, RunConfig]]:
     """Everything that is to be measured."""
     for name in names:
         shipped = load_yaml(CONFIGS / f"{name}.yaml", RunConfig)
         is_mlp = shipped.model.kind == "mlp"
         for objective in ["window"] if is_mlp else objectives:
-            for core in ["torch"] if is_mlp else cores:
+            for core, compiles in itertools.product(
+                ["torch"] if is_mlp else cores, compiling if objective == "sequence" else ["never"]
+            ):
                 model = replace(shipped.model, core=core)  # pyrefly: ignore[bad-argument-type]
                 config = replace(shipped, model=model, objective=replace(shipped.objective, kind=objective))  # pyrefly: ignore[bad-argument-type]
+                config = replace(config, compile=compiles)  # pyrefly: ignore[bad-argument-type]
                 yield name, core, smaller(config) if tiny else config
 
 
@@ -103,7 +107,7 @@ def smaller(config: RunConfig) -> RunConfig:
     model = replace(config.model, d_model=32, num_layers=1, d_state=8, headdim=16, hidden=(32, 16))
     objective = replace(config.objective, context_frames=4, sequence_frames=8)
     optimiser = replace(config.optimiser, batch_size=4)
-    return replace(config, model=model, objective=objective, optimiser=optimiser, compile="never")
+    return replace(config, model=model, objective=objective, optimiser=optimiser)
 
 
 def batch_of(name: str, config: RunConfig, device: torch.device, asked: int | None) -> int:
@@ -237,7 +241,7 @@ def cells_of(result: Result) -> list[str]:
 
 
 def head_of(results: list[Result]) -> Result:
-    """The case that stands for the run: medium under `sequence`, by the core that `auto` takes."""
+    """The case that stands for the run: medium under `sequence`, by the core that `auto` takes, compiled on a CPU."""
     chosen = [result for result in results if (result.config, result.objective) == HEAD_CASE]
     return (chosen or results)[-1]
 
@@ -259,7 +263,9 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, help="sequences in a batch, or windows of as many frames; default: the config's"
     )
-    parser.add_argument("--compile", choices=["never", "cpu", "always"], help="default: the config's")
+    parser.add_argument(
+        "--compile", choices=["never", "always"], help="default: both for sequences on a CPU, else never"
+    )
     parser.add_argument("--most-seconds", type=float, help="start no further case after this many seconds")
     parser.add_argument("--tiny", action="store_true", help="small models and batches, for tests")
     arguments = parser.parse_args()
@@ -268,16 +274,17 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     can_use_kernels = device.type == "cuda" and kernels.available()
     cores = arguments.cores or (["torch", "kernels"] if can_use_kernels else ["torch"])
+    compiling = ["never"] if arguments.compile is None else [arguments.compile]
     if device.type == "cpu":
         keep_freed()  # as the trainer does
+        if arguments.compile is None and not arguments.tiny:
+            compiling = ["never", "always"]
     results, skipped, started = [], 0, time.monotonic()
     print(line(list(WIDTHS)))
-    for name, core, config in cases(arguments.configs, arguments.objectives, cores, arguments.tiny):
+    for name, core, config in cases(arguments.configs, arguments.objectives, cores, compiling, arguments.tiny):
         if arguments.most_seconds is not None and time.monotonic() - started > arguments.most_seconds and results:
             skipped += 1
             continue
-        if arguments.compile is not None:
-            config = replace(config, compile=arguments.compile)  # noqa: PLW2901
         results.append(measure(name, core, config, device, arguments))
         print(line(cells_of(results[-1])), flush=True)
         gc.collect()
@@ -287,7 +294,16 @@ def main() -> None:
     if skipped:
         print(f"{skipped} cases were not measured: {arguments.most_seconds:.0f} s were over")
     head = asdict(head_of(results))
-    names = ("config", "objective", "core", "precision", "targets_per_s", "flops_per_target", "share_of_matmul_peak")
+    names = (
+        "config",
+        "objective",
+        "core",
+        "precision",
+        "compiled",
+        "targets_per_s",
+        "flops_per_target",
+        "share_of_matmul_peak",
+    )
     found: dict[str, Any] = {"device": device_name(device), "matmul_tflops": head["matmul_tflops"]}
     found |= {name: head[name] for name in names}
     print(json.dumps(found | {"tiny": arguments.tiny, "cases": [asdict(result) for result in results]}))

@@ -198,8 +198,8 @@ class RunConfig:
     """Stops the run after this many seconds of training; the schedule does not depend on it."""
     log_every_s: float = 5.0
     """Seconds between progress lines."""
-    compile: Literal["never", "cpu", "always"] = "never"
-    """Fuse the network's element-wise work with torch.compile: half a minute once, then faster; on a GPU unproven."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """Fuse element-wise work with torch.compile; auto: on a CPU, if the schedule is worth most of a minute."""
     max_failures: int = 3
     """Times a run with lost workers is restarted from its last checkpoint."""
     train_split: Split | None = None

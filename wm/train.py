@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from datasets.sequences import Cursor, SequenceOrder
 from wm import parallel
 from wm.checkpoint import load_resume, load_weights, open_checkpoint
 from wm.checkpoint_writer import CheckpointWriter, Snapshot
-from wm.compiling import CannotCompileError, compiled, is_to_be_compiled, run_as_it_is
+from wm.compiling import compile_for, is_compiled, is_to_be_compiled, run_as_it_is
 from wm.config import RunConfig
 from wm.divergence import DivergenceWatch
 from wm.dry_step import dry_step, largest_batch
@@ -187,26 +188,20 @@ class _Run:
 
     def update(self, share: Share) -> None:
         """One step of the optimiser over every rank's share of a batch."""
+        step = functools.partial(self._step, share, self._learning_rate(), self.num_updates)
         try:
-            self._make_step(share)
+            if self._is_to_be_compiled and share.num_examples == self.batch_size:
+                self._is_to_be_compiled = False
+                reason = compile_for(self.model, step)
+                if reason is not None:
+                    self._report_problem(f"the network runs as it is, it cannot be compiled here ({reason})")
+                    step()
+            else:
+                step()
         except NonFiniteGradientError as error:
             raise DivergedError(f"the gradient is not finite at {self.targets_seen:,} targets; {LESS_STEEP}") from error
         self.num_updates += 1
         self.targets_seen += share.num_examples * self.config.objective.predictions
-
-    def _make_step(self, share: Share) -> None:
-        rate = self._learning_rate()
-        if self._is_to_be_compiled and share.num_examples == self.batch_size:
-            self._is_to_be_compiled = False
-            try:
-                with compiled(self.model):
-                    return self._step(share, rate, self.num_updates)
-            except CannotCompileError as error:
-                run_as_it_is(self.model)
-                self._report_problem(
-                    f"the network runs as it is, it cannot be compiled here ({str(error).splitlines()[0]})"
-                )
-        return self._step(share, rate, self.num_updates)
 
     @property
     def _is_time_to_read(self) -> bool:
@@ -396,7 +391,7 @@ class _Run:
                 "precision": "bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
                 "resident": self._feed.is_resident, "targets_per_s": self._pace.steady_targets_per_s,
                 "wait_share": pace["wait_share"], "checkpoint_held_s": self._held_s,
-                "core": self.config.model.core, "compiled": self.model._compiled_call_impl is not None,
+                "core": self.config.model.core, "compiled": is_compiled(self.model),
                 **peak_gb(self.device),
             },
         )  # fmt: skip
