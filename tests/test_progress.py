@@ -51,7 +51,7 @@ def test_a_log_is_kept_in_the_corpus(tiny_replays, tmp_path):
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten(tiny_replays, tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.001)
     monkeypatch.setenv("COLUMNS", "200")
     terminal = Terminal()
     with EncodeProgress(tmp_path / "corpus", terminal) as seen:
