@@ -78,9 +78,7 @@ class DecayedScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores_BTT: Tensor, decay_BHT: Tensor) -> Tensor:
         num_frames = decay_BHT.shape[-1]
-        future_TT = torch.full(
-            (num_frames, num_frames), -torch.inf, device=decay_BHT.device, dtype=decay_BHT.dtype
-        ).triu_(1)
+        future_TT = decay_BHT.new_full((num_frames, num_frames), -torch.inf).triu_(1)
         between = (decay_BHT[..., :, None] - decay_BHT[..., None, :]).add_(future_TT).exp_()
         ctx.exact = decay_BHT.dtype
         between = between.to(scores_BTT.dtype)

@@ -5,7 +5,6 @@ Shape legend: B = batch, T = frames, P = players (2), C = channels.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +99,8 @@ class Heads(nn.Module):
         self.stay = nn.ParameterDict(
             {name: nn.Parameter(torch.full((EMBEDDINGS[name][0],), INITIAL_STAY_LOGIT)) for name in CATEGORIES}
         )
+        sideways = torch.tensor([name in SIDEWAYS for name in (*DELTAS, *VELOCITIES)])
+        self.register_buffer("sideways", sideways, persistent=False)
         self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES)) if knows_ages else None
 
     def forward(self, hidden_BTC: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
@@ -110,15 +111,12 @@ class Heads(nn.Module):
             prior_BTPC: (B, T, P, 2), displacement prior in game units.
         """
         out = self.linear(hidden_BTC).unflatten(-1, (NUM_PLAYERS, NUM_OUTPUTS)).float()
-        sizes = [len(DELTAS), len(VELOCITIES), len(DYNAMICS), len(BINARIES)]
-        deltas, velocities, dynamics, binaries, *logits = out.split(
+        sizes = [len(DELTAS) + len(VELOCITIES), len(DYNAMICS), len(BINARIES)]
+        differences, dynamics, binaries, *logits = out.split(
             [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1
         )
-        direction = ahead(frames)[..., None]
-        deltas, velocities = (
-            numbers * torch.where(_sideways(names, numbers.device), direction, 1.0)
-            for numbers, names in ((deltas, DELTAS), (velocities, VELOCITIES))
-        )
+        differences = differences * torch.where(self.sideways, ahead(frames)[..., None], 1.0)
+        deltas, velocities = differences.split([len(DELTAS), len(VELOCITIES)], dim=-1)
         zero = torch.zeros_like(prior_BTPC[..., :1])
         categories = {}
         for name, values in zip(CATEGORIES, logits, strict=True):
@@ -154,10 +152,3 @@ def raw(frames: Frames, name: str) -> Tensor:
 def scales(names: tuple[str, ...], device: torch.device) -> Tensor:
     """The encoding's factors for some fields: float32 (len(names),)."""
     return torch.tensor([CONTINUOUS_SCALES[name] for name in names], device=device)
-
-
-@functools.cache
-def _sideways(names: tuple[str, ...], device: torch.device) -> Tensor:
-    """Which of some fields are SIDEWAYS: bool (len(names),), made once for a device, also while judging."""
-    with torch.inference_mode(False):
-        return torch.tensor([name in SIDEWAYS for name in names], device=device)

@@ -29,7 +29,7 @@ def line_of(row: dict[str, Any], config: RunConfig) -> str:
 
 def _start_line(row: dict[str, Any], _config: RunConfig) -> str:
     at = f", resumed at {row['targets_seen']:,} targets" if row["targets_seen"] else ""
-    compiling = "; the first update compiles the network, up to half a minute" if row.get("compiles") else ""
+    compiling = "; the first update compiles the network, up to a minute" if row.get("compiles") else ""
     return (
         f"{row['num_parameters'] / 1e6:.1f} M parameters on {row['workers']} x {row['device']}, "
         f"{row['train_games']:,} games ({row['train_frames']:,} frames) to train on, "

@@ -13,7 +13,7 @@ attempts.jsonl, crash.txt, ending.txt   see `wm.attempts`
 
 Rows of log.jsonl, each with `kind` and `targets_seen`:
 
-start       num_parameters, workers, device, train_games, train_frames, judged_games
+start       num_parameters, workers, device, batch_size, compiles, train_games, train_frames, judged_games
 train       a progress line: loss, action_acc, change_acc, targets_per_s, learning_rate, wait_share, data, peak_gb
 eval        a judged context: context, num_targets and its metrics
 checkpoint  seconds_held, bytes
