@@ -15,6 +15,7 @@ from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex
 from datasets.sequences import take_rows
 from wm.encoding import Frames, category, to_frames
 from wm.losses import (
+    OPTIMISED_FIELDS,
     OPTIMISED_WEIGHTS,
     RAW_UNIT_WEIGHTS,
     SMOOTH_L1_BETA,
@@ -295,6 +296,9 @@ def test_a_prediction_that_is_the_truth_has_no_loss(frames, parts_of):
 def test_the_factors_make_means_of_totals_without_looking_at_any_entry(prediction, frames):
     before, after = frames.slice(0, NUM_FRAMES - 1), frames.slice(1, NUM_FRAMES)
     factors = optimised_factors(frames.game, NUM_FRAMES - 1)
-    for name, part in optimised_parts(prediction, before, after).items():
+    parts = optimised_parts(prediction, before, after)
+    assert len(factors) == len(parts) == len(OPTIMISED_FIELDS)
+    for factor, name in zip(factors, OPTIMISED_FIELDS, strict=True):
+        part = parts[name]
         mean = part.total.sum() / part.count.sum().clamp(min=1)
-        torch.testing.assert_close(factors[name] * part.total.sum(), OPTIMISED_WEIGHTS[name] * mean)
+        torch.testing.assert_close(factor * part.total.sum(), OPTIMISED_WEIGHTS[name] * mean)

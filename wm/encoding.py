@@ -6,6 +6,7 @@ Shape legend: B = batch, T = frames, P = players (2), C = channels.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,7 @@ NUM_WAVES = NUM_PLAYERS * 4 * len(PERIODS)
 
 _FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
 _CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}
+_STICK_COLUMNS = slice(_CODE[STICKS[0]], _CODE[STICKS[-1]] + 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,13 @@ class Frames:
 def present(game_BC: Tensor, field: str) -> Tensor:
     """float32 (B,): 1 where a game's version has the optional field; `game_BC` is int16 (B, C)."""
     return game_BC[:, GAME_COLUMNS.index(f"has_{field}")].float()
+
+
+@functools.cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A small tensor that goes to the device once; also where it is first asked for while judging."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def to_frames(batch: Batch, device: torch.device | str = "cpu") -> Frames:
@@ -150,11 +159,11 @@ def positions(frames: Frames) -> Tensor:
 
 def controllers(frames: Frames) -> Tensor:
     """Sticks and trigger in [0, 1] and buttons 0 or 1, both players: float32 (B, T, 26)."""
-    sticks = [(frames.code_column(name).float() / STICK_GRID + 1) / 2 for name in STICKS]
-    trigger = frames.code_column("trigger").float() / TRIGGER_GRID
+    sticks = (frames.codes[..., _STICK_COLUMNS].float() / STICK_GRID + 1) / 2
+    trigger = frames.code_column("trigger")[..., None] / TRIGGER_GRID
     pressed = frames.code_column("buttons")
-    buttons = [((pressed & bit) != 0).float() for bit in BUTTON_BITS.values()]
-    return torch.stack([*sticks, trigger, *buttons], dim=-1).flatten(2)
+    buttons = torch.stack([(pressed & bit) != 0 for bit in BUTTON_BITS.values()], dim=-1)
+    return torch.cat([sticks, trigger, buttons.float()], dim=-1).flatten(2)
 
 
 def relations(frames: Frames, controllers_BTC: Tensor) -> Tensor:
@@ -204,18 +213,22 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.embeddings = nn.ModuleDict({n: nn.Embedding(size, width) for n, (size, width) in EMBEDDINGS.items()})
         self.stage = nn.Embedding(*STAGE_EMBEDDING)
+        self._num_floats = sum(name in _FLOAT for name in CONTINUOUS_SCALES)
+        columns = [_FLOAT.get(name, _CODE.get(name)) for name in CONTINUOUS_SCALES]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("scales", torch.tensor(list(CONTINUOUS_SCALES.values())), persistent=False)
 
     def forward(self, frames: Frames) -> Tensor:
         """
         Returns:
             float32 (B, T, NUM_FRAME_FEATURES).
         """
-        numbers = torch.stack(
-            [continuous(frames, name) for name in CONTINUOUS_SCALES] + [binary(frames, name) for name in BINARY],
-            dim=-1,
-        )
+        floats = frames.floats.index_select(-1, self.columns[: self._num_floats])
+        codes = frames.codes.index_select(-1, self.columns[self._num_floats :]).float()
+        numbers = [torch.cat([floats, codes], dim=-1) * self.scales]
+        numbers += [binary(frames, name)[..., None] for name in BINARY]
         embedded = [table(category(frames, name)) for name, table in self.embeddings.items()]
-        players = torch.cat([numbers, *embedded], dim=-1).flatten(2)
+        players = torch.cat([*numbers, *embedded], dim=-1).flatten(2)
         stage = self.stage(frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1))
         facts = torch.cat([stage, frames.game[:, 1:].float()], dim=-1)
         facts = facts[:, None].expand(-1, frames.num_frames, -1)

@@ -7,15 +7,15 @@ Shape legend: B = batch, T = frames, P = players (2), C = channels.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datasets.frames import GAME_COLUMNS
 from datasets.schema import NUM_PLAYERS
-from wm.encoding import Frames, binary, category, present
+from wm.encoding import Frames, binary, category, constant, present
 from wm.prediction import (
     BINARIES,
     CATEGORIES,
@@ -99,6 +99,9 @@ def _valid(game_BC: Tensor, names: tuple[str, ...]) -> Tensor:
 
 
 def _part(errors_BTPC: Tensor, targets: Frames, names: tuple[str, ...]) -> PartSum:
+    if not any(name in ABSENT for name in names):
+        total = errors_BTPC.sum((-2, -1))
+        return PartSum(total=total, count=torch.full_like(total, NUM_PLAYERS * len(names)))
     valid = _valid(targets.game, names)[:, None, None].expand_as(errors_BTPC)
     return PartSum(total=(errors_BTPC * valid).sum((-2, -1)), count=valid.sum((-2, -1)))
 
@@ -137,7 +140,7 @@ def optimised_parts(prediction: Prediction, context: Frames, targets: Frames) ->
 
     def smooth(predicted: Tensor, actual: Tensor, part: str) -> PartSum:
         names = OPTIMISED_FIELDS[part]
-        weights = _constant(tuple(RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names), device)
+        weights = constant(tuple(RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names), device)
         errors = F.smooth_l1_loss(predicted, actual, reduction="none", beta=SMOOTH_L1_BETA) * weights
         return _part(errors, targets, names)
 
@@ -152,7 +155,7 @@ def optimised_parts(prediction: Prediction, context: Frames, targets: Frames) ->
     } | _classified(prediction, truth, targets)
 
 
-def optimised_factors(game_BC: Tensor, num_predictions: int) -> dict[str, Tensor]:
+def optimised_factors(game_BC: Tensor, num_predictions: int) -> Tensor:
     """What a part's total is multiplied by, so that the parts of a whole batch add up to its loss.
 
     A part is a mean over the valid entries of all ranks' examples. Their number follows from the games' facts,
@@ -162,17 +165,19 @@ def optimised_factors(game_BC: Tensor, num_predictions: int) -> dict[str, Tensor
         game_BC: int16 (B, C), facts of every example of the batch, over all ranks.
         num_predictions: frames that each example predicts.
     Returns:
-        part -> float32 scalar: its weight over its number of valid entries.
+        float32 (parts,), as OPTIMISED_FIELDS has them: a part's weight over its number of valid entries.
     """
-    factors = {}
-    for part, names in OPTIMISED_FIELDS.items():
-        count = _valid(game_BC, names).sum() * (num_predictions * NUM_PLAYERS)
-        factors[part] = OPTIMISED_WEIGHTS[part] / count.clamp(min=1)
-    return factors
+    facts = game_BC.clone()
+    facts[:, 0] = 1  # in the stage's place what every game has
+    having = facts.sum(dim=0).float()
+    per_fact = torch.stack([constant(_fields_by_fact(names), game_BC.device) for names in OPTIMISED_FIELDS.values()])
+    # A sum of products, no matrix product: that might run in TF32, which cannot count.
+    counts = (having * per_fact).sum(dim=-1) * (num_predictions * NUM_PLAYERS)
+    weights = constant(tuple(OPTIMISED_WEIGHTS[part] for part in OPTIMISED_FIELDS), game_BC.device)
+    return weights / counts.clamp(min=1)
 
 
-@functools.cache
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A small tensor that goes to the device once; also where it is first asked for while judging."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
+def _fields_by_fact(names: tuple[str, ...]) -> tuple[float, ...]:
+    """Of some fields how many every game has, and how many hang on each fact of GAME_COLUMNS after the stage."""
+    needs = ["stage" if name not in ABSENT else f"has_{ABSENT[name]}" for name in names]
+    return tuple(float(needs.count(fact)) for fact in GAME_COLUMNS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.schema import NUM_PLAYERS
-from wm.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, ahead, category, positions
+from wm.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, ahead, category, constant, positions
 
 DELTAS = ("percent", "x", "y", "shield")
 """Predicted as differences to the frame before."""
@@ -151,4 +151,4 @@ def raw(frames: Frames, name: str) -> Tensor:
 
 def scales(names: tuple[str, ...], device: torch.device) -> Tensor:
     """The encoding's factors for some fields: float32 (len(names),)."""
-    return torch.tensor([CONTINUOUS_SCALES[name] for name in names], device=device)
+    return constant(tuple(CONTINUOUS_SCALES[name] for name in names), device)

@@ -20,7 +20,7 @@ from wm.augment import augment
 from wm.config import RunConfig
 from wm.encoding import Frames, category
 from wm.feed import Share
-from wm.losses import optimised_factors, optimised_parts
+from wm.losses import OPTIMISED_FIELDS, optimised_factors, optimised_parts
 from wm.model import WorldModel
 from wm.optimiser import Optimiser
 from wm.precision import autocast
@@ -95,7 +95,7 @@ class Step:
         self._num_steps = 0
         return reading
 
-    def _accumulate(self, frames: Frames, factors: dict[str, Tensor]) -> None:
+    def _accumulate(self, frames: Frames, factors: Tensor) -> None:
         """Forward and backward over some examples."""
         last = frames.num_frames - 1
         last_only = self._config.objective.kind == "window"
@@ -104,7 +104,7 @@ class Step:
         first = last - self._config.objective.predictions
         before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
         parts = optimised_parts(prediction, before, after)
-        loss = torch.stack([factors[name] * part.total.sum() for name, part in parts.items()]).sum()
+        loss = (factors * torch.stack([parts[name].total.sum() for name in OPTIMISED_FIELDS])).sum()
         # DDP averages gradients over ranks, and the factors already count all ranks' entries.
         (loss * parallel.world_size()).backward()
         self._sums[0] += loss.detach()
