@@ -47,13 +47,17 @@ def threads_of_a_worker():
 
 
 @pytest.mark.usefixtures("threads_of_a_worker")
-def test_a_killed_worker_a_killed_driver_and_sigterm_change_no_bit_of_the_weights(config):
+def test_notices_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_weights(config):
     claim(config)
     train(config, open_data(config), lambda rows: None, None)
 
-    disturbed = replace(config, out=config.out.parent / "disturbed")
+    disturbed = replace(config, out=config.out.parent / "disturbed", max_failures=1)  # a notice is no failure
     killed = trial(
-        disturbed, Hit(kind="worker", at_targets=10_000), Hit(kind="driver", at_targets=20_000), gone_seconds=0
+        disturbed,
+        Hit(kind="notice", at_targets=5_000),
+        Hit(kind="worker", at_targets=12_000),
+        Hit(kind="driver", at_targets=20_000),
+        gone_seconds=0,
     )
     assert killed.exit_code == -9
     told = trial(disturbed, Hit(kind="term", at_targets=30_000), gone_seconds=0)
@@ -63,7 +67,7 @@ def test_a_killed_worker_a_killed_driver_and_sigterm_change_no_bit_of_the_weight
     assert told.resumed_at >= told.targets_seen
     work(disturbed, "the last command")  # without Ray, to save the half minute that a command takes to begin and to end
     starts = resumed_at(disturbed)
-    assert starts == sorted(starts) and len(starts) == 4 and starts[-1] == told.resumed_at
+    assert starts == sorted(starts) and len(starts) == 5 and starts[-1] == told.resumed_at
     assert differences(config, disturbed) == []
 
 

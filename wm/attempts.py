@@ -50,7 +50,7 @@ class Attempts:
         Args:
             command: names one call of the driver: what is typed again begins anew.
         """
-        self._out, self._command = out, command
+        self._out, self.command = out, command
 
     def begin(self, resumed_at: int) -> None:
         """Note a start."""
@@ -73,7 +73,7 @@ class Attempts:
     def past(self) -> list[Attempt]:
         """The attempts so far, all of which are over. Ask before the next one opens the log."""
         found: list[Attempt] = []
-        rows = [row for row in self._rows() if row.get("command") == self._command]
+        rows = [row for row in self._rows() if row.get("command") == self.command]
         starts = [number for number, row in enumerate(rows) if row["event"] == "start"]
         for start, end in pairwise([*starts, len(rows)]):
             first, rest = rows[start], rows[start + 1 : end]
@@ -104,7 +104,7 @@ class Attempts:
         return rows
 
     def _write(self, **facts: Any) -> None:
-        row = {"command": self._command, "when": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
+        row = {"command": self.command, "when": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
         with contextlib.suppress(OSError), (self._out / ATTEMPTS_FILE).open("a") as file:
             file.write(f"\n{json.dumps(row)}\n")  # a line of its own, also after one that was cut off
 

@@ -192,6 +192,8 @@ class RunConfig:
     """Data-parallel workers (GPUs, or processes on a CPU)."""
     use_gpu: bool = False
     """One GPU for each worker."""
+    threads: int | Literal["auto"] = "auto"
+    """CPU threads of a worker that trains without a GPU; auto: all cores, shared out among the machine's workers."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the hardware multiplies in it."""
     max_seconds: float | None = None
@@ -201,7 +203,7 @@ class RunConfig:
     compile: Literal["auto", "never", "always"] = "auto"
     """Fuse element-wise work with torch.compile; auto: on a CPU, if the schedule is worth most of a minute."""
     max_failures: int = 3
-    """Times a run with lost workers is restarted from its last checkpoint."""
+    """Times a run whose workers died goes on from its last checkpoint; a machine that is taken away is no death."""
     train_split: Split | None = None
     """Games to train on; by default train, or all of train_corpus where eval_corpus is named."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -228,6 +230,8 @@ class RunConfig:
             raise ValueError(f"objective.windows={self.objective.windows}: mamba2 takes 1, or objective.kind: sequence")
         if self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers}: a run needs at least one worker")
+        if self.threads != "auto" and self.threads < 1:
+            raise ValueError(f"threads={self.threads}: expected auto, or at least 1")
         if self.seed < 0 or self.max_failures < 0:
             raise ValueError(f"seed={self.seed}, max_failures={self.max_failures}: neither may be negative")
         batch_size = self.optimiser.batch_size
@@ -247,6 +251,7 @@ NOT_PART_OF_A_RUN = frozenset(
     {
         "out",
         "num_workers",
+        "threads",
         "max_seconds",
         "log_every_s",
         "compile",

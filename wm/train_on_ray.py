@@ -76,8 +76,34 @@ def _fit(config: RunConfig) -> None:
     )
     ending = config.out / ENDING_FILE
     ending.unlink(missing_ok=True)
-    command = uuid.uuid4().hex
-    trainer = TorchTrainer(
+    attempts = Attempts(config.out, uuid.uuid4().hex)
+    with shown(config.out, config), stopping_on_signals(config.out) as told:
+        failure = _run_until_over(config, attempts)
+    if ending.exists():
+        raise UserError(ending.read_text()) from failure
+    if told.signal is not None and not _is_done(config):
+        raise _stopped(config, told.signal)
+    if isinstance(failure, TrainingFailedError):
+        raise UserError(_too_many_deaths(config, attempts, failure)) from failure
+    if failure is not None:
+        raise failure
+
+
+def _run_until_over(config: RunConfig, attempts: Attempts) -> BaseException | None:
+    """Start the workers again as often as machines go: Ray counts that among the failures, of which few are allowed."""
+    num_preempted = num_deaths = 0
+    while True:
+        failure = _run_aside(_trainer(config, attempts.command, config.max_failures - num_deaths))
+        past, before = attempts.past(), num_preempted
+        num_preempted = sum(one.is_preempted for one in past)
+        num_deaths = len(past) - num_preempted
+        may_go_on = num_preempted > before and num_deaths <= config.max_failures
+        if not (isinstance(failure, TrainingFailedError) and may_go_on):
+            return failure
+
+
+def _trainer(config: RunConfig, command: str, max_failures: int) -> TorchTrainer:
+    return TorchTrainer(
         _worker,
         train_loop_config={"config": to_plain(config), "command": command},
         scaling_config=train_config.ScalingConfig(
@@ -86,20 +112,10 @@ def _fit(config: RunConfig) -> None:
         run_config=train_config.RunConfig(
             name="ray",
             storage_path=str(config.out),
-            failure_config=train_config.FailureConfig(max_failures=config.max_failures),
+            failure_config=train_config.FailureConfig(max_failures=max_failures),
             callbacks=cast(Any, [_SavesOnSigterm()]),  # Ray takes internal callbacks too, but does not say so
         ),
     )
-    with shown(config.out, config), stopping_on_signals(config.out) as told:
-        failure = _run_aside(trainer)
-    if ending.exists():
-        raise UserError(ending.read_text()) from failure
-    if told.signal is not None and not _is_done(config):
-        raise _stopped(config, told.signal)
-    if isinstance(failure, TrainingFailedError):
-        raise UserError(_too_many_deaths(config, Attempts(config.out, command), failure)) from failure
-    if failure is not None:
-        raise failure
 
 
 def _run_aside(trainer: TorchTrainer) -> BaseException | None:
@@ -139,7 +155,7 @@ def _too_many_deaths(config: RunConfig, attempts: Attempts, failure: TrainingFai
     """How the last attempts ended, and what to do."""
     meta = newest_meta(place_of_checkpoints(config))
     seen = 0 if meta is None else meta["targets_seen"]
-    past = attempts.past()
+    past = [one for one in attempts.past() if not one.is_preempted]
     if not past:
         return f"the run's workers did not begin ({_last_line(failure)}); {where_to_look(config.out)}"
     return (
@@ -175,8 +191,8 @@ def _worker(task: dict[str, Any]) -> None:
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
     else:
-        # Ray gives each worker one OpenMP thread; the cores are there to be used.
-        torch.set_num_threads(max(1, num_cores() // ray.train.get_context().get_local_world_size()))
+        share = max(1, num_cores() // ray.train.get_context().get_local_world_size())
+        torch.set_num_threads(share if config.threads == "auto" else config.threads)  # Ray would give it one
     work(config, task["command"])
 
 
