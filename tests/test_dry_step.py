@@ -160,6 +160,15 @@ def test_a_batch_that_memory_does_not_hold_is_refused_in_one_line_before_it_is_t
     assert peak.bytes is not None and peak.bytes < 2e9
 
 
+def test_the_frames_need_their_place_beside_the_step(config):
+    _, _, step = made(config)
+    free = available_bytes()
+    dry_step(step, config, 4, beside=free // 2)
+    with pytest.raises(UserError, match=r"an update of 4 examples .* needs about .* GB, 0\.0 GB of memory are free"):
+        dry_step(step, config, 4, beside=2 * free)
+    assert largest_batch(step, config, games(10**9), CPU, beside=2 * free) == 1
+
+
 def test_a_micro_batch_makes_the_same_batch_fit(config):
     _, _, step = made(config)
     whole = room._measure(step, config, 4_096)

@@ -24,7 +24,8 @@ from datasets.sequences import Cursor, SequenceOrder
 from datasets.splits import SplitConfig
 from wm import pools
 from wm.config import DataConfig
-from wm.feed import Feed, Share, sequences_at
+from wm.feed import Feed, Share, bytes_on_device, sequences_at
+from wm.pools import BYTES_PER_FRAME
 
 S = 64
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,6 +171,19 @@ def test_frames_of_two_pools_at_most_are_held_whatever_the_length_of_the_run(fee
         stores.add(id(made._pool.store))
         assert len(made._pool.floats) < MANY_POOLS + 2 * small_index.num_frames.max()
     assert len(stores) == 2
+
+
+def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index):
+    for resident, world_size in (("never", 1), ("never", 2), ("always", 1)):
+        made = feed(resident=resident, world_size=world_size)
+        data = DataConfig(resident=resident, pool_frames=MANY_POOLS)
+        foretold = bytes_on_device(small_index, CPU, data, world_size=world_size, local_ranks=1)
+        next(made)
+        made._ahead.result()
+        stores = {id(pool.floats): pool for pool in (made._pool, made._ahead.result())}.values()
+        held = sum(array.nbytes for pool in stores for array in (pool.floats, pool.codes))
+        longest = int(small_index.num_frames.max()) * BYTES_PER_FRAME
+        assert held - 2 * longest < foretold < held + 2 * longest
 
 
 def test_a_share_stays_as_it_is_when_the_next_pools_are_read(feed):

@@ -44,27 +44,30 @@ OUT_OF_MEMORY_SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "C
 GB = 1e9
 
 
-def dry_step(step: Step, config: RunConfig, batch_size: int) -> None:
+def dry_step(step: Step, config: RunConfig, batch_size: int, beside: int = 0) -> None:
     """Make one update of a full batch; every rank must call.
 
     Args:
         batch_size: examples of this worker.
+        beside: bytes on the device that must be left for the frames.
     Raises:
         UserError: on every rank: it does not fit in a rank's memory.
     """
     with _untouched(step, config):
         on_gpu = step.device.type == "cuda"
-        problem = _problem_on_gpu(step, config, batch_size) if on_gpu else _problem_on_cpu(step, config, batch_size)
+        find = _problem_on_gpu if on_gpu else _problem_on_cpu
+        problem = find(step, config, batch_size, beside)
     problems = [one for one in parallel.from_all_ranks(problem) if one is not None]
     if problems:
         raise UserError(problems[0])
 
 
-def largest_batch(step: Step, config: RunConfig, train: GameIndex, device: torch.device) -> int:
+def largest_batch(step: Step, config: RunConfig, train: GameIndex, device: torch.device, beside: int = 0) -> int:
     """Examples of this worker for `batch_size: auto`: the largest power of two that fits in its memory.
 
     A GPU is filled to MAX_GPU_SHARE, found by trying; a CPU's machine to MAX_CPU_SHARE of what is free, extrapolated
-    from small steps. Never more than MAX_AUTO_BATCH, nor so many that an epoch has less than LEAST_UPDATES_AN_EPOCH.
+    from small steps; `beside` bytes are left for the frames. Never more than MAX_AUTO_BATCH, nor so many that an epoch
+    has less than LEAST_UPDATES_AN_EPOCH.
     """
     workers = parallel.world_size()
     examples = int(train.num_frames.sum()) // config.objective.predictions
@@ -72,9 +75,9 @@ def largest_batch(step: Step, config: RunConfig, train: GameIndex, device: torch
     most = max(least, min(MAX_AUTO_BATCH, examples // LEAST_UPDATES_AN_EPOCH // workers))
     with _untouched(step, config):
         if device.type == "cuda":
-            return _largest_on_gpu(step, config, least, most)
+            return _largest_on_gpu(step, config, least, most, beside)
         needs = _measure(step, config, most)
-        allowed = MAX_CPU_SHARE * _free_bytes()
+        allowed = MAX_CPU_SHARE * (_free_bytes() - beside)
         size = least
         while needs is not None and 2 * size <= most and needs.bytes_of(2 * size) <= allowed:
             size *= 2
@@ -151,10 +154,10 @@ def _fits(step: Step, config: RunConfig, num_examples: int) -> bool:
     return False
 
 
-def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int) -> int:
+def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int, beside: int) -> int:
     """By doubling, until it does not fit any more."""
     free, _ = torch.cuda.mem_get_info(step.device)
-    budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step.device))
+    budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step.device) - beside)
     size = 0
     following = least
     while following <= most:
@@ -166,16 +169,20 @@ def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int) -> int
     return max(size, least)  # where not even that fits, the dry step says so
 
 
-def _problem_on_gpu(step: Step, config: RunConfig, batch_size: int) -> str | None:
-    if _fits(step, config, batch_size):
-        return None
+def _problem_on_gpu(step: Step, config: RunConfig, batch_size: int, beside: int) -> str | None:
     free, total = torch.cuda.mem_get_info(step.device)
-    return _too_large(step, config, batch_size, f"does not fit in the GPU's {total / GB:.1f} GB ({free / GB:.1f} free)")
+    place_of_frames = None
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        place_of_frames = torch.empty(beside, dtype=torch.uint8, device=step.device)
+    if place_of_frames is not None and _fits(step, config, batch_size):
+        return None
+    found = f"does not fit in the GPU's {total / GB:.1f} GB ({free / GB:.1f} free, {beside / GB:.1f} of it for frames)"
+    return _too_large(step, config, batch_size, found)
 
 
-def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int) -> str | None:
+def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int, beside: int) -> str | None:
     """A step that does not fit would have the system kill some process, so a full one is only tried where it should."""
-    free = _free_bytes()
+    free = max(0, _free_bytes() - beside)
     needs = _measure(step, config, batch_size)
     if needs is not None and needs.bytes_of(batch_size) > free:
         found = f"needs about {needs.bytes_of(batch_size) / GB:.1f} GB, {free / GB:.1f} GB of memory are free for it"

@@ -83,7 +83,7 @@ class Feed:
         """Names the batch after the last one yielded."""
         self.waited_s = 0.0
         """Seconds in which the host waited for frames, the first pool's included."""
-        self.is_resident = fits_on_device(order, index, device, data, local_ranks)
+        self.is_resident = fits_on_device(int(index.num_frames[order.games].sum()), device, data, local_ranks)
         """Whether the device holds all games, for the whole run."""
         self._order, self._device = order, device
         self._facts = torch.from_numpy(index.facts).to(device)
@@ -175,17 +175,25 @@ def sequences_at(frames: Tensor, starts: Tensor, num_frames: int) -> Tensor:
     return torch.from_numpy(sequences.numpy()[starts.numpy()]).view(shape)
 
 
-def fits_on_device(
-    order: SequenceOrder, index: GameIndex, device: torch.device, data: DataConfig, local_ranks: int
-) -> bool:
-    """Whether the device shall hold all games.
+def bytes_on_device(
+    index: GameIndex, device: torch.device, data: DataConfig, *, world_size: int, local_ranks: int
+) -> int:
+    """What one worker's feed of some games will hold on its device, at most: all games, or two pools."""
+    num_frames = int(index.num_frames.sum())
+    if not fits_on_device(num_frames, device, data, local_ranks):
+        num_frames = min(num_frames, 2 * data.pool_frames // world_size)
+    return num_frames * BYTES_PER_FRAME
+
+
+def fits_on_device(num_frames: int, device: torch.device, data: DataConfig, local_ranks: int) -> bool:
+    """Whether the device shall hold all games, of so many frames.
 
     Raises:
         UserError: `data.resident` is always, and they take more than `data.resident_share` of its memory.
     """
     if data.resident == "never":
         return False
-    needed = int(index.num_frames[order.games].sum()) * BYTES_PER_FRAME
+    needed = num_frames * BYTES_PER_FRAME
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine_bytes() // local_ranks
     fits = needed <= data.resident_share * memory
     if data.resident == "always" and not fits:

@@ -22,7 +22,7 @@ from wm.compiling import compile_for, is_compiled, is_to_be_compiled, run_as_it_
 from wm.config import RunConfig
 from wm.divergence import DivergenceWatch
 from wm.dry_step import dry_step, largest_batch
-from wm.feed import Feed, Share
+from wm.feed import Feed, Share, bytes_on_device
 from wm.host_memory import keep_freed
 from wm.interruption import Interruption
 from wm.model import build_model, num_parameters
@@ -144,8 +144,12 @@ class _Run:
         self._is_to_be_compiled = is_to_be_compiled(self.model, config, self.device)
         closing.callback(run_as_it_is, self.model)
         self._step = Step(self.model, self.optimiser, config, self.device)
-        self.batch_size = self._batch_size(meta)
-        dry_step(self._step, config, -(-self.batch_size // parallel.world_size()))
+        frames_bytes = bytes_on_device(
+            data.train, self.device, config.data,
+            world_size=parallel.world_size(), local_ranks=parallel.local_world_size(),
+        )  # fmt: skip
+        self.batch_size = self._batch_size(meta, frames_bytes)
+        dry_step(self._step, config, -(-self.batch_size // parallel.world_size()), frames_bytes)
         self._feed = self._open_feed(Cursor(**meta["cursor"]) if meta else Cursor())
         closing.callback(self._feed.close)
         self._epoch = self._feed.cursor.epoch
@@ -330,14 +334,14 @@ class _Run:
     def _place(self) -> str:
         return place_of_checkpoints(self.config)
 
-    def _batch_size(self, meta: dict[str, Any]) -> int:
+    def _batch_size(self, meta: dict[str, Any], frames_bytes: int) -> int:
         """Examples of a batch over all ranks: as configured, as the run began, or as much as fits."""
         if meta:
             return meta["batch_size"]
         size = self.config.optimiser.batch_size
         if size != "auto":
             return size
-        fits = largest_batch(self._step, self.config, self.data.train, self.device)
+        fits = largest_batch(self._step, self.config, self.data.train, self.device, frames_bytes)
         return min(parallel.from_all_ranks(fits)) * parallel.world_size()
 
     def _learning_rate(self) -> float:
