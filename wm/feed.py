@@ -178,10 +178,10 @@ def sequences_at(frames: Tensor, starts: Tensor, num_frames: int) -> Tensor:
 def bytes_on_device(
     index: GameIndex, device: torch.device, data: DataConfig, *, world_size: int, local_ranks: int
 ) -> int:
-    """What one worker's feed of some games will hold on its device, at most: all games, or two pools."""
+    """What one worker's feed of some games will hold on its device, about: all games, or its part of two pools."""
     num_frames = int(index.num_frames.sum())
     if not fits_on_device(num_frames, device, data, local_ranks):
-        num_frames = min(num_frames, 2 * data.pool_frames // world_size)
+        num_frames = min(num_frames, 2 * data.pool_frames // min(world_size, data.lanes))
     return num_frames * BYTES_PER_FRAME
 
 
