@@ -1,6 +1,6 @@
 """What Ray Train costs: the same run in one plain process and under Ray Train with one worker, in turn.
 
-    python benchmarks/ray_overhead.py [CORPUS] [--seconds 60] [--config CONFIG] [--rounds 2] [--threads N]
+    python benchmarks/ray_overhead.py [CORPUS] [--seconds 60] [--config CONFIG] [--rounds 2] [--num-threads N]
 
 A short plain run finds how many targets fill the seconds; then plain, Ray, plain, Ray, ... each train on as many, every
 leg a process of its own. With fewer threads than cores it tells what Ray costs where a core is left for its helpers.
@@ -107,8 +107,8 @@ def child(way: str, config: RunConfig) -> None:
     from wm.train import train
     from wm.training_data import open_data
 
-    if config.threads != "auto":
-        torch.set_num_threads(config.threads)
+    if config.num_threads != "auto" and not config.use_gpu:
+        torch.set_num_threads(config.num_threads)
     data = open_data(config)
     claim(config)
     newest_sound(place_of_checkpoints(config))  # a run looks where it stands, with Ray or without
@@ -126,7 +126,7 @@ def leg_config(options: argparse.Namespace) -> RunConfig:
     return replace(
         config,
         compile="never",  # it takes as long either way
-        threads=options.threads or "auto",
+        num_threads="auto" if options.num_threads is None else options.num_threads,
         train_corpus=options.corpus.resolve(),
         train_split="all",
         use_gpu=torch.cuda.is_available(),
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="legs of each way")
     parser.add_argument("--config", type=Path, default=CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--batch", type=int, help="sequences in a batch; default: the config's")
-    parser.add_argument("--threads", type=int, help="of the worker; default: one for each core")
+    parser.add_argument("--num-threads", type=int, help="of the worker; default: one for each core")
     parser.add_argument("--tiny", action="store_true", help="a small network for a second, for tests")
     parser.add_argument("--leg", nargs=2, metavar=("WAY", "CONFIG"), help=argparse.SUPPRESS)
     options = parser.parse_args()

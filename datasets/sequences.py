@@ -158,6 +158,14 @@ class SequenceOrder:
         )
         self._epoch: _Epoch | None = None
 
+    def frames_of_share(self, num_workers: int) -> int:
+        """Frames of one worker's part of a pool, about."""
+        frames = -(-int(self._unit_frames.sum()) // self._num_pools)
+        if frames < MIN_FRAMES_FOR_LANES:
+            return frames
+        lanes = -(-self._lanes // num_workers) + (self._lanes % num_workers > 0)
+        return frames * min(lanes, self._lanes) // self._lanes
+
     def num_pools(self, epoch: int) -> int:
         """Pools of an epoch."""
         return len(self._plan(epoch).pools) - 1

@@ -103,7 +103,7 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
         ("optimiser: {total_targets: 0}", ["optimiser", "total_targets"]),
         ("model: {kind: mlp}", ["model.kind mlp", "set objective.kind: window"]),
         ("num_workers: 0", ["num_workers=0"]),
-        ("threads: 0", ["threads=0", "expected auto"]),
+        ("num_threads: 0", ["num_threads=0", "expected auto"]),
         ("num_workers: 17", ["batch_size=32", "num_workers=17"]),
         ("model: {d_model: 100}", ["model", "headdim=64", "200"]),
         ("model: {num_layers: 0}", ["model", "positive"]),

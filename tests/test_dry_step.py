@@ -121,7 +121,7 @@ def test_the_dry_step_is_an_update_of_the_full_batch_in_its_micro_batches(config
     seen: list[tuple[int, int]] = []
     accumulate = step._accumulate
 
-    def look(frames: Frames, factors: dict[str, torch.Tensor]) -> None:
+    def look(frames: Frames, factors: torch.Tensor) -> None:
         seen.append((frames.floats.shape[0], frames.num_frames))
         accumulate(frames, factors)
 
@@ -163,10 +163,10 @@ def test_a_batch_that_memory_does_not_hold_is_refused_in_one_line_before_it_is_t
 def test_the_frames_need_their_place_beside_the_step(config):
     _, _, step = made(config)
     free = available_bytes()
-    dry_step(step, config, 4, beside=free // 2)
-    with pytest.raises(UserError, match=r"an update of 4 examples .* needs about .* GB, 0\.0 GB of memory are free"):
-        dry_step(step, config, 4, beside=2 * free)
-    assert largest_batch(step, config, games(10**9), CPU, beside=2 * free) == 1
+    dry_step(step, config, 4, reserved_bytes=free // 2)
+    with pytest.raises(UserError, match=r"4 examples .* 0\.0 GB .* free .* use data.resident: never or a smaller data"):
+        dry_step(step, config, 4, reserved_bytes=2 * free)
+    assert largest_batch(step, config, games(10**9), CPU, reserved_bytes=2 * free) == 1
 
 
 def test_a_micro_batch_makes_the_same_batch_fit(config):
@@ -341,6 +341,7 @@ try:
     room.dry_step(step, config, 8)
 except UserError as error:
     print(error)
+del step, model  # a DistributedDataParallel that outlives its group now and then aborts the process at its end
 dist.destroy_process_group()
 """
 

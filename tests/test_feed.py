@@ -173,17 +173,19 @@ def test_frames_of_two_pools_at_most_are_held_whatever_the_length_of_the_run(fee
     assert len(stores) == 2
 
 
-def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index):
-    for resident in ("never", "always"):
-        made = feed(resident=resident)
-        data = DataConfig(resident=resident, pool_frames=MANY_POOLS)
-        foretold = bytes_on_device(small_index, CPU, data, world_size=1, local_ranks=1)
-        next(made)
-        made._ahead.result()
-        stores = {id(pool.floats): pool for pool in (made._pool, made._ahead.result())}.values()
-        held = sum(array.nbytes for pool in stores for array in (pool.floats, pool.codes))
-        longest = int(small_index.num_frames.max()) * BYTES_PER_FRAME
-        assert held - 2 * longest < foretold < held + 2 * longest
+@pytest.mark.parametrize("pool_frames", [MANY_POOLS, 10**9])
+@pytest.mark.parametrize(("resident", "world_size"), [("never", 1), ("never", 2), ("always", 1)])
+def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index, resident, world_size, pool_frames):
+    made = feed(resident=resident, world_size=world_size, pool_frames=pool_frames)
+    foretold = bytes_on_device(
+        made._order, small_index, CPU, DataConfig(resident=resident), world_size=world_size, local_ranks=1
+    )
+    next(made)
+    loaded = {id(pool.store): pool for pool in (made._pool, made._ahead.result())}.values()
+    held = sum(array.nbytes for pool in loaded for array in (pool.floats, pool.codes))
+    longest = int(small_index.num_frames.max()) * BYTES_PER_FRAME
+    assert len(loaded) == (1 if resident == "always" else 2)
+    assert held - 2 * longest < foretold < held + 2 * longest
 
 
 def test_a_share_stays_as_it_is_when_the_next_pools_are_read(feed):

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.train.v2.api.exceptions import TrainingFailedError
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 from train_kills import resumed_at
 
 from datasets.errors import UserError
-from wm.attempts import CRASH_FILE
+from wm.attempts import CRASH_FILE, Attempts
 from wm.config import CheckpointConfig, RunConfig
+from wm.interruption import Told
 from wm.run_folder import read_log
 from wm.typed_yaml import to_plain
 
@@ -170,3 +172,68 @@ def test_a_run_waits_for_the_workers_of_a_killed_driver_to_end(tmp_path):
                 assert other.wait(timeout=10) == 0
         finally:
             other.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("events", "max_failures", "num_starts", "is_finished"),
+    [
+        ("PPPPPF", 0, 6, True),
+        ("PDF", 1, 3, True),
+        ("DPDF", 1, 3, False),
+        ("DPPDPDF", 2, 6, False),
+        ("PDF", 0, 2, False),
+        ("NF", 0, 1, False),
+        ("PNNNF", 1, 4, False),
+        ("DDDF", 2, 3, False),
+    ],
+)
+def test_machines_may_go_as_often_as_they_like_but_deaths_are_counted(
+    tmp_path, monkeypatch, events, max_failures, num_starts, is_finished
+):
+    """P: preempted, D: died, N: did not begin, F: finished. What Ray does with its budget stands here in five lines."""
+    import wm.train_on_ray as room
+
+    attempts, left = Attempts(tmp_path, "command"), list(events)
+
+    def ray_with_a_budget(budget: int) -> BaseException | None:
+        for number in range(budget + 1):
+            event = left.pop(0)
+            if event == "F":
+                return None
+            if event != "N":
+                attempts.begin(0)
+            if event == "P":
+                attempts.preempted()
+            if number == budget:
+                return TrainingFailedError("in Ray's words")
+        return None
+
+    monkeypatch.setattr(room, "_trainer", lambda config, command, max_failures: max_failures)
+    monkeypatch.setattr(room, "_run_aside", ray_with_a_budget)
+    config = RunConfig(out=tmp_path, max_failures=max_failures)
+    failure = room._run_until_over(config, attempts, Told())
+    assert (failure is None) == is_finished
+    assert len(events) - len(left) == num_starts
+    if failure is not None:
+        said = room._too_many_deaths(config, attempts, failure)
+        assert said.startswith(
+            "the run died" if events.count("D") > max_failures else "the run's workers did not begin"
+        )
+        assert "it goes on from 0 targets" in said
+
+
+def test_who_tells_a_run_to_stop_while_machines_go_is_not_kept_waiting(tmp_path, monkeypatch):
+    import wm.train_on_ray as room
+
+    attempts, told = Attempts(tmp_path, "command"), Told()
+
+    def preempted(_budget: int) -> BaseException:
+        attempts.begin(0)
+        attempts.preempted()
+        told.signal = signal.SIGTERM
+        return TrainingFailedError("in Ray's words")
+
+    monkeypatch.setattr(room, "_trainer", lambda config, command, max_failures: max_failures)
+    monkeypatch.setattr(room, "_run_aside", preempted)
+    assert room._run_until_over(RunConfig(out=tmp_path, max_failures=0), attempts, told) is not None
+    assert len(attempts.past()) == 1

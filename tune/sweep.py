@@ -254,8 +254,8 @@ def _run_trial(parameters: dict[str, Any]) -> None:
     config = from_plain(setup["run"], RunConfig, "trial")
     asha = from_plain(setup["asha"], AshaConfig, "trial")
     if not config.use_gpu:
-        # Ray gives each process one OpenMP thread; the trials that run at once share the cores.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // setup["concurrent"]))
+        share = max(1, (os.cpu_count() or 1) // setup["concurrent"])
+        torch.set_num_threads(share if config.num_threads == "auto" else config.num_threads)  # Ray would give it one
     try:
         claim(config)
         final = _train(config, asha)

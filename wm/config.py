@@ -129,7 +129,7 @@ class DataConfig:
     resident: Literal["auto", "always", "never"] = "auto"
     """Hold the whole corpus on the device: auto does where it takes at most resident_share of its memory."""
     resident_share: float = 0.3
-    """Part of the device's memory (of a CPU: of the machine's, over its workers) that a resident corpus may take."""
+    """Part of the device's free memory (of a CPU: of the machine's, over its workers) for a resident corpus."""
 
     def __post_init__(self) -> None:
         if min(self.pool_frames, self.lanes) < 1:
@@ -192,7 +192,7 @@ class RunConfig:
     """Data-parallel workers (GPUs, or processes on a CPU)."""
     use_gpu: bool = False
     """One GPU for each worker."""
-    threads: int | Literal["auto"] = "auto"
+    num_threads: int | Literal["auto"] = "auto"
     """CPU threads of a worker that trains without a GPU; auto: all cores, shared out among the machine's workers."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the hardware multiplies in it."""
@@ -203,7 +203,7 @@ class RunConfig:
     compile: Literal["auto", "never", "always"] = "auto"
     """Fuse element-wise work with torch.compile; auto: on a CPU, if the schedule is worth most of a minute."""
     max_failures: int = 3
-    """Times a run whose workers died goes on from its last checkpoint; a machine that is taken away is no death."""
+    """Times a run whose workers died goes on from its last checkpoint; a notice after which it saved is no death."""
     train_split: Split | None = None
     """Games to train on; by default train, or all of train_corpus where eval_corpus is named."""
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -230,8 +230,8 @@ class RunConfig:
             raise ValueError(f"objective.windows={self.objective.windows}: mamba2 takes 1, or objective.kind: sequence")
         if self.num_workers < 1:
             raise ValueError(f"num_workers={self.num_workers}: a run needs at least one worker")
-        if self.threads != "auto" and self.threads < 1:
-            raise ValueError(f"threads={self.threads}: expected auto, or at least 1")
+        if self.num_threads != "auto" and self.num_threads < 1:
+            raise ValueError(f"num_threads={self.num_threads}: expected auto, or at least 1")
         if self.seed < 0 or self.max_failures < 0:
             raise ValueError(f"seed={self.seed}, max_failures={self.max_failures}: neither may be negative")
         batch_size = self.optimiser.batch_size
@@ -251,7 +251,7 @@ NOT_PART_OF_A_RUN = frozenset(
     {
         "out",
         "num_workers",
-        "threads",
+        "num_threads",
         "max_seconds",
         "log_every_s",
         "compile",

@@ -31,43 +31,49 @@ MAX_AUTO_BATCH = 4_096
 """Examples of a worker that `batch_size: auto` takes at most: larger batches learn no faster from a game."""
 LEAST_UPDATES_AN_EPOCH = 64
 MAX_GPU_SHARE = 0.85
-"""Of a GPU's memory that `batch_size: auto` fills: the rest is for the frames and for the judge."""
+"""Of what the frames leave of a GPU's memory, that `batch_size: auto` fills: the rest is for the judge."""
 MAX_CPU_SHARE = 0.25
 MEASURABLE_BYTES = 200 * 10**6
 """A step's peak from which on the noise of a process' memory (some 10 MB) counts little."""
 MARGIN = 1.25
 """With it, extrapolated peaks were 0.99 to 1.54 times the measured ones (15 runs of a small, the medium and the large
 network, 32 to 256 examples; 2 shared CPU cores, 2026-11-23): rather too much than a process that the system kills."""
+CROWDED_SHARE = 0.25
+"""Of the free memory, from which on the frames are named among what may be made smaller."""
 AUGMENTED_COPIES = 4
 """Of a batch's frames, while its players are exchanged or its sides mirrored."""
 OUT_OF_MEMORY_SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
 GB = 1e9
 
 
-def dry_step(step: Step, config: RunConfig, batch_size: int, beside: int = 0) -> None:
+def dry_step(step: Step, config: RunConfig, batch_size: int, reserved_bytes: int = 0) -> None:
     """Make one update of a full batch; every rank must call.
 
     Args:
         batch_size: examples of this worker.
-        beside: bytes on the device that must be left for the frames.
+        reserved_bytes: of the device, for the frames.
     Raises:
         UserError: on every rank: it does not fit in a rank's memory.
     """
     with _untouched(step, config):
         on_gpu = step.device.type == "cuda"
         find = _problem_on_gpu if on_gpu else _problem_on_cpu
-        problem = find(step, config, batch_size, beside)
+        problem = find(step, config, batch_size, reserved_bytes)
     problems = [one for one in parallel.from_all_ranks(problem) if one is not None]
     if problems:
         raise UserError(problems[0])
 
 
-def largest_batch(step: Step, config: RunConfig, train: GameIndex, device: torch.device, beside: int = 0) -> int:
+def largest_batch(
+    step: Step, config: RunConfig, train: GameIndex, device: torch.device, reserved_bytes: int = 0
+) -> int:
     """Examples of this worker for `batch_size: auto`: the largest power of two that fits in its memory.
 
     A GPU is filled to MAX_GPU_SHARE, found by trying; a CPU's machine to MAX_CPU_SHARE of what is free, extrapolated
-    from small steps; `beside` bytes are left for the frames. Never more than MAX_AUTO_BATCH, nor so many that an epoch
-    has less than LEAST_UPDATES_AN_EPOCH.
+    from small steps. Never more than MAX_AUTO_BATCH, nor so many that an epoch has less than LEAST_UPDATES_AN_EPOCH.
+
+    Args:
+        reserved_bytes: of the device, for the frames.
     """
     workers = parallel.world_size()
     examples = int(train.num_frames.sum()) // config.objective.predictions
@@ -75,9 +81,9 @@ def largest_batch(step: Step, config: RunConfig, train: GameIndex, device: torch
     most = max(least, min(MAX_AUTO_BATCH, examples // LEAST_UPDATES_AN_EPOCH // workers))
     with _untouched(step, config):
         if device.type == "cuda":
-            return _largest_on_gpu(step, config, least, most, beside)
+            return _largest_on_gpu(step, config, least, most, reserved_bytes)
         needs = _measure(step, config, most)
-        allowed = MAX_CPU_SHARE * (_free_bytes() - beside)
+        allowed = MAX_CPU_SHARE * (_free_bytes() - reserved_bytes)
         size = least
         while needs is not None and 2 * size <= most and needs.bytes_of(2 * size) <= allowed:
             size *= 2
@@ -154,10 +160,10 @@ def _fits(step: Step, config: RunConfig, num_examples: int) -> bool:
     return False
 
 
-def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int, beside: int) -> int:
+def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int, reserved_bytes: int) -> int:
     """By doubling, until it does not fit any more."""
     free, _ = torch.cuda.mem_get_info(step.device)
-    budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step.device) - beside)
+    budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step.device) - reserved_bytes)
     size = 0
     following = least
     while following <= most:
@@ -169,30 +175,34 @@ def _largest_on_gpu(step: Step, config: RunConfig, least: int, most: int, beside
     return max(size, least)  # where not even that fits, the dry step says so
 
 
-def _problem_on_gpu(step: Step, config: RunConfig, batch_size: int, beside: int) -> str | None:
+def _problem_on_gpu(step: Step, config: RunConfig, batch_size: int, reserved_bytes: int) -> str | None:
     free, total = torch.cuda.mem_get_info(step.device)
     place_of_frames = None
     with contextlib.suppress(torch.cuda.OutOfMemoryError):
-        place_of_frames = torch.empty(beside, dtype=torch.uint8, device=step.device)
+        place_of_frames = torch.empty(reserved_bytes, dtype=torch.uint8, device=step.device)
     if place_of_frames is not None and _fits(step, config, batch_size):
         return None
-    found = f"does not fit in the GPU's {total / GB:.1f} GB ({free / GB:.1f} free, {beside / GB:.1f} of it for frames)"
-    return _too_large(step, config, batch_size, found)
+    found = (
+        f"does not fit in the GPU's {total / GB:.1f} GB ({free / GB:.1f} free, {reserved_bytes / GB:.1f} for frames)"
+    )
+    return _too_large(step, config, batch_size, found, crowded=reserved_bytes > CROWDED_SHARE * free)
 
 
-def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int, beside: int) -> str | None:
+def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int, reserved_bytes: int) -> str | None:
     """A step that does not fit would have the system kill some process, so a full one is only tried where it should."""
-    free = max(0, _free_bytes() - beside)
+    crowded = reserved_bytes > CROWDED_SHARE * _free_bytes()
+    free = max(0, _free_bytes() - reserved_bytes)
     needs = _measure(step, config, batch_size)
+    found = None
     if needs is not None and needs.bytes_of(batch_size) > free:
-        found = f"needs about {needs.bytes_of(batch_size) / GB:.1f} GB, {free / GB:.1f} GB of memory are free for it"
-        return _too_large(step, config, batch_size, found)
-    if _fits(step, config, batch_size):
-        return None
-    return _too_large(step, config, batch_size, f"was refused memory, of which {free / GB:.1f} GB seemed free for it")
+        needed = needs.bytes_of(batch_size)
+        found = f"needs about {needed / GB:.1f} GB, {free / GB:.1f} GB of memory are free for it beside the frames"
+    elif not _fits(step, config, batch_size):
+        found = f"was refused memory, of which {free / GB:.1f} GB seemed free for it beside the frames"
+    return None if found is None else _too_large(step, config, batch_size, found, crowded=crowded)
 
 
-def _too_large(step: Step, config: RunConfig, batch_size: int, found: str) -> str:
+def _too_large(step: Step, config: RunConfig, batch_size: int, found: str, *, crowded: bool) -> str:
     """What was tried, what is there, what to do."""
     at_once = min(batch_size, config.optimiser.micro_batch or batch_size)
     passing = f", {at_once:,} at once" if at_once < batch_size else ""
@@ -200,6 +210,8 @@ def _too_large(step: Step, config: RunConfig, batch_size: int, found: str) -> st
     smaller = [f"optimiser.micro_batch below {at_once:,}"] if at_once > 1 else []
     smaller += ["a smaller optimiser.batch_size"] if config.optimiser.batch_size != "auto" else []
     smaller += ["optimiser.batch_size: auto"] if config.optimiser.batch_size != "auto" else []
+    if crowded:  # by the frames
+        smaller = ["data.resident: never", "a smaller data.pool_frames", *smaller]
     return (
         f"an update of {batch_size:,} examples of {config.objective.example_frames} frames a worker{passing} "
         f"({num_parameters(step.model) / 1e6:.1f} M parameters, {precision}) {found}; "

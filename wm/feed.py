@@ -21,10 +21,10 @@ from torch import Tensor
 
 from datasets.errors import UserError
 from datasets.frames import GameIndex
-from datasets.memory import machine_bytes
 from datasets.sequences import Cursor, SequenceOrder
 from wm.config import DataConfig
 from wm.encoding import Frames
+from wm.host_memory import available_bytes
 from wm.pools import BYTES_PER_FRAME, FrameStore, LoadedPool, PoolReader
 
 MAX_READ_THREADS = 8
@@ -109,7 +109,8 @@ class Feed:
         """End the threads; what they are reading is dropped."""
         self._close()
         self._executor.shutdown(wait=True)
-        self._pool = None
+        self._pool, self._ahead, self._spare = None, Future(), FrameStore()  # the frames go, whoever holds the feed
+        self._reader.forget()
 
     def __iter__(self) -> Iterator[Share]:
         return self
@@ -176,12 +177,12 @@ def sequences_at(frames: Tensor, starts: Tensor, num_frames: int) -> Tensor:
 
 
 def bytes_on_device(
-    index: GameIndex, device: torch.device, data: DataConfig, *, world_size: int, local_ranks: int
+    order: SequenceOrder, index: GameIndex, device: torch.device, data: DataConfig, *, world_size: int, local_ranks: int
 ) -> int:
-    """What one worker's feed of some games will hold on its device, about: all games, or its part of two pools."""
-    num_frames = int(index.num_frames.sum())
+    """What one worker's feed will hold on its device, about: all games, or its part of two pools."""
+    num_frames = int(index.num_frames[order.games].sum())
     if not fits_on_device(num_frames, device, data, local_ranks):
-        num_frames = min(num_frames, 2 * data.pool_frames // min(world_size, data.lanes))
+        num_frames = 2 * order.frames_of_share(world_size)
     return num_frames * BYTES_PER_FRAME
 
 
@@ -189,18 +190,18 @@ def fits_on_device(num_frames: int, device: torch.device, data: DataConfig, loca
     """Whether the device shall hold all games, of so many frames.
 
     Raises:
-        UserError: `data.resident` is always, and they take more than `data.resident_share` of its memory.
+        UserError: `data.resident` is always, and they take more than `data.resident_share` of its free memory.
     """
     if data.resident == "never":
         return False
     needed = num_frames * BYTES_PER_FRAME
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine_bytes() // local_ranks
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes() // local_ranks
     fits = needed <= data.resident_share * memory
     if data.resident == "always" and not fits:
         raise UserError(
             f"data.resident is always, but the games take {needed / 1e9:.1f} GB, and data.resident_share="
-            f"{data.resident_share} of a worker's {memory / 1e9:.1f} GB is {data.resident_share * memory / 1e9:.1f} "
-            "GB; raise data.resident_share, or set data.resident: auto"
+            f"{data.resident_share} of a worker's {memory / 1e9:.1f} free GB is "
+            f"{data.resident_share * memory / 1e9:.1f} GB; raise data.resident_share, or set data.resident: auto"
         )
     return fits
 

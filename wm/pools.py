@@ -129,6 +129,10 @@ class PoolReader:
         self._resident = resident
         self._kept: tuple[FrameStore, np.ndarray] | None = None
 
+    def forget(self) -> None:
+        """Let resident frames go."""
+        self._kept = None
+
     def load(self, cursor: Cursor, store: FrameStore) -> LoadedPool:
         """Bring the pool of the cursor onto the device.
 

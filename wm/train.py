@@ -95,6 +95,7 @@ def train(config: RunConfig, data: TrainingData, report: Report, resume: Path | 
                 if config.divergence.action == "stop" or run.rollbacks:
                     raise
                 resume, rollbacks = run.roll_back(str(error)), 1
+                del run  # its weights and frames must go before the dry step of the next
 
 
 class _Run:
@@ -144,12 +145,9 @@ class _Run:
         self._is_to_be_compiled = is_to_be_compiled(self.model, config, self.device)
         closing.callback(run_as_it_is, self.model)
         self._step = Step(self.model, self.optimiser, config, self.device)
-        frames_bytes = bytes_on_device(
-            data.train, self.device, config.data,
-            world_size=parallel.world_size(), local_ranks=parallel.local_world_size(),
-        )  # fmt: skip
-        self.batch_size = self._batch_size(meta, frames_bytes)
-        dry_step(self._step, config, -(-self.batch_size // parallel.world_size()), frames_bytes)
+        self.batch_size = self._batch_size(meta)
+        of_worker = -(-self.batch_size // parallel.world_size())
+        dry_step(self._step, config, of_worker, self._frames_bytes(self.batch_size))
         self._feed = self._open_feed(Cursor(**meta["cursor"]) if meta else Cursor())
         closing.callback(self._feed.close)
         self._epoch = self._feed.cursor.epoch
@@ -304,25 +302,38 @@ class _Run:
             resume={"optimiser": self.optimiser.state_dict()},
         )
 
-    def _open_feed(self, cursor: Cursor) -> Feed:
+    def _order(self, batch_size: int) -> SequenceOrder:
         config = self.config
-        order = SequenceOrder(
+        return SequenceOrder(
             self.data.train,
             sequence_frames=config.objective.example_frames,
             stride=config.objective.predictions,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             seed=config.seed,
             pool_frames=config.data.pool_frames,
             lanes=config.data.lanes,
         )
+
+    def _open_feed(self, cursor: Cursor) -> Feed:
         return Feed(
-            order,
+            self._order(self.batch_size),
             self.data.train,
             self.device,
             rank=parallel.rank(),
             world_size=parallel.world_size(),
             cursor=cursor,
-            data=config.data,
+            data=self.config.data,
+            local_ranks=parallel.local_world_size(),
+        )
+
+    def _frames_bytes(self, batch_size: int) -> int:
+        """What the feed will hold on this worker's device."""
+        return bytes_on_device(
+            self._order(batch_size),
+            self.data.train,
+            self.device,
+            self.config.data,
+            world_size=parallel.world_size(),
             local_ranks=parallel.local_world_size(),
         )
 
@@ -334,14 +345,15 @@ class _Run:
     def _place(self) -> str:
         return place_of_checkpoints(self.config)
 
-    def _batch_size(self, meta: dict[str, Any], frames_bytes: int) -> int:
+    def _batch_size(self, meta: dict[str, Any]) -> int:
         """Examples of a batch over all ranks: as configured, as the run began, or as much as fits."""
         if meta:
             return meta["batch_size"]
         size = self.config.optimiser.batch_size
         if size != "auto":
             return size
-        fits = largest_batch(self._step, self.config, self.data.train, self.device, frames_bytes)
+        reserved = self._frames_bytes(2 * parallel.world_size())
+        fits = largest_batch(self._step, self.config, self.data.train, self.device, reserved)
         return min(parallel.from_all_ranks(fits)) * parallel.world_size()
 
     def _learning_rate(self) -> float:

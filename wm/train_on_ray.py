@@ -27,7 +27,7 @@ from datasets.sources.remote import is_remote
 from wm.attempts import ENDING_FILE, NO_WORDS, Attempts, where_to_look
 from wm.checkpoint import newest_meta, newest_sound
 from wm.config import RunConfig
-from wm.interruption import RunStoppedError, stopping_on_signals, tell_this_process_on_sigterm
+from wm.interruption import RunStoppedError, Told, stopping_on_signals, tell_this_process_on_sigterm
 from wm.progress import shown
 from wm.run_folder import claim, describe_run, held, place_of_checkpoints
 from wm.train import TrainResult
@@ -78,7 +78,7 @@ def _fit(config: RunConfig) -> None:
     ending.unlink(missing_ok=True)
     attempts = Attempts(config.out, uuid.uuid4().hex)
     with shown(config.out, config), stopping_on_signals(config.out) as told:
-        failure = _run_until_over(config, attempts)
+        failure = _run_until_over(config, attempts, told)
     if ending.exists():
         raise UserError(ending.read_text()) from failure
     if told.signal is not None and not _is_done(config):
@@ -89,7 +89,7 @@ def _fit(config: RunConfig) -> None:
         raise failure
 
 
-def _run_until_over(config: RunConfig, attempts: Attempts) -> BaseException | None:
+def _run_until_over(config: RunConfig, attempts: Attempts, told: Told) -> BaseException | None:
     """Start the workers again as often as machines go: Ray counts that among the failures, of which few are allowed."""
     num_preempted = num_deaths = 0
     while True:
@@ -97,8 +97,9 @@ def _run_until_over(config: RunConfig, attempts: Attempts) -> BaseException | No
         past, before = attempts.past(), num_preempted
         num_preempted = sum(one.is_preempted for one in past)
         num_deaths = len(past) - num_preempted
+        is_over = told.signal is not None or (config.out / ENDING_FILE).exists()
         may_go_on = num_preempted > before and num_deaths <= config.max_failures
-        if not (isinstance(failure, TrainingFailedError) and may_go_on):
+        if is_over or not may_go_on or not isinstance(failure, TrainingFailedError):
             return failure
 
 
@@ -155,13 +156,15 @@ def _too_many_deaths(config: RunConfig, attempts: Attempts, failure: TrainingFai
     """How the last attempts ended, and what to do."""
     meta = newest_meta(place_of_checkpoints(config))
     seen = 0 if meta is None else meta["targets_seen"]
-    past = [one for one in attempts.past() if not one.is_preempted]
-    if not past:
-        return f"the run's workers did not begin ({_last_line(failure)}); {where_to_look(config.out)}"
+    past = attempts.past()
+    deaths = [one for one in past if not one.is_preempted]
+    where = where_to_look(config.out)
+    on = f"run the same command again: it goes on from {seen:,} targets"
+    if len(deaths) <= config.max_failures:  # the other failures are starts that came to nothing
+        return f"the run's workers did not begin{' again' if past else ''} ({_last_line(failure)}); {where}, then {on}"
     return (
-        f"the run died {len(past)} times, last at about {past[-1].reached:,} targets (last words: "
-        f"{past[-1].words or NO_WORDS}); {where_to_look(config.out)}, then run the same command again: it goes on from "
-        f"{seen:,} targets; max_failures={config.max_failures} allows more restarts"
+        f"the run died {len(deaths)} times, last at about {deaths[-1].reached:,} targets (last words: "
+        f"{deaths[-1].words or NO_WORDS}); {where}, then {on}; max_failures={config.max_failures} allows more restarts"
     )
 
 
@@ -192,7 +195,7 @@ def _worker(task: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     else:
         share = max(1, num_cores() // ray.train.get_context().get_local_world_size())
-        torch.set_num_threads(share if config.threads == "auto" else config.threads)  # Ray would give it one
+        torch.set_num_threads(share if config.num_threads == "auto" else config.num_threads)  # Ray would give it one
     work(config, task["command"])
 
 

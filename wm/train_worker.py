@@ -83,6 +83,7 @@ def _attempt(config: RunConfig, attempts: Attempts) -> None:
     if result.interrupted and not any(parallel.from_all_ranks(is_told(config.out))):
         if parallel.rank() == 0:
             attempts.preempted()
+        parallel.from_all_ranks(None)  # that is noted before any rank's end has Ray end all
         raise PreemptedError(f"told to stop by SIGTERM; saved at {result.targets_seen:,} targets")
 
 
