@@ -200,7 +200,7 @@ def parsed() -> argparse.Namespace:
     if options.tiny:
         options.seconds, options.seeds, options.mlp_seconds = [1.0], 1, 0.2
         options.judged, options.progress_targets = 200, 50
-        options.further = [*TINY_NETWORK.split(), "--eval.every-targets", "2000", *options.further]
+        options.further = [*TINY_NETWORK.split(), "--eval.every-targets", "300", *options.further]
     elif options.train_corpus is None or options.eval_corpus is None:
         parser.error("name a corpus to train on and one to be judged on")
     if options.twin_seconds is None:
