@@ -59,6 +59,7 @@ NUM_WAVES = NUM_PLAYERS * 4 * len(PERIODS)
 _FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
 _CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}
 _STICK_COLUMNS = slice(_CODE[STICKS[0]], _CODE[STICKS[-1]] + 1)
+assert CODE_COLUMNS[_STICK_COLUMNS] == STICKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,9 +214,10 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.embeddings = nn.ModuleDict({n: nn.Embedding(size, width) for n, (size, width) in EMBEDDINGS.items()})
         self.stage = nn.Embedding(*STAGE_EMBEDDING)
-        self._num_floats = sum(name in _FLOAT for name in CONTINUOUS_SCALES)
-        columns = [_FLOAT.get(name, _CODE.get(name)) for name in CONTINUOUS_SCALES]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        columns = [_FLOAT[name] for name in CONTINUOUS_SCALES if name in _FLOAT]
+        codes = list(CONTINUOUS_SCALES)[len(columns) :]  # floats come first there
+        self._num_floats = len(columns)
+        self.register_buffer("columns", torch.tensor(columns + [_CODE[name] for name in codes]), persistent=False)
         self.register_buffer("scales", torch.tensor(list(CONTINUOUS_SCALES.values())), persistent=False)
 
     def forward(self, frames: Frames) -> Tensor:
