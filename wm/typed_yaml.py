@@ -88,7 +88,11 @@ def _read_value(text: str, hint: Any) -> Any:
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """The types that a field may have."""
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if _is_union(hint) else (hint,)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)  # X | Literal[...] is the second
 
 
 def _hint_at(config_type: Any, path: Sequence[str]) -> Any:
@@ -113,9 +117,14 @@ def from_plain(content: Any, config_type: type[Config], source: str) -> Config:
     try:
         return TypeAdapter(config_type).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        first, *others = error.errors()
+        place, message = first["loc"], first["msg"].removeprefix("Value error, ")
+        if _is_union(_hint_at(config_type, [str(part) for part in place[:-1]])):
+            # One error for each type that the field may have, which pydantic adds to the path.
+            place = place[:-1]
+            also = [other["msg"].removeprefix("Input should be ") for other in others if other["loc"][:-1] == place]
+            message = " or ".join([message, *also])
+        path = ".".join(str(part) for part in place)
         if first["type"] == "value_error":
             raise UserError(f"{source}: {path + ': ' if path else ''}{message}") from error
         raise UserError(f"{source}: {path}: found {first['input']!r}; {message}") from error
