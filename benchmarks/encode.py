@@ -38,8 +38,7 @@ from datasets.encode import EncodeOptions, EncodeSummary, RunChunks, encode, enc
 from datasets.errors import ReplayError
 from datasets.games.checks import FilterConfig, check_game
 from datasets.games.replay import game_id_of, parse_replay
-from datasets.memory import plan_memory
-from datasets.ray_start import num_cores
+from datasets.memory import num_cores, plan_memory
 from datasets.sources import Inputs, read_ahead
 from datasets.sources.inputs import ReplayInput
 

@@ -34,7 +34,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.corpus import open_corpus
 from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays, GameIndex, index_games, read_games
-from datasets.ray_start import num_cores, start_ray
+from datasets.memory import num_cores
+from datasets.ray_start import start_ray
 from datasets.schema import NUM_PLAYERS
 from datasets.sequences import SequenceOrder
 from datasets.splits import SplitConfig

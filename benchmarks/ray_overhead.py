@@ -104,11 +104,10 @@ def child(way: str, config: RunConfig) -> None:
         return
     from wm.checkpoint import newest_sound
     from wm.run_folder import claim, place_of_checkpoints
-    from wm.train import train
+    from wm.train import train, use_cores
     from wm.training_data import open_data
 
-    if config.num_threads != "auto" and not config.use_gpu:
-        torch.set_num_threads(config.num_threads)
+    use_cores(config, 1)
     data = open_data(config)
     claim(config)
     newest_sound(place_of_checkpoints(config))  # a run looks where it stands, with Ray or without

@@ -27,8 +27,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from datasets.encode import ChunkResult, Feed
 from datasets.errors import UserError
 from datasets.isolate import ParserProcess
-from datasets.memory import PARSER_BYTES, MemoryPlan, plan_for_cluster, plan_memory
-from datasets.ray_start import joined, num_cores, start_ray
+from datasets.memory import PARSER_BYTES, MemoryPlan, num_cores, plan_for_cluster, plan_memory
+from datasets.ray_start import joined, start_ray
 from datasets.sources.storage import is_remote
 
 CHUNKS_IN_FLIGHT = 2

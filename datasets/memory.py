@@ -1,4 +1,4 @@
-"""What an encode may use of a machine's memory, and what it does use.
+"""What a machine has, what an encode may use of its memory, and what it does use.
 
 Guarded by `benchmarks/encode_memory.py`, which measures the peak against the limit.
 """
@@ -100,6 +100,11 @@ def plan_for_cluster(num_cpus: int) -> MemoryPlan:
         parser_spare_bytes=CLUSTER_SPARE_BYTES,
         object_store_bytes=MIN_OBJECT_STORE_BYTES + num_cpus * OBJECT_STORE_BYTES_PER_PARSER,
     )
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_bytes() -> int:

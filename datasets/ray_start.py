@@ -10,6 +10,7 @@ from pathlib import Path
 import ray
 
 from datasets.errors import UserError
+from datasets.memory import num_cores
 
 SPARE_CPUS = 6
 """Logical CPUs beyond the machine's cores on a local Ray. With as many CPUs as workers, a job with data tasks
@@ -81,8 +82,3 @@ def _hide_token() -> None:
 def joined() -> bool:
     """Whether Ray is a cluster named by RAY_ADDRESS, and not a local one of our own."""
     return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

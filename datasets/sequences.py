@@ -161,10 +161,9 @@ class SequenceOrder:
     def frames_of_share(self, num_workers: int) -> int:
         """Frames of one worker's part of a pool, about."""
         frames = -(-int(self._unit_frames.sum()) // self._num_pools)
-        if frames < MIN_FRAMES_FOR_LANES:
-            return frames
-        lanes = -(-self._lanes // num_workers) + (self._lanes % num_workers > 0)
-        return frames * min(lanes, self._lanes) // self._lanes
+        lanes = self._lanes_of(frames)
+        read = min(lanes, -(-lanes // num_workers) + (lanes % num_workers > 0))
+        return frames * read // lanes
 
     def num_pools(self, epoch: int) -> int:
         """Pools of an epoch."""
@@ -180,7 +179,7 @@ class SequenceOrder:
         order = np.arange(counts.sum())
         num_batches = -(-len(order) // self.batch_size)
         rounds = -(-len(order) // num_batches)
-        lanes = self._lanes if self._lengths[games].sum() >= MIN_FRAMES_FOR_LANES else 1
+        lanes = self._lanes_of(int(self._lengths[games].sum()))
         borders = np.arange(lanes + 1) * rounds // lanes * num_batches
         random = self._generator(epoch, 1, number)
         for start, end in itertools.pairwise(borders.tolist()):
@@ -195,6 +194,9 @@ class SequenceOrder:
         if cursor.pool + 1 < self.num_pools(cursor.epoch):
             return Cursor(epoch=cursor.epoch, pool=cursor.pool + 1)
         return Cursor(epoch=cursor.epoch + 1)
+
+    def _lanes_of(self, pool_frames: int) -> int:
+        return self._lanes if pool_frames >= MIN_FRAMES_FOR_LANES else 1
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *key])

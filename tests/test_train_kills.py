@@ -21,7 +21,7 @@ from train_kills import (
     trial,
 )
 
-from datasets.ray_start import num_cores
+from datasets.memory import num_cores
 from wm.run_folder import claim
 from wm.train import train
 from wm.train_worker import work

@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
-import torch
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
@@ -43,7 +42,7 @@ from tune.trials import Trial, place_text, trials_of, with_absolute_paths
 from wm.checkpoint import latest_checkpoint
 from wm.config import RunConfig
 from wm.run_folder import checkpoints_of, claim
-from wm.train import DivergedError, Row, train
+from wm.train import DivergedError, Row, train, use_cores
 from wm.training_data import open_data
 from wm.typed_yaml import from_plain, to_plain
 
@@ -253,9 +252,7 @@ def _run_trial(parameters: dict[str, Any]) -> None:
     setup = parameters[SETUP]
     config = from_plain(setup["run"], RunConfig, "trial")
     asha = from_plain(setup["asha"], AshaConfig, "trial")
-    if not config.use_gpu:
-        share = max(1, (os.cpu_count() or 1) // setup["concurrent"])
-        torch.set_num_threads(share if config.num_threads == "auto" else config.num_threads)  # Ray would give it one
+    use_cores(config, setup["concurrent"])
     try:
         claim(config)
         final = _train(config, asha)

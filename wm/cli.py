@@ -54,9 +54,9 @@ def encode(args: Sequence[str]) -> int:
     from datasets.encode import EncodeOptions
     from datasets.encode import encode as run
     from datasets.games.checks import FilterConfig
-    from datasets.memory import parse_bytes, plan_memory
+    from datasets.memory import num_cores, parse_bytes, plan_memory
     from datasets.progress import EncodeProgress
-    from datasets.ray_start import joined, num_cores
+    from datasets.ray_start import joined
     from datasets.sources import resolve
 
     def command(

@@ -190,8 +190,8 @@ def _problem_on_gpu(step: Step, config: RunConfig, batch_size: int, reserved_byt
 
 def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int, reserved_bytes: int) -> str | None:
     """A step that does not fit would have the system kill some process, so a full one is only tried where it should."""
-    crowded = reserved_bytes > CROWDED_SHARE * _free_bytes()
-    free = max(0, _free_bytes() - reserved_bytes)
+    available = _free_bytes()
+    free = max(0, available - reserved_bytes)
     needs = _measure(step, config, batch_size)
     found = None
     if needs is not None and needs.bytes_of(batch_size) > free:
@@ -199,7 +199,11 @@ def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int, reserved_byt
         found = f"needs about {needed / GB:.1f} GB, {free / GB:.1f} GB of memory are free for it beside the frames"
     elif not _fits(step, config, batch_size):
         found = f"was refused memory, of which {free / GB:.1f} GB seemed free for it beside the frames"
-    return None if found is None else _too_large(step, config, batch_size, found, crowded=crowded)
+    return (
+        None
+        if found is None
+        else _too_large(step, config, batch_size, found, crowded=reserved_bytes > CROWDED_SHARE * available)
+    )
 
 
 def _too_large(step: Step, config: RunConfig, batch_size: int, found: str, *, crowded: bool) -> str:

@@ -104,7 +104,7 @@ def present(game_BC: Tensor, field: str) -> Tensor:
 
 
 @functools.cache
-def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+def constant(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
     """A small tensor that goes to the device once; also where it is first asked for while judging."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device)
@@ -214,10 +214,10 @@ class FrameEncoder(nn.Module):
         super().__init__()
         self.embeddings = nn.ModuleDict({n: nn.Embedding(size, width) for n, (size, width) in EMBEDDINGS.items()})
         self.stage = nn.Embedding(*STAGE_EMBEDDING)
-        columns = [_FLOAT[name] for name in CONTINUOUS_SCALES if name in _FLOAT]
-        codes = list(CONTINUOUS_SCALES)[len(columns) :]  # floats come first there
-        self._num_floats = len(columns)
-        self.register_buffer("columns", torch.tensor(columns + [_CODE[name] for name in codes]), persistent=False)
+        floats = [_FLOAT[name] for name in CONTINUOUS_SCALES if name in _FLOAT]
+        codes = [_CODE[name] for name in list(CONTINUOUS_SCALES)[len(floats) :]]  # floats come first there
+        self.register_buffer("float_columns", torch.tensor(floats), persistent=False)
+        self.register_buffer("code_columns", torch.tensor(codes), persistent=False)
         self.register_buffer("scales", torch.tensor(list(CONTINUOUS_SCALES.values())), persistent=False)
 
     def forward(self, frames: Frames) -> Tensor:
@@ -225,8 +225,8 @@ class FrameEncoder(nn.Module):
         Returns:
             float32 (B, T, NUM_FRAME_FEATURES).
         """
-        floats = frames.floats.index_select(-1, self.columns[: self._num_floats])
-        codes = frames.codes.index_select(-1, self.columns[self._num_floats :]).float()
+        floats = frames.floats.index_select(-1, self.float_columns)
+        codes = frames.codes.index_select(-1, self.code_columns).float()
         numbers = [torch.cat([floats, codes], dim=-1) * self.scales]
         numbers += [binary(frames, name)[..., None] for name in BINARY]
         embedded = [table(category(frames, name)) for name, table in self.embeddings.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shlex
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from datasets.memory import machine_bytes
+from datasets.memory import machine_bytes, num_cores
 
 CODE = Path(__file__).resolve().parent.parent
 OUR_FILES = ("datasets", "wm", "tune", "cluster", "configs", "pyproject.toml", "constraints.txt")
@@ -57,7 +56,7 @@ def machine() -> dict[str, Any]:
             gpus.append({"name": facts.name, "memory_bytes": facts.total_memory})
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "memory_bytes": machine_bytes(),
         "gpus": gpus,
     }

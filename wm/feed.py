@@ -8,7 +8,6 @@ Shape legend: B = batch, T = frames, P = players (2), C = columns, N = frames of
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from datasets.errors import UserError
 from datasets.frames import GameIndex
+from datasets.memory import num_cores
 from datasets.sequences import Cursor, SequenceOrder
 from wm.config import DataConfig
 from wm.encoding import Frames
@@ -87,11 +87,10 @@ class Feed:
         """Whether the device holds all games, for the whole run."""
         self._order, self._device = order, device
         self._facts = torch.from_numpy(index.facts).to(device)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         stop = threading.Event()
         self._reader = PoolReader(
             order, index, device, rank=rank, world_size=world_size, resident=self.is_resident,
-            num_threads=max(1, min(MAX_READ_THREADS, cores // local_ranks)), stop=stop,
+            num_threads=max(1, min(MAX_READ_THREADS, num_cores() // local_ranks)), stop=stop,
         )  # fmt: skip
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._close = weakref.finalize(self, _end, stop, self._executor)

@@ -89,6 +89,12 @@ OPTIMISED_FIELDS: dict[str, tuple[str, ...]] = {
     "binary": BINARIES, **{name: (name,) for name in CATEGORIES},
 }  # fmt: skip
 """Fields of each part of the optimised loss."""
+_PART_WEIGHTS = tuple(OPTIMISED_WEIGHTS[part] for part in OPTIMISED_FIELDS)
+_NEEDED_FACTS = [
+    [f"has_{ABSENT[name]}" if name in ABSENT else "stage" for name in names] for names in OPTIMISED_FIELDS.values()
+]
+_FIELDS_BY_FACT = tuple(tuple(float(needed.count(fact)) for fact in GAME_COLUMNS) for needed in _NEEDED_FACTS)
+"""(parts, facts): how many fields of a part hang on each fact of GAME_COLUMNS; in the stage's place, on none."""
 
 
 def _valid(game_BC: Tensor, names: tuple[str, ...]) -> Tensor:
@@ -170,14 +176,7 @@ def optimised_factors(game_BC: Tensor, num_predictions: int) -> Tensor:
     facts = game_BC.clone()
     facts[:, 0] = 1  # in the stage's place what every game has
     having = facts.sum(dim=0).float()
-    per_fact = torch.stack([constant(_fields_by_fact(names), game_BC.device) for names in OPTIMISED_FIELDS.values()])
+    per_fact = constant(_FIELDS_BY_FACT, game_BC.device)
     # A sum of products, no matrix product: that might run in TF32, which cannot count.
     counts = (having * per_fact).sum(dim=-1) * (num_predictions * NUM_PLAYERS)
-    weights = constant(tuple(OPTIMISED_WEIGHTS[part] for part in OPTIMISED_FIELDS), game_BC.device)
-    return weights / counts.clamp(min=1)
-
-
-def _fields_by_fact(names: tuple[str, ...]) -> tuple[float, ...]:
-    """Of some fields how many every game has, and how many hang on each fact of GAME_COLUMNS after the stage."""
-    needs = ["stage" if name not in ABSENT else f"has_{ABSENT[name]}" for name in names]
-    return tuple(float(needs.count(fact)) for fact in GAME_COLUMNS)
+    return constant(_PART_WEIGHTS, game_BC.device) / counts.clamp(min=1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from datasets.errors import UserError
+from datasets.memory import num_cores
 from datasets.sequences import Cursor, SequenceOrder
 from wm import parallel
 from wm.checkpoint import load_resume, load_weights, open_checkpoint
@@ -73,6 +74,17 @@ def pick_device(config: RunConfig) -> torch.device:
         raise UserError("use_gpu is set, but no CUDA device is to be seen; set use_gpu: false, or install a CUDA torch")
     torch.backends.cuda.matmul.allow_tf32 = True
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def use_cores(config: RunConfig, processes: int) -> None:
+    """Give torch this process' part of the machine's cores, or `num_threads`; Ray would leave it one thread.
+
+    Args:
+        processes: that share the machine's cores.
+    """
+    if not config.use_gpu:
+        share = max(1, num_cores() // processes)
+        torch.set_num_threads(share if config.num_threads == "auto" else config.num_threads)
 
 
 def train(config: RunConfig, data: TrainingData, report: Report, resume: Path | None) -> TrainResult:
@@ -146,9 +158,10 @@ class _Run:
         closing.callback(run_as_it_is, self.model)
         self._step = Step(self.model, self.optimiser, config, self.device)
         self.batch_size = self._batch_size(meta)
+        order = self._order(self.batch_size)
         of_worker = -(-self.batch_size // parallel.world_size())
-        dry_step(self._step, config, of_worker, self._frames_bytes(self.batch_size))
-        self._feed = self._open_feed(Cursor(**meta["cursor"]) if meta else Cursor())
+        dry_step(self._step, config, of_worker, self._frames_bytes(order))
+        self._feed = self._open_feed(order, Cursor(**meta["cursor"]) if meta else Cursor())
         closing.callback(self._feed.close)
         self._epoch = self._feed.cursor.epoch
         self._next_validation = self._validation_after(self.targets_seen)
@@ -314,9 +327,9 @@ class _Run:
             lanes=config.data.lanes,
         )
 
-    def _open_feed(self, cursor: Cursor) -> Feed:
+    def _open_feed(self, order: SequenceOrder, cursor: Cursor) -> Feed:
         return Feed(
-            self._order(self.batch_size),
+            order,
             self.data.train,
             self.device,
             rank=parallel.rank(),
@@ -326,10 +339,10 @@ class _Run:
             local_ranks=parallel.local_world_size(),
         )
 
-    def _frames_bytes(self, batch_size: int) -> int:
+    def _frames_bytes(self, order: SequenceOrder) -> int:
         """What the feed will hold on this worker's device."""
         return bytes_on_device(
-            self._order(batch_size),
+            order,
             self.data.train,
             self.device,
             self.config.data,
@@ -352,7 +365,7 @@ class _Run:
         size = self.config.optimiser.batch_size
         if size != "auto":
             return size
-        reserved = self._frames_bytes(2 * parallel.world_size())
+        reserved = self._frames_bytes(self._order(2 * parallel.world_size()))
         fits = largest_batch(self._step, self.config, self.data.train, self.device, reserved)
         return min(parallel.from_all_ranks(fits)) * parallel.world_size()
 

@@ -22,7 +22,8 @@ from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.errors import UserError
-from datasets.ray_start import joined, num_cores, start_ray
+from datasets.memory import num_cores
+from datasets.ray_start import joined, start_ray
 from datasets.sources.remote import is_remote
 from wm.attempts import ENDING_FILE, NO_WORDS, Attempts, where_to_look
 from wm.checkpoint import newest_meta, newest_sound
@@ -30,7 +31,7 @@ from wm.config import RunConfig
 from wm.interruption import RunStoppedError, Told, stopping_on_signals, tell_this_process_on_sigterm
 from wm.progress import shown
 from wm.run_folder import claim, describe_run, held, place_of_checkpoints
-from wm.train import TrainResult
+from wm.train import TrainResult, use_cores
 from wm.train_worker import work
 from wm.training_data import check_same_games, open_data
 from wm.typed_yaml import from_plain, to_plain
@@ -193,9 +194,7 @@ def _worker(task: dict[str, Any]) -> None:
     config = from_plain(task["config"], RunConfig, "config")
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
-    else:
-        share = max(1, num_cores() // ray.train.get_context().get_local_world_size())
-        torch.set_num_threads(share if config.num_threads == "auto" else config.num_threads)  # Ray would give it one
+    use_cores(config, ray.train.get_context().get_local_world_size())
     work(config, task["command"])
 
 
