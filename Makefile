@@ -54,8 +54,8 @@ test-slow: lint
 	$(BIN)/pytest -m 'slow or not slow'
 
 faults: $(VENV)/.dev
-	$(if $(REPLAYS),$(BIN)/python tests/kills.py --sources "$(REPLAYS)")
-	$(BIN)/python tests/train_kills.py
+	$(if $(REPLAYS),$(BIN)/python tests/support/kills.py --sources "$(REPLAYS)")
+	$(BIN)/python tests/support/train_kills.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -26,7 +26,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.corpus import (
+from datasets.corpus.commit import Committer
+from datasets.corpus.commit_log import COMMITS, with_checksum
+from datasets.corpus.known_games import Entry, Ledger
+from datasets.corpus.reader import (
     FRAMES,
     GAMES,
     TABLES,
@@ -36,13 +39,10 @@ from datasets.corpus import (
     sealed_facts,
     write_json_atomically,
 )
-from datasets.corpus.commit import Committer
-from datasets.corpus.commit_log import COMMITS, with_checksum
-from datasets.corpus.ledger import Entry, Ledger
 from datasets.corpus.shard import ShardWriter, frames_table, game_row
-from datasets.encode import ChunkResult, EncodeOptions
-from datasets.games.replay import parse_replay
-from datasets.schema import FORMAT_VERSION, GAMES_SCHEMA
+from datasets.pipeline.encode import ChunkResult, EncodeOptions
+from datasets.replays.slp_reader import parse_replay
+from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA
 from datasets.sources.inputs import Passed
 from datasets.synth import SynthOptions, synthesise
 

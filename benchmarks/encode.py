@@ -2,9 +2,9 @@
 
     python benchmarks/encode.py [--sources dev.zip ...] [--copies 4] [--no-ray]
 
-Guards `datasets/games/replay.py`, `datasets/corpus/shard.py` and `datasets/encode.py`. Every phase reads the same
-uncompressed .slp files, from the page cache; copies of a game differ in one position, so that none is dropped
-as a duplicate, and come after all games of the copy before, so that no row group holds a game twice.
+Guards `datasets/replays/slp_reader.py`, `datasets/corpus/shard.py` and `datasets/pipeline/encode.py`. Every phase
+reads the same uncompressed .slp files, from the page cache; copies of a game differ in one position, so that none is
+dropped as a duplicate, and come after all games of the copy before, so that no row group holds a game twice.
 - peppi-py alone: opens and parses each file, nothing else.
 - plain: the whole of `encode` in one process: listing, reading, md5, checks, Parquet, checksums, commits.
 - plain on all cores: the same with a pool of processes, the most that Ray could reach here now.
@@ -32,15 +32,17 @@ from pathlib import Path
 import peppi_py
 from default_sources import default_sources
 
-from datasets.corpus import FRAMES, open_corpus
+from datasets.checks.filters import FilterConfig, check_game
+from datasets.corpus.reader import FRAMES, open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table
-from datasets.encode import EncodeOptions, EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
-from datasets.errors import ReplayError
-from datasets.games.checks import FilterConfig, check_game
-from datasets.games.replay import game_id_of, parse_replay
-from datasets.memory import num_cores, plan_memory
-from datasets.sources import Inputs, read_ahead
+from datasets.pipeline.encode import EncodeOptions, EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
+from datasets.pipeline.memory_budget import plan_memory
+from datasets.replays.slp_reader import game_id_of, parse_replay
+from datasets.runtime.errors import ReplayError
+from datasets.runtime.hardware import num_cores
 from datasets.sources.inputs import ReplayInput
+from datasets.sources.reading import read_ahead
+from datasets.sources.walk import Inputs
 
 NUDGED_FRAME = 900
 """Index of the frame whose position differs between the copies of a game: within its fingerprint."""
@@ -158,8 +160,8 @@ def encode_with_ray(folder: Path, out: Path, num_games: int, cores: int) -> tupl
     """Seconds of an encode on a Ray that is up, and its frames a second between the first commit and the last."""
     import ray
 
-    from datasets.distribute import encode_on_ray
-    from datasets.ray_start import start_ray
+    from datasets.pipeline.ray_encode import encode_on_ray
+    from datasets.runtime.ray_cluster import start_ray
 
     plan = plan_memory(None, cores)
     start_ray(object_store_bytes=plan.object_store_bytes)

@@ -28,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.memory import machine_bytes, parse_bytes, tree_of
+from datasets.pipeline.memory_budget import parse_bytes
+from datasets.runtime.hardware import machine_bytes, process_tree
 from datasets.synth import SynthOptions, synthesise
 
 SAMPLE_SECONDS = 0.2
@@ -38,7 +39,7 @@ RANKED_GAMES = 287_504
 def sample(root: int) -> tuple[int, int]:
     """Bytes of a tree of processes: in all, and of shared memory."""
     total = shared = 0
-    for pid in tree_of(root):
+    for pid in process_tree(root):
         try:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:

@@ -22,10 +22,10 @@ import torch
 from older_speed import CONFIGS
 from synthetic_corpus import synthetic_corpus
 
-from datasets.corpus import open_corpus
-from datasets.frames import index_games
-from datasets.splits import SplitConfig
-from wm.run_log import read_log
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import index_games
+from datasets.schema.splits import SplitConfig
+from wm.runs.run_log import read_log
 
 LINES_PER_RUN = 12
 EPOCH_GAMES = 2_000

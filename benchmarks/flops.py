@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-from datasets.schema import NUM_PLAYERS
-from wm.config import RunConfig
-from wm.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES, NUM_RELATIONS
-from wm.model import NUM_INPUTS, ModelConfig
-from wm.prediction import NUM_OUTPUTS
+from datasets.schema.columns import NUM_PLAYERS
+from wm.config.run_config import RunConfig
+from wm.model.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES, NUM_RELATIONS
+from wm.model.heads import NUM_OUTPUTS
+from wm.model.world_model import NUM_INPUTS, ModelConfig
 
 CHUNK_FRAMES = 64
 """Frames within which the scan is a masked matrix product, in both cores."""

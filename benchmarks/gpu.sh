@@ -49,7 +49,7 @@ import json
 import sys
 from pathlib import Path
 
-from wm.environment import environment
+from wm.runs.environment import environment
 
 found = json.dumps(environment(), indent=1)
 Path(sys.argv[1]).write_text(found)

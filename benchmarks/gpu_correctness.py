@@ -6,7 +6,7 @@ Errors are differences over the largest value (outputs) or norms of differences 
 - scan: each core against a float64 recurrence, frame by frame, forward and backward, with and without a state before.
 - network: each core and precision against plain torch in float32 on the CPU, outputs and gradients.
 - step: frames one by one, with a state, against the sequence pass.
-- update: three updates of `wm.step.Step` in float32 on the device against the CPU.
+- update: three updates of `wm.training.train_step.Step` in float32 on the device against the CPU.
 - feed: the same batches, bit for bit, from frames held on the device and from pools.
 - waiting (CUDA alone): torch raises an error wherever the host would wait for the device within an update.
 Tolerances: float32 products of the kernels are TF32 (10 bits), those of bf16 have 8. Exit code 1 where any is missed.
@@ -33,21 +33,22 @@ from synthetic_corpus import synthetic_corpus
 from torch import Tensor
 from torch.nn import functional as F
 
-from datasets.corpus import open_corpus
-from datasets.frames import GameIndex, index_games
-from datasets.sequences import SequenceOrder
-from datasets.splits import SplitConfig
-from wm import kernels, ssd
-from wm.config import DataConfig, ObjectiveConfig, RunConfig
-from wm.encoding import Frames, controllers
-from wm.feed import Feed, Share
-from wm.made_up import made_up_share
-from wm.model import Mamba2WorldModel, ModelConfig, WorldModel, build_model
-from wm.optimiser import Optimiser
-from wm.precision import autocast
-from wm.prediction import Prediction
-from wm.step import Step
-from wm.typed_yaml import load_yaml
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import GameIndex, index_games
+from datasets.loading.sequences import SequenceOrder
+from datasets.schema.splits import SplitConfig
+from wm.config.run_config import DataConfig, ObjectiveConfig, RunConfig
+from wm.config.typed_yaml import load_yaml
+from wm.data.batches import Feed, Share
+from wm.data.synthetic_batch import made_up_share
+from wm.model import ssd
+from wm.model import ssd_triton as kernels
+from wm.model.encoding import Frames, controllers
+from wm.model.heads import Prediction
+from wm.model.precision import autocast
+from wm.model.world_model import Mamba2WorldModel, ModelConfig, WorldModel, build_model
+from wm.training.optimizer import Optimiser
+from wm.training.train_step import Step
 
 SCAN_FRAMES = (10, 64, 100)
 SCAN_TOLERANCES = {
@@ -113,7 +114,7 @@ def norm_apart(found: list[Tensor], expected: list[Tensor]) -> float:
 
 
 def recurrence(x_BTHD, dt_BTH, a_H, b_BTN, c_BTN, state_BHDN=None, return_state=True):
-    """The scan's definition, a frame at a time (Dao and Gu 2024, equation 1); the slow twin of `wm.ssd.scan`."""
+    """The scan's definition, a frame at a time (Dao and Gu 2024, equation 1); the slow twin of `wm.model.ssd.scan`."""
     num_games, num_frames, num_heads, width = x_BTHD.shape
     state = x_BTHD.new_zeros(num_games, num_heads, width, b_BTN.shape[-1]) if state_BHDN is None else state_BHDN
     outputs = []

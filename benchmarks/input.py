@@ -32,16 +32,16 @@ import torch
 from synthetic_corpus import synthetic_corpus
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.corpus import open_corpus
-from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays, GameIndex, index_games, read_games
-from datasets.memory import num_cores
-from datasets.ray_start import start_ray
-from datasets.schema import NUM_PLAYERS
-from datasets.sequences import SequenceOrder
-from datasets.splits import SplitConfig
-from wm.config import DataConfig, RunConfig
-from wm.feed import MAX_READ_THREADS, Feed
-from wm.typed_yaml import load_yaml
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays, GameIndex, index_games, read_games
+from datasets.loading.sequences import SequenceOrder
+from datasets.runtime.hardware import num_cores
+from datasets.runtime.ray_cluster import start_ray
+from datasets.schema.columns import NUM_PLAYERS
+from datasets.schema.splits import SplitConfig
+from wm.config.run_config import DataConfig, RunConfig
+from wm.config.typed_yaml import load_yaml
+from wm.data.batches import MAX_READ_THREADS, Feed
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [f"p{p}_{c}" for p in range(NUM_PLAYERS) for c in FLOAT_COLUMNS + CODE_COLUMNS]
@@ -185,8 +185,8 @@ def wait_share_of_a_loop(index: GameIndex, options: argparse.Namespace) -> float
 
 def wait_share_of_training(corpus: Path, options: argparse.Namespace) -> float:
     """Part of the time waited for frames by a run of `wm train`, the first pool included."""
-    from wm.train import train
-    from wm.training_data import open_data
+    from wm.data.training_data import open_data
+    from wm.training.trainer import train
 
     with tempfile.TemporaryDirectory() as folder:
         config = replace(

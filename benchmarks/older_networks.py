@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datasets.schema import NUM_PLAYERS
-from wm.encoding import BINARY, CONTINUOUS_SCALES, EMBEDDINGS, NUM_CONTROLLER, STAGE_EMBEDDING
-from wm.prediction import NUM_OUTPUTS
+from datasets.schema.columns import NUM_PLAYERS
+from wm.model.encoding import BINARY, CONTINUOUS_SCALES, EMBEDDINGS, NUM_CONTROLLER, STAGE_EMBEDDING
+from wm.model.heads import NUM_OUTPUTS
 
 NUMBERS = (*CONTINUOUS_SCALES, *BINARY)
 

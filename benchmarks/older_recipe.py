@@ -5,7 +5,7 @@
 What the older system does is what the twin does (`docs/architecture.md` names its results): all frames in memory as
 normalised float32 and int64 tensors; one window of K = 10 a sample, made in `__getitem__`; batches of 256, shuffled,
 by torch's DataLoader; fp32; AdamW at a constant 3e-4; squared errors, binary and categorical cross-entropies in
-scaled units with the weights of `wm.losses.WEIGHTS`; deltas straight from the head, without a prior; fifteen
+scaled units with the weights of `wm.objective.losses.WEIGHTS`; deltas straight from the head, without a prior; fifteen
 `.item()` a step for its metrics. Mamba-2 with `nn.Conv1d` and the quadratic form of the scan (one chunk), or the MLP.
 Kindnesses, so that it is no strawman: the frames are normalised before the clock starts, the optimiser is
 PyTorch's fast path for its device, and the scan is the fastest form that plain torch has for ten frames. From `wm`
@@ -28,9 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.frames import GameIndex, read_games
-from datasets.targets import judged_targets
-from wm.encoding import (
+from datasets.loading.frames import GameIndex, read_games
+from datasets.loading.targets import judged_targets
+from wm.evaluation.evaluator import judge_windows
+from wm.evaluation.metrics import metrics_of
+from wm.model.encoding import (
     BINARY,
     CONTINUOUS_SCALES,
     EMBEDDINGS,
@@ -41,11 +43,9 @@ from wm.encoding import (
     continuous,
     controllers,
 )
-from wm.judge import judge_windows
-from wm.losses import WEIGHTS
-from wm.metrics import metrics_of
-from wm.prediction import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
-from wm.prediction import scales as scales_of
+from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
+from wm.model.heads import scales as scales_of
+from wm.objective.losses import WEIGHTS
 
 BATCH_SIZE = 256
 LEARNING_RATE = 3e-4

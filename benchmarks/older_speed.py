@@ -20,14 +20,14 @@ import torch
 from older_recipe import CONTEXT_FRAMES, OlderRecipe
 from synthetic_corpus import synthetic_corpus
 
-from datasets.corpus import open_corpus
-from datasets.frames import GameIndex, index_games
-from datasets.splits import SplitConfig
-from wm.config import RunConfig
-from wm.run_log import read_log
-from wm.train import train
-from wm.training_data import TrainingData
-from wm.typed_yaml import load_yaml
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import GameIndex, index_games
+from datasets.schema.splits import SplitConfig
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import load_yaml
+from wm.data.training_data import TrainingData
+from wm.runs.run_log import read_log
+from wm.training.trainer import train
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Kind = Literal["mamba2", "mlp"]
@@ -43,7 +43,8 @@ def twin_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> 
 
 
 def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
-    """Targets a second of `wm.train.train` on the same games, data path included: median of its progress lines."""
+    """Targets a second of `wm.training.trainer.train` on the same games, data path included: median of its progress
+    lines."""
     config = load_yaml(CONFIGS / ("mlp.yaml" if kind == "mlp" else "mamba2-medium.yaml"), RunConfig)
     with tempfile.TemporaryDirectory() as out:
         config = replace(

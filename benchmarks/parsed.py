@@ -2,9 +2,9 @@
 
     python benchmarks/parsed.py --sources parsed-v2.tar parsed-v3.tar slippi-db-toy.zip [--repeats 5]
 
-Guards `datasets/games/parsed.py` and `datasets/games/rollbacks.py`. Times are this process' CPU, the least of some
-repeats, by form. "Parquet alone" decompresses and reads all columns; "wanted columns" is what `ParsedFile` does,
-and the third is the whole of `parse_parsed`. The last line is one JSON object.
+Guards `datasets/legacy/parsed_game.py` and `datasets/legacy/rollback_frames.py`. Times are this process' CPU, the
+least of some repeats, by form. "Parquet alone" decompresses and reads all columns; "wanted columns" is what
+`ParsedFile` does, and the third is the whole of `parse_parsed`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.games.parsed import WANTED, parse_parsed
-from datasets.games.parsed_file import ParsedFile
-from datasets.sources import Inputs, read_ahead
+from datasets.legacy.parsed_container import ParsedFile
+from datasets.legacy.parsed_game import WANTED, parse_parsed
+from datasets.sources.reading import read_ahead
+from datasets.sources.walk import Inputs
 
 Files = list[tuple[bytes, str, dict | None]]
 

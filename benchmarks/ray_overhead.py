@@ -27,10 +27,10 @@ import torch
 from older_speed import CONFIGS
 from synthetic_corpus import synthetic_corpus
 
-from wm.config import ObjectiveConfig, RunConfig
-from wm.model import ModelConfig
-from wm.run_log import read_log
-from wm.typed_yaml import from_plain, load_yaml, to_plain
+from wm.config.run_config import ObjectiveConfig, RunConfig
+from wm.config.typed_yaml import from_plain, load_yaml, to_plain
+from wm.model.world_model import ModelConfig
+from wm.runs.run_log import read_log
 
 LINES_PER_LEG = 12
 POLL_SECONDS = 0.02
@@ -98,14 +98,14 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 def child(way: str, config: RunConfig) -> None:
     """One leg, in its process: the same function of training, with Ray around it or without."""
     if way == "ray":
-        from wm.train_on_ray import train_on_ray
+        from wm.launch.ray_train import train_on_ray
 
         train_on_ray(config)
         return
-    from wm.checkpoint import newest_sound
-    from wm.run_folder import claim, place_of_checkpoints
-    from wm.train import train, use_cores
-    from wm.training_data import open_data
+    from wm.checkpoints.reader import newest_sound
+    from wm.data.training_data import open_data
+    from wm.runs.run_folder import claim, place_of_checkpoints
+    from wm.training.trainer import train, use_cores
 
     use_cores(config, 1)
     data = open_data(config)

@@ -25,11 +25,12 @@ from pathlib import Path
 import numpy as np
 from default_sources import default_sources
 
-from datasets.errors import ReplayError
-from datasets.games.checks import REASONS, FilterConfig, check_game
-from datasets.games.game import Columns, Game
-from datasets.games.replay import parse_replay
-from datasets.sources import Inputs, read_ahead
+from datasets.checks.filters import REASONS, FilterConfig, check_game
+from datasets.replays.game import Columns, Game
+from datasets.replays.slp_reader import parse_replay
+from datasets.runtime.errors import ReplayError
+from datasets.sources.reading import read_ahead
+from datasets.sources.walk import Inputs
 
 HEADER_BYTES = 15
 """Of a .slp before its event stream; the last four are the stream's length (SPEC.md, The raw element)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets.encode import EncodeOptions, encode, encode_in_process
+from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
 from datasets.synth import SynthOptions, synthesise
 
 

@@ -29,12 +29,12 @@ from older_recipe import CONTEXT_FRAMES, OlderRecipe
 from older_speed import CONFIGS, our_speed, twin_speed
 from synthetic_corpus import synthetic_corpus
 
-from datasets.corpus import open_corpus
-from datasets.frames import index_games
-from datasets.splits import SplitConfig
-from wm.config import RunConfig
-from wm.run_log import read_log
-from wm.typed_yaml import load_yaml
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import index_games
+from datasets.schema.splits import SplitConfig
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import load_yaml
+from wm.runs.run_log import read_log
 
 METRICS = ("change_acc", "pos_mae", "val_loss")
 LOWER_IS_BETTER = ("pos_mae", "val_loss")

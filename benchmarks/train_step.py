@@ -4,9 +4,9 @@
 
 For every shipped config, both objectives and both cores (kernels on CUDA alone): targets a second, the share of the
 peak of a large square matrix product in the same precision measured just before and after, what crosses between host
-and device, and how often the host waits. Operations are counted on paper (`flops.py`). Guards `wm/step.py`,
-`wm/mamba2.py`, `wm/ssd.py` and `wm/optimiser.py`. Prints a table; the last line is one JSON object, in whose head
-stands the case of mamba2-medium with the objective `sequence`.
+and device, and how often the host waits. Operations are counted on paper (`flops.py`). Guards
+`wm/training/train_step.py`, `wm/model/mamba2.py`, `wm/model/ssd.py` and `wm/training/optimizer.py`. Prints a table;
+the last line is one JSON object, in whose head stands the case of mamba2-medium with the objective `sequence`.
 
 "reads" are operators whose result the host needs: on CUDA each makes it wait, on a CPU they cost nothing (the fused
 AdamW reads its step counters there, and the trainer whether the gradient is finite). Speeds are those of the best of
@@ -31,16 +31,16 @@ import torch
 from flops import flops_per_target
 from host_traffic import measure_traffic
 
-from wm import kernels
-from wm.compiling import is_to_be_compiled
-from wm.config import RunConfig
-from wm.host_memory import PeakOfHost, keep_freed
-from wm.made_up import made_up_share
-from wm.model import build_model
-from wm.optimiser import Optimiser
-from wm.precision import uses_bf16
-from wm.step import Step
-from wm.typed_yaml import load_yaml
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import load_yaml
+from wm.data.synthetic_batch import made_up_share
+from wm.model import ssd_triton as kernels
+from wm.model.precision import uses_bf16
+from wm.model.world_model import build_model
+from wm.training.compilation import is_to_be_compiled
+from wm.training.host_memory import PeakOfHost, keep_freed
+from wm.training.optimizer import Optimiser
+from wm.training.train_step import Step
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIPPED = ("mlp", "mamba2-medium", "mamba2-medium-k60", "mamba2-large", "mamba2-xl")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.corpus import open_corpus
-from datasets.frames import GameIndex, index_games
-from datasets.splits import SplitConfig
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import GameIndex, index_games
+from datasets.schema.splits import SplitConfig
 
 # Ray's own waiting times, shortened: set before anything imports ray.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -78,7 +78,7 @@ def read_real(real_replays: Path) -> Callable[[str], bytes]:
 @pytest.fixture(scope="session")
 def dev_corpus(real_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of dev.zip, encoded once with the default options."""
-    from datasets.encode import EncodeOptions, encode, encode_in_process
+    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
 
     out = tmp_path_factory.mktemp("dev") / "corpus"
     encode([real_replays / "dev.zip"], out, EncodeOptions(), encode_in_process)
@@ -98,7 +98,7 @@ def synthetic_replays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_corpus(synthetic_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of the synthetic replays."""
-    from datasets.encode import EncodeOptions, encode, encode_in_process
+    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
 
     out = tmp_path_factory.mktemp("tiny") / "corpus"
     encode([synthetic_replays], out, EncodeOptions(), encode_in_process)

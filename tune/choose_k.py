@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.errors import UserError
+from datasets.runtime.errors import UserError
 from tune.results import ResultRow, State, gather, open_sweep, state_of
 from tune.table import flops_text, number_text, text_table
 from tune.trials import SEED, place_text

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wm.config import RunConfig
+from wm.config.run_config import RunConfig
 
 AxisValue = int | float | bool | str
 """A value on an axis; a number written like 1e-3 reaches us as text and is read as its field's type says."""

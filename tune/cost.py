@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from datasets.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
-from datasets.schema import NUM_PLAYERS
-from wm.config import RunConfig
-from wm.encoding import Frames
-from wm.model import build_model, num_parameters
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
+from datasets.schema.columns import NUM_PLAYERS
+from wm.config.run_config import RunConfig
+from wm.model.encoding import Frames
+from wm.model.world_model import build_model, num_parameters
 
 BACKWARD_AND_FORWARD = 3
 """A backward pass multiplies twice as much as its forward pass."""

@@ -1,7 +1,7 @@
 """A sweep's folder: whose it is, how far each trial is, and one result row for each (trial, judged K, targets seen).
 
 sweep.json      what makes the sweep this sweep, and its trials with what they cost
-trials/NAME/    a run's folder (see `wm.run_folder`); its log.jsonl holds the truth of the rows
+trials/NAME/    a run's folder (see `wm.runs.run_folder`); its log.jsonl holds the truth of the rows
                 stopped.json: ASHA ended it; failed.json: it cannot go on; train.log: what it printed
 results.jsonl   all trials' rows, gathered from the logs
 ray/            Ray Tune's own notes, not read again
@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets.corpus import write_json_atomically
-from datasets.errors import UserError
+from datasets.corpus.reader import write_json_atomically
+from datasets.runtime.errors import UserError
 from tune.config import AxisValue, SweepConfig
 from tune.cost import Cost
 from tune.trials import Trial
-from wm.checkpoint import META_FILE, latest_checkpoint
-from wm.config import identity
-from wm.run_folder import checkpoints_of, read_log
-from wm.typed_yaml import to_plain
+from wm.checkpoints.reader import META_FILE, latest_checkpoint
+from wm.config.run_config import identity
+from wm.config.typed_yaml import to_plain
+from wm.runs.run_folder import checkpoints_of, read_log
 
 FORMAT_VERSION = 1
 """1: first."""

@@ -21,8 +21,8 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from datasets.errors import UserError
-from datasets.ray_start import start_ray
+from datasets.runtime.errors import UserError
+from datasets.runtime.ray_cluster import start_ray
 from tune.choose_k import choose, describe
 from tune.config import AshaConfig, SweepConfig
 from tune.cost import cost_of
@@ -39,12 +39,12 @@ from tune.results import (
 )
 from tune.table import number_text, trials_table
 from tune.trials import Trial, place_text, trials_of, with_absolute_paths
-from wm.checkpoint import latest_checkpoint
-from wm.config import RunConfig
-from wm.run_folder import checkpoints_of, claim
-from wm.train import DivergedError, Row, train, use_cores
-from wm.training_data import open_data
-from wm.typed_yaml import from_plain, to_plain
+from wm.checkpoints.reader import latest_checkpoint
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import from_plain, to_plain
+from wm.data.training_data import open_data
+from wm.runs.run_folder import checkpoints_of, claim
+from wm.training.trainer import DivergedError, Row, train, use_cores
 
 TIME = "targets_seen"
 SCORE = "score"

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets.errors import UserError
+from datasets.runtime.errors import UserError
 from tune.config import SIZES, AxisValue, SweepConfig
-from wm.config import RunConfig, identity, short_hash
-from wm.typed_yaml import from_plain, to_plain
+from wm.config.run_config import RunConfig, identity, short_hash
+from wm.config.typed_yaml import from_plain, to_plain
 
 SIZE = "size"
 SIZE_FIELDS = ("model.d_model", "model.num_layers")

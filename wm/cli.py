@@ -22,7 +22,7 @@ if getattr(datasets, "ROOM", None) != "melee-world-model":
     sys.exit(2)
 
 from cluster.errors import ClusterError
-from datasets.errors import UserError
+from datasets.runtime.errors import UserError
 
 USAGE_ERROR = 2
 NOT_SOUND = 1
@@ -50,14 +50,15 @@ def encode(args: Sequence[str]) -> int:
     """replays (folders, .slp, zip, 7z, tar, local or s3://) into a corpus; run again to resume or to add"""
     from functools import partial
 
-    from datasets.distribute import encode_on_ray
-    from datasets.encode import EncodeOptions
-    from datasets.encode import encode as run
-    from datasets.games.checks import FilterConfig
-    from datasets.memory import num_cores, parse_bytes, plan_memory
-    from datasets.progress import EncodeProgress
-    from datasets.ray_start import joined
-    from datasets.sources import resolve
+    from datasets.checks.filters import FilterConfig
+    from datasets.pipeline.encode import EncodeOptions
+    from datasets.pipeline.encode import encode as run
+    from datasets.pipeline.memory_budget import parse_bytes, plan_memory
+    from datasets.pipeline.progress import EncodeProgress
+    from datasets.pipeline.ray_encode import encode_on_ray
+    from datasets.runtime.hardware import num_cores
+    from datasets.runtime.ray_cluster import joined
+    from datasets.sources.source_lists import resolve
 
     def command(
         places: Positional[tuple[str, ...]],
@@ -93,7 +94,7 @@ def encode(args: Sequence[str]) -> int:
 
 def encode_summary(summary: Any, out: Path) -> str:
     """What an encode did, for a person: what was added, and a line for each reason of a reject."""
-    from datasets.games.checks import REASONS
+    from datasets.checks.filters import REASONS
 
     lines = [
         f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
@@ -111,8 +112,8 @@ def encode_summary(summary: Any, out: Path) -> str:
 
 def corpus(args: Sequence[str]) -> int:
     """`wm corpus info|verify|repair CORPUS`: what a corpus holds, why inputs were rejected, whether it is sound"""
-    from datasets.corpus import open_corpus
     from datasets.corpus.info import corpus_info, describe
+    from datasets.corpus.reader import open_corpus
     from datasets.corpus.verify import repair, verify
 
     def command(
@@ -137,10 +138,10 @@ def corpus(args: Sequence[str]) -> int:
 
 def train(args: Sequence[str]) -> int:
     """train a world model as a config says (`wm train configs/demo.yaml --train-corpus C --out R`)"""
-    from wm.config import RunConfig
+    from wm.config.run_config import RunConfig
 
     config = config_of(args, RunConfig, "wm train")
-    from wm.train_on_ray import train_on_ray
+    from wm.launch.ray_train import train_on_ray
 
     result = train_on_ray(config)
     print(f"{result.targets_seen:,} targets in {result.seconds:.0f} s; judge it with: wm eval {config.out} CORPUS")
@@ -172,7 +173,7 @@ def evaluate(args: Sequence[str]) -> int:
             use_gpu: run on the GPU.
             out: where the JSON goes (default: eval.json in the checkpoint's run folder, or here for a URI).
         """
-        from wm.evaluate_checkpoint import evaluate_checkpoint
+        from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 
         evaluate_checkpoint(
             checkpoint, corpus, context, split=split, num_targets=None if all else num_targets, use_gpu=use_gpu, out=out
@@ -212,8 +213,8 @@ def choose_k(args: Sequence[str]) -> int:
 def submit(args: Sequence[str]) -> int:
     """run `wm train` as a job on a Ray cluster: `wm submit configs/mamba2-medium.yaml`"""
     from cluster.submit import SubmitRequest, submit_and_follow
-    from wm.config import RunConfig
-    from wm.typed_yaml import load_yaml
+    from wm.config.run_config import RunConfig
+    from wm.config.typed_yaml import load_yaml
 
     head, overrides = _split_overrides(args)
 
@@ -285,7 +286,7 @@ def config_of(args: Sequence[str], config_type: type, prog: str) -> Any:
     Raises:
         UserError: no config is named, or it is wrong.
     """
-    from wm.typed_yaml import load_yaml
+    from wm.config.typed_yaml import load_yaml
 
     if "--help" in args or "-h" in args:
         tyro.cli(config_type, prog=f"{prog} CONFIG.yaml", default=config_type(), args=["--help"])

@@ -7,19 +7,19 @@ import shutil
 import time
 from pathlib import Path
 
-from datasets.corpus import Corpus, open_corpus, write_json_atomically
 from datasets.corpus.info import corpus_info, describe
-from datasets.distribute import encode_on_ray
-from datasets.encode import EncodeOptions, encode
-from datasets.errors import UserError
-from datasets.splits import SplitConfig, in_split
+from datasets.corpus.reader import Corpus, open_corpus, write_json_atomically
+from datasets.pipeline.encode import EncodeOptions, encode
+from datasets.pipeline.ray_encode import encode_on_ray
+from datasets.runtime.errors import UserError
+from datasets.schema.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesise
-from wm.config import RunConfig, short_hash
-from wm.evaluate_checkpoint import evaluate_checkpoint
+from wm.config.run_config import RunConfig, short_hash
+from wm.config.typed_yaml import load_yaml
+from wm.launch.evaluate_checkpoint import evaluate_checkpoint
+from wm.launch.ray_train import train_on_ray
 from wm.report import write_report
-from wm.run_folder import read_log
-from wm.train_on_ray import train_on_ray
-from wm.typed_yaml import load_yaml
+from wm.runs.run_folder import read_log
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_SYNTHETIC_GAMES = 60

@@ -18,7 +18,21 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.corpus import (
+from datasets.corpus.commit_files import Facts, GameFiles, StagedFiles, move_files, stage_files
+from datasets.corpus.commit_log import (
+    COMMITS,
+    Commit,
+    commits_on_disk,
+    damaged_commit,
+    in_order,
+    number_and_revision,
+    read_commits,
+    stem_of,
+    with_checksum,
+)
+from datasets.corpus.dedupe import SLP, settle
+from datasets.corpus.known_games import Drop, Entry, Ledger
+from datasets.corpus.reader import (
     ASIDE_PATTERN,
     CORPUS_FILE,
     IN_PROGRESS_FILE,
@@ -33,27 +47,13 @@ from datasets.corpus import (
     sync_folder,
     write_json_atomically,
 )
-from datasets.corpus.commit_files import Facts, GameFiles, StagedFiles, move_files, stage_files
-from datasets.corpus.commit_log import (
-    COMMITS,
-    Commit,
-    commits_on_disk,
-    damaged_commit,
-    in_order,
-    number_and_revision,
-    read_commits,
-    stem_of,
-    with_checksum,
-)
-from datasets.corpus.ledger import Drop, Entry, Ledger
-from datasets.corpus.revise import revise
-from datasets.corpus.twins import SLP, settle
-from datasets.errors import UserError, first_difference
-from datasets.lock import exclusive
-from datasets.schema import FORMAT_VERSION
+from datasets.corpus.revision import revise
+from datasets.runtime.errors import UserError, first_difference
+from datasets.runtime.file_lock import exclusive
+from datasets.schema.columns import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from datasets.encode import ChunkResult, EncodeOptions
+    from datasets.pipeline.encode import ChunkResult, EncodeOptions
 
 FILE_THREADS = 4
 """Commits whose files are made at once: on shared storage most of that is waiting."""

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasets.corpus import FOLLOWERS, FRAMES, GAMES, REJECTS, file_facts
 from datasets.corpus.commit_files import Facts, Row
 from datasets.corpus.commit_log import Commit, OtherFormatError, read_commit
-from datasets.corpus.twins import SLP
-from datasets.errors import UserError
-from datasets.schema import (
+from datasets.corpus.dedupe import SLP
+from datasets.corpus.reader import FOLLOWERS, FRAMES, GAMES, REJECTS, file_facts
+from datasets.runtime.errors import UserError
+from datasets.schema.columns import (
     FIRST_FRAME_ID,
     FOLLOWERS_SCHEMA,
     FRAMES_SCHEMA,
@@ -25,7 +25,7 @@ from datasets.schema import (
     NUM_PLAYERS,
     REJECTS_SCHEMA,
 )
-from datasets.splits import split_number
+from datasets.schema.splits import split_number
 
 SCHEMAS = {FRAMES: FRAMES_SCHEMA, FOLLOWERS: FOLLOWERS_SCHEMA, GAMES: GAMES_SCHEMA, REJECTS: REJECTS_SCHEMA}
 DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, pa.ArrowException)

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.corpus import FOLLOWERS, FRAMES, GAMES, REJECTS, sealed_facts, sync_folder
+from datasets.corpus.reader import FOLLOWERS, FRAMES, GAMES, REJECTS, sealed_facts, sync_folder
 from datasets.corpus.shard import ShardWriter
-from datasets.errors import UserError
-from datasets.schema import FOLLOWERS_SCHEMA, FRAMES_SCHEMA, GAMES_SCHEMA, REJECTS_SCHEMA
+from datasets.runtime.errors import UserError
+from datasets.schema.columns import FOLLOWERS_SCHEMA, FRAMES_SCHEMA, GAMES_SCHEMA, REJECTS_SCHEMA
 
 _COPIES = threading.Semaphore(2)
 """Files copied at once: each takes about 110 MB for the while."""

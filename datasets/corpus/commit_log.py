@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from datasets.errors import UserError
-from datasets.schema import FORMAT_VERSION
+from datasets.runtime.errors import UserError
+from datasets.schema.columns import FORMAT_VERSION
 
 COMMITS = "commits"
 """Folder in a corpus."""

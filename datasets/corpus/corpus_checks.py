@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.corpus import TABLES, Files
 from datasets.corpus.commit_checks import DAMAGE, Problem, check_commit
 from datasets.corpus.commit_log import Commit, in_order, number_and_revision
-from datasets.corpus.ledger import Entry, Ledger
+from datasets.corpus.known_games import Entry, Ledger
+from datasets.corpus.reader import TABLES, Files
 
 MAX_THREADS = 16
 """Checksums and Parquet let other threads run; beyond this the storage is what is waited for."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.corpus import FRAMES, Corpus
-from datasets.schema import OPTIONAL_FIELDS, character_name, stage_name
-from datasets.splits import SplitConfig, in_split
+from datasets.corpus.reader import FRAMES, Corpus
+from datasets.schema.columns import OPTIONAL_FIELDS, character_name, stage_name
+from datasets.schema.splits import SplitConfig, in_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.games.game import Columns, Follower, Game
-from datasets.schema import (
+from datasets.replays.game import Columns, Follower, Game
+from datasets.schema.columns import (
     FIRST_FRAME_ID,
     FOLLOWERS_SCHEMA,
     FRAMES_SCHEMA,
     OPTIONAL_FIELDS,
     PLAYER_COLUMNS,
 )
-from datasets.splits import split_number
+from datasets.schema.splits import split_number
 
 ROW_GROUP_FRAMES = 64 * 1024
 """A row group is closed by the game that reaches this many frames: the unit of reading in training."""

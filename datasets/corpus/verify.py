@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.corpus import (
+from datasets.checks.filters import REASONS
+from datasets.corpus.commit import Committer
+from datasets.corpus.commit_checks import DAMAGE, Problem
+from datasets.corpus.commit_log import COMMITS, OtherFormatError, commits_on_disk, number_and_revision, stem_of
+from datasets.corpus.corpus_checks import Findings, check_commits
+from datasets.corpus.reader import (
     CORPUS_FILE,
     GAMES,
     IN_PROGRESS_FILE,
@@ -20,15 +25,10 @@ from datasets.corpus import (
     strays,
     write_json_atomically,
 )
-from datasets.corpus.commit import Committer
-from datasets.corpus.commit_checks import DAMAGE, Problem
-from datasets.corpus.commit_log import COMMITS, OtherFormatError, commits_on_disk, number_and_revision, stem_of
-from datasets.corpus.corpus_checks import Findings, check_commits
-from datasets.corpus.revise import MESSAGES
-from datasets.errors import UserError
-from datasets.games.checks import REASONS
-from datasets.lock import exclusive
-from datasets.schema import FORMAT_VERSION
+from datasets.corpus.revision import MESSAGES
+from datasets.runtime.errors import UserError
+from datasets.runtime.file_lock import exclusive
+from datasets.schema.columns import FORMAT_VERSION
 
 MAX_LINES = 50
 """Problems that a report names."""

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.runtime.object_storage import is_listed_whole, is_remote, list_remote, list_tree, stat_remote
+from datasets.runtime.stored_file import StoredFile
 from datasets.sources.names import readable
-from datasets.sources.remote import is_listed_whole, is_remote, list_remote, list_tree, stat_remote
+from datasets.sources.read_errors import DAMAGE, refusal_of
 from datasets.sources.storage import local_file, local_path
-from datasets.sources.stored_file import StoredFile
 
 ODD_KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",

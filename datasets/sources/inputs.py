@@ -45,7 +45,7 @@ class ReplayInput:
     num_bytes: int
     """Bytes that it takes in its container, for progress."""
     kind: Literal["slp", "parsed"] = "slp"
-    """A replay, or what an older pipeline made of one (`datasets.games.parsed`)."""
+    """A replay, or what an older pipeline made of one (`datasets.legacy.parsed_game`)."""
     place: ZipMember | TarMember | None = None
     """Where in its container; None where the container is the file itself, or `content` is there."""
     content: bytes | None = None

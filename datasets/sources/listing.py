@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.legacy.meta_json import Metadata
+from datasets.runtime.object_storage import is_remote
+from datasets.runtime.stored_file import StoredFile
 from datasets.sources.folders import Entry, files
 from datasets.sources.inputs import ReplayInput
-from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, key_of, kind_of, parsed_root
-from datasets.sources.remote import is_remote
+from datasets.sources.read_errors import DAMAGE, refusal_of
+from datasets.sources.scan import Walk, refused_whole, too_large
 from datasets.sources.sevenzip import list_7z
 from datasets.sources.storage import open_file, sibling_location
-from datasets.sources.stored_file import StoredFile
 from datasets.sources.tars import list_tar, stream_tar
-from datasets.sources.walk import Walk, refused_whole, too_large
 from datasets.sources.zips import list_zip
 
 OPENERS: dict[str, Callable[[StoredFile, Walk], Iterator[ReplayInput]]] = {

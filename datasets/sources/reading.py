@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from datasets.errors import ReplayError
-from datasets.sources import unpack
-from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.runtime.errors import ReplayError
+from datasets.runtime.object_storage import is_remote
+from datasets.sources import decompress
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
-from datasets.sources.remote import is_remote
+from datasets.sources.read_errors import DAMAGE, refusal_of
 from datasets.sources.storage import forget_open_files, read_file
 from datasets.sources.tars import read_tar_member
 from datasets.sources.zips import read_zip_member
@@ -75,7 +75,7 @@ def _stored(replay: ReplayInput) -> bytes:
         return read_zip_member(replay.container, replay.place)
     if isinstance(replay.place, TarMember):
         return read_tar_member(replay.container, replay.place)
-    return read_file(replay.container, replay.num_bytes, unpack.MAX_REPLAY_BYTES + 1)
+    return read_file(replay.container, replay.num_bytes, decompress.MAX_REPLAY_BYTES + 1)
 
 
 def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
@@ -84,9 +84,9 @@ def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
             raise ReplayError(*replay.refusal)
         content = _fetched(replay, fetch)
         if isinstance(replay.place, ZipMember) and replay.content is None:
-            content = unpack.unpack_member(content, replay.place)
+            content = decompress.unpack_member(content, replay.place)
         name = replay.name if replay.kind == "slp" else ""
-        return unpack.replay_content(content, name)
+        return decompress.replay_content(content, name)
     except (ReplayError, MemoryError):
         raise
     except DAMAGE as error:

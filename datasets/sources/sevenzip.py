@@ -17,18 +17,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import BinaryIO, NamedTuple
 
-from datasets.errors import ReplayError
-from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.legacy.meta_json import Metadata
+from datasets.runtime.errors import ReplayError
+from datasets.runtime.stored_file import StoredFile
+from datasets.sources.decompress import BLOCK_BYTES, Readable, Section
 from datasets.sources.inputs import ReplayInput
-from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, key_of, parsed_root
+from datasets.sources.read_errors import DAMAGE, refusal_of
+from datasets.sources.scan import Member, Walk, refused_whole
 from datasets.sources.sevenzip_blocks import Block, dictionary_bytes, open_block
 from datasets.sources.sevenzip_directory import Directory
 from datasets.sources.sevenzip_header import read_directory
 from datasets.sources.storage import open_file
-from datasets.sources.stored_file import StoredFile
-from datasets.sources.unpack import BLOCK_BYTES, Readable, Section
-from datasets.sources.walk import Member, Walk, refused_whole
 
 BLOCKS_AT_ONCE = 4
 DICTIONARY_BYTES_AT_ONCE = 256 * 2**20

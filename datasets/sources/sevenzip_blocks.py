@@ -10,8 +10,8 @@ import lzma
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from datasets.errors import ReplayError
-from datasets.sources.unpack import Inflater, Pull, Readable, Section, ZstdFile, dictionary_size, lzma_filter
+from datasets.runtime.errors import ReplayError
+from datasets.sources.decompress import Inflater, Pull, Readable, Section, ZstdFile, dictionary_size, lzma_filter
 
 COPY, DELTA, LZMA, LZMA2, DEFLATE, BZIP2, ZSTD = "00", "03", "030101", "21", "040108", "040202", "04f71101"
 AES = "06f10701"

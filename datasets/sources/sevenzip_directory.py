@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from datasets.errors import ReplayError
+from datasets.runtime.errors import ReplayError
 from datasets.sources.sevenzip_blocks import Block
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import BinaryIO
 
-from datasets.errors import ReplayError
+from datasets.runtime.errors import ReplayError
 from datasets.sources.sevenzip_blocks import Block, Coder, open_block
 from datasets.sources.sevenzip_directory import Directory, Streams, damaged
 

@@ -1,4 +1,4 @@
-"""Files wherever they lie, by location: a local path, or a URI (`datasets.sources.remote`)."""
+"""Files wherever they lie, by location: a local path, or a URI (`datasets.runtime.object_storage`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import BinaryIO, cast
 from urllib.parse import unquote
 
-from datasets.errors import ReplayError
+from datasets.runtime.errors import ReplayError
+from datasets.runtime.object_storage import URI, RemoteFile, is_remote, open_remote
+from datasets.runtime.stored_file import StoredFile
 from datasets.sources.names import readable
-from datasets.sources.remote import URI, RemoteFile, is_remote, open_remote
-from datasets.sources.stored_file import StoredFile
 
 BUFFER_BYTES = 1 << 20
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.errors import ReplayError
-from datasets.sources.unpack import BLOCK_BYTES
+from datasets.runtime.errors import ReplayError
+from datasets.sources.decompress import BLOCK_BYTES
 
 MAX_NAME_BYTES = 1 << 20
 """Largest long name or pax header that is read."""

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
-from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.legacy.meta_json import Metadata
+from datasets.runtime.stored_file import StoredFile
+from datasets.sources.decompress import BLOCK_BYTES, Inflater, Pull, Readable, Section, ZstdFile
 from datasets.sources.inputs import ReplayInput, TarMember
-from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, kind_of, parsed_root
+from datasets.sources.read_errors import DAMAGE, refusal_of
+from datasets.sources.scan import Member, Walk, refused_whole
 from datasets.sources.storage import open_file, read_range
-from datasets.sources.stored_file import StoredFile
 from datasets.sources.tar_headers import Header, TarStream, cut_off, headers
-from datasets.sources.unpack import BLOCK_BYTES, Inflater, Pull, Readable, Section, ZstdFile
-from datasets.sources.walk import Member, Walk, refused_whole
 
 FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 TYPICAL_BYTES = 1 << 19

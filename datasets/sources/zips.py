@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from datasets.errors import ReplayError
-from datasets.sources.faults import DAMAGE, refusal_of
+from datasets.legacy.meta_json import Metadata
+from datasets.runtime.errors import ReplayError
+from datasets.runtime.stored_file import StoredFile
+from datasets.sources.decompress import ZIP_METHOD_NAMES, ZIP_METHODS, unpacked_file
 from datasets.sources.inputs import ReplayInput, ZipMember
-from datasets.sources.metadata import Metadata
 from datasets.sources.names import META_NAME, parsed_root
+from datasets.sources.read_errors import DAMAGE, refusal_of
+from datasets.sources.scan import Member, Walk, refused_whole
 from datasets.sources.storage import open_file, read_range
-from datasets.sources.stored_file import StoredFile
-from datasets.sources.unpack import ZIP_METHOD_NAMES, ZIP_METHODS, unpacked_file
-from datasets.sources.walk import Member, Walk, refused_whole
 
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.errors import UserError
+from datasets.runtime.errors import UserError
 from datasets.synth.faults import BROKEN, add_rollbacks
 from datasets.synth.options import SynthOptions, SynthSummary
 from datasets.synth.randomness import draw, keys_of

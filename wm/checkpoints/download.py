@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from wm.checkpoints.files import Name
-from wm.checkpoints.places import LocalPlace, Place
-from wm.checkpoints.soundness import sound_files
+from wm.checkpoints.integrity import sound_files
+from wm.checkpoints.stores import LocalPlace, Place
 
 
 def downloaded(there: Place, name: Name | None, into: Path | None) -> Path:

@@ -22,10 +22,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from datasets.errors import UserError
-from wm.config import RunConfig
-from wm.encoding import ENCODING_VERSION
-from wm.typed_yaml import to_plain
+from datasets.runtime.errors import UserError
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import to_plain
+from wm.model.encoding import ENCODING_VERSION
 
 CHECKPOINT_VERSION = 2
 MODEL_FILE, CONFIG_FILE, RESUME_FILE, META_FILE = "model.safetensors", "config.json", "resume.pt", "meta.json"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wm.config import RunConfig
+from wm.config.run_config import RunConfig
 
 PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 """What torch.load opens without running code, beside tensors and containers of them."""

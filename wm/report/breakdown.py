@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wm.actions import action_name
+from wm.evaluation.action_groups import action_name
 from wm.report.bars import bar
 from wm.report.formats import NO_DATA, compact_text, count_text, number, share_text
 from wm.report.markup import Child, Markup, join, tag

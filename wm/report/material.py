@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets.games.checks import REASONS
+from datasets.checks.filters import REASONS
 from wm.report.bars import bar
 from wm.report.formats import NO_DATA, bytes_text, count_text, number
 from wm.report.markup import Child, Markup, join, tag

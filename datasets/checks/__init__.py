@@ -1,0 +1,1 @@
+"""Is a game a training game, and does it agree with itself?"""

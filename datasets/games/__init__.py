@@ -1,1 +1,0 @@
-"""One game: read from whatever form it has, and checked."""

@@ -1,0 +1,111 @@
+"""What is known of an older pipeline's game beside its frames: from its entry in `meta.json`, and from its first row.
+
+An entry is another program's output: a field that is not there, or not of the expected type, is simply not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from datasets.replays.game import Columns, GameFacts, PlayerFacts
+from datasets.runtime.errors import ReplayError
+from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS
+
+Form = Literal["parsed-v2", "parsed-v3", "slippi-db"]
+
+EXTERNAL_CHARACTERS: tuple[int, ...] = (
+    8, 2, 0, 1, 4, 5, 6, 19, 11, 12, 14, 14, 13, 16, 17, 15, 10, 7, 9, 18, 21, 22, 20, 24, 3, 25, 23,
+)  # fmt: skip
+"""External id by internal id, Mario to Roy (SPEC.md, Melee IDs)."""
+EXTERNAL_STAGES: dict[int, int] = {8: 2, 18: 3, 6: 8, 26: 28, 24: 31, 25: 32}
+"""Internal stage id, as slippi_db's frames have it -> external id."""
+HUMAN = 0
+
+
+def facts_of(form: Form, meta: dict[str, Any] | None, players: Sequence[Columns], stages: np.ndarray) -> GameFacts:
+    """Put together what is known of a game.
+
+    Args:
+        players: both players' columns.
+        stages: int64 (rows,), the frames' stage: external ids, of slippi_db internal ones.
+    Raises:
+        ReplayError: characters or stage make no sense, or there are not two players.
+    """
+    entry = meta or {}
+    if _whole(entry.get("num_players"), NUM_PLAYERS) != NUM_PLAYERS:
+        raise ReplayError("not_two_players", f"{entry['num_players']} players, expected {NUM_PLAYERS}")
+    version, winner, match = entry.get("slippi_version"), _whole(entry.get("winner")), entry.get("match")
+    match_id = match.get("id") if isinstance(match, dict) else None
+    start_time = entry.get("startAt")
+    return GameFacts(
+        form=form,
+        slippi_version=_version(version),
+        stage=_stage(form, entry, stages),
+        players=tuple(_player(entry, player, columns) for player, columns in enumerate(players)),
+        is_teams=_yes_or_no(entry.get("is_teams")),
+        has_items=None,
+        match_id=match_id if isinstance(match_id, str) and match_id.isascii() else "",
+        is_pal=_yes_or_no(entry.get("is_pal")),
+        start_time=start_time if isinstance(start_time, str) and start_time.isascii() else None,
+        end_method=_whole(entry.get("game_end_method")) or None,  # 0 where there is no Game End too
+        placements=(winner, 1 - winner) if winner in (0, 1) else None,
+    )
+
+
+def num_frames_of(form: Form, meta: dict[str, Any] | None) -> int | None:
+    """Frames of the game as slippi_db's entry has them, by the id of the last one."""
+    last_frame = _whole((meta or {}).get("lastFrame"))
+    return None if last_frame is None or form != "slippi-db" else last_frame - FIRST_FRAME_ID + 1
+
+
+def _player(entry: dict[str, Any], player: int, columns: Columns) -> PlayerFacts:
+    character, stocks = columns["character"], columns["stocks"]
+    assert character is not None
+    internal = int(character[0])
+    if internal >= len(EXTERNAL_CHARACTERS):
+        raise ReplayError(
+            "bad_values", f"character runs to {internal}, expected at most {len(EXTERNAL_CHARACTERS) - 1}"
+        )
+    listed = entry.get("players")
+    about = listed[player] if isinstance(listed, list) and len(listed) == NUM_PLAYERS else None
+    kind = _whole(about.get("type")) if isinstance(about, dict) else None
+    port = _whole(about.get("port")) if isinstance(about, dict) and kind is not None else None
+    return PlayerFacts(
+        character=EXTERNAL_CHARACTERS[internal],
+        port=port + 1 if port is not None and 0 <= port < 4 else None,
+        is_human=None if kind is None else kind == HUMAN,
+        stocks=None if stocks is None else int(stocks[0]),
+    )
+
+
+def _stage(form: Form, entry: dict[str, Any], stages: np.ndarray) -> int:
+    """External id; some parsed games have 0 in their frames and the stage only in their entry."""
+    held, listed = int(stages[0]), _whole(entry.get("stage"))
+    if (stages != held).any():
+        raise ReplayError("bad_values", f"stage runs from {stages.min()} to {stages.max()}, expected a single one")
+    external = EXTERNAL_STAGES.get(held, 0) if form == "slippi-db" else held
+    if listed is None or external in (0, listed):
+        external = external or listed or 0
+    else:
+        raise ReplayError("bad_values", f"stage {external} in the frames, {listed} in meta.json")
+    if not 0 < external < 2**16:
+        raise ReplayError("odd_stage", f"stage {held}, which is none that is known")
+    return external
+
+
+def _version(value: Any) -> tuple[int, int, int] | None:
+    if not isinstance(value, list) or len(value) != 3 or any(_whole(part) is None for part in value):
+        return None
+    first, second, third = value
+    return first, second, third
+
+
+def _whole(value: Any, default: int | None = None) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def _yes_or_no(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None

@@ -1,0 +1,1 @@
+"""Encoding: inputs -> chunks -> isolated parser processes -> commits, in one process or on Ray Data."""

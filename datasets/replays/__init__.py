@@ -1,0 +1,1 @@
+"""One replay file -> one game in memory."""

@@ -1,0 +1,287 @@
+"""One replay's bytes -> one game's columns, in raw units. Plain functions: no Ray, no files, no state.
+
+Guarded by `benchmarks/encode.py`, which prints the distance to peppi-py alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import peppi_py
+from peppi_py.frame import Data, Frame, Post, Pre
+from peppi_py.game import Game as PeppiGame
+
+from datasets.replays.event_repair import repair
+from datasets.replays.game import Columns, Evidence, Follower, Game, GameFacts, PlayerEvidence, PlayerFacts
+from datasets.runtime.errors import ReplayError
+from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
+
+SLIPPI_MAGIC = b"{U\x03raw"
+"""A .slp file is UBJSON whose first key is `raw` (SPEC.md, The raw element)."""
+
+OLDEST_VERSION = (2, 0, 0)
+"""Before it the post-frame lacks airborne, ground, jumps and l_cancel, which every encoding needs."""
+
+HUMAN = 0
+ITEMS_OFF = -1
+STICK_GRID = 80.0
+TRIGGER_GRID = 140.0
+HITSTUN_FLAG = 0x02
+"""Bit of state flag byte 3: the action state variable holds the frames of hitstun left."""
+
+
+def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
+    """Read one replay.
+
+    Args:
+        content: an uncompressed .slp file.
+        repair_old: read Slippi 3.0 to 3.6 too, which peppi-py cannot read as they are
+        (`datasets.replays.event_repair`).
+    Raises:
+        ReplayError: the bytes hold no game that can be stored (codes in `datasets.checks.filters.REASONS`).
+    """
+    parsed = _parse_with_peppi(content, repair_old)
+    version = tuple(parsed.start.slippi.version)
+    if version < OLDEST_VERSION:
+        raise ReplayError("old_version", f"Slippi {_dotted(version)}, expected 2.0.0 or newer")
+    if parsed.frames is None or len(parsed.frames.id) == 0:  # pyrefly: ignore[bad-argument-type]
+        raise ReplayError("no_frames", "the replay holds no frames")
+    if len(parsed.frames.ports) != NUM_PLAYERS:
+        raise ReplayError("not_two_players", f"{len(parsed.frames.ports)} players, expected 2")
+    frame_ids = parsed.frames.id.to_numpy()  # pyrefly: ignore[missing-attribute]
+    last_rows = rows_without_rollbacks(frame_ids)
+    num_frames = len(frame_ids) if last_rows is None else len(last_rows)
+    players, evidence = zip(*(_player_columns(port.leader, last_rows) for port in parsed.frames.ports), strict=True)
+    return Game(
+        game_id=game_id_of(content),
+        facts=_facts(parsed),
+        players=players,
+        followers=tuple(_followers(parsed.frames, last_rows)),
+        num_frames=num_frames,
+        num_rollback_rows=len(frame_ids) - num_frames,
+        evidence=Evidence(players=evidence, last_frame=_last_frame(parsed)),
+    )
+
+
+def game_id_of(content: bytes) -> str:
+    """Name of a game: the md5 of its uncompressed .slp, hexadecimal, as slippi_db names games."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def rows_without_rollbacks(frame_ids: np.ndarray) -> np.ndarray | None:
+    """The rows that count: the last one of each frame id, in order of the ids.
+
+    Args:
+        frame_ids: int32 (rows,); netplay sends frames again after a rollback, so ids repeat and go back.
+    Returns:
+        int64 (frames,), or None where every row counts.
+    Raises:
+        ReplayError: an id is missing, or the game does not start at FIRST_FRAME_ID.
+    """
+    if (np.diff(frame_ids) == 1).all():
+        rows, ids = None, frame_ids
+    else:
+        ids, from_end = np.unique(frame_ids[::-1], return_index=True)
+        rows = len(frame_ids) - 1 - from_end
+    if ids[0] != FIRST_FRAME_ID:
+        raise ReplayError("odd_first_frame", f"first frame id {ids[0]}, expected {FIRST_FRAME_ID}")
+    if int(ids[-1]) - int(ids[0]) + 1 != len(ids):
+        missing = int(ids[-1]) - int(ids[0]) + 1 - len(ids)
+        raise ReplayError("frame_gap", f"{missing} frame ids are missing before id {ids[-1]}")
+    return rows
+
+
+def _facts(parsed: PeppiGame) -> GameFacts:
+    start, end = parsed.start, parsed.end
+    ports = [int(player.port) for player in start.players]
+    placed = {int(player.port): player.placement for player in end.players or ()} if end is not None else {}
+    start_time = (parsed.metadata or {}).get("startAt")
+    return GameFacts(
+        form="slp",
+        slippi_version=start.slippi.version,
+        stage=start.stage,
+        players=tuple(
+            PlayerFacts(
+                character=player.character,
+                port=int(player.port) + 1,
+                is_human=int(player.type) == HUMAN,
+                stocks=player.stocks,
+            )
+            for player in start.players
+        ),
+        is_teams=start.is_teams,
+        has_items=start.item_spawn_frequency != ITEMS_OFF,
+        match_id=start.match.id if start.match is not None else "",
+        is_pal=start.is_pal,
+        start_time=None if start_time is None else str(start_time),
+        end_method=None if end is None else int(end.method),
+        placements=tuple(placed[port] for port in ports) if all(port in placed for port in ports) else None,
+    )
+
+
+def _last_frame(parsed: PeppiGame) -> int | None:
+    last_frame = (parsed.metadata or {}).get("lastFrame")
+    return last_frame if isinstance(last_frame, int) else None
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+@contextmanager
+def _as_path(content: bytes) -> Iterator[str]:
+    """A path that peppi-py can open, without touching a disk where the system allows."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("replay")
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.NamedTemporaryFile(suffix=".slp") as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+
+
+@contextmanager
+def _without_panic_messages() -> Iterator[None]:
+    """Rust writes a panic's message to descriptor 2 by itself; the reject row already names it."""
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _parse_with_peppi(content: bytes, repair_old: bool) -> PeppiGame:
+    if not content.startswith(SLIPPI_MAGIC):
+        raise ReplayError("not_a_replay", f"the file begins with {content[:8]!r}, not as a .slp does")
+    repaired = repair(content) if repair_old else None
+    try:
+        with _as_path(content if repaired is None else repaired.content) as path, _without_panic_messages():
+            parsed = peppi_py.read_slippi(path)
+        if repaired is not None:
+            parsed.start.slippi.version = repaired.version
+        return parsed
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except OSError as error:
+        raise ReplayError("unreadable", str(error).splitlines()[0][:200]) from error
+    except BaseException as error:  # a Rust panic is a BaseException
+        message = (str(error).splitlines() or [""])[0][:200]
+        if not repair_old and (old := repair(content)) is not None:
+            message += f"; Slippi {_dotted(old.version)}, which --repair-old reads"
+        raise ReplayError("parser_failed", f"{type(error).__name__}: {message}") from error
+
+
+def _numpy(array, rows: np.ndarray | None) -> np.ndarray:
+    values = array.to_numpy(zero_copy_only=array.null_count == 0)
+    return values if rows is None else values[rows]
+
+
+def _player_columns(data: Data, rows: np.ndarray | None) -> tuple[Columns, PlayerEvidence]:
+    """Both halves of a player's frames, as the corpus' columns, and what can be held against them."""
+    if data.post.state.null_count or data.pre.buttons.null_count:
+        raise ReplayError("player_absent", "a player is missing in some frames")
+    try:
+        post, off_facing = _post_columns(data.post, rows)
+        pre, off_grid = _pre_columns(data.pre, rows)
+    except ValueError as error:
+        raise ReplayError("bad_values", str(error)) from error
+    before = {"action": data.pre.state, "x": data.pre.position.x, "y": data.pre.position.y}
+    before |= {"percent": data.pre.percent, "buttons": data.pre.buttons}
+    evidence = PlayerEvidence(
+        before={name: None if array is None else _numpy(array, rows) for name, array in before.items()},
+        off_grid=off_grid | off_facing,
+    )
+    return post | pre, evidence
+
+
+def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
+    """The columns after each frame, and in how many of them the facing is none of -1, 0 and 1."""
+    sources: dict[str, object] = {
+        "character": post.character, "action": post.state, "x": post.position.x, "y": post.position.y,
+        "facing": post.direction, "percent": post.percent, "shield": post.shield,
+        "last_attack": post.last_attack_landed, "combo": post.combo_count, "last_hit_by": post.last_hit_by,
+        "stocks": post.stocks, "state_age": post.state_age, "airborne": post.airborne, "ground": post.ground,
+        "jumps": post.jumps, "l_cancel": post.l_cancel, "hurtbox": post.hurtbox_state, "hitlag": post.hitlag,
+    }  # fmt: skip
+    flags = post.state_flags or (None,) * 5
+    sources |= {f"flags_{index}": flag for index, flag in enumerate(flags)}
+    velocities = post.velocities
+    sources |= {
+        "self_air_x": velocities and velocities.self_x_air,
+        "self_y": velocities and velocities.self_y,
+        "attack_x": velocities and velocities.knockback_x,
+        "attack_y": velocities and velocities.knockback_y,
+        "self_ground_x": velocities and velocities.self_x_ground,
+    }
+    columns: Columns = {name: None if s is None else _numpy(s, rows) for name, s in sources.items()}
+    columns["facing"], num_off_facing = _on_grid(columns["facing"], 1.0, np.int8)  # pyrefly: ignore
+    columns["hitstun"] = None
+    if post.misc_as is not None and columns["flags_3"] is not None:
+        in_hitstun = (columns["flags_3"] & HITSTUN_FLAG) != 0
+        columns["hitstun"] = np.where(in_hitstun, _numpy(post.misc_as, rows), np.float32(0))
+    return {name: columns[name] for name in POST_COLUMNS}, {"facing": num_off_facing} if num_off_facing else {}
+
+
+def _pre_columns(pre: Pre, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
+    """The controllers' columns, and in how many frames of each the file's number is off the game's grid."""
+    sticks = {"main_x": pre.joystick.x, "main_y": pre.joystick.y, "c_x": pre.cstick.x, "c_y": pre.cstick.y}
+    steps = {name: _on_grid(_numpy(array, rows), STICK_GRID, np.int8) for name, array in sticks.items()}
+    steps["trigger"] = _on_grid(_numpy(pre.triggers, rows), TRIGGER_GRID, np.uint8)
+    columns = {name: values for name, (values, _) in steps.items()} | {"buttons": _numpy(pre.buttons_physical, rows)}
+    return {name: columns[name] for name in PRE_COLUMNS}, {name: num for name, (_, num) in steps.items() if num}
+
+
+def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[np.ndarray, int]:
+    """Numbers as whole steps of the game's own grid, and how many of them lie beside it.
+
+    Raises:
+        ValueError: a number is not within half a step of any that the dtype holds.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = values * np.float32(grid)
+        steps = np.rint(scaled).astype(dtype)
+        off = np.flatnonzero(steps / np.float32(grid) != values)
+        if len(off) and not (np.abs(steps[off] - scaled[off]) <= 0.5).all():
+            raise ValueError("a stick, a trigger or the facing lies outside its range")
+    return steps, len(off)
+
+
+def _followers(frames: Frame, rows: np.ndarray | None) -> Iterator[Follower]:
+    for player, port in enumerate(frames.ports):
+        if port.follower is None:
+            continue
+        present = port.follower.post.state.is_valid().to_numpy(zero_copy_only=False)
+        present_rows = np.flatnonzero(present if rows is None else present[rows])
+        if not len(present_rows):
+            continue
+        kept = present_rows if rows is None else rows[present_rows]
+        take: Callable = lambda array, kept=kept: array.take(kept)  # noqa: E731
+        data = _map_arrays(port.follower, take)
+        yield Follower(player=player, rows=present_rows, columns=_player_columns(data, None)[0])
+
+
+def _map_arrays(node: Any, take: Callable) -> Any:
+    """The same peppi-py structure with `take` applied to every array in it."""
+    if node is None:
+        return None
+    if isinstance(node, tuple):
+        return tuple(_map_arrays(part, take) for part in node)
+    if hasattr(node, "take"):
+        return take(node)
+    return type(node)(**{name: _map_arrays(getattr(node, name), take) for name in node.__slots__})

@@ -1,0 +1,1 @@
+"""What every package builds on: errors, locks, atomic files, object storage, hardware, and the Ray connection."""

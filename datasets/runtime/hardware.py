@@ -1,0 +1,61 @@
+"""Cores and memory of this machine, and the memory that its processes use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Memory limits of a container (cgroup v2 and v1), which psutil does not read."""
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # not on macOS
+        return len(process.cpu_affinity())
+    return psutil.cpu_count() or 1
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or the limit of the container that this process runs in."""
+    total = psutil.virtual_memory().total
+    for path in CGROUP_LIMITS:
+        try:
+            total = min(total, int(Path(path).read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return total
+
+
+def process_tree(root: int) -> list[int]:
+    """Process ids of a process and all its descendants; empty if it has ended."""
+    try:
+        process = psutil.Process(root)
+        return [root, *(child.pid for child in process.children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def process_memory(pid: int) -> int:
+    """Bytes that one process holds, 0 if it has ended.
+
+    Shared pages are divided among the processes that map them (PSS); where the operating system does not report
+    that, this is the resident set size.
+    """
+    try:
+        memory = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return 0
+    return getattr(memory, "pss", memory.rss)
+
+
+def tree_memory(root: int | None = None) -> int:
+    """Bytes that a process and all its descendants hold together (`process_memory`).
+
+    Args:
+        root: process id; None is this process.
+    """
+    return sum(map(process_memory, process_tree(root or os.getpid())))

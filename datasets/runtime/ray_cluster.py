@@ -1,0 +1,84 @@
+"""Joins the Ray that is there, or starts a local one with enough logical CPUs not to starve."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+from datasets.runtime.errors import UserError
+from datasets.runtime.hardware import num_cores
+
+SPARE_CPUS = 6
+"""Logical CPUs beyond the machine's cores on a local Ray. With as many CPUs as workers, a job with data tasks
+hangs without a word; logical CPUs cost nothing."""
+
+
+def start_ray(min_cpus: int = 1, min_gpus: float = 0, object_store_bytes: int | None = None) -> None:
+    """Connect to the cluster named by RAY_ADDRESS, or start a local Ray.
+
+    Args:
+        min_cpus: logical CPUs that the job will hold at once.
+        min_gpus: GPUs that it will hold at once.
+        object_store_bytes: shared memory of a local Ray; None leaves it to Ray.
+    Raises:
+        UserError: no cluster is at the address, or this machine is smaller than the job.
+    """
+    if not ray.is_initialized():
+        _connect(min_cpus, object_store_bytes)
+    for kind, needed in (("CPU", min_cpus), ("GPU", min_gpus)):
+        available = ray.cluster_resources().get(kind, 0)
+        if available >= needed:
+            continue
+        if not joined():
+            raise UserError(
+                f"this Ray has {available:g} {kind}s, the job needs {needed:g} at once; "
+                "use fewer workers (and use_gpu: false without a GPU), or a larger cluster by RAY_ADDRESS"
+            )
+        print(f"the cluster has {available:g} of {needed:g} {kind}s now; the job starts when it has grown", flush=True)
+
+
+def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # a warning that tokens are on
+    options = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if not joined():
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's actor pools warn of themselves
+        num_cpus = max(num_cores(), min_cpus) + SPARE_CPUS
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            **options,
+        )
+        _hide_token()
+        return
+    address = os.environ["RAY_ADDRESS"]
+    if address.startswith("http"):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, where jobs are submitted; unset it to run here, or use `wm submit` to run there"
+        )
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"no Ray answers at RAY_ADDRESS={address} ({reason}); unset it to run here") from error
+
+
+def _hide_token() -> None:
+    """Ray writes its token as the umask says, which may let every user of the machine read it."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    with contextlib.suppress(OSError):  # none there, or another user's
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
+
+
+def joined() -> bool:
+    """Whether Ray is a cluster named by RAY_ADDRESS, and not a local one of our own."""
+    return bool(os.environ.get("RAY_ADDRESS"))

@@ -1,0 +1,320 @@
+"""Checkpoints: whole or not there, opened again bit for bit, and refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datasets.runtime.errors import UserError
+from wm.checkpoints.reader import (
+    best_checkpoint,
+    latest_checkpoint,
+    list_checkpoints,
+    load_model,
+    load_resume,
+    newest_meta,
+    newest_sound,
+    open_checkpoint,
+    save_checkpoint,
+)
+from wm.config.run_config import ObjectiveConfig, RunConfig
+from wm.model.encoding import ENCODING_VERSION
+from wm.model.world_model import ModelConfig, build_model
+
+CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"))
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return build_model(CONFIG.model, 10)
+
+
+def save(
+    folder: Path, model, targets_seen: int = 640, *, keep: int = 2, config: RunConfig = CONFIG, **more_meta
+) -> Path:
+    resume = {"optimiser": {"step": torch.tensor(3)}, "cursor": {"epoch": 1, "pool": 0, "batch": 7}}
+    meta = {"targets_seen": targets_seen, "step": 5, "seconds": 1.5} | more_meta
+    return save_checkpoint(folder, model=model, config=config, meta=meta, resume=resume, keep=keep)
+
+
+def seal(path: Path, changed: dict) -> None:
+    """Change what meta.json says, with the checksum that it then has."""
+    meta = json.loads((path / "meta.json").read_text()) | changed
+    del meta["blake2b"]
+    digest = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
+    (path / "meta.json").write_text(json.dumps(meta | {"blake2b": digest}))
+
+
+def test_what_is_saved_is_what_is_opened(tmp_path, model):
+    path = save(tmp_path, model)
+    opened = open_checkpoint(path)
+    assert opened.config == CONFIG
+    assert opened.meta["targets_seen"] == 640
+    assert opened.meta["encoding_version"] == ENCODING_VERSION
+    loaded = load_model(opened)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+    assert load_resume(path)["cursor"] == {"epoch": 1, "pool": 0, "batch": 7}
+
+
+def test_the_weights_open_with_safetensors_alone(tmp_path, model):
+    tensors = load_file(save(tmp_path, model) / "model.safetensors")
+    assert tensors.keys() == model.state_dict().keys()
+
+
+def test_an_mlps_context_comes_back_with_it(tmp_path):
+    config = RunConfig(
+        model=ModelConfig(kind="mlp", hidden=(8, 4)), objective=ObjectiveConfig(kind="window", context_frames=3)
+    )
+    path = save(tmp_path, build_model(config.model, 3), config=config)
+    assert load_model(open_checkpoint(path)).context_frames == 3
+
+
+def test_only_the_newest_are_kept_in_order_of_targets(tmp_path, model):
+    for targets_seen in (900, 1_000, 20_000, 100_000):
+        save(tmp_path, model, targets_seen, keep=3)
+    assert [open_checkpoint(path).meta["targets_seen"] for path in list_checkpoints(tmp_path)] == [
+        1_000,
+        20_000,
+        100_000,
+    ]
+    assert open_checkpoint(tmp_path).meta["targets_seen"] == 100_000
+
+
+def test_saving_the_same_place_again_leaves_the_newer_one_alone_there(tmp_path, model):
+    save(tmp_path, model, seconds=1.0)
+    path = save(tmp_path, model, seconds=2.0)
+    assert list_checkpoints(tmp_path) == [path]
+    assert open_checkpoint(tmp_path).meta["seconds"] == 2.0
+    tenth = [save(tmp_path, model) for _ in range(9)][-1]
+    assert latest_checkpoint(tmp_path) == tenth
+
+
+def test_a_run_names_its_newest_checkpoint(tmp_path, model):
+    save(tmp_path / "run" / "checkpoints", model, 100)
+    newest = save(tmp_path / "run" / "checkpoints", model, 200)
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoints", newest):
+        assert open_checkpoint(path).path == newest
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "file"])
+def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"is no checkpoint \(meta.json is missing\)"):
+        open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("field", ["encoding_version", "checkpoint_version"])
+def test_a_checkpoint_of_another_version_is_refused_with_both_versions(tmp_path, model, field):
+    save(tmp_path, model, 600)
+    seal(save(tmp_path, model), {field: 99})
+    for opened in (open_checkpoint, newest_sound, newest_meta):
+        with pytest.raises(UserError, match=r"99.*this version reads"):
+            opened(tmp_path)
+
+
+def test_a_checkpoint_of_the_time_without_checksums_is_of_another_version_not_damaged(tmp_path, model):
+    path = save(tmp_path, model)
+    meta = {"checkpoint_version": 1, "encoding_version": ENCODING_VERSION, "targets_seen": 640}
+    (path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="has version 1"):
+        newest_sound(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("meta.json", b"{"),
+        ("meta.json", b"[]"),
+        ("meta.json", b"{}"),
+        ("config.json", b"\xff\xfe"),
+        ("config.json", None),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_when_it_is_opened(tmp_path, model, file, content):
+    path = save(tmp_path, model)
+    (path / file).unlink() if content is None else (path / file).write_bytes(content)
+    with pytest.raises(UserError, match=f"{path.name} is damaged"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", None])
+def test_damaged_weights_are_named_when_they_are_loaded(tmp_path, model, content):
+    path = save(tmp_path, model)
+    weights = path / "model.safetensors"
+    weights.unlink() if content is None else weights.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path.name} does not hold this model's weights") as caught:
+        load_model(open_checkpoint(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_cut_off_in_the_middle_are_refused(tmp_path, model):
+    weights = save(tmp_path, model) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(UserError, match="does not hold this model's weights"):
+        load_model(open_checkpoint(tmp_path))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path, model):
+    other = replace(CONFIG, model=replace(CONFIG.model, d_model=64))
+    path = save(tmp_path, model, config=other)
+    with pytest.raises(UserError, match="does not hold this model's weights"):
+        load_model(open_checkpoint(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", None])
+def test_a_damaged_optimiser_is_named_when_a_run_resumes(tmp_path, model, content):
+    path = save(tmp_path, model)
+    resume = path / "resume.pt"
+    resume.unlink() if content is None else resume.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path.name} cannot be resumed") as caught:
+        load_resume(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_another_time_is_refused_by_the_name_of_its_key(tmp_path, model):
+    path = save(tmp_path, model)
+    plain = json.loads((path / "config.json").read_text())
+    plain["model"]["dropout"] = 0.1
+    content = json.dumps(plain).encode()
+    (path / "config.json").write_bytes(content)
+    files = json.loads((path / "meta.json").read_text())["files"]
+    files["config.json"] = {
+        "bytes": len(content),
+        "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest(),
+    }
+    seal(path, {"files": files})
+    with pytest.raises(UserError, match=r"config.json: unknown key model.dropout"):
+        open_checkpoint(path)
+
+
+FILES = ("model.safetensors", "config.json", "resume.pt", "meta.json")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, model) -> Path:
+    """Two checkpoints, at 100 and at 200 targets."""
+    folder = tmp_path_factory.mktemp("two")
+    save(folder, model, 100)
+    save(folder, model, 200)
+    return folder
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_cut_off_anywhere_is_passed_over_for_the_checkpoint_before_and_named(tmp_path, two, file):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    whole = (newest / file).read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        (newest / file).write_bytes(whole[:length])
+        found, damaged = newest_sound(tmp_path)
+        assert found is not None
+        assert found.meta["targets_seen"] == 100
+        assert len(damaged) == 1
+        assert f"{newest.name} is damaged ({file}: " in damaged[0]
+    (newest / file).write_bytes(whole)
+    found, damaged = newest_sound(tmp_path)
+    assert found is not None
+    assert (found.path, damaged) == (newest, [])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_bit_anywhere_is_passed_over_for_the_checkpoint_before(tmp_path, two, file):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    whole = (newest / file).read_bytes()
+    chance = random.Random(file)
+    for _ in range(60):
+        flipped = bytearray(whole)
+        flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        (newest / file).write_bytes(flipped)
+        found, damaged = newest_sound(tmp_path)
+        assert found is not None
+        assert (found.meta["targets_seen"], len(damaged)) == (100, 1)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_checkpoint_that_lost_a_file_is_passed_over_for_the_one_before(tmp_path, two, file):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "targets-000000000200" / file).unlink()
+    found, damaged = newest_sound(tmp_path)
+    assert found is not None
+    assert found.meta["targets_seen"] == 100
+    # Without meta.json there is none that could be damaged.
+    assert len(damaged) == (file != "meta.json")
+
+
+def test_where_there_is_none_or_none_is_sound_none_is_found_and_each_is_named(tmp_path, two):
+    assert newest_sound(tmp_path / "nothing") == (None, [])
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    for path in list_checkpoints(tmp_path):
+        (path / "resume.pt").write_bytes(b"")
+    found, damaged = newest_sound(tmp_path)
+    assert found is None
+    assert len(damaged) == 2
+
+
+def test_a_checkpoint_without_what_resumes_it_can_still_be_judged(tmp_path, two):
+    shutil.copytree(two / "targets-000000000200", tmp_path / "given-away")
+    (tmp_path / "given-away" / "resume.pt").unlink()
+    assert load_model(open_checkpoint(tmp_path / "given-away")) is not None
+
+
+def test_nothing_in_a_checkpoint_is_pickled_code(two):
+    for path in two.rglob("*.pt"):
+        assert torch.load(path, weights_only=True)["optimiser"]["step"] == 3
+
+
+def rows(targets_seen: int, *triples: tuple[int, float, float]) -> list[dict]:
+    """Rows of a validation: context, val_loss, change_acc."""
+    return [{"context": k, "targets_seen": targets_seen, "val_loss": v, "change_acc": c} for k, v, c in triples]
+
+
+def test_the_best_is_that_of_the_judged_context_and_of_its_own_weights(tmp_path, model):
+    judged = {
+        100: rows(100, (1, 0.1, 0.9), (10, 0.5, 0.3)),
+        200: rows(200, (1, 0.9, 0.1), (10, 0.4, 0.2)),
+        300: rows(200, (1, 0.0, 1.0), (10, 0.0, 1.0)),  # of the weights at 200
+        400: rows(400, (1, float("nan"), float("nan")), (10, float("nan"), float("nan"))),
+        500: [],
+    }
+    for folder, more in (("first", {}), ("tenth", {"judged_context": 10})):
+        for targets_seen, metrics in judged.items():
+            save(tmp_path / folder, model, targets_seen, keep=9, metrics=metrics, **more)
+    best = {
+        (folder, metric): Path(best_checkpoint(tmp_path / folder, metric) or "").name[-3:]
+        for folder in ("first", "tenth")
+        for metric in ("val_loss", "change_acc")
+    }
+    assert best == {
+        ("first", "val_loss"): "100",
+        ("first", "change_acc"): "100",
+        ("tenth", "val_loss"): "200",
+        ("tenth", "change_acc"): "100",
+    }
+
+
+def test_of_runs_that_were_never_judged_none_is_the_best(tmp_path, two):
+    assert best_checkpoint(two, "val_loss") is None
+    assert best_checkpoint(tmp_path / "nothing", "val_loss") is None
+
+
+def test_what_the_newest_says_of_itself_is_known_without_its_weights(tmp_path, two):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "targets-000000000200" / "model.safetensors").unlink()
+    newest = newest_meta(tmp_path)
+    assert newest is not None
+    assert newest["targets_seen"] == 200
+    assert newest_meta(tmp_path / "nothing") is None

@@ -1,0 +1,81 @@
+"""Exchanged players and mirrored stages: the same game, and the same draw whoever gets an example."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
+from datasets.loading.sequences import gather
+from datasets.schema.columns import TOURNAMENT_STAGES
+from wm.config.run_config import ObjectiveConfig
+from wm.data.augment import augment, mirrored, swapped
+from wm.data.batches import Share
+from wm.model.encoding import STAGE_EMBEDDING, Frames, controllers, relations, to_frames
+from wm.model.heads import displacement_prior
+
+NUM_EXAMPLES = 200
+
+
+@pytest.fixture(scope="module")
+def frames(index: GameIndex) -> Frames:
+    """Two hundred stretches of the first game."""
+    arrays = read_games(index, [0])
+    starts = torch.arange(NUM_EXAMPLES).numpy() * 5 + 300
+    return to_frames(gather(arrays, index.facts[[0] * NUM_EXAMPLES], starts, 6))
+
+
+def same(first: Frames, second: Frames) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("floats", "codes", "game"))
+
+
+def share_of(frames: Frames, first: int, end: int) -> Share:
+    return Share(frames=frames.examples(first, end), game=frames.game, num_examples=NUM_EXAMPLES, first=first)
+
+
+def test_a_mirrored_frame_has_its_sides_exchanged_and_all_else_as_it_was(frames):
+    other = mirrored(frames)
+    for columns, before, after, turned in (
+        (FLOAT_COLUMNS, frames.floats, other.floats, {"x", "self_air_x", "self_ground_x", "attack_x"}),
+        (CODE_COLUMNS, frames.codes, other.codes, {"facing", "main_x", "c_x"}),
+    ):
+        for number, name in enumerate(columns):
+            assert torch.equal(after[..., number], before[..., number] * (-1 if name in turned else 1)), name
+    prior, turned_prior = displacement_prior(frames), displacement_prior(other)
+    torch.testing.assert_close(turned_prior[..., 0], -prior[..., 0])
+    torch.testing.assert_close(turned_prior[..., 1], prior[..., 1])
+    assert torch.equal(controllers(other)[..., 1], controllers(frames)[..., 1])
+
+
+def test_a_mirrored_frame_looks_the_same_to_who_looks_ahead(frames):
+    last = frames.num_frames - 1
+    here, there = (relations(f.slice(0, last), controllers(f.slice(1, last + 1))) for f in (frames, mirrored(frames)))
+    torch.testing.assert_close(here, there)
+    assert here.abs().max() > 0.5
+
+
+def test_mirrored_twice_or_swapped_twice_is_what_it_was(frames):
+    assert same(mirrored(mirrored(frames)), frames) and not same(mirrored(frames), frames)
+    assert same(swapped(swapped(frames)), frames) and not same(swapped(frames), frames)
+
+
+def test_a_mirrored_tournament_stage_is_no_other_tournament_stage():
+    turned = {STAGE_EMBEDDING[0] - 1 - stage for stage in TOURNAMENT_STAGES}
+    assert not turned & set(TOURNAMENT_STAGES)
+    assert all(0 <= stage < STAGE_EMBEDDING[0] for stage in turned)
+
+
+@pytest.mark.parametrize("options", [{"swap_players": True}, {"mirror": True}, {"swap_players": True, "mirror": True}])
+def test_the_ranks_together_draw_what_one_rank_draws(frames, options):
+    objective = ObjectiveConfig(**options)
+    whole = augment(share_of(frames, 0, NUM_EXAMPLES), objective, (3, 7))
+    parts = [augment(share_of(frames, a, b), objective, (3, 7)) for a, b in ((0, 70), (70, NUM_EXAMPLES))]
+    assert torch.equal(whole.floats, torch.cat([part.floats for part in parts]))
+    assert torch.equal(whole.codes, torch.cat([part.codes for part in parts]))
+    assert torch.equal(whole.game, torch.cat([part.game for part in parts]))
+    unchanged = (whole.floats == frames.floats).flatten(1).all(1).float().mean()
+    assert abs(float(unchanged) - 0.5 ** len(options)) < 0.15
+
+
+def test_nothing_is_changed_where_nothing_is_asked_for(frames):
+    assert same(augment(share_of(frames, 0, NUM_EXAMPLES), ObjectiveConfig(), (0, 0)), frames)

@@ -1,0 +1,263 @@
+"""`wm submit` against a real head node on loopback, with the Jobs API and a token."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.client import connect
+from cluster.errors import ClusterError
+from cluster.follow import follow
+from cluster.submit import SubmitRequest, submit, submit_and_follow
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV_BIN = Path(sys.executable).parent
+MARK = "WM_TEST_CLUSTER"
+"""Environment variable that all processes of the head node inherit: teardown ends these and no others."""
+
+SHOUTING_WM = """
+import json, sys, time
+from pathlib import Path
+
+def main():
+    print("ran", json.dumps({"argv": sys.argv[1:], "file": __file__}))
+    print("files", json.dumps(sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())), flush=True)
+    time.sleep(300 * ("--nap" in sys.argv))
+    return 3 * ("--fail" in sys.argv)
+"""
+"""A `wm` in the uploaded folder that tells how it was called; the installed one must lose to it."""
+
+
+@dataclass(frozen=True)
+class Head:
+    url: str
+    token_path: Path
+
+
+@pytest.fixture(scope="module")
+def head():
+    """`ray start --head` as a user would start it, in a folder and on ports of its own."""
+    with tempfile.TemporaryDirectory(prefix="wmc", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        token_path = Path(folder) / "auth_token"
+        token_path.touch(mode=0o600)
+        token_path.write_text(secrets.token_hex(32))
+        gcs, dashboard, client, agent, agent_grpc = _free_ports(5)
+        # An address or a token of another Ray must not reach this one.
+        foreign = ("RAY_AUTH", "RAY_ADDRESS", "RAY_API_SERVER")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
+            "PATH": f"{VENV_BIN}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_path),
+            MARK: folder,
+        }
+        command = [VENV_BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8"]
+        command += ["--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={folder}"]
+        command += [
+            "--node-ip-address=127.0.0.1",
+            f"--port={gcs}",
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+        ]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--dashboard-agent-grpc-port={agent_grpc}"]
+        log_path = Path(folder) / "head.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            _wait_until_listening(dashboard, process, log_path)
+            yield Head(url=f"http://127.0.0.1:{dashboard}", token_path=token_path)
+        finally:
+            _end(process, f"{MARK}={folder}")
+
+
+def _free_ports(num_ports: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(num_ports)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _wait_until_listening(port: int, process: subprocess.Popen, log_path: Path) -> None:
+    deadline_s = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"the head node did not come up:\n{log_path.read_text()}")
+
+
+def _end(process: subprocess.Popen, mark: str) -> None:
+    """End the head node politely, then whatever of it is left, by process id."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+        except OSError:  # another user's process, or one that has just ended
+            continue
+
+
+@pytest.fixture
+def with_token(head, monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(head.token_path))
+
+
+@pytest.fixture
+def request_(head, with_token, tmp_path):
+    """A small checkout with things that must not travel, and a request to run its config on the head node."""
+    checkout = tmp_path / "checkout"
+    for path in (".venv/lib/x.py", ".git/config.yaml", "runs/1/r.json", "corpora/a/corpus.json",
+                 "shared/x.md", "wm/__pycache__/c.py", "replay.slp", "frames.parquet", ".env", "key.pem",
+                 "wm/__init__.py", "pyproject.toml"):  # fmt: skip
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).touch()
+    (checkout / "wm/cli.py").write_text(SHOUTING_WM)
+    config = checkout / "configs" / "tiny.yaml"
+    config.parent.mkdir()
+    config.write_text(f"seed: 1\nrun: {tmp_path.name}\n")
+    return SubmitRequest(config=config, working_dir=checkout, address=head.url)
+
+
+def _said(output: str, word: str):
+    return json.loads(re.search(rf"^{word} (.*)$", output, re.MULTILINE)[1])
+
+
+def test_a_job_runs_wm_train_with_config_and_overrides_from_the_uploaded_code_and_its_log_comes_back(request_, capsys):
+    request = replace(request_, overrides=("--trainer.lr", "1e-3", "--note", "two words; $HOME"))
+    assert submit_and_follow(request) == 0
+    output = capsys.readouterr().out
+    ran = _said(output, "ran")
+    assert ran["argv"] == ["train", "configs/tiny.yaml", "--trainer.lr", "1e-3", "--note", "two words; $HOME"]
+    assert str(request.working_dir) not in ran["file"], "the upload must run, not the folder it was made of"
+    assert "runtime_resources/working_dir_files" in ran["file"]
+    assert output.count("\nran ") == 1
+    assert _said(output, "files") == ["configs/tiny.yaml", "pyproject.toml", "wm/__init__.py", "wm/cli.py"]
+    assert re.search(r"submitted train-tiny-[0-9a-f]{8};", output)
+
+
+def test_a_job_that_fails_gives_exit_code_1_and_can_be_tried_again_under_a_new_name(request_, capsys):
+    request = replace(request_, overrides=("--fail",))
+    assert submit_and_follow(request) == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert re.fullmatch(r"train-tiny-[0-9a-f]{8}-2", submit(request))
+
+
+def test_a_second_submission_of_a_running_job_is_refused_and_ctrl_c_leaves_the_job_running(request_, capsys):
+    request = replace(request_, overrides=("--nap",), command=("sweep",))
+    job_id = submit(request)
+    client = connect(request.address)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests behind
+    try:
+        with pytest.raises(ClusterError, match=rf"already (PENDING|RUNNING) as {job_id}") as refused:
+            submit(request)
+        _is_one_line(refused)
+        ran = threading.Event()
+        threading.Thread(target=lambda: ran.wait(30) and os.kill(os.getpid(), signal.SIGINT)).start()
+        assert follow(job_id, request.address, lambda text: ran.set() if "files" in text else None) == 130
+        assert f"{job_id} is left running" in capsys.readouterr().out
+        assert client.get_job_status(job_id) == "RUNNING"
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+        client.stop_job(job_id)
+
+
+def test_plain_ray_job_submit_runs_the_same_command(request_, head):
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(head.token_path)}
+    command = [
+        VENV_BIN / "ray",
+        "job",
+        "submit",
+        "--address",
+        head.url,
+        "--working-dir",
+        request_.working_dir,
+    ]
+    done = subprocess.run(
+        [*command, "--", "wm", "train", "configs/tiny.yaml"],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert _said(done.stdout, "ran")["argv"] == ["train", "configs/tiny.yaml"]
+
+
+@pytest.mark.parametrize("token", [None, "wr0ng"])
+def test_without_the_right_token_a_submission_is_refused_in_one_line(request_, tmp_path, monkeypatch, token):
+    token_path = tmp_path / "other_token"
+    if token:
+        token_path.write_text(token)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token_path))
+    with pytest.raises(ClusterError, match="asks for the cluster's token") as refused:
+        submit(request_)
+    _is_one_line(refused)
+    assert ("no token was sent" in str(refused.value)) == (token is None)
+    assert "wr0ng" not in str(refused.value), "a message must not show a token"
+
+
+def test_following_a_job_that_never_was_is_one_line(head, with_token):
+    with pytest.raises(ClusterError, match="knows no job") as refused:
+        follow("train-nothing-00000000", head.url)
+    _is_one_line(refused)
+
+
+def test_an_address_in_the_request_wins_over_ray_address(request_, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    connect(request_.address).list_jobs()
+    with pytest.raises(ClusterError, match=r"nothing answers at http://127\.0\.0\.1:1 "):
+        submit(replace(request_, address=None))
+
+
+def test_wm_train_runs_as_a_job(head, with_token, tiny_corpus, tmp_path, capfd):
+    """The real `wm train` on a real corpus, from a copy of this checkout's code."""
+    checkout, out = tmp_path / "checkout", tmp_path / "runs" / "tiny"
+    for name in ("datasets", "wm", "tune", "cluster"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    config = checkout / "tiny.yaml"
+    config.write_text(yaml.safe_dump(tiny_train_config(tiny_corpus, out)))
+    request = SubmitRequest(config=config, working_dir=checkout, address=head.url)
+    assert submit_and_follow(request) == 0, capfd.readouterr().out
+    meta = json.loads(max(out.glob("checkpoints/*/meta.json")).read_text())
+    assert meta["finished"] and meta["targets_seen"] >= 2_000
+
+
+def tiny_train_config(corpus: Path, out: Path) -> dict:
+    """The smallest run of `wm train` on one CPU worker."""
+    return {
+        "train_corpus": str(corpus),
+        "out": str(out),
+        "model": {"kind": "mamba2", "d_model": 32, "num_layers": 1, "d_state": 16},
+        "objective": {"sequence_frames": 16},
+        "optimiser": {"total_targets": 2_000, "warmup_targets": 500, "batch_size": 16},
+        "eval": {"contexts": [5], "num_targets": 100, "progress_targets": 50, "every_targets": 1_000},
+    }
+
+
+def _is_one_line(error: pytest.ExceptionInfo) -> None:
+    assert "\n" not in str(error.value)
+    assert "expected" in str(error.value)

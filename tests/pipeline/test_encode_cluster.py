@@ -1,0 +1,120 @@
+"""Encoding on several machines: a node that dies, and a node that does not see the sources.
+
+The nodes are real raylets on this machine; each test has a cluster of its own, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from chunks import same_rows
+
+NODE_DIES = """
+import json, os, sys, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+source, out = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+cluster.wait_for_nodes()
+os.environ["RAY_ADDRESS"] = cluster.address
+
+from datasets.pipeline.ray_encode import encode_on_ray
+from datasets.pipeline.encode import EncodeOptions, encode
+
+killed = []
+
+def after_commit(summary, bytes_left):
+    if len(killed) == 0 and summary.num_games >= 8:
+        killed.append(summary.num_games)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+summary = encode([source], Path(out), EncodeOptions(), encode_on_ray, after_commit)
+import ray
+deadline = time.monotonic() + 60  # a dead node is noticed by its missing heartbeats
+while (alive := sum(node["Alive"] for node in ray.nodes())) > 2 and time.monotonic() < deadline:
+    time.sleep(0.5)
+print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
+ray.shutdown()
+cluster.shutdown()
+"""
+NODE_IS_BLIND = """
+import os, subprocess, sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+source, out = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+os.environ["RAY_ADDRESS"] = cluster.address
+join = f"mount -t tmpfs tmpfs '{Path(source).parent}' && exec {sys.executable} -m ray.scripts.scripts start"
+join += f" --address={cluster.address} --num-cpus=1 --block"
+blind = subprocess.Popen(["unshare", "--mount", "sh", "-c", join], stdout=subprocess.DEVNULL)
+try:
+    import ray, time
+    ray.init(address=cluster.address, log_to_driver=False)
+    deadline = time.monotonic() + 60
+    while len(ray.nodes()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert len(ray.nodes()) == 2
+    from datasets.pipeline.ray_encode import encode_on_ray
+    from datasets.pipeline.encode import EncodeOptions, encode
+    from datasets.runtime.errors import UserError
+    try:
+        encode([source], Path(out), EncodeOptions(), encode_on_ray)
+    except UserError as error:
+        print(error)
+finally:
+    blind.terminate()
+    ray.shutdown()
+    cluster.shutdown()
+"""
+
+
+def run(script: str, *arguments: str) -> str:
+    """What a script prints, among Ray's own lines. Ray's folder is its own, and short, as its sockets need it."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        environment = os.environ | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+        environment.pop("RAY_ADDRESS", None)
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, env=environment, check=False, timeout=300
+        )
+    assert done.returncode == 0, done.stderr.decode()[-3_000:]
+    return done.stdout.decode()
+
+
+def test_a_node_that_dies_in_the_middle_changes_nothing(synthetic_many, tmp_path):
+    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+
+    encode([synthetic_many], tmp_path / "alone", EncodeOptions(), encode_in_process)
+    printed = run(NODE_DIES, str(synthetic_many), str(tmp_path / "cluster"))
+    facts = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    assert facts["killed_at"]
+    assert facts["alive"] == 2
+    assert same_rows(tmp_path / "alone", tmp_path / "cluster")
+
+
+def test_a_path_that_one_node_does_not_see_is_an_error_before_the_job(synthetic_many, tmp_path):
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("needs the right to give a process its own mounts")
+    folder = tmp_path / "seen by one" / "replays"
+    shutil.copytree(synthetic_many, folder)
+    printed = run(NODE_IS_BLIND, str(folder), str(tmp_path / "corpus"))
+    assert f"{folder} is not to be seen on the cluster's node" in printed
+
+
+@pytest.fixture(scope="module")
+def synthetic_many(tmp_path_factory) -> Path:
+    """48 short synthetic replays: a dozen chunks."""
+    from datasets.synth import SynthOptions, synthesise
+
+    out = tmp_path_factory.mktemp("many") / "replays"
+    synthesise(out, SynthOptions(num_games=48, seed=5, max_frames=2_400))
+    return out

@@ -1,0 +1,343 @@
+"""Whatever happens to the child that parses, it costs at most the input at which it happened."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from faulty_encoding import refusing
+
+from datasets.pipeline.encode import Chunk, ChunkResult, EncodeOptions, Feed, encode_chunk
+from datasets.pipeline.parser_process import MAX_OTHER_FAULTS, ParserError, ParserProcess
+
+SPARE_BYTES = 400 * 10**6
+TIMEOUT_S = 30.0
+FAULTY = "faulty_encoding:encode_with_faults"
+
+
+@pytest.fixture
+def chunk(synthetic_replays: Path, tmp_path: Path) -> Chunk:
+    """Six synthetic games."""
+    return first_chunk(synthetic_replays, 6, tmp_path)
+
+
+def first_chunk(source: Path, num_inputs: int, tmp_path: Path) -> Chunk:
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    feed = Feed(
+        sources=(str(source),),
+        done=np.array([], dtype=np.uint64),
+        chunk_inputs=num_inputs,
+        staging=str(staging),
+        options=EncodeOptions(),
+    )
+    return next(feed.chunks())
+
+
+def with_fault(chunk: Chunk, *faults: tuple[int, str]) -> Chunk:
+    """The chunk with some inputs named after a fault."""
+    inputs = list(chunk.inputs)
+    for index, fault in faults:
+        inputs[index] = replace(inputs[index], source=fault)
+    return replace(chunk, inputs=tuple(inputs))
+
+
+def encode_isolated(parser: ParserProcess, chunk: Chunk) -> ChunkResult:
+    return pickle.loads(parser.encode(pickle.dumps(chunk)))
+
+
+def assert_same(isolated: ChunkResult, plain: ChunkResult, staging: str) -> None:
+    """Same games, rejects and frames, and nothing else left in staging."""
+    assert (isolated.games, isolated.rejects) == (plain.games, plain.rejects)
+    tables = [pq.read_table(Path(staging) / str(result.frames_file)) for result in (isolated, plain)]
+    assert tables[0].equals(tables[1])
+    files = {isolated.frames_file, plain.frames_file, isolated.followers_file, plain.followers_file} - {None}
+    assert set(os.listdir(staging)) == files
+
+
+def assert_costs_one_input(chunk: Chunk, fault: str, code: str, message: str, timeout_s: float = TIMEOUT_S) -> None:
+    chunk = with_fault(chunk, (2, fault))
+    with ParserProcess(SPARE_BYTES, timeout_s, FAULTY) as parser:
+        isolated = encode_isolated(parser, chunk)
+    assert_same(isolated, encode_chunk(chunk, refusing({2: (code, message)})), chunk.staging)
+
+
+def remove_staged(result: ChunkResult, staging: str) -> None:
+    for name in (result.frames_file, result.followers_file):
+        if name is not None:
+            (Path(staging) / name).unlink()
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def kill_if_there(pid: int) -> None:
+    """A child that was killed after its last answer is gone only once the next chunk is sent."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def wait_until_gone(pid: int, seconds: float) -> float:
+    """Seconds until the process was gone."""
+    started = time.monotonic()
+    while not is_gone(pid) and time.monotonic() < started + seconds:
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def test_without_a_fault_the_result_is_that_of_encoding_in_the_same_process(chunk):
+    with ParserProcess(SPARE_BYTES) as parser:
+        first, pid = encode_isolated(parser, chunk), parser.pid
+        remove_staged(first, chunk.staging)
+        second = encode_isolated(parser, chunk)
+        assert parser.pid == pid
+    assert_same(second, encode_chunk(chunk), chunk.staging)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("abort", "the parser died of SIGABRT"),
+        ("segfault", "the parser died of SIGSEGV"),
+        ("exit", "the parser ended itself with exit code 3"),
+    ],
+)
+def test_a_crash_costs_the_input_at_which_it_happened(chunk, fault, message):
+    assert_costs_one_input(chunk, fault, "parser_crashed", message)
+
+
+@pytest.mark.parametrize("fault", ["sleep", "spin"])
+def test_a_hang_costs_one_input_also_while_pythons_lock_is_held(chunk, fault):
+    assert_costs_one_input(chunk, fault, "parser_hung", "no answer within 1 s", timeout_s=1.0)
+
+
+@pytest.mark.parametrize("fault", ["take_at_once", "take_bit_by_bit", "compress"])
+def test_a_memory_blow_up_costs_one_input(chunk, fault):
+    assert_costs_one_input(chunk, fault, "too_much_memory", "more than 400 MB of memory needed")
+
+
+def test_several_bad_inputs_in_a_chunk_are_each_refused(chunk):
+    chunk = with_fault(chunk, (0, "abort"), (1, "take_at_once"), (4, "segfault"), (5, "abort"))
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser:
+        isolated = encode_isolated(parser, chunk)
+        codes = ["parser_crashed", "too_much_memory", "parser_crashed", "parser_crashed"]
+        assert [reject["code"] for reject in isolated.rejects] == codes
+        after = encode_isolated(parser, replace(chunk, inputs=chunk.inputs[2:4]))
+    assert len(isolated.games) + len(isolated.rejects) == len(chunk.inputs)
+    assert [game["game_id"] for game in after.games] == [game["game_id"] for game in isolated.games]
+
+
+def test_a_child_that_is_killed_once_loses_no_game(chunk):
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:killed_once") as parser:
+        isolated = encode_isolated(parser, chunk)
+    mark = Path(chunk.staging) / "killed"
+    assert mark.exists()
+    mark.unlink()
+    assert_same(isolated, encode_chunk(chunk), chunk.staging)
+
+
+def test_a_child_killed_at_any_moment_loses_no_game(have_real_replays, request, tmp_path):
+    source = request.getfixturevalue("real_replays") / "dev.zip" if have_real_replays else None
+    chunk = first_chunk(source or request.getfixturevalue("synthetic_replays"), 16, tmp_path)
+    plain = encode_chunk(chunk)
+    with ParserProcess(SPARE_BYTES) as parser:
+        remove_staged(encode_isolated(parser, chunk), chunk.staging)
+        started = time.monotonic()
+        undisturbed = encode_isolated(parser, chunk)
+        seconds = time.monotonic() - started
+        assert_same(undisturbed, plain, chunk.staging)
+        for moment in np.linspace(0.0, 0.95 * seconds, 8):
+            killer = threading.Timer(moment, kill_if_there, (parser.pid,))
+            killer.start()
+            disturbed = encode_isolated(parser, chunk)
+            killer.join()
+            remove_staged(undisturbed, chunk.staging)
+            assert_same(disturbed, plain, chunk.staging)
+            undisturbed = disturbed
+
+
+def test_a_child_that_dies_outside_of_any_input_is_our_error_and_leaves_no_files(chunk):
+    with (
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:dies_before_any_input") as parser,
+        pytest.raises(ParserError, match=f"died of SIGABRT, {MAX_OTHER_FAULTS} times, at no input's parsing"),
+    ):
+        encode_isolated(parser, chunk)
+    assert os.listdir(chunk.staging) == []
+
+
+def test_a_child_that_dies_after_its_inputs_is_not_tried_for_ever(chunk):
+    with (
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:dies_after_the_last_input") as parser,
+        pytest.raises(ParserError, match="died of SIGABRT"),
+    ):
+        encode_isolated(parser, chunk)
+    assert os.listdir(chunk.staging) == []
+
+
+def test_a_full_disk_is_raised_in_the_parent_with_the_childs_traceback(chunk):
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser:
+        with pytest.raises(OSError, match="No space left") as raised:
+            encode_isolated(parser, with_fault(chunk, (3, "disk_full")))
+        assert raised.value.errno == errno.ENOSPC
+        assert "in _disk_full" in str(raised.value.__cause__)
+        assert os.listdir(chunk.staging) == []
+        assert_same(encode_isolated(parser, chunk), encode_chunk(chunk), chunk.staging)
+
+
+def test_a_connection_that_encoding_lost_is_not_taken_for_a_dead_child(chunk):
+    with (
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser,
+        pytest.raises(ConnectionResetError, match="by a store of objects"),
+    ):
+        encode_isolated(parser, with_fault(chunk, (3, "connection_lost")))
+
+
+def test_an_exception_that_cannot_be_pickled_is_told_by_its_traceback(chunk):
+    with (
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser,
+        pytest.raises(ParserError, match="LocalError: cannot be pickled"),
+    ):
+        encode_isolated(parser, with_fault(chunk, (0, "unsendable")))
+
+
+def test_a_function_that_is_not_there_is_named(chunk):
+    with (
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, "datasets.pipeline.encode:no_such_function") as parser,
+        pytest.raises(AttributeError, match="no_such_function"),
+    ):
+        encode_isolated(parser, chunk)
+
+
+@pytest.mark.parametrize(("memory_bytes", "timeout_s"), [(0, 60.0), (10**8, 0.0)])
+def test_impossible_limits_are_refused(memory_bytes, timeout_s):
+    with pytest.raises(ValueError, match="both must be above 0"):
+        ParserProcess(memory_bytes, timeout_s)
+
+
+def test_what_a_library_prints_goes_nowhere(chunk, capfd):
+    chunk = with_fault(chunk, (1, "print"))
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser:
+        isolated = encode_isolated(parser, chunk)
+    assert_same(isolated, encode_chunk(chunk), chunk.staging)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_child_holds_no_ray_no_torch_and_writes_no_core(chunk):
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:names_what_it_holds") as parser:
+        isolated = encode_isolated(parser, chunk)
+    assert isolated.rejects == [{"message": "core (0, 0), imports []"}]
+
+
+def test_the_child_inherits_no_open_file(tmp_path, chunk):
+    with (tmp_path / "private").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        with ParserProcess(SPARE_BYTES) as parser:
+            encode_isolated(parser, chunk)
+            folder = Path(f"/proc/{parser.pid}/fd")
+            opened = [os.readlink(folder / number) for number in os.listdir(folder)]
+    assert len(opened) >= 5
+    assert not [name for name in opened if "private" in name]
+
+
+PARENT = """
+import pickle, sys, threading, time
+sys.path[:] = {paths}
+from datasets.pipeline.parser_process import ParserProcess
+parser = ParserProcess({spare}, {timeout}, "{encode}")
+chunk = open(sys.argv[1], "rb").read()
+threading.Thread(target=parser.encode, args=(chunk,), daemon=True).start()
+time.sleep(1.5)
+print(parser.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["sleep", "spin"])
+def parent(request, chunk, tmp_path) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A process whose child is busy, and that child's pid."""
+    file = tmp_path / "chunk.pickle"
+    file.write_bytes(pickle.dumps(with_fault(chunk, (2, request.param))))
+    script = PARENT.format(paths=sys.path, spare=SPARE_BYTES, timeout=600.0, encode=FAULTY)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+        process.kill()
+
+
+def test_a_busy_child_dies_with_a_parent_that_is_killed(parent):
+    process, pid = parent
+    assert not is_gone(pid)
+    process.kill()
+    process.wait()
+    assert wait_until_gone(pid, 5.0) < 1.0
+
+
+def test_a_busy_child_dies_with_a_parent_that_ends(parent):
+    process, pid = parent
+    process.stdin.close()
+    process.wait()
+    assert wait_until_gone(pid, 5.0) < 1.0
+
+
+def test_the_child_outlives_the_thread_that_started_it(chunk):
+    started: list[ParserProcess] = []
+    thread = threading.Thread(target=lambda: started.append(ParserProcess(SPARE_BYTES)))
+    thread.start()
+    thread.join()
+    with started[0] as parser:
+        pid = parser.pid
+        encode_isolated(parser, chunk)
+        assert parser.pid == pid
+
+
+def test_closing_ends_the_child_and_a_later_chunk_starts_another(chunk):
+    parser = ParserProcess(SPARE_BYTES)
+    first = parser.pid
+    parser.close()
+    assert is_gone(first)
+    assert (parser.pid, parser.memory_bytes_used()) == (None, 0)
+    with parser:
+        assert encode_isolated(parser, chunk).games
+        assert parser.pid != first
+
+
+def test_memory_is_measured_and_that_of_one_large_input_is_given_back(chunk):
+    with ParserProcess(10**9, TIMEOUT_S, FAULTY) as parser:
+        encode_isolated(parser, chunk)
+        before = parser.memory_bytes_used()
+        peak = 0
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(0.01):
+                peak = max(peak, parser.memory_bytes_used())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        encode_isolated(parser, with_fault(chunk, (2, "leave_in_pieces")))
+        done.set()
+        watcher.join()
+        encode_isolated(parser, replace(chunk, inputs=()))
+        after = parser.memory_bytes_used()
+    assert peak > before + 500 * 10**6
+    assert after < before + 50 * 10**6

@@ -1,0 +1,293 @@
+"""The benchmarks of training at tiny sizes: that they run, count what they say they count, and notice what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from datasets.corpus.reader import open_corpus
+from datasets.loading.frames import GameIndex, index_games, read_games
+from datasets.loading.sequences import gather
+from datasets.schema.splits import SplitConfig
+from wm.config.run_config import ObjectiveConfig, RunConfig
+from wm.config.typed_yaml import load_yaml
+from wm.data.synthetic_batch import made_up_share
+from wm.model import ssd
+from wm.model.encoding import to_frames
+from wm.model.heads import DELTAS, VELOCITIES, scales
+from wm.model.world_model import build_model
+from wm.objective.losses import truth_of
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import gpu_correctness  # noqa: E402
+import host_traffic  # noqa: E402
+import older_networks  # noqa: E402
+import older_recipe  # noqa: E402
+import ray_overhead  # noqa: E402
+import time_to_quality  # noqa: E402
+import train_step  # noqa: E402
+from flops import flops_per_target  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def games(tiny_corpus) -> GameIndex:
+    """All synthetic games."""
+    return index_games(open_corpus(tiny_corpus), "all", SplitConfig())
+
+
+def shipped(name: str) -> RunConfig:
+    return load_yaml(ROOT / "configs" / f"{name}.yaml", RunConfig)
+
+
+def counted_flops(config: RunConfig, batch: int) -> float:
+    """Operations of the matrix products of forward and backward for a target, as torch counts them."""
+    model = build_model(config.model, config.objective.context_frames)
+    frames = made_up_share(config, batch, CPU).frames
+    with FlopCounterMode(display=False) as counter:
+        prediction = model(frames, last_only=config.objective.kind == "window")
+        (prediction.deltas.sum() + prediction.categories["action"].sum()).backward()
+    return counter.get_total_flops() / batch / config.objective.predictions
+
+
+def test_operations_of_the_mlp_are_those_that_torch_counts():
+    assert flops_per_target(shipped("mlp")) == pytest.approx(counted_flops(shipped("mlp"), 3), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["sequence", "window"])
+def test_operations_of_mamba_2_are_nearly_those_that_torch_counts(objective):
+    """Torch counts the masked half of the scan, which is waste, and no depthwise convolution: each about 2 %."""
+    medium = shipped("mamba2-medium")
+    config = replace(medium, objective=ObjectiveConfig(kind=objective), model=replace(medium.model, core="torch"))
+    assert flops_per_target(config) == pytest.approx(counted_flops(config, 2), rel=0.05)
+
+
+def test_every_read_of_a_value_is_counted():
+    value = torch.ones(3)
+
+    def work() -> None:
+        value.sum().item()
+        bool(value[0] > 0)
+
+    assert host_traffic.measure_traffic(work, CPU).scalar_reads == 2
+
+
+def test_waits_count_within_the_work_and_bytes_by_direction():
+    def event(name: str, at: float, category: str = "cuda_runtime", **args: int) -> dict:
+        return {"name": name, "ts": at, "dur": 1.0, "cat": category, "args": args}
+
+    events = [
+        event(host_traffic.MARK, 10.0, "user_annotation") | {"dur": 10.0},
+        event("cudaStreamSynchronize", 12.0),
+        event("cudaMemcpyAsync", 13.0),
+        event("cudaDeviceSynchronize", 25.0),
+        event("Memcpy HtoD (Pinned -> Device)", 13.0, "gpu_memcpy", bytes=300),
+        event("Memcpy DtoH (Device -> Pageable)", 14.0, "gpu_memcpy", bytes=8),
+        event("Memcpy DtoD (Device -> Device)", 14.0, "gpu_memcpy", bytes=1_000),
+    ]
+    assert host_traffic.count_events(events) == (300.0, 8.0, 1)
+
+
+def test_a_mamba_2_sees_as_many_frames_in_windows_as_in_sequences():
+    medium = shipped("mamba2-medium")
+    window = replace(medium, objective=replace(medium.objective, kind="window"))
+    frames = [
+        train_step.batch_of("mamba2-medium", config, CPU, None) * (config.objective.example_frames - 1)
+        for config in (medium, window)
+    ]
+    assert frames[1] == pytest.approx(frames[0], rel=0.02)
+
+
+def test_the_twins_networks_have_the_older_systems_sizes():
+    sizes = [
+        sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        for network in (older_networks.OlderMamba2(), older_networks.OlderMLP(10))
+    ]
+    assert sizes == [pytest.approx(4.3, abs=0.05), pytest.approx(1.43, abs=0.01)]
+
+
+def test_the_twins_scan_is_ours():
+    x, b, c = torch.randn(2, 10, 3, 8), torch.randn(2, 10, 4), torch.randn(2, 10, 4)
+    dt, a = torch.rand(2, 10, 3), -torch.rand(3)
+    torch.testing.assert_close(older_networks.quadratic_scan(x, dt, a, b, c), ssd.scan(x, dt, a, b, c)[0])
+
+
+def test_a_training_sample_of_the_twin_is_what_the_judge_shows_it(games):
+    game, start, context = 1, 700, 10
+    dataset = older_recipe.WindowDataset(games, context)
+    sample = dataset[int(games.num_frames[0]) - context + start]
+    batch = gather(read_games(games, [game]), games.facts[[game]], torch.tensor([start]).numpy(), context + 1)
+    frames = to_frames(batch)
+    shown = older_recipe.normalised(frames)
+    for name in ("numbers", "indices"):
+        assert torch.equal(sample[name], shown[name][0, :-1])
+    assert torch.equal(sample["controllers"], shown["controllers"][0])
+    truth = truth_of(frames.slice(context - 1, context), frames.slice(context, context + 1))
+    names = (*DELTAS, *VELOCITIES)
+    moved = torch.cat([truth.deltas, truth.velocities], dim=-1)[0, 0] * scales(names, CPU)
+    torch.testing.assert_close(sample["true_numbers"][:, : len(names)], moved, atol=1e-5, rtol=1e-4)
+
+
+def test_a_twin_that_knows_the_truth_has_no_position_error(games):
+    class Knowing(torch.nn.Module):
+        """Says the deltas that it is given."""
+
+        deltas = torch.zeros(1, 2, 4)
+
+        def forward(self, window: older_recipe.Window) -> torch.Tensor:
+            outputs = torch.zeros(1, 2, older_networks.NUM_OUTPUTS)
+            outputs[..., :4] = self.deltas
+            return outputs
+
+    frames = to_frames(gather(read_games(games, [0]), games.facts[[0]], torch.tensor([900]).numpy(), 11))
+    truth = truth_of(frames.slice(9, 10), frames.slice(10, 11))
+    twin = Knowing()
+    twin.deltas = truth.deltas[:, 0] * scales(DELTAS, CPU)
+    said = older_recipe.Judged(twin, 10)(frames)
+    torch.testing.assert_close(said.deltas, truth.deltas)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "mlp"])
+def test_the_twin_learns(games, kind):
+    twin = older_recipe.OlderRecipe(games, kind, batch_size=32, d_model=64, num_layers=1)
+    batch = next(iter(twin._loader))
+    losses = []
+    for _ in range(25):
+        twin.step(batch)
+        losses.append(twin.metrics["loss"])
+    assert losses[-1] < 0.8 * losses[0]
+    assert len(twin.metrics) == 15
+    assert twin.targets_seen == 25 * 32
+    assert twin.judge(games, 50)["val_loss"] > 0
+
+
+def wrong_checks(scene: gpu_correctness.Scene) -> list[str]:
+    return [check.name for check in gpu_correctness.run_checks(scene) if not check.is_right]
+
+
+def test_a_core_that_forgets_its_state_is_found_wrong(games, monkeypatch):
+    right = ssd.scan
+
+    def forgetful(x, dt, a, b, c, state=None, return_state=False):
+        return right(x, dt, a, b, c, None if state is None else 0 * state, return_state)
+
+    monkeypatch.setattr(ssd, "scan", forgetful)
+    monkeypatch.setattr(gpu_correctness, "CHECKS", (gpu_correctness.check_scans, gpu_correctness.check_steps))
+    wrong = wrong_checks(gpu_correctness.Scene(device=CPU, cores=("torch",), tiny=True, index=games))
+    assert "step, torch, fp32" in wrong
+    assert "scan, torch, fp32, 64 frames after a state" in wrong
+    assert "scan, torch, fp32, 64 frames" not in wrong
+
+
+def test_a_check_that_raises_is_wrong_and_the_next_goes_on(games, monkeypatch):
+    def raising(_scene: gpu_correctness.Scene):
+        raise RuntimeError("called a synchronizing operation")
+        yield
+
+    monkeypatch.setattr(gpu_correctness, "CHECKS", (raising, gpu_correctness.check_feeds))
+    done = gpu_correctness.run_checks(gpu_correctness.Scene(device=CPU, cores=("torch",), tiny=True, index=games))
+    assert [check.is_right for check in done] == [False, True]
+
+
+def test_not_a_number_is_never_right():
+    assert not gpu_correctness.Check(name="x", error=float("nan"), tolerance=1.0).is_right
+
+
+def test_the_worst_of_some_seeds_is_each_metrics_own():
+    runs = [
+        time_to_quality.Learnt(
+            name="sequence", seed=seed, asked_seconds=180, curve=[], baselines={},
+            final={"seconds": 180.0, "targets": targets, "change_acc": acc, "pos_mae": mae, "val_loss": loss},
+        )
+        for seed, (targets, acc, mae, loss) in enumerate([(10, 0.5, 0.2, 0.3), (20, 0.4, 0.1, None)])
+    ]  # fmt: skip
+    assert time_to_quality.worst(runs) == {
+        "seconds": 180.0, "targets": 10, "change_acc": 0.4, "pos_mae": 0.2, "val_loss": 0.3,
+    }  # fmt: skip
+
+
+def test_rays_overhead_is_told_apart_from_its_start():
+    def leg(way: str, startup: float, speed: float) -> ray_overhead.Leg:
+        return ray_overhead.Leg(way=way, startup_s=startup, total_s=0.0, speeds=[1.0, speed, speed], targets=1)
+
+    found = ray_overhead.summary([leg("plain", 5.0, 1000.0), leg("ray", 15.0, 900.0)])
+    assert found["overhead_share"] == pytest.approx(0.1)
+    assert (found["plain_startup_s"], found["startup_s"]) == (5.0, 15.0)
+    assert found["run_of_180_s_share"] == pytest.approx((15 + 200) / 185 - 1)
+
+
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def last_line(text: str) -> dict:
+    return json.loads(text.splitlines()[-1])
+
+
+PARTS = ("gpu_correctness", "train_step", "end_to_end", "ray_overhead")
+"""Of the GPU script that are tested here; tests/data/test_batches.py runs benchmarks/input.py."""
+
+
+def gpu_script(out: Path, corpus: Path, python: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """benchmarks/gpu.sh with tiny sizes, as far as it comes."""
+    tiny = {"OUT": str(out), "CORPUS": str(corpus), "PYTHON": python, "TINY": "1"}
+    return subprocess.run(
+        ["bash", "benchmarks/gpu.sh"],
+        cwd=ROOT,
+        env=os.environ | tiny | settings,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tiny_corpus):
+    done = gpu_script(tmp_path / "out", tiny_corpus, sys.executable, PARTS=" ".join(("environment", *PARTS)))
+    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-1_000:]
+    found = {
+        path.stem: last_line(path.read_text())
+        for path in (tmp_path / "out").glob("*.txt")
+        if path.stem != "environment"
+    }
+    assert set(found) == set(PARTS)
+    assert found["gpu_correctness"]["wrong"] == []
+    keys = {"targets_per_s", "flops_per_target", "share_of_matmul_peak", "device", "config", "objective", "core"}
+    assert keys <= set(found["train_step"])
+    assert (found["train_step"]["config"], found["train_step"]["objective"]) == ("mamba2-medium", "sequence")
+    assert all(case["targets_per_s"] > 0 for case in found["train_step"]["cases"])
+    assert found["end_to_end"]["parquet"]["targets_per_s"] > 0
+    assert found["ray_overhead"]["startup_s"] > found["ray_overhead"]["plain_startup_s"] > 0
+    assert json.loads((tmp_path / "out" / "environment.json").read_text())["machine"]
+
+
+def test_the_gpu_script_goes_on_after_a_part_that_fails_and_tells_of_it(tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such corpus >&2\nexit 3\n")
+    broken.chmod(0o755)
+    done = gpu_script(tmp_path / "out", tmp_path, str(broken))
+    assert done.returncode == 1
+    assert "!! ray_overhead failed with exit code 3" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("!! failed: environment gpu_correctness train_step")
+
+
+@pytest.mark.slow
+def test_time_to_quality_trains_and_judges_both_recipes():
+    done = run([sys.executable, "benchmarks/time_to_quality.py", "--tiny"], dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3_000:]
+    found = last_line(done.stdout)
+    names = {"seconds", "targets", "change_acc", "pos_mae", "val_loss"}
+    assert names | {f"twin_{name}" for name in names} <= set(found)
+    assert found["mlp_targets_per_s"] > 0 and found["twin_mlp_targets_per_s"] > 0
+    assert found["runs"][0]["curve"]

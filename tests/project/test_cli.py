@@ -1,0 +1,236 @@
+"""The `wm` command as a person meets it: fast help, and one line for a mistake instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.corpus.reader import CORPUS_FILE
+from wm import cli
+from wm.checkpoints.reader import save_checkpoint
+from wm.config.run_config import RunConfig
+from wm.model.encoding import ENCODING_VERSION
+from wm.model.world_model import ModelConfig, build_model
+
+ROOT = Path(__file__).parent.parent
+VERBS = ("demo", "synth", "encode", "corpus", "train", "eval", "sweep", "choose-k", "submit")
+HELP_SECONDS = 3.0
+
+
+def installed_wm(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as installed, in a process of its own."""
+    command = Path(sys.executable).with_name("wm")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(
+        [command, *map(str, args)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def wm(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command's entry point in this process, which has torch and Ray loaded already."""
+
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        arguments = ["wm", *map(str, args)]
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            with pytest.raises(SystemExit) as caught:
+                cli.main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, caught.value.code or 0, said.out, said.err)
+
+    return run
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2 and one line on stderr, with these words."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def write_config(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained network, in a run's folder."""
+    config = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"))
+    run = tmp_path_factory.mktemp("cli") / "run"
+    save_checkpoint(
+        run / "checkpoints",
+        model=build_model(config.model, 10),
+        config=config,
+        meta={"targets_seen": 5, "step": 1, "seconds": 0.1},
+        resume={"optimiser": {}, "cursors": [{"epoch": 0, "pool": 0, "batch": 1}]},
+        keep=1,
+    )
+    return run
+
+
+def test_help_answers_at_once_and_names_every_verb():
+    installed_wm("--help")  # once to have it in the cache
+    started = time.monotonic()
+    done = installed_wm("--help")
+    assert time.monotonic() - started < HELP_SECONDS
+    assert done.returncode == 0
+    assert not done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [words[1] for words in lines if words[:1] == ["wm"] and len(words) > 2] == list(VERBS)
+
+
+def test_help_imports_neither_torch_nor_ray():
+    script = (
+        "import sys\nsys.argv = ['wm', '--help']\nfrom wm.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print({'torch', 'ray', 'pyarrow'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_without_a_verb_help_is_shown_and_the_exit_code_is_2(wm):
+    done = wm()
+    assert done.returncode == 2
+    assert "wm demo" in done.stdout
+
+
+def test_an_unknown_verb_is_named_beside_the_known_ones():
+    assert_one_line(installed_wm("trian"), "unknown verb trian", *VERBS)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optimiser: {learnin_rate: 1e-3}", ("run.yaml", "unknown key optimiser.learnin_rate", "did you mean")),
+        ("optimiser: {batch_size: many}", ("run.yaml", "optimiser.batch_size", "'many'")),
+        ("model: {kind: mlp}", ("run.yaml", "set objective.kind: window")),
+    ],
+    ids=["unknown key", "wrong type", "impossible combination"],
+)
+def test_a_mistake_in_a_config_is_one_line(wm, tmp_path, text, words):
+    assert_one_line(wm("train", write_config(tmp_path, text)), "wm train:", *words)
+
+
+def test_a_mistake_in_a_config_is_one_line_of_the_installed_command_too(tmp_path):
+    done = installed_wm("train", write_config(tmp_path, "optimiser: {learnin_rate: 1e-3}"))
+    assert_one_line(done, "wm train:", "run.yaml", "unknown key optimiser.learnin_rate")
+
+
+def test_an_override_that_cannot_be_is_refused_without_a_traceback(wm, tmp_path):
+    for override in (("--objective.context-frames", "500"), ("--optimiser.learning-rate", "fast")):
+        done = wm("train", write_config(tmp_path, "seed: 1"), *override)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert override[1] in done.stderr
+
+
+def test_a_missing_config_is_one_line(wm, tmp_path):
+    assert_one_line(wm("train", tmp_path / "none.yaml"), "none.yaml does not exist", "configs/")
+    assert_one_line(wm("train"), "no config given", "wm train configs/demo.yaml")
+
+
+def test_training_on_what_is_no_corpus_is_one_line_and_leaves_no_folder(wm, tmp_path):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "run"
+    config = write_config(tmp_path, "seed: 1")
+    done = wm("train", config, "--train-corpus", tmp_path / "empty", "--out", out)
+    assert_one_line(done, "holds no corpus.json", "wm encode")
+    assert not out.exists()
+
+
+def test_a_context_longer_than_any_game_is_one_line(wm, tmp_path, tiny_corpus):
+    text = f"train_corpus: {tiny_corpus}\nout: {tmp_path / 'run'}\nobjective: {{sequence_frames: 90_000}}\n"
+    text += "split: {validation_share: 0.4}\n"
+    assert_one_line(wm("train", write_config(tmp_path, text)), "an example needs 90001", "sequence_frames")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_is_somebody_elses_is_left_alone(wm, tmp_path, tiny_corpus):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("mine")
+    text = f"train_corpus: {tiny_corpus}\nsplit: {{validation_share: 0.4}}\n"
+    done = wm("train", write_config(tmp_path, text), "--out", tmp_path / "thesis")
+    assert_one_line(done, "is no run", "--out")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_a_split_without_games_is_one_line(wm, tmp_path, tiny_corpus):
+    text = f"train_corpus: {tiny_corpus}\nsplit: {{test_share: 0.0, validation_share: 0.0}}\n"
+    done = wm("train", write_config(tmp_path, text), "--out", tmp_path / "run")
+    assert_one_line(done, "the validation split of", "holds none of its 12 games")
+
+
+@pytest.fixture
+def corpus_copy(tiny_corpus: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_corpus, tmp_path / "corpus"))
+
+
+def test_a_half_written_corpus_is_one_line(wm, corpus_copy):
+    (corpus_copy / CORPUS_FILE).rename(corpus_copy / "encoding.json")
+    assert_one_line(wm("corpus", "info", corpus_copy), "half-written corpus", "wm encode")
+
+
+def test_a_corpus_of_another_version_is_one_line(wm, corpus_copy):
+    manifest = json.loads((corpus_copy / CORPUS_FILE).read_text())
+    (corpus_copy / CORPUS_FILE).write_text(json.dumps(manifest | {"format_version": 99}))
+    assert_one_line(wm("corpus", "info", corpus_copy), "corpus format 99", "encode the replays again")
+
+
+def test_a_folder_that_is_no_corpus_is_one_line(wm, tmp_path, checkpoint):
+    assert_one_line(wm("corpus", "info", tmp_path), "holds no corpus.json")
+    assert_one_line(wm("eval", checkpoint, tmp_path), "wm eval:", "holds no corpus.json")
+
+
+def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line(wm, tmp_path, tiny_corpus, checkpoint):
+    assert_one_line(wm("eval", tmp_path, tiny_corpus), "is no checkpoint")
+    (path,) = (Path(shutil.copytree(checkpoint, tmp_path / "run")) / "checkpoints").iterdir()
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(
+        json.dumps({name: value for name, value in meta.items() if name != "blake2b"} | {"encoding_version": 99})
+    )
+    assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "encoding 99", f"and {ENCODING_VERSION}")
+    (path / "meta.json").write_text(json.dumps(meta))
+    (path / "model.safetensors").write_bytes(b"no tensors")
+    assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "does not hold this model's weights")
+
+
+def test_judging_a_run_prints_a_table_and_writes_what_it_prints(tmp_path, tiny_corpus, checkpoint):
+    out = tmp_path / "new" / "eval.json"
+    options = ("--split", "all", "--num-targets", "50", "--context", "2", "--out", out)
+    done = installed_wm("eval", checkpoint, tiny_corpus, *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["num_targets"] == 50
+    assert [row["predictor"] for row in result["results"]] == [
+        "model",
+        "repeat last frame",
+        "last displacement",
+        "last velocities",
+    ]
+    for row in result["results"]:
+        assert f"{row['metrics']['pos_mae']['value']:.3f}" in done.stdout
+
+
+def test_a_context_that_is_no_number_is_one_line(wm, tiny_corpus, checkpoint):
+    done = wm("eval", checkpoint, tiny_corpus, "--split", "all", "--context", "ten")
+    assert_one_line(done, "context 'ten'", "stream")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that the test wants missing")
+def test_a_gpu_that_is_not_there_is_one_line(wm, tiny_corpus, checkpoint):
+    assert_one_line(wm("eval", checkpoint, tiny_corpus, "--use-gpu"), "--use-gpu", "no CUDA device")

@@ -1,0 +1,335 @@
+"""Every rule of a sound game sees the damage that it is there for, and none sees any in sound games."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.checks.consistency import RULES, contradictions
+from datasets.checks.filters import FilterConfig, check_game
+from datasets.checks.trajectory import FIRST_SPECIAL, Track, partners_of, players_of
+from datasets.replays.game import Game
+from datasets.replays.slp_reader import parse_replay
+from datasets.runtime.errors import ReplayError
+from datasets.schema.columns import FIRST_FRAME_ID
+from datasets.synth import SynthOptions, synthesise
+
+GOOD_GAME = "1b72eddbd56faf6f.slp"
+"""Slippi 3.17, Battlefield, ports 1 and 3, no rollbacks, all fields."""
+PRE, POST = 0x37, 0x38
+"""Command bytes of the events before and after a frame (SPEC.md)."""
+THIRD_PORT = 2
+
+Where = Callable[[Track], np.ndarray]
+
+
+def calm(track: Track) -> np.ndarray:
+    """Frames in the middle of an action whose clock runs."""
+    runs = track.steady & (np.diff(track["state_age"]) > 0)[:-1] & (np.diff(track["state_age"]) > 0)[1:]
+    calm = np.zeros(len(track["action"]), bool)
+    calm[4:-4] = runs[3:-3] & runs[2:-4] & runs[4:-2] & runs[1:-5] & runs[5:-1]
+    return calm & (track["state_age"] > 1) & (track["shield"] == 60)
+
+
+def flying(track: Track) -> np.ndarray:
+    return calm(track) & track.airborne & np.isin(track["action"], (29, 65, 66, 67, 68, 69))
+
+
+def walking(track: Track) -> np.ndarray:
+    return calm(track) & ~track.airborne & (track["action"] < FIRST_SPECIAL)
+
+
+def frozen(track: Track) -> np.ndarray:
+    middle = np.zeros(len(track["action"]), bool)
+    middle[2:-2] = track.frozen[1:-3] & track.frozen[2:-2] & track.frozen[3:-1] & track.stays[1:-2] & track.stays[2:-1]
+    return middle
+
+
+def still_many(track: Track) -> np.ndarray:
+    return calm(track) & (track["stocks"] > 2)
+
+
+def long_flying(track: Track) -> np.ndarray:
+    return flying(track) & (track["state_age"] > 14)
+
+
+def changed(by: float) -> Callable[[float], float]:
+    return lambda value: value + by
+
+
+def with_bits(bits: int) -> Callable[[int], int]:
+    return lambda value: value ^ bits
+
+
+def to(value: float) -> Callable[[float], float]:
+    return lambda _: value
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One number in one event of the third port's player."""
+
+    event: int
+    offset: int
+    """Of the number, from the event's command byte (SPEC.md)."""
+    kind: str
+    """For `struct`."""
+    change: Callable
+    code: str
+    where: Where = calm
+
+
+DAMAGE = {
+    "stocks that rise": Damage(POST, 0x21, ">B", changed(1), "stocks_jump"),
+    "stocks that fall by two": Damage(POST, 0x21, ">B", changed(-2), "stocks_jump", still_many),
+    "a character not chosen": Damage(POST, 0x7, ">B", to(5), "character_mismatch"),
+    "a little more percent": Damage(POST, 0x16, ">f", changed(0.01), "percent_falls"),
+    "percent before a frame": Damage(PRE, 0x3C, ">f", changed(0.01), "pre_post_mismatch"),
+    "another action": Damage(POST, 0x8, ">H", with_bits(1), "pre_post_mismatch"),
+    "another action in hitlag": Damage(POST, 0x8, ">H", with_bits(1), "pre_post_mismatch", frozen),
+    "a little to the right": Damage(POST, 0xA, ">f", changed(0.01), "pre_post_mismatch", walking),
+    "a little higher": Damage(POST, 0xE, ">f", changed(0.01), "pre_post_mismatch", flying),
+    "a little higher in a special move": Damage(
+        POST, 0xE, ">f", changed(0.01), "pre_post_mismatch", lambda t: calm(t) & (t["action"] >= FIRST_SPECIAL)
+    ),
+    "far off in hitlag": Damage(POST, 0xE, ">f", changed(12), "pre_post_mismatch", frozen),
+    "farther than a frame goes": Damage(POST, 0xA, ">f", changed(150), "position_jump", frozen),
+    "far off and back": Damage(POST, 0xE, ">f", changed(40), "position_jump", frozen),
+    "half a facing": Damage(POST, 0x12, ">f", to(0.5), "bad_values"),
+    "a stick off its grid": Damage(PRE, 0x19, ">f", to(0.5001), "off_grid"),
+    "a c-stick off its grid": Damage(PRE, 0x25, ">f", to(-0.7001), "off_grid"),
+    "a trigger off its grid": Damage(PRE, 0x29, ">f", to(0.5001), "off_grid"),
+    "a button pressed": Damage(PRE, 0x31, ">H", with_bits(0x200), "buttons_mismatch"),
+    "a button seen": Damage(PRE, 0x2D, ">I", with_bits(0x200), "buttons_mismatch"),
+    "a button that is none": Damage(PRE, 0x2D, ">I", with_bits(0x0100_0000), "buttons_mismatch"),
+    "a shield that shrinks while down": Damage(POST, 0x1A, ">f", changed(-0.001), "shield_jump"),
+    "a shield that grows fast": Damage(
+        POST, 0x1A, ">f", changed(0.5), "shield_jump", lambda t: (t["shield"] < 59) & (t["action"] == 14)
+    ),
+    "hitlag without its flag": Damage(POST, 0x49, ">f", to(3), "hitlag_mismatch"),
+    "half a frame of hitlag": Damage(POST, 0x49, ">f", changed(0.5), "hitlag_mismatch", frozen),
+    "half a frame of hitstun": Damage(POST, 0x2B, ">f", changed(0.5), "bad_values", lambda t: t["hitstun"] > 2),
+    "hit by somebody not there": Damage(POST, 0x20, ">B", to(9), "bad_values"),
+    "a surface that is not there": Damage(POST, 0x30, ">H", to(200), "bad_values"),
+    "an l-cancel of a third kind": Damage(POST, 0x33, ">B", to(3), "bad_values"),
+    "another last attack": Damage(POST, 0x1E, ">B", with_bits(16), "one_frame_value"),
+    "another combo": Damage(POST, 0x1F, ">B", with_bits(16), "one_frame_value"),
+    "another number of jumps": Damage(POST, 0x32, ">B", with_bits(1), "one_frame_value"),
+    "flag byte 1": Damage(POST, 0x26, ">B", with_bits(0x04), "one_frame_value"),
+    "flag byte 2": Damage(POST, 0x27, ">B", with_bits(0x40), "one_frame_value"),
+    "flag byte 3": Damage(POST, 0x28, ">B", with_bits(0x02), "one_frame_value"),
+    "flag byte 4": Damage(POST, 0x29, ">B", with_bits(0x80), "one_frame_value"),
+    "flag byte 5": Damage(POST, 0x2A, ">B", with_bits(0x02), "one_frame_value"),
+    "a fraction of a frame's age": Damage(POST, 0x22, ">f", changed(0.001), "one_frame_value"),
+    "an age that leaps ahead": Damage(POST, 0x22, ">f", changed(30), "one_frame_value"),
+    "an age that leaps back": Damage(POST, 0x22, ">f", changed(-9), "one_frame_value", long_flying),
+    "an age that moves in hitlag": Damage(POST, 0x22, ">f", changed(0.25), "one_frame_value", frozen),
+    "a velocity that moves in hitlag": Damage(POST, 0x39, ">f", changed(0.25), "one_frame_value", frozen),
+    "another speed in the air, x": Damage(POST, 0x35, ">f", changed(0.01), "velocity_mismatch", flying),
+    "another speed in the air, y": Damage(POST, 0x39, ">f", changed(0.01), "velocity_mismatch", flying),
+    "other knockback in the air": Damage(
+        POST, 0x3D, ">f", changed(0.01), "velocity_mismatch", lambda t: flying(t) & (t["attack_x"] != 0)
+    ),
+    "a speed along the ground, in the air": Damage(POST, 0x45, ">f", to(0.5), "velocity_mismatch", flying),
+    "another speed along the ground": Damage(POST, 0x45, ">f", changed(0.3), "velocity_mismatch", walking),
+    "another speed on the ground, y": Damage(POST, 0x39, ">f", changed(0.3), "velocity_mismatch", walking),
+    "knockback from nowhere": Damage(
+        POST, 0x3D, ">f", to(0.5), "velocity_mismatch", lambda t: walking(t) & (t["attack_x"] == 0)
+    ),
+    "a speed of almost nothing": Damage(POST, 0x39, ">f", to(1e-35), "bad_values", walking),
+}  # fmt: skip
+
+
+def damaged(content: bytes, damage: Damage, frame: int, port: int, *, is_follower: bool = False) -> bytes:
+    """A replay with one number of one event changed."""
+    head = struct.pack(">BiBB", damage.event, frame + FIRST_FRAME_ID, port, is_follower)
+    assert content.count(head) == 1, "the frame was sent once"
+    at = content.index(head) + damage.offset
+    (value,) = struct.unpack_from(damage.kind, content, at)
+    new = struct.pack(damage.kind, damage.change(value))
+    assert new != struct.pack(damage.kind, value)
+    return content[:at] + new + content[at + len(new) :]
+
+
+def codes_of(game: Game, filters: FilterConfig | None = None) -> set[str]:
+    """All reason codes that are named where a game is refused; empty where it is taken."""
+    try:
+        check_game(game, filters or FilterConfig())
+    except ReplayError as error:
+        codes = [part.split(":")[0] for part in error.message.split("; ")]
+        assert codes[0] == error.code
+        return set(codes)
+    return set()
+
+
+@pytest.fixture(scope="module")
+def good(read_real) -> tuple[bytes, Track]:
+    """A sound replay, and the track of its second player."""
+    content = read_real(GOOD_GAME)
+    game = parse_replay(content)
+    assert not game.num_rollback_rows and not codes_of(game)
+    return content, players_of(game)[1]
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_each_damage_is_seen_by_its_rule(name, good):
+    content, track = good
+    damage = DAMAGE[name]
+    frames = np.flatnonzero(damage.where(track))
+    assert len(frames), "the game has such a frame"
+    codes = codes_of(parse_replay(damaged(content, damage, int(frames[len(frames) // 2]), THIRD_PORT)))
+    assert damage.code in codes
+
+
+def test_no_good_game_contradicts_itself(inventory, read_real):
+    dev = [row["file"] for row in inventory if row["set"] == "dev"]
+    assert len(dev) == 42
+    for file in dev:
+        assert contradictions(parse_replay(read_real(file))) == [], file
+
+
+def test_an_odd_game_is_not_taken_for_a_damaged_one(inventory, read_real):
+    """CPU players, items, other modes and stages: refused or not, their values are the game's own."""
+    checked = 0
+    for row in inventory:
+        if row["set"] != "edge":
+            continue
+        try:
+            game = parse_replay(read_real(row["file"]))
+        except ReplayError:
+            continue
+        assert contradictions(game) == [], row["file"]
+        checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("version", ["2.0.0", "2.2.0", "3.7.0", "3.9.0", "3.16.0"])
+def test_no_synthetic_game_contradicts_itself(version, tmp_path):
+    netplay = version > "3"
+    options = SynthOptions(num_games=3, seed=5, version=version, max_frames=3_000, rollbacks=netplay)
+    synthesise(tmp_path / "replays", options)
+    for path in (tmp_path / "replays").rglob("*.slp"):
+        assert contradictions(parse_replay(path.read_bytes())) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["stocks that rise", "a little to the right", "a stick off its grid", "another action"]
+)
+def test_damage_is_seen_in_synthetic_games_too(name, synthetic_replays: Path):
+    damage = DAMAGE[name]
+    content = next(path for path in sorted(synthetic_replays.rglob("*.slp"))).read_bytes()
+    game = parse_replay(content)
+    track = players_of(game)[1]
+    frames = np.flatnonzero(damage.where(track))
+    port = game.facts.players[1].port
+    assert port is not None
+    once = [frame for frame in frames if content.count(struct.pack(">iBB", frame + FIRST_FRAME_ID, port - 1, 0)) == 2]
+    found = contradictions(parse_replay(damaged(content, damage, int(once[len(once) // 2]), port - 1)))
+    assert damage.code in {code for code, _ in found}
+
+
+def test_a_recording_that_ends_before_its_metadata_says_is_cut_short(good):
+    content, track = good
+    key = b"lastFramel"
+    at = content.index(key) + len(key)
+    last_frame = len(track["action"]) - 1 + FIRST_FRAME_ID
+    assert struct.unpack_from(">i", content, at) == (last_frame,)
+    assert codes_of(parse_replay(content[:at] + struct.pack(">i", last_frame + 60) + content[at + 4 :])) == {
+        "cut_short"
+    }
+
+
+def test_a_message_says_where_the_damage_is_and_to_whom(good):
+    content, track = good
+    frame = int(np.flatnonzero(calm(track))[0])
+    game = parse_replay(damaged(content, DAMAGE["stocks that rise"], frame, THIRD_PORT))
+    ((code, text),) = contradictions(game)
+    assert code == "stocks_jump"
+    assert "player 1" in text and f"frame {frame + FIRST_FRAME_ID}" in text
+
+
+def test_all_damage_is_named_not_the_first_alone(good):
+    content, track = good
+    frame = int(np.flatnonzero(calm(track))[0])
+    for name in ("stocks that rise", "a stick off its grid", "a button pressed"):
+        content = damaged(content, DAMAGE[name], frame, THIRD_PORT)
+    assert codes_of(parse_replay(content)) == {"stocks_jump", "off_grid", "buttons_mismatch"}
+
+
+def test_buttons_that_differ_in_many_frames_are_a_scripted_recording_not_damage(good):
+    content, track = good
+    frames = np.flatnonzero(calm(track))[:30].tolist()
+    for frame in frames:
+        content = damaged(content, DAMAGE["a button pressed"], frame, THIRD_PORT)
+    assert codes_of(parse_replay(content)) == set()
+
+
+def test_sticks_of_cpu_players_need_not_lie_on_a_grid(inventory, read_real):
+    row = next(row for row in inventory if row["set"] == "edge" and row["why"] == "cpu_player")
+    game = parse_replay(read_real(row["file"]))
+    assert game.evidence is not None
+    assert any(seen.off_grid for seen in game.evidence.players)
+    assert codes_of(game) == {"cpu_player"}
+    assert codes_of(game, FilterConfig(allow_cpu=True)) == set()
+
+
+def test_rows_that_may_be_sent_again_are_not_held_against_each_other(good):
+    content, track = good
+    frame = int(np.flatnonzero(calm(track))[0])
+    game = parse_replay(damaged(content, DAMAGE["stocks that rise"], frame, THIRD_PORT))
+    assert contradictions(dataclasses.replace(game, may_hold_rollbacks=True)) == []
+
+
+def test_a_source_that_says_nothing_twice_is_judged_by_what_it_says_once(good):
+    content, track = good
+    sound = dataclasses.replace(parse_replay(content), evidence=None)
+    assert contradictions(sound) == []
+    frame = int(np.flatnonzero(calm(track))[0])
+    game = parse_replay(damaged(content, DAMAGE["a little more percent"], frame, THIRD_PORT))
+    assert {code for code, _ in contradictions(dataclasses.replace(game, evidence=None))} == {"percent_falls"}
+
+
+def test_columns_that_a_source_lacks_are_not_asked_for(good):
+    content, _ = good
+    game = parse_replay(content)
+    for name in game.players[0]:
+        players = tuple(columns | {name: None} for columns in game.players)
+        assert contradictions(dataclasses.replace(game, players=players)) == [], name
+
+
+def test_an_ice_climbers_partner_is_looked_at_too(inventory, read_real):
+    file = next(row["file"] for row in inventory if row["set"] == "dev" and "Ice Climbers" in row["character_names"])
+    content = read_real(file)
+    game = parse_replay(content)
+    (follower,) = game.followers
+    assert sum(len(track["action"]) for track in partners_of(game)) == len(follower.rows)
+    port = game.facts.players[follower.player].port
+    assert port is not None
+    frame = int(follower.rows[len(follower.rows) // 2])
+    damage = DAMAGE["hitlag without its flag"]
+    found = contradictions(parse_replay(damaged(content, damage, frame, port - 1, is_follower=True)))
+    assert {code for code, _ in found} == {damage.code}
+
+
+def test_the_marks_of_calm_frames_are_what_their_words_say(good):
+    _, track = good
+    action, before, frozen = (values.tolist() for values in (track["action"], track.before("action"), track.frozen))
+    for frame in range(1, len(action)):
+        stays = action[frame] == action[frame - 1] == before[frame]
+        assert bool(track.stays[frame - 1]) == stays
+        assert bool(track.undisturbed[frame - 1]) == (stays and not frozen[frame] and not frozen[frame - 1])
+    for frame in range(1, len(action) - 1):
+        assert track.steady[frame - 1] == (track.undisturbed[frame - 1] and track.undisturbed[frame])
+
+
+def test_every_rule_asks_for_columns_that_there_are(good):
+    _, track = good
+    for rule in RULES:
+        assert rule.needs <= track.names
+        assert rule.needs_before <= track.names_before

@@ -1,0 +1,281 @@
+"""Sources behind URIs: S3 and Google's storage by servers on this machine, the web, and what fsspec opens."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import fsspec
+import pytest
+from archive_making import write_archive
+from fsspec.implementations.local import LocalFileSystem
+from moto.server import ThreadedMotoServer
+from walks import CODE, contents, fault, listed
+
+from datasets.runtime.errors import UserError
+from datasets.sources.reading import read_ahead, read_input
+from datasets.sources.walk import Inputs, survey
+
+ODD_NAMES = ("a b.slp", "c+d.slp", "e%20f.slp", "g#h.slp", "i?j.slp", "é.slp")
+REPLAYS = {f"{number}.slp": bytes([number]) * 5_000 for number in range(9)}
+Upload = Callable[[Path, str], str]
+"""Puts a folder's files into a bucket, and gives its URI."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Address of a server that speaks S3's protocol, and keys in the environment."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: str, request: pytest.FixtureRequest) -> Upload:
+    """An empty bucket, and what fills it."""
+    client = boto3.client("s3", endpoint_url=f"http://{server}", region_name="us-east-1")
+    name = f"bucket-{abs(hash(request.node.name))}"
+    client.create_bucket(Bucket=name)
+
+    def upload(folder: Path, below: str) -> str:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                key = f"{below}/{path.relative_to(folder)}"
+                client.upload_file(str(path), name, key, ExtraArgs={"ACL": "public-read"})
+        return f"s3://{name}/{below}?endpoint_override={server}&scheme=http"
+
+    return upload
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Path:
+    """Folders, files and every kind of archive."""
+    root = tmp_path / "a dump"
+    (root / "deep" / "er").mkdir(parents=True)
+    for name in ODD_NAMES:
+        (root / "deep" / name).write_bytes(name.encode())
+    (root / "deep" / "er" / "k.slp.gz").write_bytes(gzip.compress(b"packed"))
+    (root / "games").mkdir()
+    (root / "games" / ("ab" * 16)).write_bytes(b"columns")
+    (root / "meta.json").write_text(f'[{{"slp_md5": "{"ab" * 16}", "stage": 31}}]')
+    for kind in (".zip", ".7z", ".tar", ".tar.gz", ".tar.zst"):
+        write_archive(root / f"replays{kind}", REPLAYS)
+    return root
+
+
+def facts(uri: str | Path) -> list[tuple]:
+    """What an input is, wherever it lies."""
+    return [
+        (replay.source, replay.member, replay.name, replay.kind, replay.meta, read())
+        for replay, read in read_ahead(listed(uri))
+    ]
+
+
+def test_a_bucket_is_read_as_the_same_folder_on_disk(dump, bucket):
+    uri = bucket(dump, "a dump")
+    assert facts(uri) == facts(dump)
+    local, remote = survey([str(dump)]), survey([uri])
+    assert remote.num_inputs == local.num_inputs - len(REPLAYS) + 1  # a tar in a bucket is counted by its size
+    for archive in dump.glob("replays.*"):
+        assert facts(uri.replace("?", f"/{archive.name}?")) == facts(archive)
+
+
+def test_an_endpoint_may_be_named_in_the_environment_and_keys_do_not_depend_on_it(dump, bucket, server, monkeypatch):
+    uri = bucket(dump, "dump")
+    keys = [replay.key for replay in listed(uri)]
+    with_keys = uri.replace("s3://", "s3://key:secret@")
+    assert [replay.key for replay in listed(with_keys)] == keys
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    bare = uri.partition("?")[0]
+    assert [replay.key for replay in listed(bare)] == keys
+    assert contents(bare) == contents(uri)
+
+
+def test_inputs_of_a_bucket_that_are_done_are_passed_over(dump, bucket):
+    uri = bucket(dump, "dump")
+    replays = listed(uri)
+    done = {replay.key for replay in replays[::2]}
+    inputs = Inputs([uri], done.__contains__)
+    assert [replay.key for replay in inputs] == [replay.key for replay in replays[1::2]]
+    assert inputs.take_passed().num_done == len(done)
+
+
+def test_objects_that_are_gone_or_changed_after_the_listing_stop_nothing(dump, bucket, server):
+    uri = bucket(dump / "deep" / "er", "dump")
+    write_archive(dump / "deep" / "er" / "z.zip", {"a.slp": b"old"})
+    uri = bucket(dump / "deep" / "er", "dump")
+    plain, member = listed(uri)
+    client = boto3.client("s3", endpoint_url=f"http://{server}", region_name="us-east-1")
+    name = uri.split("/")[2]
+    client.delete_object(Bucket=name, Key="dump/k.slp.gz")
+    client.put_object(Bucket=name, Key="dump/z.zip", Body=b"something else")
+    assert fault(plain)[0] == "unopenable"
+    assert fault(member)[0] == "unopenable"
+
+
+def test_a_source_that_cannot_be_is_an_error_before_anything_is_read(bucket, dump, server):
+    uri = bucket(dump / "deep" / "er", "dump")
+    options = uri.partition("?")[2]
+    for place in (f"s3://no-such-bucket/x.zip?{options}", uri.replace("dump?", "nothing?")):
+        with pytest.raises(UserError, match="does not exist; expected a folder"):
+            survey([place])
+    with pytest.raises(UserError, match="of an unknown scheme; expected a local path, or a URI"):
+        survey(["foo://bucket/dump.zip"])
+    with pytest.raises(UserError, match="hf:// needs a package that is not installed"):
+        survey(["hf://someone/dump.zip"])
+
+
+def test_a_server_that_does_not_answer_is_an_error_without_credentials_in_it(server):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"s3://key:hidden@bucket/x.zip?endpoint_override=127.0.0.1:{free.getsockname()[1]}&scheme=http"
+        with pytest.raises(UserError, match=r"cannot be reached .*NETWORK_CONNECTION") as refused:
+            survey([place])
+    assert "hidden" not in str(refused.value)
+
+
+def test_real_archives_are_read_from_a_bucket(real_replays, bucket, tmp_path):
+    for name in ("edge.zip", "slippi-db-toy.zip", "parsed-v3.tar"):
+        shutil.copy(real_replays / name, tmp_path)
+        local = [(replay.name, replay.meta, read()) for replay, read in read_ahead(listed(tmp_path / name))]
+        uri = bucket(tmp_path, "real").replace("?", f"/{name}?")
+        assert [(replay.name, replay.meta, read()) for replay, read in read_ahead(listed(uri))] == local
+
+
+def test_what_fsspec_opens_is_a_source(dump):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(dump), "/dump", recursive=True)
+    try:
+        # Names with these are parts of a URI's syntax to fsspec.
+        assert [fact[-1] for fact in facts("memory://dump")] == [fact[-1] for fact in facts(dump)]
+    finally:
+        memory.rm("/dump", recursive=True)
+
+
+def test_an_archive_on_the_web_is_read(dump, bucket, server):
+    name = bucket(dump, "dump").split("/")[2]
+    assert facts(f"http://{server}/{name}/dump/replays.zip") == facts(dump / "replays.zip")
+
+
+class CountedFileSystem(LocalFileSystem):
+    """The local disk behind fsspec: notes each read, and takes its time."""
+
+    protocol = "counted"
+    cachable = False
+    reads: list[int] = []  # noqa: RUF012
+    num_now = num_at_once = 0
+    lock = threading.Lock()
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("counted://").strip("/")
+
+    def _open(self, path, mode="rb", block_size=None, **options):
+        file = super()._open(path, mode, **options)
+        plain_read = file.f.read
+
+        def read(size=-1):
+            kind = CountedFileSystem
+            with kind.lock:
+                kind.num_now += 1
+                kind.num_at_once = max(kind.num_at_once, kind.num_now)
+                kind.reads.append(size)
+            time.sleep(0.02)
+            with kind.lock:
+                kind.num_now -= 1
+            return plain_read(size)
+
+        file.read = read
+        return file
+
+
+@pytest.fixture
+def counted() -> Iterator[type[CountedFileSystem]]:
+    """A filesystem that counts what is read."""
+    fsspec.register_implementation("counted", CountedFileSystem, clobber=True)
+    CountedFileSystem.reads.clear()
+    CountedFileSystem.num_at_once = 0
+    yield CountedFileSystem
+
+
+def test_of_a_remote_zip_only_the_end_is_read_to_list_it_and_a_range_for_each_member(tmp_path, counted):
+    path = write_archive(tmp_path / "dump.zip", {f"{number}.slp": os.urandom(400_000) for number in range(20)})
+    replays = listed(f"counted://{path}")
+    assert sum(counted.reads) < 0.4 * path.stat().st_size  # the tail and the directory, by blocks of a megabyte
+    counted.reads.clear()
+    assert len(read_input(replays[7])) == 400_000
+    assert sum(counted.reads) < 401_000
+    assert len(counted.reads) == 1
+
+
+def test_reads_of_remote_files_run_ahead_but_not_far(tmp_path, counted):
+    for number in range(30):
+        (tmp_path / f"{number:02}.slp").write_bytes(bytes([number]))
+    pairs = read_ahead(listed(f"counted://{tmp_path}"))
+    first = next(pairs)[1]
+    time.sleep(0.2)
+    assert len(counted.reads) <= 8
+    assert [first(), *(read() for _, read in pairs)] == [bytes([number]) for number in range(30)]
+    assert 1 < counted.num_at_once <= 8
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    """Address of a server that speaks the protocol of Google's storage: in a process of its own, as it blocks ours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "from gcp_storage_emulator.server import create_server;"
+        f"create_server('127.0.0.1', {port}, in_memory=True, default_bucket='bucket').run()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_bucket_of_google_is_read_as_the_same_folder_on_disk(dump, google):
+    for path in sorted(dump.rglob("*")):
+        if path.is_file() and path.name not in ODD_NAMES:
+            name = urllib.request.quote(f"dump/{path.relative_to(dump)}", safe="")
+            place = f"http://{google}/upload/storage/v1/b/bucket/o?uploadType=media&name={name}"
+            urllib.request.urlopen(urllib.request.Request(place, data=path.read_bytes(), method="POST"))
+    shutil.rmtree(dump / "deep")
+    uri = f"gs://anonymous@bucket/dump?endpoint_override={google}&scheme=http&retry_limit_seconds=5"
+    (dump.parent / "dump").symlink_to(dump)
+    expected = [fact[-1] for fact in facts(dump)]
+    assert [fact[-1] for fact in facts(uri)] == [b"packed", *expected]
+    with pytest.raises(UserError, match="does not exist"):
+        survey([uri.replace("/dump?", "/nothing?")])
+
+
+def test_no_name_is_told_of_a_remote_file_that_cannot_be_read(dump, bucket):
+    (dump / "deep" / "er" / f"{CODE}.slp.gz").write_bytes(b"no gzip")
+    found = listed(bucket(dump / "deep" / "er", "dump"))
+    assert fault(found[0])[0] == "unopenable"

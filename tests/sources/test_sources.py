@@ -1,0 +1,341 @@
+"""What is found in folders and their files, what odd ones do, and how a corpus' sources are named."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import socket
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from walks import CODE, GAME_ID, contents, fault, listed, peak_bytes
+
+from datasets.runtime.errors import ReplayError, UserError
+from datasets.sources import decompress as unpack
+from datasets.sources import reading
+from datasets.sources.names import key_of
+from datasets.sources.reading import read_ahead, read_input
+from datasets.sources.seen import SeenKeys
+from datasets.sources.source_lists import resolve
+from datasets.sources.walk import Inputs, survey
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A dump: nested folders, plain and gzipped files, a zip of both, and things that are no replays."""
+    root = tmp_path / "dump"
+    (root / "b").mkdir(parents=True)
+    (root / "b" / "one.slp").write_bytes(b"one")
+    (root / "a.slp.gz").write_bytes(gzip.compress(b"two"))
+    (root / "notes.txt").write_text("no replay")
+    with zipfile.ZipFile(root / "c.zip", "w") as archive:
+        archive.writestr("z/four.slp", b"four")
+        archive.writestr("readme.md", b"no replay")
+        archive.writestr("three.slp.gz", gzip.compress(b"three"))
+    return root
+
+
+def test_all_replays_of_a_folder_are_found_in_the_order_of_their_names(folder):
+    inputs = Inputs([str(folder)], lambda key: False)
+    found = list(inputs)
+    assert [read_input(replay) for replay in found] == [b"two", b"one", b"four", b"three"]
+    assert inputs.take_passed().num_ignored == 2
+    assert [(replay.source, replay.member, replay.name) for replay in found] == [
+        ("dump", 0, "a.slp.gz"), ("dump", 1, "b/one.slp"), ("c.zip", 0, "z/four.slp"), ("c.zip", 2, "three.slp.gz"),
+    ]  # fmt: skip
+
+
+def test_a_survey_counts_what_a_walk_then_finds(folder):
+    found = survey([str(folder)])
+    assert found.num_inputs == 4
+    assert found.num_bytes == sum(replay.num_bytes for replay in listed(folder))
+
+
+def test_listing_twice_gives_the_same_keys(folder):
+    first, second = listed(folder), listed(folder)
+    assert first == second
+    assert len({replay.key for replay in first}) == len(first)
+    assert all(len(replay.key) == 24 and int(replay.key, 16) >= 0 for replay in first)
+
+
+def test_what_is_done_is_passed_over_and_counted_and_changes_no_other_input(folder):
+    every = listed(folder)
+    for done in every:
+        inputs = Inputs([str(folder)], done.key.__eq__)
+        assert list(inputs) == [replay for replay in every if replay != done]
+        passed = inputs.take_passed()
+        assert (passed.num_done, passed.num_bytes, passed.num_ignored) == (1, done.num_bytes, 2)
+        assert inputs.take_passed().num_ignored == 0
+
+
+def test_a_source_named_twice_is_listed_once(folder):
+    assert len(listed(folder, folder, folder / "c.zip", f"{folder}/../dump", f"file://{folder}")) == 4
+
+
+def test_keys_that_were_seen_are_known_in_a_dozen_bytes_each():
+    keys = [key_of(number) for number in range(100_000)]
+    seen = SeenKeys()
+    assert all(seen.add(key) for key in keys)
+    assert not any(seen.add(key) for key in keys)
+    assert [seen.add(key_of("new", number)) for number in range(9)] == [True] * 9
+
+    def fill() -> None:
+        again = SeenKeys()
+        for key in keys[:20_000]:
+            again.add(key)
+
+    assert peak_bytes(fill) < 20_000 * 30  # while it grows, the smaller table is there too
+    assert peak_bytes(lambda: {int(key[:16], 16) for key in keys[:20_000]}) > 20_000 * 60
+
+
+def test_a_walk_can_be_sent_to_another_process(folder):
+    replays = listed(folder)
+    assert pickle.loads(pickle.dumps(replays)) == replays
+
+
+def test_a_changed_file_is_a_new_input(folder):
+    before = {replay.key for replay in listed(folder)}
+    (folder / "b" / "one.slp").write_bytes(b"another")
+    assert len(before & {replay.key for replay in listed(folder)}) == 3
+
+
+def test_suffixes_are_read_in_any_case_and_the_companions_of_macos_are_ignored(tmp_path):
+    (tmp_path / "A.SLP").write_bytes(b"one")
+    (tmp_path / "b.Slp.Gz").write_bytes(gzip.compress(b"two"))
+    (tmp_path / "._A.SLP").write_bytes(b"icon")
+    assert contents(tmp_path) == [b"one", b"two"]
+
+
+def test_reading_ahead_gives_every_input_in_order_with_its_bytes_or_its_fault(folder):
+    (folder / "a1.slp.gz").write_bytes(b"no gzip")
+    found = list(read_ahead(listed(folder)))
+    assert [replay.name for replay, _ in found] == [
+        "a.slp.gz", "a1.slp.gz", "b/one.slp", "z/four.slp", "three.slp.gz",
+    ]  # fmt: skip
+    with pytest.raises(ReplayError, match="incorrect header"):
+        found[1][1]()
+    assert [read() for _, read in [found[0], *found[2:]]] == [b"two", b"one", b"four", b"three"]
+
+
+def test_a_truncated_gzip_is_refused(tmp_path):
+    (tmp_path / f"{CODE}.slp.gz").write_bytes(gzip.compress(os.urandom(5_000))[:-2_000])
+    (replay,) = listed(tmp_path)
+    assert fault(replay) == ("unopenable", "EOFError: the compressed bytes are cut off")
+
+
+def test_a_gzip_of_several_members_is_one_replay(tmp_path):
+    (tmp_path / "a.slp.gz").write_bytes(gzip.compress(b"one ") + gzip.compress(b"two") + bytes(512))
+    assert contents(tmp_path) == [b"one two"]
+
+
+def test_a_gzip_bomb_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "MAX_REPLAY_BYTES", 1 << 20)
+    (tmp_path / "a.slp.gz").write_bytes(gzip.compress(bytes(200 << 20), 1))
+    (replay,) = listed(tmp_path)
+    assert peak_bytes(lambda: fault(replay)) < 8 << 20
+    assert fault(replay) == ("too_large", "more than 1 MB uncompressed")
+
+
+def test_a_file_larger_than_any_replay_is_refused_unread(folder, monkeypatch):
+    monkeypatch.setattr(unpack, "MAX_REPLAY_BYTES", 2)
+    assert {fault(replay)[0] for replay in listed(folder)} == {"too_large"}
+    assert [replay.refusal is not None for replay in listed(folder)] == [True] * 4
+
+
+def test_an_empty_file_is_an_input_without_bytes(tmp_path):
+    (tmp_path / "a.slp").write_bytes(b"")
+    assert contents(tmp_path) == [b""]
+
+
+def test_files_that_are_gone_or_changed_or_became_pipes_after_the_listing_stop_nothing(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{CODE}{name}.slp").write_bytes(b"old")
+    gone, changed, pipe = listed(tmp_path)
+    Path(gone.container).unlink()
+    Path(changed.container).write_bytes(b"new and longer")
+    Path(pipe.container).unlink()
+    os.mkfifo(pipe.container)
+    assert fault(gone) == ("unopenable", "FileNotFoundError: No such file or directory")
+    assert read_input(changed) == b"new and longer"
+    assert fault(pipe) == ("unopenable", "not a regular file")
+
+
+def test_links_that_lead_back_or_nowhere_end_the_walk_nowhere(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.slp").write_bytes(b"one")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "c.slp").symlink_to(tmp_path / "c.slp")
+    (tmp_path / "d.slp").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "e.slp").symlink_to(tmp_path / "a" / "one.slp")
+    one, circle, nowhere = listed(tmp_path)
+    assert read_input(one) == b"one"
+    assert fault(circle) == ("unopenable", "OSError: Too many levels of symbolic links")
+    assert fault(nowhere) == ("unopenable", "FileNotFoundError: No such file or directory")
+
+
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.slp")
+    os.mkfifo(tmp_path / "b.zip")
+    (tmp_path / "c.slp").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "ignored")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "d.slp"))
+        found = [(replay.name, fault(replay)) for replay in listed(tmp_path)]
+    assert found == [
+        ("a.slp", ("unopenable", "a pipe, not a file")),
+        ("b.zip", ("unopenable", "a pipe, not a file")),
+        ("c.slp", ("unopenable", "a device, not a file")),
+        ("d.slp", ("unopenable", "a socket, not a file")),
+    ]
+
+
+def test_a_file_that_the_disk_does_not_give_is_tried_again_and_then_left_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "RETRY_AFTER_S", (0.01, 0.01))
+    (tmp_path / "a.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
+    (replay,) = listed(tmp_path)
+    assert fault(replay)[0] == reading.UNREACHABLE
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_files_and_folders_without_permission_are_named(tmp_path):
+    (tmp_path / "a.slp").write_bytes(b"secret")
+    (tmp_path / "a.slp").chmod(0)
+    (tmp_path / "b").mkdir(mode=0)
+    (tmp_path / "c.zip").write_bytes(b"secret")
+    (tmp_path / "c.zip").chmod(0)
+    assert [fault(replay)[1].rsplit(": ", 1)[1] for replay in listed(tmp_path)] == ["Permission denied"] * 3
+    (tmp_path / "b").chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_its_neighbours_are_read(tmp_path):
+    (tmp_path / "z.slp").write_bytes(b"after it")
+    inner = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(20):  # a path longer than the system takes in one call
+            os.mkdir("d" * 250, dir_fd=inner)
+            below = os.open("d" * 250, os.O_RDONLY, dir_fd=inner)
+            os.close(inner)
+            inner = below
+    finally:
+        os.close(inner)
+    unlisted, after = listed(tmp_path)
+    assert fault(unlisted) == ("unopenable", "OSError: File name too long")
+    assert read_input(after) == b"after it"
+
+
+def test_names_that_are_no_utf8_are_read_and_can_be_stored(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.slp")).write_bytes(b"one")
+    with zipfile.ZipFile(tmp_path / os.fsdecode(b"dump\xff.zip"), "w") as archive:
+        archive.writestr("two.slp", b"two")
+    found = listed(tmp_path)
+    assert [read_input(replay) for replay in found] == [b"one", b"two"]
+    assert pa.array([replay.name for replay in found] + [found[1].source]).to_pylist() == [
+        "caf\ufffd.slp", "two.slp", "dump\ufffd.zip",
+    ]  # fmt: skip
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_archives_of_kinds_that_are_not_read_are_named_rather_than_ignored(tmp_path):
+    (tmp_path / "dump.rar").write_bytes(b"Rar!")
+    (replay,) = listed(tmp_path)
+    assert (replay.member, fault(replay)[0]) == (-1, "unopenable")
+
+
+def parsed_folder(root: Path, game_id: str = GAME_ID) -> Path:
+    """The older pipeline's output, for one game."""
+    (root / "games").mkdir(parents=True)
+    (root / "games" / game_id).write_bytes(b"columns")
+    (root / "games" / "notes").write_bytes(b"no game")
+    players = [{"port": 0, "name_tag": CODE, "netplay": {"code": CODE}}]
+    entry = {"slp_md5": game_id, "stage": 31, "source_file": CODE, "players": players}
+    (root / "meta.json").write_text(json.dumps([entry]))
+    return root
+
+
+def test_parsed_games_are_recognised_and_carry_what_meta_json_says_without_names(tmp_path):
+    parsed_folder(tmp_path / "parsed")
+    for source in (tmp_path, tmp_path / "parsed", tmp_path / "parsed" / "games"):
+        (replay,) = listed(source)
+        assert (replay.kind, replay.name) == ("parsed", GAME_ID)
+        assert replay.meta == {"stage": 31, "players": [{"port": 0}]}
+        assert read_input(replay) == b"columns"
+
+
+def test_parsed_games_without_meta_json_are_taken_and_a_damaged_one_is_named(tmp_path):
+    root = parsed_folder(tmp_path)
+    (root / "meta.json").write_text("[{]")
+    named, replay = listed(root)
+    assert fault(named)[1].startswith("meta.json: JSONDecodeError")
+    assert (replay.meta, read_input(replay)) == (None, b"columns")
+    (root / "meta.json").unlink()
+    assert listed(root) == [replay]
+
+
+def test_a_large_meta_json_takes_little_memory(tmp_path):
+    root = parsed_folder(tmp_path)
+    ids = [hashlib.md5(str(number).encode()).hexdigest() for number in range(30_000)]
+    rows = [{"slp_md5": name, "stage": number, "raw": "x" * 600} for number, name in enumerate([*ids, GAME_ID])]
+    (root / "meta.json").write_text(json.dumps(rows, indent=1))
+    del rows
+    assert (root / "meta.json").stat().st_size > 20e6
+    assert peak_bytes(lambda: listed(root)) < 8e6
+    assert listed(root)[0].meta == {"stage": 30_000}
+
+
+def test_what_cannot_be_a_source_is_an_error_that_says_what_can(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for place in (folder / "nowhere", folder / "notes.txt", tmp_path / "empty"):
+        with pytest.raises(UserError, match=r"\.zip"):
+            survey([str(place)])
+
+
+def test_a_source_that_vanishes_after_the_survey_is_named(folder):
+    survey([str(folder)])
+    shutil.rmtree(folder)
+    (replay,) = listed(folder)
+    assert fault(replay) == ("unopenable", "FileNotFoundError: No such file or directory")
+
+
+def test_a_source_file_stands_for_its_sources(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUMPS", "s3://bucket")
+    monkeypatch.setenv("HOME", "at-home")
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: mine\nsources: ['${DUMPS}/a.zip', ~/Slippi, b]\n")
+    assert resolve([str(path), "c/d.zip"]) == ["s3://bucket/a.zip", "at-home/Slippi", "b", "c/d.zip"]
+
+
+def test_a_shipped_name_is_a_source_unless_a_folder_of_that_name_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MELEE_RANKED", "a.zip")
+    assert resolve(["ranked"]) == ["a.zip"]
+    (tmp_path / "ranked").mkdir()
+    assert resolve(["ranked"]) == ["ranked"]
+    with pytest.raises(UserError, match="ranked, slippi"):
+        resolve(["unheard-of"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sources: [a]\nfilter: x", "filter: unknown; expected description and sources"),
+        ("sources: []", r"sources: found \[\], expected a list"),
+        ("sources: a", "sources: found 'a', expected a list"),
+        ("sources: [a, 3]", "sources.1: found 3, expected a path or URI"),
+        ("sources: ['$UNSET_ONE/a']", "sources.0: found .UNSET_ONE, which is not set"),
+        ("sources: [a]\ndescription: 3", "description: found 3, expected text"),
+        ("[a", "no YAML"),
+        ("a", "found str, expected the keys"),
+    ],
+)
+def test_a_wrong_source_file_is_an_error_that_says_where(tmp_path, text, said):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"mine.yaml: {said}"):
+        resolve([str(path)])

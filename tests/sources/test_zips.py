@@ -1,0 +1,199 @@
+"""Zips in particular: methods, lies, 64-bit fields, large directories."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from archive_making import RawMember, honest, raw_zip, zstd
+from walks import CODE, contents, fault, listed, peak_bytes
+
+from datasets.sources import decompress as unpack
+from datasets.sources.reading import read_input
+from datasets.sources.walk import Inputs, survey
+
+CONTENT = b"a replay " * 500
+
+
+def zipped(tmp_path: Path, *members: RawMember, **options) -> Path:
+    """A raw zip on disk."""
+    path = tmp_path / "dump.zip"
+    path.write_bytes(raw_zip(*members, **options))
+    return path
+
+
+def deflated(content: bytes) -> bytes:
+    """Raw deflate, as zips hold it."""
+    return zlib.compress(content)[2:-4]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_are_read_as_python_writes_them(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "dump.zip", "w", method) as archive:
+        archive.writestr("a.slp", CONTENT)
+        archive.writestr("b.slp.gz", gzip.compress(CONTENT))
+    assert contents(tmp_path / "dump.zip") == [CONTENT, CONTENT]
+
+
+@pytest.mark.parametrize("method", [93, 20])
+def test_zstd_members_of_one_or_several_frames_are_read(tmp_path, method):
+    member = honest("a.slp", CONTENT, method, zstd(CONTENT[:100]) + zstd(CONTENT[100:]))
+    assert contents(zipped(tmp_path, member)) == [CONTENT]
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (98, "PPMd"), (77, "unknown")])
+def test_a_method_that_is_not_read_is_named(tmp_path, method, name):
+    unread, good = listed(zipped(tmp_path, honest("a.slp", CONTENT, method), honest("b.slp", CONTENT)))
+    assert fault(unread)[1].startswith(f"compression method {method} ({name})")
+    assert read_input(good) == CONTENT
+
+
+def test_members_are_found_in_a_stream_of_data_descriptors(tmp_path):
+    class Unseekable(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            return file.write(data)
+
+    file = (tmp_path / "dump.zip").open("wb")
+    with file, zipfile.ZipFile(Unseekable(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.slp", CONTENT)
+    assert contents(tmp_path / "dump.zip") == [CONTENT]
+
+
+def test_members_of_the_same_name_are_both_read(tmp_path):
+    assert contents(zipped(tmp_path, honest("a.slp", b"one"), honest("a.slp", b"two"))) == [b"one", b"two"]
+
+
+def test_what_stands_before_and_after_the_archive_is_passed_over(tmp_path):
+    path = zipped(tmp_path, honest("a.slp", CONTENT), prefix=b"#!/bin/sh a program that unpacks itself")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"a comment"
+    assert contents(path) == [CONTENT]
+
+
+def test_fields_of_64_bits_are_read(tmp_path):
+    members = [honest("a.slp", b"one"), honest("b.slp", b"two")]
+    members[1].is_zip64 = True
+    assert contents(zipped(tmp_path, *members, is_zip64=True)) == [b"one", b"two"]
+    assert contents(zipped(tmp_path, *members, prefix=b"prefix", is_zip64=True)) == [b"one", b"two"]
+
+
+def test_a_local_header_longer_than_expected_is_read_over(tmp_path):
+    path = tmp_path / "dump.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("a" * 300 + ".slp")
+        info.extra = struct.pack("<2H", 0x9999, 5_000) + bytes(5_000)
+        archive.writestr(info, CONTENT)
+    assert contents(path) == [CONTENT]
+
+
+def test_an_encrypted_member_is_refused_and_its_neighbour_is_read(tmp_path):
+    secret = honest(f"{CODE}.slp", CONTENT)
+    secret.flags = 1
+    refused, good = listed(zipped(tmp_path, secret, honest("b.slp", b"good")))
+    assert fault(refused) == ("encrypted", "the member is encrypted")
+    assert read_input(good) == b"good"
+
+
+@pytest.mark.parametrize("num_bytes", [len(CONTENT) - 1, len(CONTENT) + 1, 0])
+@pytest.mark.parametrize("method", [0, 8, 12, 93])
+def test_a_member_that_lies_about_its_size_is_refused(tmp_path, num_bytes, method):
+    stored = {0: CONTENT, 8: deflated(CONTENT), 12: bz2.compress(CONTENT), 93: zstd(CONTENT)}[method]
+    member = honest("a.slp", CONTENT, method, stored)
+    member.num_bytes = num_bytes
+    (replay,) = listed(zipped(tmp_path, member))
+    assert fault(replay)[0] == "wrong_size"
+
+
+def test_a_member_whose_checksum_is_wrong_is_refused_and_its_neighbours_are_read(tmp_path):
+    path = zipped(tmp_path, *(honest(f"{CODE}-{text}.slp", text.encode() * 20) for text in ("one", "two", "three")))
+    path.write_bytes(path.read_bytes().replace(b"two" * 20, b"two" * 19 + b"xxx"))
+    one, two, three = listed(path)
+    assert (read_input(one), read_input(three)) == (b"one" * 20, b"three" * 20)
+    assert fault(two) == ("wrong_size", "the CRC is not what the archive's directory says")
+
+
+def test_a_bomb_that_says_it_is_small_is_refused_in_little_memory(tmp_path):
+    for method, stored in ((8, deflated(bytes(64 << 20))), (12, bz2.compress(bytes(64 << 20)))):
+        member = honest("a.slp", bytes(1_000), method, stored)
+        (replay,) = listed(zipped(tmp_path, member))
+        assert peak_bytes(lambda replay=replay: fault(replay)) < 4 << 20
+        assert fault(replay)[0] == "wrong_size"
+
+
+def test_a_member_that_says_it_is_stored_in_more_bytes_than_any_replay_is_refused_unread(tmp_path):
+    member = honest("a.slp", b"x", 8)
+    member.stored_bytes = unpack.MAX_REPLAY_BYTES + 1
+    (replay,) = listed(zipped(tmp_path, member))
+    assert replay.refusal is not None
+    assert replay.refusal[0] == "too_large"
+
+
+def test_a_member_that_lies_outside_of_the_archive_is_refused(tmp_path):
+    member = honest("a.slp", b"x")
+    member.stored_bytes = member.num_bytes = 50_000
+    (replay,) = listed(zipped(tmp_path, member))
+    assert fault(replay) == ("unopenable", "the archive ends within this member")
+
+
+def test_workers_read_members_without_the_directory(tmp_path):
+    path = zipped(tmp_path, honest("a.slp", CONTENT), honest("b.slp", b"two"))
+    found = listed(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"PK\1\2")])
+    assert [read_input(replay) for replay in found] == [CONTENT, b"two"]
+
+
+def test_an_archive_that_was_exchanged_after_the_listing_gives_no_wrong_bytes(tmp_path):
+    path = zipped(tmp_path, honest("a.slp", b"old"))
+    (replay,) = listed(path)
+    zipped(tmp_path, honest("a.slp", b"new"))
+    assert fault(replay)[0] == "wrong_size"
+    assert contents(path) == [b"new"]
+
+
+def test_one_part_of_several_is_refused(tmp_path):
+    path = zipped(tmp_path, honest("a.slp", b"x"))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\5\6") + 4] = 3
+    path.write_bytes(content)
+    assert fault(listed(path)[0])[1] == "one part of an archive of several; join them first"
+
+
+def test_a_directory_that_ends_early_gives_its_members_and_names_the_archive(tmp_path):
+    path = zipped(tmp_path, *(honest(f"{number}.slp", b"x") for number in range(9)))
+    content = path.read_bytes()
+    fifth = [at for at in range(len(content)) if content.startswith(b"PK\1\2", at)][4]
+    path.write_bytes(content[:fifth] + b"xxxx" + content[fifth + 4 :])
+    found = listed(path)
+    assert [replay.member for replay in found] == [0, 1, 2, 3, -1]
+    assert fault(found[-1]) == ("unopenable", "the archive's directory is damaged after 4 members")
+
+
+def test_the_directory_of_a_huge_zip_is_walked_in_little_memory(tmp_path):
+    path = tmp_path / "dump.zip"
+    number = 66_000  # more than fit the fields of 16 bits
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(number):
+            archive.writestr(f"a-folder/with-a-long-name-{index:06}.slp", b"x")
+    assert survey([str(path)]).num_inputs == number
+    inputs = iter(Inputs([str(path)], lambda key: False))
+    assert peak_bytes(lambda: [next(inputs) and None for _ in range(5_000)]) < 3e6  # zipfile takes 40
+
+
+def test_links_in_zips_are_no_way_out(tmp_path):
+    info = zipfile.ZipInfo("a.slp")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "dump.zip", "w") as archive:
+        archive.writestr(info, os.fsencode(tmp_path / "secret"))
+    (tmp_path / "secret").write_bytes(b"secret")
+    assert contents(tmp_path / "dump.zip") != [b"secret"]

@@ -1,0 +1,184 @@
+"""Chunk results made by hand, and a corpus made of them: as `wm encode` would, without sources and without Ray.
+
+    python tests/support/chunks.py GAMES PLAN OUT MOMENT
+
+makes the corpus of a plan in OUT, and is killed before the MOMENT-th change of a file (never, if that is 0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.corpus.commit import Committer
+from datasets.corpus.reader import FOLLOWERS, FRAMES, open_corpus, sealed_facts
+from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
+from datasets.pipeline.encode import ChunkResult, EncodeOptions
+from datasets.replays.game import Columns, Follower, Game
+from datasets.replays.slp_reader import parse_replay
+from datasets.schema.columns import FOLLOWERS_SCHEMA
+from datasets.sources.inputs import Passed
+
+REJECT = "-"
+"""An input of a plan that holds no game."""
+Plan = Sequence[Sequence[str]]
+"""Chunks of inputs. `b` is the .slp of game b; with `'` what an older pipeline made of it, with `*` it in other bytes,
+with `~` with other positions, as where a parsed form still holds rollbacks."""
+
+
+def short_games(folder: Path, num_frames: int = 300) -> dict[str, Game]:
+    """The beginnings of a folder's replays by letter; every third one with a partner in some of its frames."""
+    games = {}
+    for number, (letter, path) in enumerate(zip("abcdefghijklmnop", sorted(folder.glob("*.slp")), strict=False)):
+        game = parse_replay(path.read_bytes())
+        players = tuple(_some(columns, slice(0, num_frames)) for columns in game.players)
+        rows = np.arange(10, 200)
+        partner = Follower(player=number % 2, rows=rows, columns=_some(players[1], rows))
+        games[letter] = replace(
+            game, players=players, num_frames=num_frames, evidence=None, followers=() if number % 3 else (partner,)
+        )
+    return games
+
+
+def _some(columns: Columns, rows: Any) -> Columns:
+    return {name: None if values is None else values[rows] for name, values in columns.items()}
+
+
+def game_of(name: str, games: dict[str, Game]) -> Game:
+    """The game that a plan's input stands for."""
+    game = games[name[0]]
+    if "'" in name:
+        game = replace(game, facts=replace(game.facts, form="parsed-v2", slippi_version=None), followers=())
+    if "*" in name:
+        game = replace(game, game_id=hashlib.md5(name.encode()).hexdigest())
+    if "~" in name:
+        cut = slice(10, game.num_frames)
+        players = tuple(_some(columns, cut) for columns in game.players)
+        game = replace(game, players=players, num_frames=game.num_frames - 10)
+    return game
+
+
+def keys_of(number: int, chunk: Sequence[str]) -> tuple[str, ...]:
+    """Keys of a chunk's inputs."""
+    return tuple(
+        hashlib.blake2b(f"{number} {place}".encode(), digest_size=12).hexdigest() for place in range(len(chunk))
+    )
+
+
+def stage(staging: Path, number: int, chunk: Sequence[str], games: dict[str, Game]) -> ChunkResult:
+    """What `encode_chunk` makes of a chunk of a plan."""
+    frames = ShardWriter(staging / f"chunk-{number}.frames.parquet")
+    followers = ShardWriter(staging / f"chunk-{number}.followers.parquet", FOLLOWERS_SCHEMA)
+    rows, rejects = [], []
+    for place, name in enumerate(chunk):
+        where = {"source": f"source-{number}", "member": place, "path": None}
+        if name == REJECT:
+            rejects.append(where | {"game_id": None, "code": "not_a_replay", "message": "no replay"})
+            continue
+        game = game_of(name, games)
+        num_follower_rows = sum(len(follower.rows) for follower in game.followers)
+        rows.append(where | game_row(game) | frames.add(frames_table(game)) | {"num_follower_rows": num_follower_rows})
+        for follower in game.followers:
+            followers.add(followers_table(game, follower))
+    num_rows = {writer.path: writer.close() for writer in (frames, followers)}
+    there = {path: sealed_facts(path, num) for path, num in num_rows.items() if num}
+    return ChunkResult(
+        keys=keys_of(number, chunk),
+        num_bytes=1,
+        passed=Passed(),
+        games=rows,
+        rejects=rejects,
+        frames_file=frames.path.name if frames.path in there else None,
+        followers_file=followers.path.name if followers.path in there else None,
+    )
+
+
+def encode_plan(plan: Plan, games: dict[str, Game], out: Path, first_number: int = 0) -> Committer:
+    """Commit the chunks that the corpus has not, and finish."""
+    committer = Committer(out, EncodeOptions())
+    done = set(committer.done_keys().tolist())
+    for number, chunk in enumerate(plan, first_number):
+        held = [int(key[:16], 16) in done for key in keys_of(number, chunk)]
+        assert len(set(held)) == 1, "a chunk is committed in part"
+        if not held[0]:
+            committer.commit(stage(committer.staging, number, chunk, games))
+    committer.finish()
+    return committer
+
+
+def all_rows(root: Path) -> dict[str, pa.Table]:
+    """Every row of every table of a corpus, in its order."""
+    corpus = open_corpus(root)
+    tables = {"games": corpus.games, "rejects": corpus.rejects}
+    for table in (FRAMES, FOLLOWERS):
+        parts = [pq.read_table(root / table / name) for name, *_ in corpus.manifest["files"][table]]
+        plain = [part.set_column(0, "game_id", part["game_id"].cast(pa.string())) for part in parts]
+        tables[table] = pa.concat_tables(plain) if plain else pa.table({})
+    return tables
+
+
+def same_rows(first: Path, second: Path) -> bool:
+    """Whether two corpora hold the same, row for row."""
+    one, two = all_rows(first), all_rows(second)
+    return all(one[name].equals(two[name]) for name in one)
+
+
+def files_of(root: Path) -> set[str]:
+    """All files in a corpus' folders, but its lock."""
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"encode.lock"}
+
+
+@contextmanager
+def written_by_another(root: Path) -> Iterator[None]:
+    """While another process holds a corpus as its writer."""
+    script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
+    script += "from datasets.pipeline.encode import EncodeOptions; "
+    script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def kill_at(moment: int) -> Iterator[int]:
+    """Count changes of files, and die before one of them."""
+    calls, lock = itertools.count(1), threading.Lock()
+
+    def deadly(original: Callable, *arguments: Any, **options: Any) -> Any:
+        with lock:
+            if next(calls) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    for name in ("fsync", "replace", "unlink"):
+        setattr(os, name, partial(deadly, getattr(os, name)))
+    return calls
+
+
+if __name__ == "__main__":
+    games_file, plan_text, out_name, moment_text = sys.argv[1:]
+    counted = kill_at(int(moment_text))
+    encode_plan(
+        [chunk.split() for chunk in plan_text.split("/")], pickle.loads(Path(games_file).read_bytes()), Path(out_name)
+    )
+    print(next(counted) - 1)

@@ -1,0 +1,92 @@
+"""One of several ranks of training runs, as `tests/training/test_distributed.py` starts it: RANK WORLD MEETING JOBS.
+
+JOBS is a JSON file with a list of {"name", "config", "resume": a run's folder or null, "poisoned": a rank or null}.
+For each, rank r leaves `NAME-r.json`: the examples it took at each update, and what it said at the end; and
+`NAME-r.pt`: its weights.
+A single rank needs no process of its own: `run_job(job, 0)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import wm.training.trainer
+from wm.checkpoints.reader import list_checkpoints
+from wm.checkpoints.writer import CheckpointWriter, Snapshot
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import from_plain
+from wm.data.batches import Feed, Share
+from wm.data.training_data import open_data
+from wm.runs.run_folder import checkpoints_of
+from wm.training.trainer import DivergedError, train
+
+RESUMED_FROM = 2
+"""Number of the checkpoint, of which there is one after each update, that a job goes on from."""
+
+
+def names_of(share: Share) -> list[tuple[str, bool]]:
+    """Each example of a share by its content, and whether its game has velocities."""
+    frames = share.frames
+    return [
+        (
+            hashlib.blake2b(floats.numpy().tobytes() + codes.numpy().tobytes(), digest_size=8).hexdigest(),
+            bool(game[1:].all()),
+        )
+        for floats, codes, game in zip(frames.floats, frames.codes, frames.game, strict=True)
+    ]
+
+
+def run_job(job: dict[str, Any], rank: int) -> None:
+    """Train, and leave what was seen."""
+    config = from_plain(job["config"], RunConfig, "test")
+    config.out.mkdir(exist_ok=True)
+    models, taken, rows, error = [], [], [], ""
+    build, following, save = wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save
+
+    def build_and_keep(*arguments: Any) -> Any:
+        models.append(build(*arguments))
+        return models[-1]
+
+    def take_and_note(self: Feed) -> Share:
+        share = following(self)
+        taken.append(names_of(share))
+        if job["poisoned"] == rank:
+            share.frames.floats[..., 0] = float("nan")
+        return share
+
+    def save_and_wait(self: CheckpointWriter, snapshot: Snapshot, *, wait: bool = False) -> bool:
+        return save(self, snapshot, wait=True)  # else one that comes while another is under way is left out
+
+    wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save = build_and_keep, take_and_note, save_and_wait
+    try:
+        resume = job["resume"] and list_checkpoints(checkpoints_of(Path(job["resume"])))[RESUMED_FROM]
+        train(config, open_data(config), rows.extend, resume)
+    except DivergedError as stopped:
+        error = str(stopped)
+    finally:
+        wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save = build, following, save
+    folder = config.out.parent
+    torch.save(models[-1].state_dict(), folder / f"{job['name']}-{rank}.pt")
+    (folder / f"{job['name']}-{rank}.json").write_text(json.dumps({"taken": taken, "rows": rows, "error": error}))
+
+
+def main() -> None:
+    """Meet the other ranks and do all jobs."""
+    rank, world, meeting, jobs = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    for job in json.loads(jobs.read_text()):
+        run_job(job, rank)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Ranks together are one run: with the same batches, two make the updates of one, also when their number changes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from one_rank import RESUMED_FROM, run_job
+from tiny_runs import assert_same_weights, checkpoints, losses, optimiser_tensors, tiny_run, weights, with_targets
+from torch import Tensor
+
+from wm.checkpoints.reader import list_checkpoints, open_checkpoint
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import to_plain
+from wm.runs.run_folder import checkpoints_of
+
+UPDATES, CHANGE_AT = 6, RESUMED_FROM + 1
+ONE_RANK = Path(__file__).with_name("one_rank.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a job left, rank by rank."""
+
+    weights: list[dict[str, Tensor]]
+    taken: list[list[list[tuple[str, bool]]]]
+    """Rank, update, example."""
+    rows: list[list[dict[str, Any]]]
+    errors: list[str]
+
+
+def job(config: RunConfig, name: str, resume: str | None = None, poisoned: int | None = None) -> dict[str, Any]:
+    """A run in a folder of its own, for `one_rank.py`."""
+    there = replace(config, out=config.out / name)
+    return {
+        "name": name,
+        "config": to_plain(there),
+        "resume": None if resume is None else str(config.out / resume),
+        "poisoned": poisoned,
+    }
+
+
+def do_on_two_ranks(config: RunConfig, jobs: list[dict[str, Any]]) -> dict[str, Outcome]:
+    """Have two ranks do some jobs."""
+    plan = config.out / "jobs.json"
+    plan.write_text(json.dumps(jobs))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(ONE_RANK), str(rank), "2", str(config.out / "meeting"), str(plan)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(text[-2_000:] for text in errors)
+    return {one["name"]: outcome(config.out, one["name"], 2) for one in jobs}
+
+
+def do_alone(config: RunConfig, one: dict[str, Any]) -> dict[str, Outcome]:
+    """Do a job as a single rank."""
+    run_job(one, 0)
+    return {one["name"]: outcome(config.out, one["name"], 1)}
+
+
+def outcome(folder: Path, name: str, world: int) -> Outcome:
+    """What ranks left of a job."""
+    said = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
+    return Outcome(
+        weights=[torch.load(folder / f"{name}-{rank}.pt") for rank in range(world)],
+        taken=[[[(example, has) for example, has in update] for update in one["taken"]] for one in said],
+        rows=[one["rows"] for one in said],
+        errors=[one["error"] for one in said],
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed_corpus(tmp_path_factory) -> Path:
+    """Synthetic games, half of them of a Slippi version without velocities and more."""
+    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+    from datasets.synth import SynthOptions, synthesise
+
+    folder = tmp_path_factory.mktemp("mixed")
+    for version, seed in (("3.16.0", 1), ("2.0.0", 2)):
+        synthesise(folder / version, SynthOptions(num_games=6, seed=seed, max_frames=2_400, version=version))
+    encode([folder / "3.16.0", folder / "2.0.0"], folder / "corpus", EncodeOptions(), encode_in_process)
+    return folder / "corpus"
+
+
+def unclipped(config: RunConfig) -> RunConfig:
+    """Adam does not see the gradient's scale, nor does its clipped norm: only without clipping do its moments."""
+    return replace(config, optimiser=replace(config.optimiser, clip_norm=1e9))
+
+
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def together(mixed_corpus, tmp_path_factory, request) -> tuple[RunConfig, dict[str, Outcome]]:
+    """Runs of one and of two ranks: straight, resumed with as many, resumed with more and with fewer, and broken."""
+    config = unclipped(with_targets(tiny_run(mixed_corpus, tmp_path_factory.mktemp("ranks") / "runs"), UPDATES))
+    config = replace(config, optimiser=replace(config.optimiser, kind=request.param))
+    config.out.mkdir()
+    outcomes = do_alone(config, job(config, "one"))
+    jobs = [job(config, "two"), job(config, "more", "one"), job(config, "again", "two")]
+    outcomes |= do_on_two_ranks(config, [*jobs, job(config, "broken", poisoned=1)])
+    return config, outcomes | do_alone(config, job(config, "fewer", "two"))
+
+
+def assert_equal_to_rounding(config: RunConfig, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Of float32; of what torch's Muon computes in bfloat16, to a rounding of every update there."""
+    assert found.keys() == expected.keys()
+    is_muon = config.optimiser.kind == "muon"
+    rounding = UPDATES * config.optimiser.learning_rate * torch.finfo(torch.bfloat16).eps if is_muon else 2e-5
+    for name, tensor in expected.items():
+        atol = rounding if name.endswith("_proj.weight") else 2e-5
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_ranks_make_the_updates_of_one(together):
+    config, outcomes = together
+    one, two = outcomes["one"], outcomes["two"]
+    assert_same_weights(two.weights[0], two.weights[1])
+    assert_equal_to_rounding(config, two.weights[0], one.weights[0])
+    alone, both = (replace(config, out=config.out / name) for name in ("one", "two"))
+    assert_same_weights(two.weights[0], weights(checkpoints(both)[-1]))
+    assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
+    moments, expected = (optimiser_tensors(checkpoints(c)[0]) for c in (both, alone))
+    for name, tensor in expected.items():
+        scale = float(tensor.abs().max())
+        torch.testing.assert_close(moments[name], tensor, rtol=1e-3, atol=1e-4 * scale + 1e-9)
+
+
+def test_every_rank_takes_a_part_of_the_same_batches_and_no_example_twice(together):
+    _, outcomes = together
+    straight = [sorted(update) for update in outcomes["one"].taken[0]]
+    assert len(straight) == UPDATES
+    assert [sorted(first + second) for first, second in zip(*outcomes["two"].taken, strict=True)] == straight
+
+
+def test_games_that_lack_fields_may_be_on_one_rank_more_than_on_the_other(together):
+    _, outcomes = together
+    lacking = [[sum(not has for _, has in update) for update in rank] for rank in outcomes["two"].taken]
+    assert any(first != second for first, second in zip(*lacking, strict=True))
+
+
+@pytest.mark.parametrize("name", ["more", "fewer", "again"])
+def test_a_run_that_goes_on_with_more_or_fewer_ranks_in_mid_epoch_sees_what_was_left_and_ends_the_same(together, name):
+    config, outcomes = together
+    straight = [sorted(update) for update in outcomes["one"].taken[0]]
+    rest = [sorted(itertools.chain(*updates)) for updates in zip(*outcomes[name].taken, strict=True)]
+    assert rest == straight[CHANGE_AT:]
+    for found in outcomes[name].weights:
+        assert_equal_to_rounding(config, found, outcomes["one"].weights[0])
+
+
+def test_two_ranks_resumed_are_bitwise_two_ranks_that_never_stopped(together):
+    _, outcomes = together
+    assert_same_weights(outcomes["again"].weights[0], outcomes["two"].weights[0])
+
+
+def test_broken_data_on_one_rank_stops_both_before_the_update(together):
+    config, outcomes = together
+    assert all("not finite" in error for error in outcomes["broken"].errors)
+    assert not list_checkpoints(checkpoints_of(config.out / "broken"))
+
+
+def test_every_rank_reports_the_same_judgement(together):
+    _, outcomes = together
+    metrics = ("targets_seen", "context", "num_targets", "change_acc", "action_acc", "pos_mae", "val_loss")
+    first, second = ([[row[m] for m in metrics] for row in rows] for rows in outcomes["two"].rows)
+    assert first == second
+    assert first
+
+
+def test_the_change_of_ranks_is_in_the_middle_of_an_epoch(together):
+    config, _ = together
+    cursor = open_checkpoint(checkpoints(replace(config, out=config.out / "two"))[CHANGE_AT - 1]).meta["cursor"]
+    assert cursor["epoch"] == 0
+    assert cursor["batch"] == CHANGE_AT

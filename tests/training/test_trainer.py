@@ -1,0 +1,349 @@
+"""Training: it learns, and it resumes with the very next batch and update."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import (
+    STEP,
+    assert_same_weights,
+    checkpoints,
+    losses,
+    optimiser_tensors,
+    run,
+    tiny_run,
+    weights,
+    with_targets,
+)
+
+import wm.training.trainer
+from datasets.loading.sequences import Cursor
+from datasets.runtime.errors import UserError
+from wm.checkpoints.reader import latest_checkpoint, load_weights, open_checkpoint
+from wm.checkpoints.writer import CheckpointWriter
+from wm.config.run_config import CheckpointConfig, ObjectiveConfig, OptimiserConfig, RunConfig
+from wm.config.typed_yaml import to_plain
+from wm.data.batches import Feed, Share
+from wm.data.training_data import check_same_games, digest_of_games, open_data
+from wm.model.world_model import ModelConfig
+from wm.runs.run_folder import checkpoints_of, claim, held, read_log
+from wm.runs.stop_request import STOP_FILE
+from wm.training.optimizer import learning_rate
+from wm.training.trainer import DivergedError, Row
+
+
+@pytest.fixture
+def config(tiny_corpus: Path, tmp_path: Path) -> RunConfig:
+    """A run of ten updates of a tiny network, with a checkpoint after each."""
+    return tiny_run(tiny_corpus, tmp_path / "run")
+
+
+@pytest.fixture
+def every_update_saved(monkeypatch) -> None:
+    """Each save waits until it is written: else one that comes while another is under way is left out."""
+    save = CheckpointWriter.save
+    monkeypatch.setattr(CheckpointWriter, "save", lambda self, snapshot, *, wait=False: save(self, snapshot, wait=True))
+
+
+@pytest.fixture
+def built(monkeypatch) -> list[torch.nn.Module]:
+    """The networks that training builds, so that a test can look at them."""
+    models: list[torch.nn.Module] = []
+    build = wm.training.trainer.build_model
+
+    def build_and_keep(*args):
+        models.append(build(*args))
+        return models[-1]
+
+    monkeypatch.setattr(wm.training.trainer, "build_model", build_and_keep)
+    return models
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[Share]:
+    """The shares that training takes."""
+    shares: list[Share] = []
+    following = Feed.__next__
+
+    def take_and_keep(self):
+        shares.append(following(self))
+        return shares[-1]
+
+    monkeypatch.setattr(Feed, "__next__", take_and_keep)
+    return shares
+
+
+@pytest.mark.parametrize("kind", ["sequence", "window", "mlp"])
+def test_the_loss_falls(config, kind):
+    config = replace(with_targets(config, 60), checkpoint=CheckpointConfig())
+    if kind != "sequence":
+        objective = ObjectiveConfig(kind="window", context_frames=6)
+        optimiser = replace(config.optimiser, total_targets=60 * 64, batch_size=64, warmup_targets=64)
+        config = replace(config, objective=objective, optimiser=optimiser)
+    if kind == "mlp":
+        config = replace(config, model=ModelConfig(kind="mlp", hidden=(32, 16)))
+    rows: list[Row] = []
+    result = run(config, rows=rows)
+    falling = losses(config)
+    assert len(falling) >= 55
+    assert np.mean(falling[-10:]) < 0.8 * np.mean(falling[:5])
+    assert result.rows == rows[-1:]
+    assert result.rows[0]["context"] == (6 if kind == "mlp" else 5)
+    assert result.rows[0]["num_targets"] == 60
+    assert result.targets_seen >= config.optimiser.total_targets
+
+
+def test_a_run_reports_a_row_for_each_context_at_each_validation(config):
+    contexts = (1, 5)
+    rows: list[Row] = []
+    run(replace(config, eval=replace(config.eval, contexts=contexts)), rows=rows)
+    assert [row["context"] for row in rows] == [1, 5] * 3
+    assert [row["num_targets"] for row in rows] == [20] * 4 + [60] * 2
+    assert all(row["kind"] == "eval" for row in rows)
+    assert all(np.isfinite([row["action_acc"], row["pos_mae"], row["val_loss"]]).all() for row in rows)
+    assert [row for row in read_log(config.out) if row["kind"] == "eval"] == rows
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.usefixtures("every_update_saved")
+def test_a_run_resumed_half_way_has_the_next_batch_and_the_next_update_of_one_that_never_stopped(
+    config, tmp_path, taken, kind
+):
+    config = replace(config, optimiser=replace(config.optimiser, kind=kind))
+    run(config)
+    straight, straight_shares = checkpoints(config), taken.copy()
+    assert len(straight) == 10
+    half = straight[4]
+    again = replace(config, out=tmp_path / "again")
+    taken.clear()
+    run(again, resume=half)
+    for first, second in zip(straight_shares[5:], taken, strict=True):
+        assert torch.equal(first.frames.floats, second.frames.floats)
+        assert torch.equal(first.frames.codes, second.frames.codes)
+        assert torch.equal(first.game, second.game)
+    resumed = checkpoints(again)
+    assert [path.name for path in resumed] == [path.name for path in straight[5:]]
+    for first, second in zip(straight[5:], resumed, strict=True):
+        assert_same_weights(weights(first), weights(second))
+        assert_same_weights(optimiser_tensors(first), optimiser_tensors(second))
+        assert open_checkpoint(first).meta["cursor"] == open_checkpoint(second).meta["cursor"]
+    assert optimiser_tensors(half).keys()
+    assert not all(torch.equal(t, weights(half)[n]) for n, t in weights(straight[5]).items())
+
+
+@pytest.mark.parametrize("every_s", [0.2, 600.0])
+def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(config, every_s):
+    rare = replace(config.eval, every_targets=10**9)
+    config = replace(config, eval=rare, checkpoint=CheckpointConfig(every_s=every_s, keep_last=1_000))
+    run(with_targets(config, 400))
+    cursors = [Cursor(**open_checkpoint(path).meta["cursor"]) for path in checkpoints(config)]
+    assert cursors[-1].epoch >= 1
+    in_the_middle = [cursor for cursor in cursors[:-1] if (cursor.pool, cursor.batch) != (0, 0)]
+    at_ends = [cursor.epoch for cursor in cursors[:-1] if cursor not in in_the_middle]
+    if every_s < 1:
+        assert in_the_middle
+    else:
+        assert (in_the_middle, at_ends[0]) == ([], 1)
+
+
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_nothing_had_been(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(wm.runs.stop_request, "POLL_SECONDS", 0.0)
+    run(config)
+    stopped = replace(config, out=tmp_path / "stopped")
+    claim(stopped)
+    update = wm.training.trainer._Run.update
+
+    def update_and_be_told(self, share):
+        update(self, share)
+        if self.num_updates == 4:
+            (stopped.out / STOP_FILE).touch()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wm.training.trainer._Run, "update", update_and_be_told)
+        result = run(stopped)
+    assert result.interrupted
+    newest = checkpoints(stopped)[-1]
+    assert open_checkpoint(newest).meta["step"] == 4
+    assert not open_checkpoint(newest).meta["finished"]
+    (stopped.out / STOP_FILE).unlink()
+    assert not run(stopped, resume=newest).interrupted
+    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(stopped)[-1]))
+    assert open_checkpoint(checkpoints(stopped)[-1]).meta["finished"]
+
+
+@pytest.mark.parametrize("swap_players", [False, True])
+def test_two_runs_of_one_seed_are_equal_and_of_another_seed_not(config, tmp_path, swap_players):
+    config = with_targets(replace(config, objective=replace(config.objective, swap_players=swap_players)), 3)
+    outcomes = []
+    for number, seed in enumerate((1, 1, 2)):
+        once = replace(config, seed=seed, out=tmp_path / str(number))
+        run(once)
+        outcomes.append(weights(checkpoints(once)[-1]))
+    assert_same_weights(outcomes[0], outcomes[1])
+    assert not torch.equal(outcomes[0]["heads.linear.weight"], outcomes[2]["heads.linear.weight"])
+
+
+@pytest.mark.usefixtures("every_update_saved")
+def test_a_run_with_swapped_and_mirrored_examples_resumes_with_the_same_ones(config, tmp_path):
+    objective = replace(config.objective, swap_players=True, mirror=True)
+    config = with_targets(replace(config, objective=objective), 4)
+    run(config)
+    again = replace(config, out=tmp_path / "again")
+    run(again, resume=checkpoints(config)[1])
+    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(again)[-1]))
+
+
+def test_a_run_stopped_by_the_clock_goes_on_where_it_was(config, tmp_path):
+    config = with_targets(config, 4)
+    run(config)
+    timed = replace(config, out=tmp_path / "timed", max_seconds=1e-9)
+    stopped = run(timed)
+    assert stopped.targets_seen < 3 * STEP
+    assert stopped.rows[0]["num_targets"] == 60
+    result = run(replace(timed, max_seconds=None), resume=checkpoints(timed)[-1])
+    assert result.targets_seen >= 4 * STEP
+    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(timed)[-1]))
+
+
+def test_training_a_finished_run_again_changes_nothing_but_judges_it(config):
+    config = with_targets(config, 2)
+    first = run(config)
+    before = weights(checkpoints(config)[-1])
+    second = run(config, resume=checkpoints(config)[-1])
+    assert second.targets_seen == first.targets_seen
+    assert_same_weights(before, weights(checkpoints(config)[-1]))
+    for name in ("change_acc", "action_acc", "pos_mae", "val_loss"):
+        assert second.rows[0][name] == first.rows[0][name]
+
+
+KILLED = """
+import json, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import from_plain
+from wm.runs.run_folder import claim
+from wm.training.trainer import train
+from wm.data.training_data import open_data
+
+config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
+claim(config)
+reports = []
+
+def report(rows):
+    reports.append(rows)
+    if len(reports) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(config, open_data(config), report, None)
+"""
+
+
+def test_a_killed_run_resumes_from_its_last_checkpoint_and_forgets_what_it_logged_after_it(config, tmp_path):
+    killed = replace(config, out=tmp_path / "killed")
+    script = [sys.executable, "-c", KILLED, json.dumps(to_plain(killed))]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
+    newest = latest_checkpoint(checkpoints_of(killed.out))
+    assert newest is not None
+    with (killed.out / "log.jsonl").open("a") as log:
+        log.write(json.dumps(read_log(killed.out)[-1] | {"targets_seen": 100 * STEP}) + "\n")
+    seen = open_checkpoint(newest).meta["targets_seen"]
+    assert max(row["targets_seen"] for row in read_log(killed.out)) > seen
+    with (killed.out / "log.jsonl").open("a") as log:
+        log.write('{"kind": "train", "targets_se')
+    run(killed, resume=newest)
+    run(config)
+    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(killed)[-1]))
+    said = [
+        [(row["kind"], row["targets_seen"]) for row in read_log(c.out) if row["kind"] in ("train", "eval")]
+        for c in (config, killed)
+    ]
+    assert said[0] == said[1]
+    assert losses(config) == losses(killed)
+
+
+@pytest.mark.usefixtures("every_update_saved")
+def test_a_learning_rate_too_high_stops_the_run_before_the_update_that_would_spoil_it(config, built):
+    config = replace(config, optimiser=replace(config.optimiser, learning_rate=1e30))
+    with pytest.raises(DivergedError, match="lower optimiser"):
+        run(config)
+    kept = checkpoints(config)
+    assert len(kept) < 10
+    assert_same_weights(weights(kept[-1]), dict(built[-1].state_dict()))
+
+
+@pytest.mark.usefixtures("every_update_saved")
+def test_a_poisoned_weight_stops_the_run_before_any_update(config, tmp_path, built, monkeypatch):
+    run(with_targets(config, 2))
+
+    def load_poisoned(model, path):
+        load_weights(model, path)
+        with torch.no_grad():
+            model.get_parameter("heads.linear.bias")[0] = float("nan")
+
+    monkeypatch.setattr(wm.training.trainer, "load_weights", load_poisoned)
+    again = replace(config, out=tmp_path / "again")
+    with pytest.raises(DivergedError, match="not finite"):
+        run(again, resume=checkpoints(config)[0])
+    assert not checkpoints(again)
+    for name, tensor in weights(checkpoints(config)[0]).items():
+        found = dict(built[-1].state_dict())[name].clone()
+        if name == "heads.linear.bias":
+            assert found[0].isnan()
+            found[0] = tensor[0]
+        assert torch.equal(found, tensor), name
+
+
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(config):
+    optimiser = OptimiserConfig(
+        total_targets=1_000, batch_size=10, learning_rate=2.0, warmup_targets=100, final_share=0.1
+    )
+    config = replace(config, optimiser=optimiser)
+    assert learning_rate(config, 10, 0) == pytest.approx(2.0 * 0.1)
+    assert learning_rate(config, 10, 40) == pytest.approx(2.0 * 0.5 * cosine(0.04))
+    assert learning_rate(config, 10, 500) == pytest.approx(2.0 * cosine(0.5)) == pytest.approx(2.0 * 0.55)
+    assert (
+        learning_rate(config, 10, 1_000) == pytest.approx(2.0 * 0.1) == pytest.approx(learning_rate(config, 10, 5_000))
+    )
+
+
+def cosine(progress: float) -> float:
+    return 0.1 + 0.9 * (1 + float(np.cos(np.pi * progress))) / 2
+
+
+def test_examples_longer_than_any_game_are_refused_before_training(config):
+    with pytest.raises(UserError, match="an example needs 100001"):
+        open_data(replace(config, objective=ObjectiveConfig(sequence_frames=100_000)))
+
+
+def test_a_run_whose_corpus_has_changed_is_not_resumed(config):
+    data = open_data(config)
+    fewer = replace(data, judged=data.train)
+    meta = {"games": digest_of_games(data)}
+    check_same_games(meta, data)
+    with pytest.raises(UserError, match="have changed since its last checkpoint"):
+        check_same_games(meta, fewer)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    holder = (
+        "import sys, time; from pathlib import Path; from wm.runs.run_folder import held\n"
+        "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            with pytest.raises(UserError, match="another process is training"), held(tmp_path):
+                pass
+        finally:
+            other.kill()

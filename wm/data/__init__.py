@@ -1,0 +1,1 @@
+"""Training batches on the device: pools of frames, sequences gathered from them, augmentation."""

@@ -1,0 +1,1 @@
+"""Metrics with confidence intervals, for models and baselines on the same frames."""

@@ -1,0 +1,1 @@
+"""Starting training and evaluation: Ray Train, its workers, `wm eval`."""

@@ -1,0 +1,78 @@
+"""`wm eval`: a checkpoint and a corpus in, a table and JSON out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from datasets.corpus.reader import open_corpus, write_json_atomically
+from datasets.loading.frames import index_games
+from datasets.runtime.errors import UserError
+from datasets.schema.splits import Split
+from wm.checkpoints.reader import Checkpoint, load_model, open_checkpoint
+from wm.evaluation.evaluator import Context
+from wm.evaluation.summary import default_contexts, evaluate, table
+from wm.runs.run_folder import CHECKPOINTS
+
+EVAL_FILE = "eval.json"
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    corpus: Path,
+    contexts: Sequence[str] = (),
+    *,
+    split: Split = "validation",
+    num_targets: int | None = 20_000,
+    use_gpu: bool = False,
+    out: Path | None = None,
+) -> dict:
+    """Judge a checkpoint, print the table and write the JSON.
+
+    Args:
+        checkpoint: folder or URI of a checkpoint or of a run.
+        contexts: numbers of frames or `stream`; empty for the model's defaults.
+        out: of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
+    """
+    opened = open_checkpoint(checkpoint)
+    model = load_model(opened)
+    device = torch.device("cuda" if use_gpu else "cpu")
+    if use_gpu and not torch.cuda.is_available():
+        raise UserError("--use-gpu is set, but no CUDA device is to be seen")
+    index = index_games(open_corpus(corpus), split, opened.config.split, to_judge=True)
+    chosen = parse_contexts(contexts) or default_contexts(model)
+    result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
+    result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result
+    out = out or _folder_of(opened) / EVAL_FILE
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(out, result)
+    print(table(result))
+    trained_on_all = opened.config.train_split == "all" or opened.config.eval_corpus is not None
+    if trained_on_all and corpus.resolve() == opened.config.train_corpus:
+        print("\nthis model was trained on all games of this corpus: it has seen what it is judged on here")
+    print(f"\n{out}")
+    return result
+
+
+def _folder_of(checkpoint: Checkpoint) -> Path:
+    """Where a checkpoint's judgement lies by default."""
+    if checkpoint.location != str(checkpoint.path):
+        return Path()
+    folder = checkpoint.path.parent
+    return folder.parent if folder.name == CHECKPOINTS else checkpoint.path
+
+
+def parse_contexts(texts: Sequence[str]) -> tuple[Context, ...]:
+    """Contexts from the command line.
+
+    Raises:
+        UserError: neither a number nor `stream`.
+    """
+    contexts: list[Context] = []
+    for text in texts:
+        if text != "stream" and not text.isdecimal():
+            raise UserError(f"context {text!r}: expected a number of frames, or stream")
+        contexts.append("stream" if text == "stream" else int(text))
+    return tuple(contexts)

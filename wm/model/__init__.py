@@ -1,0 +1,1 @@
+"""The network: features, Mamba-2 and MLP cores, prediction heads."""

@@ -1,0 +1,146 @@
+"""Mamba-2 blocks with two interchangeable cores and one state dict: plain torch, and mamba-ssm's Triton kernels.
+
+Parameter names are those of `mamba_ssm.modules.mamba2.Mamba2`, which loads them strictly, both ways.
+Shape legend: B = batch, T = frames, C = channels, H = heads, D = head width, N = state size.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datasets.runtime.errors import UserError
+from wm.model import ssd
+from wm.model.autograd_ops import CausalConvolution, RMSNorm
+
+ScanCore = Literal["auto", "torch", "kernels"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockState:
+    """What a block remembers of the frames before: zero at the start of every window."""
+
+    conv: Tensor
+    """(B, d_conv - 1, C): the last inputs of the convolution."""
+    ssm: Tensor
+    """float32 (B, H, D, N)."""
+
+
+class Mamba2Mixer(nn.Module):
+    """One Mamba-2 mixer (Dao and Gu 2024, section 7), one group of B and C."""
+
+    def __init__(self, d_model: int, *, d_state: int, headdim: int, expand: int, d_conv: int, core: ScanCore) -> None:
+        super().__init__()
+        self.d_inner = expand * d_model
+        self.d_state, self.headdim, self.d_conv = d_state, headdim, d_conv
+        self.num_heads = self.d_inner // headdim
+        self.core = core
+        channels = self.d_inner + 2 * d_state
+        self.in_proj = nn.Linear(d_model, self.d_inner + channels + self.num_heads, bias=False)
+        self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1)
+        # Inverse softplus of a step that is log-uniform in [1e-3, 0.1], and A uniform in [1, 16]: as mamba-ssm.
+        step = torch.exp(torch.rand(self.num_heads) * (math.log(0.1) - math.log(1e-3)) + math.log(1e-3))
+        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(self.num_heads))
+        self.norm = GatedRMSNorm(self.d_inner)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+
+    def forward(
+        self, u_BTC: Tensor, state: BlockState | None = None, return_state: bool = False
+    ) -> tuple[Tensor, BlockState | None]:
+        """
+        Args:
+            u_BTC: (B, T, d_model).
+            state: what came before; None is nothing.
+        Returns:
+            (B, T, d_model), and the state after the last frame where `return_state` asks for it.
+        """
+        z, xbc, dt = self.in_proj(u_BTC).split([self.d_inner, self.d_inner + 2 * self.d_state, self.num_heads], dim=-1)
+        xbc, conv_state = self._convolve(xbc, None if state is None else state.conv, return_state)
+        x, b, c = F.silu(xbc).split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        x = x.unflatten(-1, (self.num_heads, self.headdim))
+        dt = F.softplus(dt.float() + self.dt_bias)
+        scan = _kernel_scan if _use_kernels(self.core, u_BTC.device) else ssd.scan
+        y, ssm_state = scan(x, dt, -self.A_log.float().exp(), b, c, None if state is None else state.ssm, return_state)
+        y = (y + self.D.to(x.dtype)[:, None] * x).flatten(-2)
+        out = self.out_proj(self.norm(y, z))
+        if not return_state:
+            return out, None
+        assert conv_state is not None and ssm_state is not None
+        return out, BlockState(conv=conv_state, ssm=ssm_state)
+
+    def _convolve(self, xbc: Tensor, before: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor | None]:
+        """The convolution, and its last inputs."""
+        width = self.d_conv - 1
+        padded = F.pad(xbc, (0, 0, width, 0)) if before is None else torch.cat([before.to(xbc.dtype), xbc], dim=1)
+        weight_TC = self.conv1d.weight[:, 0].t().to(xbc.dtype).contiguous()
+        assert self.conv1d.bias is not None
+        out = CausalConvolution.apply(padded, weight_TC, self.conv1d.bias.to(xbc.dtype))
+        return out, padded[:, -width:] if return_state else None
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm(y * silu(z)), as mamba-ssm's RMSNormGated with norm_before_gate=False."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        return RMSNorm.apply(y * F.silu(z), self.weight, self.eps)
+
+
+class Mamba2Backbone(nn.Module):
+    """Pre-norm residual blocks."""
+
+    def __init__(self, d_model: int, num_layers: int, **mixer) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.RMSNorm(d_model, eps=1e-5) for _ in range(num_layers))
+        self.mixers = nn.ModuleList(Mamba2Mixer(d_model, **mixer) for _ in range(num_layers))
+        self.final_norm = nn.RMSNorm(d_model, eps=1e-5)
+        for block in self.mixers:
+            assert isinstance(block, Mamba2Mixer)
+            # Residual branches start smaller the deeper the network is (GPT-2; mamba-ssm does the same).
+            nn.init.kaiming_uniform_(block.out_proj.weight, a=math.sqrt(5))
+            with torch.no_grad():
+                block.out_proj.weight /= math.sqrt(num_layers)
+
+    def forward(
+        self, x_BTC: Tensor, states: tuple[BlockState, ...] | None = None, return_state: bool = False
+    ) -> tuple[Tensor, tuple[BlockState, ...] | None]:
+        """
+        Args:
+            x_BTC: (B, T, d_model).
+            states: one per block; None is zero.
+        """
+        after: list[BlockState] = []
+        for layer, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
+            y, state = mixer(norm(x_BTC), None if states is None else states[layer], return_state)
+            x_BTC = x_BTC + y
+            if state is not None:
+                after.append(state)
+        return self.final_norm(x_BTC), tuple(after) if return_state else None
+
+
+def _use_kernels(core: ScanCore, device: torch.device) -> bool:
+    if core == "auto":
+        from wm.model import ssd_triton as kernels
+
+        return device.type == "cuda" and kernels.available()
+    if core == "kernels" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("model.core is `kernels`, which run on CUDA alone; set core: auto, or use a GPU")
+    return core == "kernels"
+
+
+def _kernel_scan(x, dt, a, b, c, state=None, return_state=False):
+    from wm.model import ssd_triton as kernels
+
+    return kernels.scan(x, dt, a, b, c, state, return_state)

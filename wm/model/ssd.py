@@ -1,0 +1,95 @@
+"""The state space of Mamba-2 in plain torch (Dao and Gu 2024, "Transformers are SSMs", listing 1).
+
+Quadratic within a chunk, a recurrence over chunks: on a CPU one chunk wins up to about 64 frames, since the
+projections around it are nearly all of the work. Runs on any device; twin of mamba-ssm's Triton kernels.
+
+Shape legend: B = batch, T = frames, Q = frames of a chunk, K = chunks, H = heads, D = head width, N = state size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wm.model.autograd_ops import DecayedScores
+
+CHUNK_FRAMES = 64
+
+
+def scan(
+    x_BTHD: Tensor,
+    dt_BTH: Tensor,
+    a_H: Tensor,
+    b_BTN: Tensor,
+    c_BTN: Tensor,
+    state_BHDN: Tensor | None = None,
+    return_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t.
+
+    Args:
+        dt_BTH: step sizes, positive, float32.
+        a_H: A of each head, negative, float32.
+        state_BHDN: h before the first frame; None is zero.
+    Returns:
+        y (B, T, H, D), and h after the last frame (float32) where `return_state` asks for it.
+    """
+    num_frames = x_BTHD.shape[1]
+    if num_frames <= CHUNK_FRAMES:
+        return _chunk(x_BTHD, dt_BTH, a_H, b_BTN, c_BTN, state_BHDN, return_state)
+    outputs = []
+    for start in range(0, num_frames, CHUNK_FRAMES):
+        part = slice(start, start + CHUNK_FRAMES)
+        y, state_BHDN = _chunk(
+            x_BTHD[:, part],
+            dt_BTH[:, part],
+            a_H,
+            b_BTN[:, part],
+            c_BTN[:, part],
+            state_BHDN,
+            return_state or part.stop < num_frames,
+        )
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state_BHDN
+
+
+def _chunk(
+    x_BTHD: Tensor,
+    dt_BTH: Tensor,
+    a_H: Tensor,
+    b_BTN: Tensor,
+    c_BTN: Tensor,
+    state_BHDN: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """One chunk: what its frames say to each other, what the state says to them, and the state after it."""
+    decay_BHT = (dt_BTH * a_H).transpose(1, 2).cumsum(-1)
+    xdt_BHTD = (x_BTHD * dt_BTH.to(x_BTHD.dtype)[..., None]).transpose(1, 2)
+    scores_BTT = c_BTN @ b_BTN.transpose(1, 2)
+    y_BHTD = DecayedScores.apply(scores_BTT, decay_BHT).to(xdt_BHTD.dtype) @ xdt_BHTD
+    if state_BHDN is None and not return_state:
+        return y_BHTD.transpose(1, 2), None
+    with torch.autocast(x_BTHD.device.type, enabled=False):  # a state that is carried far stays float32
+        return _with_state(y_BHTD, xdt_BHTD, decay_BHT, b_BTN, c_BTN, state_BHDN, return_state)
+
+
+def _with_state(
+    y_BHTD: Tensor,
+    xdt_BHTD: Tensor,
+    decay_BHT: Tensor,
+    b_BTN: Tensor,
+    c_BTN: Tensor,
+    state_BHDN: Tensor | None,
+    return_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """What the state before says to a chunk's frames, and the state after them."""
+    if state_BHDN is not None:
+        seen_BHTD = torch.einsum("btn,bhdn->bhtd", c_BTN.float(), state_BHDN.float())
+        y_BHTD = y_BHTD + (seen_BHTD * decay_BHT.exp()[..., None]).to(y_BHTD.dtype)
+    state = None
+    if return_state:
+        left_BHT = (decay_BHT[..., -1:] - decay_BHT).exp()
+        state = torch.einsum("bhtd,bht,btn->bhdn", xdt_BHTD.float(), left_BHT, b_BTN.float())
+        if state_BHDN is not None:
+            state = state + state_BHDN * decay_BHT[..., -1].exp()[..., None, None]
+    return y_BHTD.transpose(1, 2), state

@@ -1,0 +1,65 @@
+"""mamba-ssm's Triton kernels behind the interface of `wm.model.ssd`. Needs the `gpu` extra and mamba-ssm itself."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+import types
+
+from torch import Tensor
+
+from datasets.runtime.errors import UserError
+
+CHUNK_FRAMES = 64
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the kernels can be imported here."""
+    return all(importlib.util.find_spec(name) is not None for name in ("mamba_ssm", "triton", "einops"))
+
+
+@functools.cache
+def _chunk_scan():
+    """The kernels' entry point. mamba_ssm's own __init__ wants a compiled CUDA extension that Mamba-2 does not
+    need, so an empty package with the real one's path stands in for it."""
+    if not available():
+        raise UserError("model.core is `kernels`, but mamba-ssm is not installed; run `make gpu`, or use core: torch")
+    if "mamba_ssm" not in sys.modules:
+        spec = importlib.util.find_spec("mamba_ssm")
+        assert spec is not None
+        package = types.ModuleType("mamba_ssm")
+        package.__spec__ = spec  # without it find_spec("mamba_ssm") raises from now on
+        package.__path__ = list(spec.submodule_search_locations or ())
+        sys.modules["mamba_ssm"] = package
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    return mamba_chunk_scan_combined
+
+
+def scan(
+    x_BTHD: Tensor,
+    dt_BTH: Tensor,
+    a_H: Tensor,
+    b_BTN: Tensor,
+    c_BTN: Tensor,
+    state_BHDN: Tensor | None = None,
+    return_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """As `wm.model.ssd.scan`.
+
+    Raises:
+        UserError: mamba-ssm is not installed.
+    """
+    result = _chunk_scan()(
+        x_BTHD,
+        dt_BTH,
+        a_H,
+        b_BTN[:, :, None],
+        c_BTN[:, :, None],
+        chunk_size=CHUNK_FRAMES,
+        initial_states=state_BHDN,
+        return_final_states=return_state,
+    )
+    return result if return_state else (result, None)

@@ -1,0 +1,110 @@
+"""What a run ran on: code, versions, machine. Without the names of its user, host and home folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.runtime.hardware import machine_bytes, num_cores
+
+CODE = Path(__file__).resolve().parent.parent
+OUR_FILES = ("datasets", "wm", "tune", "cluster", "configs", "pyproject.toml", "constraints.txt")
+"""What changes what a run does; other uncommitted files do not make a checkout dirty."""
+PACKAGE = "melee-world-model"
+PACKAGES = ("torch", "ray", "numpy", "pyarrow", "mamba-ssm", "triton")
+GIT_SECONDS = 10
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+"""Key and secret within an address."""
+
+
+def environment() -> dict[str, Any]:
+    """Code, versions and machine of this process, as JSON data. Looking at GPUs takes some of their memory."""
+    return {"code": code_version(CODE), "software": software(), "machine": machine()}
+
+
+def code_version(root: Path) -> dict[str, Any]:
+    """Git revision of a checkout and whether it has uncommitted changes; elsewhere the installed package's version."""
+    if (root / ".git").exists():
+        revision = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", *OUR_FILES)
+        if revision is not None and changes is not None:
+            return {"git_revision": revision, "dirty": bool(changes)}
+    return {"version": _version(PACKAGE)}
+
+
+def software() -> dict[str, str | None]:
+    """Versions by package; None for what is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version(), "system": platform.platform()}
+    versions |= {name: _version(name) for name in PACKAGES}
+    return versions | {"cuda": torch.version.cuda, "nvidia_driver": _nvidia_driver()}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory and GPUs."""
+    gpus = []
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(number)
+            gpus.append({"name": facts.name, "memory_bytes": facts.total_memory})
+    return {
+        "cpu": _cpu_model(),
+        "cores": num_cores(),
+        "memory_bytes": machine_bytes(),
+        "gpus": gpus,
+    }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as a person would type it again: the program by its name, no home folder, no credentials.
+
+    Args:
+        words: as `sys.argv`.
+    """
+    program = Path(words[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    home = str(Path.home())
+    shown = [re.sub(rf"(?<![^=]){re.escape(home)}(?=/|$)", "~", word) if home != "/" else word for word in words[1:]]
+    return shlex.join([name, *(CREDENTIALS.sub("", word) for word in shown)])
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """What git says; None where it is not there, or refuses. Takes no lock, so that it disturbs nobody."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(root), *words],
+            capture_output=True, text=True, timeout=GIT_SECONDS, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.machine()
+
+
+def _nvidia_driver() -> str | None:
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found[1] if found else None

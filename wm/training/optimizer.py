@@ -1,0 +1,84 @@
+"""How weights follow the loss: AdamW or Muon, warm-up and cosine over targets seen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wm.config.run_config import RunConfig
+from wm.model.world_model import WorldModel
+
+MUON_MOMENTUM = 0.95
+
+
+class Optimiser:
+    """One or two of torch's optimisers as one. Learning rates of both mean the same (`match_rms_adamw`)."""
+
+    def __init__(self, model: WorldModel, config: RunConfig) -> None:
+        optimiser = config.optimiser
+        inner, matrices, others = _groups(model)
+        self._parts: list[torch.optim.Optimizer] = []
+        if optimiser.kind == "muon" and inner:
+            self._parts.append(
+                torch.optim.Muon(
+                    inner,
+                    lr=optimiser.learning_rate,
+                    weight_decay=optimiser.weight_decay,
+                    momentum=MUON_MOMENTUM,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+        else:
+            matrices = [*inner, *matrices]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": optimiser.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        betas = (optimiser.beta1, optimiser.beta2)
+        self._parts.append(torch.optim.AdamW(groups, lr=optimiser.learning_rate, betas=betas, fused=True))
+
+    def step(self, learning_rate: float) -> None:
+        """One update."""
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = learning_rate
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        for part, saved in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+def _groups(model: WorldModel) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Matrices between hidden vectors; those at the input and the heads; vectors, tables and convolutions."""
+    inner, matrices, others = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim != 2 or "embeddings" in name or "stage" in name:
+            others.append(parameter)
+        elif name.startswith(("backbone.", "layers.")):
+            inner.append(parameter)
+        else:
+            matrices.append(parameter)
+    return inner, matrices, others
+
+
+def learning_rate(config: RunConfig, batch_size: int, targets_seen: int) -> float:
+    """Linear warm-up, then a cosine down to `final_share`, over targets seen."""
+    optimiser = config.optimiser
+    warmup = min(1.0, (targets_seen + batch_size) / max(1, optimiser.warmup_targets))
+    progress = min(1.0, targets_seen / optimiser.total_targets)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return optimiser.learning_rate * warmup * (optimiser.final_share + (1 - optimiser.final_share) * cosine)

@@ -1,0 +1,145 @@
+"""One update of the weights, with nothing in it that makes the host wait for the device.
+
+What an update finds out (its loss, whether the gradient is finite) stays on the device until `read` asks for it.
+Shape legend: B = batch, T = frames, P = players (2), C = columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from wm.config.run_config import RunConfig
+from wm.data.augment import augment
+from wm.data.batches import Share
+from wm.model.encoding import Frames, category
+from wm.model.heads import Prediction
+from wm.model.precision import autocast
+from wm.model.world_model import WorldModel
+from wm.objective.losses import OPTIMISED_FIELDS, optimised_factors, optimised_parts
+from wm.training import distributed
+from wm.training.optimizer import Optimiser
+
+NUM_SUMS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What the updates since the last reading were like, over all ranks."""
+
+    num_steps: int
+    loss: float
+    """Mean over the updates."""
+    num_skipped: int
+    """Updates with a gradient that is not finite: the weights stayed as they were, but for decay and momentum."""
+    action_acc: float
+    change_acc: float
+    wishes: dict[str, bool]
+    """What any rank asked for."""
+
+
+class Step:
+    """Forward, backward and update over every rank's share of a batch."""
+
+    def __init__(self, model: WorldModel, optimiser: Optimiser, config: RunConfig, device: torch.device) -> None:
+        self.model, self.optimiser, self._config, self.device = model, optimiser, config, device
+        self._replicated: nn.Module = distributed.replicate(model, device)
+        self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
+        self._num_steps = 0
+
+    def __call__(self, share: Share, learning_rate: float, number: int) -> None:
+        """
+        Args:
+            number: of the update in the run; draws its augmentation.
+        """
+        config = self._config
+        frames = augment(share, config.objective, (config.seed, number))
+        factors = optimised_factors(share.game, config.objective.predictions)
+        size = frames.floats.shape[0]
+        at_once = min(size, config.optimiser.micro_batch or size)
+        self.optimiser.zero_grad()
+        for start in range(0, size, at_once):
+            is_last = start + at_once >= size
+            with contextlib.nullcontext() if is_last else self._without_exchange():
+                self._accumulate(frames.examples(start, start + at_once), factors)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip_norm, foreach=True)
+        self._drop_if_not_finite(norm)
+        self.optimiser.step(learning_rate)
+        self._num_steps += 1
+
+    def read(self, wishes: Mapping[str, bool]) -> Reading:
+        """Wait for the device, and agree with the other ranks.
+
+        Args:
+            wishes: of this rank; the same names on every rank.
+        """
+        mine = torch.tensor([float(wish) for wish in wishes.values()], dtype=torch.float64)
+        pooled = distributed.sum_over_ranks(torch.cat([self._sums, mine.to(self.device)])).tolist()
+        steps, ranks = max(1, self._num_steps), distributed.world_size()
+        loss, skipped, right, pairs, right_changed, changed = pooled[:NUM_SUMS]
+        reading = Reading(
+            num_steps=self._num_steps,
+            loss=loss / steps,
+            num_skipped=round(skipped / ranks),
+            action_acc=right / max(1.0, pairs),
+            change_acc=right_changed / max(1.0, changed),
+            wishes={name: asked > 0 for name, asked in zip(wishes, pooled[NUM_SUMS:], strict=True)},
+        )
+        self._sums.zero_()
+        self._num_steps = 0
+        return reading
+
+    def _accumulate(self, frames: Frames, factors: Tensor) -> None:
+        """Forward and backward over some examples."""
+        last = frames.num_frames - 1
+        last_only = self._config.objective.kind == "window"
+        with autocast(self.device, self._config.precision):
+            prediction = self._replicated(frames, last_only=last_only)
+        first = last - self._config.objective.predictions
+        before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
+        parts = optimised_parts(prediction, before, after)
+        loss = (factors * torch.stack([parts[name].total.sum() for name in OPTIMISED_FIELDS])).sum()
+        # DDP averages gradients over ranks, and the factors already count all ranks' entries.
+        (loss * distributed.world_size()).backward()
+        self._sums[0] += loss.detach()
+        self._sums[2:6] += _counts_of_actions(prediction, before, after)
+
+    def _drop_if_not_finite(self, norm: Tensor) -> None:
+        """Put 0 in place of a gradient that is not finite; on a CPU, where looking costs nothing, say so at once.
+
+        The gradient, hence the norm, is the same on every rank, so all do the same.
+        """
+        finite = torch.isfinite(norm)
+        self._sums[1] += ~finite
+        if self.device.type == "cuda":
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            for gradient in gradients:
+                gradient.copy_(torch.where(finite, gradient, 0.0))
+        elif not bool(finite):
+            raise NonFiniteGradientError
+
+    def _without_exchange(self) -> AbstractContextManager:
+        """Gradients of all but a batch's last examples stay on their rank."""
+        if isinstance(self._replicated, DistributedDataParallel):
+            return self._replicated.no_sync()
+        return contextlib.nullcontext()
+
+
+class NonFiniteGradientError(RuntimeError):
+    """Before the update that it would have spoilt; raised on every rank."""
+
+
+def _counts_of_actions(prediction: Prediction, before: Frames, after: Frames) -> Tensor:
+    """Right, all, right and changed, changed: float64 (4,), over (frame, player) pairs."""
+    truth = category(after, "action")
+    right = prediction.categories["action"].detach().argmax(-1) == truth
+    changed = truth != category(before, "action")
+    return torch.stack(
+        [right.sum(), torch.full_like(right.sum(), right.numel()), (right & changed).sum(), changed.sum()]
+    )
