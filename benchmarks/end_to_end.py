@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from older_speed import CONFIGS
 from synthetic_corpus import synthetic_corpus
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games
 from datasets.schema.splits import SplitConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.runs.run_log import read_log
 
 LINES_PER_RUN = 12
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
     parser.add_argument("--seconds", type=float, default=30.0, help="of training, each way")
-    parser.add_argument("--config", type=Path, default=CONFIGS / "mamba2-medium.yaml")
+    parser.add_argument("--config", type=Path, default=SHIPPED_CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--step-json", type=Path, help="output of train_step.py")
     parser.add_argument("--tiny", action="store_true", help="a small network for a second, one way, for tests")
     options, options.further = parser.parse_known_args()

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from older_speed import CONFIGS
 from synthetic_corpus import synthetic_corpus
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,6 +37,7 @@ from datasets.loading.frames import GameIndex, index_games
 from datasets.loading.sequences import SequenceOrder
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig, ObjectiveConfig, RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.batches import Feed, Share
 from wm.data.synthetic_batch import made_up_share
@@ -169,7 +169,7 @@ def check_scans(scene: Scene) -> Iterator[Check]:
 
 def base_config(tiny: bool) -> RunConfig:
     """Medium under `sequence`, small where tiny."""
-    config = load_yaml(CONFIGS / "mamba2-medium.yaml", RunConfig)
+    config = load_yaml(SHIPPED_CONFIGS / "mamba2-medium.yaml", RunConfig)
     if not tiny:
         return config
     model = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16)
@@ -303,7 +303,7 @@ def check_waiting(scene: Scene) -> Iterator[Check]:
         return
     plain = base_config(scene.tiny)
     window = replace(plain, objective=replace(plain.objective, kind="window"))
-    mlp = load_yaml(CONFIGS / "mlp.yaml", RunConfig)
+    mlp = load_yaml(SHIPPED_CONFIGS / "mlp.yaml", RunConfig)
     augmented = replace(plain, objective=replace(plain.objective, swap_players=True, mirror=True))
     configs = {"sequence": plain, "window": window, "mlp": mlp, "augmented": augmented}
     for name, config in configs.items():

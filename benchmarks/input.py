@@ -40,10 +40,10 @@ from datasets.runtime.ray_cluster import start_ray
 from datasets.schema.columns import NUM_PLAYERS
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig, RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.batches import MAX_READ_THREADS, Feed
 
-ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = [f"p{p}_{c}" for p in range(NUM_PLAYERS) for c in FLOAT_COLUMNS + CODE_COLUMNS]
 
 
@@ -190,7 +190,7 @@ def wait_share_of_training(corpus: Path, options: argparse.Namespace) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
-            load_yaml(ROOT / "configs" / f"{options.config}.yaml", RunConfig),
+            load_yaml(SHIPPED_CONFIGS / f"{options.config}.yaml", RunConfig),
             train_corpus=corpus,
             eval_corpus=None,
             out=Path(folder),

@@ -24,12 +24,12 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.training_data import TrainingData
 from wm.runs.run_log import read_log
 from wm.training.trainer import train
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Kind = Literal["mamba2", "mlp"]
 
 
@@ -45,7 +45,7 @@ def twin_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> 
 def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
     """Targets a second of `wm.training.trainer.train` on the same games, data path included: median of its progress
     lines."""
-    config = load_yaml(CONFIGS / ("mlp.yaml" if kind == "mlp" else "mamba2-medium.yaml"), RunConfig)
+    config = load_yaml(SHIPPED_CONFIGS / ("mlp.yaml" if kind == "mlp" else "mamba2-medium.yaml"), RunConfig)
     with tempfile.TemporaryDirectory() as out:
         config = replace(
             config,

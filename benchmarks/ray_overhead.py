@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from older_speed import CONFIGS
 from synthetic_corpus import synthetic_corpus
 
 from wm.config.run_config import ObjectiveConfig, RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml, to_plain
 from wm.model.world_model import ModelConfig
 from wm.runs.run_log import read_log
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training in each leg")
     parser.add_argument("--rounds", type=int, default=2, help="legs of each way")
-    parser.add_argument("--config", type=Path, default=CONFIGS / "mamba2-medium.yaml")
+    parser.add_argument("--config", type=Path, default=SHIPPED_CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--batch", type=int, help="sequences in a batch; default: the config's")
     parser.add_argument("--num-threads", type=int, help="of the worker; default: one for each core")
     parser.add_argument("--tiny", action="store_true", help="a small network for a second, for tests")

@@ -26,13 +26,14 @@ from typing import Any
 
 import torch
 from older_recipe import CONTEXT_FRAMES, OlderRecipe
-from older_speed import CONFIGS, our_speed, twin_speed
+from older_speed import our_speed, twin_speed
 from synthetic_corpus import synthetic_corpus
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.runs.run_log import read_log
 
@@ -186,7 +187,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, nargs="+", default=[180.0])
     parser.add_argument("--total-targets", type=int, nargs="+", help="for each of the --seconds, or one for all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--config", type=Path, default=CONFIGS / "mamba2-medium.yaml")
+    parser.add_argument("--config", type=Path, default=SHIPPED_CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--objectives", nargs="+", choices=["sequence", "window"], default=["sequence"])
     parser.add_argument("--twin-seconds", type=float, nargs="*", help="default: as --seconds; none leaves the twin out")
     parser.add_argument("--twin-seeds", type=int, default=1)

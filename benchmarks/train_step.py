@@ -24,7 +24,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from flops import flops_per_target
 from host_traffic import measure_traffic
 
 from wm.config.run_config import RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.synthetic_batch import made_up_share
 from wm.model import ssd_triton as kernels
@@ -42,7 +42,6 @@ from wm.training.host_memory import PeakOfHost, keep_freed
 from wm.training.optimizer import Optimiser
 from wm.training.train_step import Step
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIPPED = ("mlp", "mamba2-medium", "mamba2-medium-k60", "mamba2-large", "mamba2-xl")
 HEAD_CASE = ("mamba2-medium", "sequence")
 MOST_EXAMPLES_ON_CPU = {"mamba2-large": 8, "mamba2-xl": 8}
@@ -90,7 +89,7 @@ def cases(
 ) -> Iterator[tuple[str, str, RunConfig]]:
     """Everything that is to be measured."""
     for name in names:
-        shipped = load_yaml(CONFIGS / f"{name}.yaml", RunConfig)
+        shipped = load_yaml(SHIPPED_CONFIGS / f"{name}.yaml", RunConfig)
         is_mlp = shipped.model.kind == "mlp"
         for objective in ["window"] if is_mlp else objectives:
             for core, compiles in itertools.product(

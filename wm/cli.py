@@ -137,7 +137,7 @@ def corpus(args: Sequence[str]) -> int:
 
 
 def train(args: Sequence[str]) -> int:
-    """train a world model as a config says (`wm train configs/demo.yaml --train-corpus C --out R`)"""
+    """train a world model as a config says (`wm train demo --train-corpus C --out R`)"""
     from wm.config.run_config import RunConfig
 
     config = config_of(args, RunConfig, "wm train")
@@ -184,7 +184,7 @@ def evaluate(args: Sequence[str]) -> int:
 
 
 def sweep(args: Sequence[str]) -> int:
-    """train many models over K and size, stopping the weak early: `wm sweep configs/sweep.yaml`"""
+    """train many models over K and size, stopping the weak early: `wm sweep context-length`"""
     from tune.config import SweepConfig
 
     config = config_of(args, SweepConfig, "wm sweep")
@@ -211,7 +211,7 @@ def choose_k(args: Sequence[str]) -> int:
 
 
 def submit(args: Sequence[str]) -> int:
-    """run `wm train` as a job on a Ray cluster: `wm submit configs/mamba2-medium.yaml`"""
+    """run `wm train` as a job on a Ray cluster: `wm submit mamba2-medium`"""
     from cluster.submit import SubmitRequest, submit_and_follow
     from wm.config.run_config import RunConfig
     from wm.config.typed_yaml import load_yaml
@@ -286,13 +286,15 @@ def config_of(args: Sequence[str], config_type: type, prog: str) -> Any:
     Raises:
         UserError: no config is named, or it is wrong.
     """
+    from wm.config.shipped import shipped_config
     from wm.config.typed_yaml import load_yaml
 
     if "--help" in args or "-h" in args:
         tyro.cli(config_type, prog=f"{prog} CONFIG.yaml", default=config_type(), args=["--help"])
     if not args or args[0].startswith("-"):
-        raise UserError(f"no config given; expected {prog} CONFIG.yaml, for example {prog} configs/demo.yaml")
-    return load_yaml(Path(args[0]), config_type, args[1:])
+        raise UserError(f"no config given; expected {prog} CONFIG, for example {prog} demo")
+    path = Path(args[0])
+    return load_yaml(path if path.exists() else shipped_config(args[0]) or path, config_type, args[1:])
 
 
 def _split_overrides(args: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

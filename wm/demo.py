@@ -15,13 +15,13 @@ from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesise
 from wm.config.run_config import RunConfig, short_hash
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.launch.ray_train import train_on_ray
 from wm.report import write_report
 from wm.runs.run_folder import read_log
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_SYNTHETIC_GAMES = 60
 DEMO_TARGETS = 8_000
 """Judged frames of the demo."""
@@ -52,7 +52,7 @@ def run_demo(out: Path, replays: Path | None) -> Path:
     info = corpus_info(open_corpus(out / "corpus"))
     print(describe(info, show_rejects=False))
     _say(started, "3 of 5: training a world model for about two minutes")
-    config = load_yaml(CONFIGS / "demo.yaml", RunConfig)
+    config = load_yaml(SHIPPED_CONFIGS / "demo.yaml", RunConfig)
     split = _split_with_games(open_corpus(out / "corpus"))
     train_on_ray(dataclasses.replace(config, train_corpus=out / "corpus", out=out / "run", split=split))
     _say(started, "4 of 5: judging it on games it has not seen")

@@ -18,6 +18,7 @@ from datasets.loading.frames import GameIndex, index_games, read_games
 from datasets.loading.sequences import gather
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.synthetic_batch import made_up_share
 from wm.model import ssd
@@ -48,7 +49,7 @@ def games(tiny_corpus) -> GameIndex:
 
 
 def shipped(name: str) -> RunConfig:
-    return load_yaml(ROOT / "configs" / f"{name}.yaml", RunConfig)
+    return load_yaml(SHIPPED_CONFIGS / f"{name}.yaml", RunConfig)
 
 
 def counted_flops(config: RunConfig, batch: int) -> float:

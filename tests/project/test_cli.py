@@ -140,8 +140,8 @@ def test_an_override_that_cannot_be_is_refused_without_a_traceback(wm, tmp_path)
 
 
 def test_a_missing_config_is_one_line(wm, tmp_path):
-    assert_one_line(wm("train", tmp_path / "none.yaml"), "none.yaml does not exist", "configs/")
-    assert_one_line(wm("train"), "no config given", "wm train configs/demo.yaml")
+    assert_one_line(wm("train", tmp_path / "none.yaml"), "none.yaml does not exist", "shipped configs")
+    assert_one_line(wm("train"), "no config given", "wm train demo")
 
 
 def test_training_on_what_is_no_corpus_is_one_line_and_leaves_no_folder(wm, tmp_path):

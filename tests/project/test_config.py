@@ -20,12 +20,12 @@ from wm.config.run_config import (
     identity,
     short_hash,
 )
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml, to_plain, with_overrides
 from wm.model.world_model import ModelConfig
 from wm.runs.run_folder import claim
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-RUN_CONFIGS = [path for path in CONFIGS if path.stem != "sweep"]
+RUN_CONFIGS = [path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml")) if path.stem != "context-length"]
 
 
 def load(folder: Path, text: str) -> RunConfig:
@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line_that_names_its_file_and_place(tmp_path, text, exp
 
 
 def test_a_missing_file_and_a_binary_one_are_named(tmp_path):
-    with pytest.raises(UserError, match="does not exist; the shipped ones are in configs/"):
+    with pytest.raises(UserError, match=r"does not exist; shipped configs: .*demo, mamba2-large"):
         load_yaml(tmp_path / "none.yaml", RunConfig)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(UserError, match="is not YAML"):
@@ -169,7 +169,7 @@ def test_a_run_is_the_same_run_on_more_workers_and_with_more_time_but_not_with_a
 
 
 def test_every_field_of_a_config_says_what_it_is_and_is_read_somewhere():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     sources = {path: path.read_text() for room in ("wm", "tune", "datasets") for path in (root / room).rglob("*.py")}
     for kind in (RunConfig, ModelConfig, ObjectiveConfig, OptimiserConfig, EvalConfig, SplitConfig):
         for field in dataclasses.fields(kind):

@@ -17,6 +17,7 @@ from tune.cost import cost_of
 from tune.results import ResultRow, State
 from tune.trials import trials_of
 from wm.checkpoints.reader import list_checkpoints
+from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml
 from wm.model.world_model import build_model, num_parameters
 
@@ -183,7 +184,7 @@ def test_asha_compares_at_a_k_that_every_trial_is_judged_at():
 
 
 def test_the_shipped_sweep_is_valid():
-    assert len(trials_of(load_yaml(ROOT / "configs" / "sweep.yaml", SweepConfig))) == 4
+    assert len(trials_of(load_yaml(SHIPPED_CONFIGS / "context-length.yaml", SweepConfig))) == 4
 
 
 # -- cost

@@ -15,6 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from datasets.runtime.errors import UserError
+from wm.config.shipped import shipped_names
 
 Config = TypeVar("Config")
 
@@ -31,7 +32,7 @@ def load_yaml(path: Path, config_type: type[Config], overrides: Sequence[str] = 
         UserError: no such file, not YAML, an unknown key, a wrong type or an impossible combination.
     """
     if not path.is_file():
-        raise UserError(f"config {path} does not exist; the shipped ones are in configs/")
+        raise UserError(f"config {path} does not exist; shipped configs: {', '.join(shipped_names())}")
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ import torch
 from datasets.runtime.hardware import machine_bytes, num_cores
 
 CODE = Path(__file__).resolve().parent.parent
-OUR_FILES = ("datasets", "wm", "tune", "cluster", "configs", "pyproject.toml", "constraints.txt")
+OUR_FILES = ("datasets", "wm", "tune", "cluster", "pyproject.toml", "constraints.txt")
 """What changes what a run does; other uncommitted files do not make a checkout dirty."""
 PACKAGE = "melee-world-model"
 PACKAGES = ("torch", "ray", "numpy", "pyarrow", "mamba-ssm", "triton")
