@@ -26,22 +26,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.corpus.commit import Committer
+from datasets.corpus.commit_files import durable_file_record, file_record
 from datasets.corpus.commit_log import COMMITS, with_checksum
-from datasets.corpus.known_games import Entry, Ledger
-from datasets.corpus.reader import (
-    FRAMES,
-    GAMES,
-    TABLES,
-    file_facts,
-    manifest_of,
-    open_corpus,
-    sealed_facts,
-    write_json_atomically,
-)
+from datasets.corpus.known_games import KnownGame, KnownGames
+from datasets.corpus.manifest import FRAMES, GAMES, TABLES, build_manifest
+from datasets.corpus.reader import open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table, game_row
-from datasets.pipeline.encode import ChunkResult, EncodeOptions
 from datasets.replays.slp_reader import parse_replay
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA
 from datasets.sources.inputs import Passed
 from datasets.synth import SynthOptions, synthesise
@@ -66,15 +60,15 @@ def some_hex(source: random.Random, num_bytes: int) -> str:
     return source.randbytes(num_bytes).hex()
 
 
-def measure_ledger(num_games: int) -> dict[str, float]:
+def measure_known_games(num_games: int) -> dict[str, float]:
     """Fill a ledger, and ask it for games that it has not."""
     source = random.Random(1)
     before = resident_mb()
-    ledger = Ledger()
+    ledger = KnownGames()
     seconds = 0.0
     for number in range(num_games // GAMES_A_COMMIT):
         entries = [
-            Entry(some_hex(source, 16), some_hex(source, 16), 9_000, False, number) for _ in range(GAMES_A_COMMIT)
+            KnownGame(some_hex(source, 16), some_hex(source, 16), 9_000, False, number) for _ in range(GAMES_A_COMMIT)
         ]
         seconds += timed(lambda entries=entries: ledger.add(entries))[0]
     lookups = [(some_hex(source, 16), some_hex(source, 16)) for _ in range(10_000)]
@@ -114,7 +108,7 @@ def write_large(root: Path, rows: list[dict[str, Any]], num_commits: int) -> Non
         for table, stem in ((GAMES, "games"), (FRAMES, "shard")):
             path = root / table / f"{stem}-{number:06d}.parquet"
             shutil.copy(template, path)
-            files[table] = file_facts(path, GAMES_A_COMMIT)
+            files[table] = file_record(path, GAMES_A_COMMIT)
         games = [[some_hex(source, 16), some_hex(source, 16), 9_000] for _ in rows]
         inputs = [some_hex(source, 12) for _ in rows]
         commit = {"format_version": FORMAT_VERSION, "options": {}, "inputs": inputs, "files": files, "games": games}
@@ -123,7 +117,7 @@ def write_large(root: Path, rows: list[dict[str, Any]], num_commits: int) -> Non
         brief = {table: (facts["name"], facts["rows"], facts["bytes"]) for table, facts in files.items()}
         commits.append((f"{number:06d}.json", brief))
     counts = {"num_games": num_commits * GAMES_A_COMMIT, "num_frames": 0, "rejects": {}}
-    write_json_atomically(root / "corpus.json", manifest_of({}, counts, commits))
+    write_json_atomically(root / "corpus.json", build_manifest({}, counts, commits))
 
 
 def measure_large(root: Path) -> dict[str, float]:
@@ -161,11 +155,11 @@ def measure_commits(
         games[1 : 1 + num_repeats] = games[:1] * num_repeats
         keys = tuple(some_hex(source, 12) for _ in games)
         result = ChunkResult(
-            keys=keys, num_bytes=0, passed=Passed(), games=games, rejects=[], frames_file=name, followers_file=None
+            keys=keys, num_bytes=0, skipped=Passed(), games=games, rejects=[], frames_file=name, followers_file=None
         )
-        facts = sealed_facts(committer.staging / name, sum(game["num_frames"] for game in games))
+        facts = durable_file_record(committer.staging / name, sum(game["num_frames"] for game in games))
         if worker_facts:
-            result = replace(result, staged_facts={name: facts})
+            result = replace(result, staged_files={name: facts})
         seconds += timed(lambda result=result: committer.commit(result))[0]
     seconds += timed(committer.finish)[0]
     shutil.rmtree(folder)
@@ -181,7 +175,7 @@ def main() -> None:
     figures: dict[str, float] = {"games": arguments.commits * GAMES_A_COMMIT}
     with tempfile.TemporaryDirectory(dir=".") as scratch:
         folder = Path(scratch)
-        figures |= measure_ledger(arguments.commits * GAMES_A_COMMIT)
+        figures |= measure_known_games(arguments.commits * GAMES_A_COMMIT)
         rows = game_rows(folder, 32)
         figures["chunk_frames"] = sum(row["num_frames"] for row in rows)
         write_large(folder / "large", rows, arguments.commits)

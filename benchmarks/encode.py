@@ -33,9 +33,11 @@ import peppi_py
 from default_sources import default_sources
 
 from datasets.checks.filters import FilterConfig, check_game
-from datasets.corpus.reader import FRAMES, open_corpus
+from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.manifest import FRAMES
+from datasets.corpus.reader import open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table
-from datasets.pipeline.encode import EncodeOptions, EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
+from datasets.pipeline.encode import EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
 from datasets.pipeline.memory_budget import plan_memory
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.pipeline.memory_budget import parse_bytes
-from datasets.runtime.hardware import machine_bytes, process_tree
+from datasets.runtime.hardware import process_tree, total_memory_bytes
 from datasets.synth import SynthOptions, synthesise
 
 SAMPLE_SECONDS = 0.2
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--memory", help="limit, such as 3GB; default: that of wm encode")
     parser.add_argument("--form", choices=("folder", "zip", "tar.gz"), default="zip")
     arguments = parser.parse_args()
-    limit = parse_bytes(arguments.memory) if arguments.memory else machine_bytes() // 4
+    limit = parse_bytes(arguments.memory) if arguments.memory else total_memory_bytes() // 4
     rows = []
     with tempfile.TemporaryDirectory(prefix="encode-memory-") as name:
         scratch = Path(name)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline.encode import encode, encode_in_process
 from datasets.synth import SynthOptions, synthesise
 
 

@@ -78,7 +78,8 @@ def read_real(real_replays: Path) -> Callable[[str], bytes]:
 @pytest.fixture(scope="session")
 def dev_corpus(real_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of dev.zip, encoded once with the default options."""
-    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode, encode_in_process
 
     out = tmp_path_factory.mktemp("dev") / "corpus"
     encode([real_replays / "dev.zip"], out, EncodeOptions(), encode_in_process)
@@ -98,7 +99,8 @@ def synthetic_replays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_corpus(synthetic_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of the synthetic replays."""
-    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode, encode_in_process
 
     out = tmp_path_factory.mktemp("tiny") / "corpus"
     encode([synthetic_replays], out, EncodeOptions(), encode_in_process)

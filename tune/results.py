@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets.corpus.reader import write_json_atomically
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from tune.config import AxisValue, SweepConfig
 from tune.cost import Cost

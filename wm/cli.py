@@ -51,13 +51,13 @@ def encode(args: Sequence[str]) -> int:
     from functools import partial
 
     from datasets.checks.filters import FilterConfig
-    from datasets.pipeline.encode import EncodeOptions
+    from datasets.corpus.chunk import EncodeOptions
     from datasets.pipeline.encode import encode as run
     from datasets.pipeline.memory_budget import parse_bytes, plan_memory
     from datasets.pipeline.progress import EncodeProgress
     from datasets.pipeline.ray_encode import encode_on_ray
     from datasets.runtime.hardware import num_cores
-    from datasets.runtime.ray_cluster import joined
+    from datasets.runtime.ray_cluster import uses_cluster
     from datasets.sources.source_lists import resolve
 
     def command(
@@ -82,7 +82,7 @@ def encode(args: Sequence[str]) -> int:
         if not (named := resolve((*places, *sources))):
             raise UserError("no source given; name folders, replays, archives, URIs, or a source file by --sources")
         limit = None if memory is None else parse_bytes(memory)
-        plan = None if limit is None and joined() else plan_memory(limit, num_cores())
+        plan = None if limit is None and uses_cluster() else plan_memory(limit, num_cores())
         options = EncodeOptions(filters=filters, repair_old=repair_old, keep_paths=keep_paths)
         with EncodeProgress(out) as progress:
             summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)

@@ -7,10 +7,12 @@ import shutil
 import time
 from pathlib import Path
 
+from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.info import corpus_info, describe
-from datasets.corpus.reader import Corpus, open_corpus, write_json_atomically
-from datasets.pipeline.encode import EncodeOptions, encode
+from datasets.corpus.reader import Corpus, open_corpus
+from datasets.pipeline.encode import encode
 from datasets.pipeline.ray_encode import encode_on_ray
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesise

@@ -18,42 +18,40 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.corpus.commit_files import Facts, GameFiles, StagedFiles, move_files, stage_files
+from datasets.corpus.commit_files import FileRecord, GameFiles, StagedFiles, move_files, stage_files
 from datasets.corpus.commit_log import (
     COMMITS,
     Commit,
-    commits_on_disk,
-    damaged_commit,
-    in_order,
+    commit_stem,
+    damaged_commit_error,
+    list_commits,
+    map_in_order,
     number_and_revision,
     read_commits,
-    stem_of,
     with_checksum,
 )
-from datasets.corpus.dedupe import SLP, settle
-from datasets.corpus.known_games import Drop, Entry, Ledger
-from datasets.corpus.reader import (
-    ASIDE_PATTERN,
+from datasets.corpus.dedupe import SLP, resolve
+from datasets.corpus.known_games import DroppedGame, KnownGame, KnownGames
+from datasets.corpus.manifest import (
     CORPUS_FILE,
     IN_PROGRESS_FILE,
     LOCK_FILE,
     STAGING,
     TABLES,
-    Files,
-    manifest_of,
+    FileSummaries,
+    build_manifest,
     read_manifest,
     require_files,
-    strays,
-    sync_folder,
-    write_json_atomically,
+    unlisted_files,
 )
-from datasets.corpus.revision import revise
+from datasets.corpus.revision import build_revision
+from datasets.runtime.durable_files import TEMPORARY_PATTERN, fsync_folder, write_json_atomically
 from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.file_lock import exclusive
+from datasets.runtime.file_lock import exclusive_lock
 from datasets.schema.columns import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from datasets.pipeline.encode import ChunkResult, EncodeOptions
+    from datasets.corpus.chunk import ChunkResult, EncodeOptions
 
 FILE_THREADS = 4
 """Commits whose files are made at once: on shared storage most of that is waiting."""
@@ -82,15 +80,15 @@ class Committer:
         self.staging = self.out / STAGING / uuid.uuid4().hex  # a worker left over by a killed run has another
         for folder in (*TABLES, COMMITS, self.staging):
             (self.out / folder).mkdir(parents=True, exist_ok=True)
-        sync_folder(self.out)
+        fsync_folder(self.out)
         self.num_games = 0
         self.num_frames = 0
         self.reject_counts: Counter = Counter()
-        self.num_leaving = 0
+        self.num_dropped = 0
         """Games that leave their commits at `finish`, since the corpus has them elsewhere; no longer counted."""
         self._keys: list[np.ndarray] = []
-        self._ledger = Ledger()
-        self._files: dict[int, tuple[str, Files]] = {}
+        self._ledger = KnownGames()
+        self._files: dict[int, tuple[str, FileSummaries]] = {}
         self._next_number = 0
         self._under_way: deque[_UnderWay] = deque()
         self._pool = ThreadPoolExecutor(FILE_THREADS)
@@ -113,11 +111,11 @@ class Committer:
             The commit, still without its `files`.
         """
         number = self._next_number
-        settled = settle(self._ledger, number, result.games)
-        for entry in settled.replaced:
+        resolution = resolve(self._ledger, number, result.games)
+        for entry in resolution.replaced:
             self._forgo(entry, "replaced")
-        kept = [game for game, stays in zip(result.games, settled.keeps, strict=True) if stays]
-        rejects = result.rejects + settled.rejects
+        kept = [game for game, stays in zip(result.games, resolution.keeps, strict=True) if stays]
+        rejects = result.rejects + resolution.rejects
         commit: Commit = {
             "format_version": FORMAT_VERSION,
             "options": self._options,
@@ -125,12 +123,12 @@ class Committer:
             "games": [[game["game_id"], game["fingerprint"], game["num_frames"]] for game in kept],
             "parsed": [game["game_id"] for game in kept if game["form"] != SLP],
             "rejects": Counter(reject["code"] for reject in rejects),
-            "replaced": [entry.game_id for entry in settled.replaced],
+            "replaced": [entry.game_id for entry in resolution.replaced],
         }
         source = _chunk_files(self.staging, result)
         self._count(commit)
         self._next_number += 1
-        staged = self._pool.submit(stage_files, self.staging, stem_of(number), source, settled.keeps, rejects)
+        staged = self._pool.submit(stage_files, self.staging, commit_stem(number), source, resolution.keeps, rejects)
         leftovers = tuple(self.staging / file for file in (result.frames_file, result.followers_file) if file)
         self._under_way.append(_UnderWay(number, commit, staged, leftovers))
         while len(self._under_way) > FILE_THREADS or (self._under_way and self._under_way[0].staged.done()):
@@ -141,7 +139,7 @@ class Committer:
         """Let games go whose .slp has arrived, show all commits to readers, and leave nothing unfinished behind."""
         while self._under_way:
             self._land_next()
-        for number, revision, commit, staged in in_order(self._revised, self._ledger.drops(), FILE_THREADS):
+        for number, revision, commit, staged in map_in_order(self._revised, self._ledger.drops(), FILE_THREADS):
             self._land(number, revision, commit, staged)
         manifest = self._manifest()
         write_json_atomically(self.out / CORPUS_FILE, manifest)
@@ -155,7 +153,7 @@ class Committer:
         """Check that the folder is ours and of the same options, lock it, and mark it as being written."""
         self._require_ours()
         self.out.mkdir(parents=True, exist_ok=True)
-        lock = exclusive(
+        lock = exclusive_lock(
             self.out / LOCK_FILE, f"another encode is writing {self.out}; wait for it or name another --out"
         )
         self._require_ours()  # another encode may have ended between the two
@@ -177,12 +175,12 @@ class Committer:
 
     def _recover(self) -> None:
         """Take up what is committed, also by runs that were killed."""
-        names, _ = commits_on_disk(self.out)
+        names, _ = list_commits(self.out)
         for name, commit in read_commits(self.out, names):
             try:
                 self._take_up(name, commit)
             except (KeyError, TypeError, ValueError) as error:
-                raise damaged_commit(self.out, name, type(error).__name__) from error
+                raise damaged_commit_error(self.out, name, type(error).__name__) from error
         for entry in self._ledger.repeats():
             self._ledger.drop(entry, "duplicate")
             self._forgo(entry, "duplicate")
@@ -197,7 +195,7 @@ class Committer:
                 self._forgo(entry, "replaced")
         self._count(commit)
         self._ledger.add(
-            Entry(game_id, fingerprint, num_frames, game_id in parsed, number)
+            KnownGame(game_id, fingerprint, num_frames, game_id in parsed, number)
             for game_id, fingerprint, num_frames in commit["games"]
         )
         self._files[number] = (name, _brief(commit["files"]))
@@ -209,9 +207,9 @@ class Committer:
         self.num_frames += sum(num_frames for *_, num_frames in commit["games"])
         self.reject_counts.update(commit["rejects"])
 
-    def _forgo(self, entry: Entry, code: str) -> None:
+    def _forgo(self, entry: KnownGame, code: str) -> None:
         """Count a game that will leave its commit as what it becomes."""
-        self.num_leaving += 1
+        self.num_dropped += 1
         self.num_games -= 1
         self.num_frames -= entry.num_frames
         self.reject_counts[code] += 1
@@ -226,17 +224,17 @@ class Committer:
 
     def _land(self, number: int, revision: int, commit: Commit, staged: StagedFiles) -> None:
         move_files(self.out, staged)
-        name = f"{stem_of(number, revision)}.json"
+        name = f"{commit_stem(number, revision)}.json"
         write_json_atomically(self.out / COMMITS / name, with_checksum(commit | {"files": staged.files}))
         self._files[number] = (name, _brief(staged.files))
 
-    def _revised(self, drops: tuple[int, list[Drop]]) -> tuple[int, int, Commit, StagedFiles]:
+    def _revised(self, drops: tuple[int, list[DroppedGame]]) -> tuple[int, int, Commit, StagedFiles]:
         name, _ = self._files[drops[0]]
-        return revise(self.out, self.staging, name, drops[1])
+        return build_revision(self.out, self.staging, name, drops[1])
 
     def _manifest(self) -> dict[str, Any]:
         counts = {"num_games": self.num_games, "num_frames": self.num_frames, "rejects": dict(self.reject_counts)}
-        return manifest_of(self._options, counts, self._files.values())
+        return build_manifest(self._options, counts, self._files.values())
 
 
 def _chunk_files(staging: Path, result: ChunkResult) -> GameFiles | None:
@@ -246,21 +244,21 @@ def _chunk_files(staging: Path, result: ChunkResult) -> GameFiles | None:
         games=result.games,
         frames=staging / result.frames_file,
         followers=None if result.followers_file is None else staging / result.followers_file,
-        facts=result.staged_facts,
+        facts=result.staged_files,
     )
 
 
-def _brief(files: dict[str, Facts]) -> Files:
+def _brief(files: dict[str, FileRecord]) -> FileSummaries:
     return {table: (facts["name"], facts["rows"], facts["bytes"]) for table, facts in files.items()}
 
 
 def _foreign(folder: Path) -> bool:
     """Whether a folder holds anything but what an encode leaves that was killed in its first instant."""
-    return any(path.name != LOCK_FILE and not path.match(ASIDE_PATTERN) for path in folder.iterdir())
+    return any(path.name != LOCK_FILE and not path.match(TEMPORARY_PATTERN) for path in folder.iterdir())
 
 
 def _remove_strays(root: Path, manifest: dict[str, Any]) -> None:
-    """Files of killed runs and of older revisions: our readers skip them, a glob of `*.parquet` would not."""
-    for path in strays(root, manifest):
+    """FileSummaries of killed runs and of older revisions: our readers skip them, a glob of `*.parquet` would not."""
+    for path in unlisted_files(root, manifest):
         path.unlink(missing_ok=True)
     shutil.rmtree(root / STAGING, ignore_errors=True)

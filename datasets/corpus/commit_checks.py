@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasets.corpus.commit_files import Facts, Row
+from datasets.corpus.commit_files import FileRecord, Row, file_record
 from datasets.corpus.commit_log import Commit, OtherFormatError, read_commit
 from datasets.corpus.dedupe import SLP
-from datasets.corpus.reader import FOLLOWERS, FRAMES, GAMES, REJECTS, file_facts
+from datasets.corpus.manifest import FOLLOWERS, FRAMES, GAMES, REJECTS
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import (
     FIRST_FRAME_ID,
@@ -87,7 +87,7 @@ def _problem(name: str, message: str) -> Problem:
     return Problem(message=message, commit=name)
 
 
-def _file_problems(root: Path, table: str, facts: Facts) -> Iterator[str]:
+def _file_problems(root: Path, table: str, facts: FileRecord) -> Iterator[str]:
     """Rows are looked at only where the bytes are right."""
     path = root / table / facts["name"]
     where = f"{table}/{facts['name']}"
@@ -97,7 +97,7 @@ def _file_problems(root: Path, table: str, facts: Facts) -> Iterator[str]:
     if not path.exists():
         yield f"{where} is missing"
         return
-    found = file_facts(path, facts["rows"])
+    found = file_record(path, facts["rows"])
     if found["bytes"] != facts["bytes"]:
         yield f"{where} has {found['bytes']:,} bytes, expected {facts['bytes']:,}"
         return
@@ -112,7 +112,7 @@ def _file_problems(root: Path, table: str, facts: Facts) -> Iterator[str]:
 
 
 def _content_problems(root: Path, commit: Commit) -> Iterator[str]:
-    files: dict[str, Facts] = commit["files"]
+    files: dict[str, FileRecord] = commit["files"]
     games = _rows(root, GAMES, files)
     rejects = _rows(root, REJECTS, files)
     num_inputs = len(commit["inputs"])
@@ -128,7 +128,7 @@ def _content_problems(root: Path, commit: Commit) -> Iterator[str]:
         yield from _follower_problems(root / FOLLOWERS / files[FOLLOWERS]["name"], games)
 
 
-def _rows(root: Path, table: str, files: dict[str, Facts]) -> list[Row]:
+def _rows(root: Path, table: str, files: dict[str, FileRecord]) -> list[Row]:
     if table not in files:
         return []
     return pq.read_table(root / table / files[table]["name"], schema=SCHEMAS[table]).to_pylist()

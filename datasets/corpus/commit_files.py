@@ -6,6 +6,8 @@ all stay the files are taken as they are; else the rows of those that stay are c
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.corpus.reader import FOLLOWERS, FRAMES, GAMES, REJECTS, sealed_facts, sync_folder
+from datasets.corpus.manifest import FOLLOWERS, FRAMES, GAMES, REJECTS
 from datasets.corpus.shard import ShardWriter
+from datasets.runtime.durable_files import fsync_folder
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import FOLLOWERS_SCHEMA, FRAMES_SCHEMA, GAMES_SCHEMA, REJECTS_SCHEMA
 
@@ -27,8 +30,30 @@ _COPIES = threading.Semaphore(2)
 
 Row = dict[str, Any]
 """Of the games or rejects table."""
-Facts = dict[str, Any]
-"""What a commit says of a file: name, rows, bytes, blake2b."""
+FileRecord = dict[str, Any]
+"""What a commit stores about a file: name, rows, bytes, blake2b."""
+
+
+def file_record(path: Path, num_rows: int) -> FileRecord:
+    """What a commit stores about a file: its name, rows, bytes and checksum."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+    return {
+        "name": path.name,
+        "rows": num_rows,
+        "bytes": path.stat().st_size,
+        "blake2b": digest.hexdigest(),
+    }
+
+
+def durable_file_record(path: Path, num_rows: int) -> FileRecord:
+    """Flush a newly written file to disk and return its `file_record`.
+
+    Called by the process that wrote the file, while its pages are still in the page cache.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return file_record(path, num_rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +64,7 @@ class GameFiles:
     """In the order of their rows, with `first_row` and `row_group` in `frames`."""
     frames: Path
     followers: Path | None
-    facts: dict[str, Facts]
+    facts: dict[str, FileRecord]
     """File name -> its facts, of files that are known to outlive a power loss."""
 
 
@@ -47,7 +72,7 @@ class GameFiles:
 class StagedFiles:
     """A commit's files before they are moved to where the commit says."""
 
-    files: dict[str, Facts]
+    files: dict[str, FileRecord]
     """Table -> facts, with the final names."""
     paths: dict[str, Path]
     """Table -> where its file is now."""
@@ -59,15 +84,15 @@ def stage_files(
     """Make the files of one commit in a folder for unfinished ones; they outlive a power loss when this returns.
 
     Args:
-        stem: of the commit (`datasets.corpus.commit_log.stem_of`).
+        stem: of the commit (`datasets.corpus.commit_log.commit_stem`).
         source: None where there are no games at all.
         keeps: for each of the source's games whether it stays.
     """
-    files: dict[str, Facts] = {}
+    files: dict[str, FileRecord] = {}
     paths: dict[str, Path] = {}
     shard = f"shard-{stem}.parquet"
 
-    def add(table: str, name: str, path: Path, facts: Facts) -> None:
+    def add(table: str, name: str, path: Path, facts: FileRecord) -> None:
         files[table] = facts | {"name": name}
         paths[table] = path
 
@@ -85,10 +110,10 @@ def stage_files(
             add(FOLLOWERS, shard, followers, source.facts.get(followers.name) or _facts(followers))
         rows = [game | {"shard": shard} for game in games]
         path = _write_rows(staging / f"{stem}.games.parquet", rows, GAMES_SCHEMA)
-        add(GAMES, f"{GAMES}-{stem}.parquet", path, sealed_facts(path, len(rows)))
+        add(GAMES, f"{GAMES}-{stem}.parquet", path, durable_file_record(path, len(rows)))
     if rejects:
         path = _write_rows(staging / f"{stem}.rejects.parquet", rejects, REJECTS_SCHEMA)
-        add(REJECTS, f"{REJECTS}-{stem}.parquet", path, sealed_facts(path, len(rejects)))
+        add(REJECTS, f"{REJECTS}-{stem}.parquet", path, durable_file_record(path, len(rejects)))
     return StagedFiles(files=files, paths=paths)
 
 
@@ -111,11 +136,11 @@ def move_files(root: Path, staged: StagedFiles) -> None:
             )
         path.replace(root / table / facts["name"])
     for table in staged.paths:
-        sync_folder(root / table)
+        fsync_folder(root / table)
 
 
-def _facts(path: Path) -> Facts:
-    return sealed_facts(path, pq.read_metadata(path).num_rows)
+def _facts(path: Path) -> FileRecord:
+    return durable_file_record(path, pq.read_metadata(path).num_rows)
 
 
 def _write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:

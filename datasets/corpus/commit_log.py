@@ -46,7 +46,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def stem_of(number: int, revision: int = 0) -> str:
+def commit_stem(number: int, revision: int = 0) -> str:
     """What the names of a commit's files have in common."""
     return f"{number:06d}-{revision}" if revision else f"{number:06d}"
 
@@ -63,14 +63,14 @@ def number_and_revision(name: str) -> tuple[int, int]:
     return int(matched[1]), int(matched[2] or 0)
 
 
-def commits_on_disk(root: Path) -> tuple[list[str], list[str]]:
+def list_commits(root: Path) -> tuple[list[str], list[str]]:
     """File names of the commits that count, in order, and of older revisions of these, oldest first."""
     folder = root / COMMITS
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     ordered = sorted(number_and_revision(name) for name in names if _NAME.fullmatch(name))
     newest = dict(ordered)
-    live = [f"{stem_of(*pair)}.json" for pair in newest.items()]
-    return live, [f"{stem_of(*pair)}.json" for pair in ordered if newest[pair[0]] != pair[1]]
+    live = [f"{commit_stem(*pair)}.json" for pair in newest.items()]
+    return live, [f"{commit_stem(*pair)}.json" for pair in ordered if newest[pair[0]] != pair[1]]
 
 
 def with_checksum(commit: Commit) -> Commit:
@@ -80,7 +80,7 @@ def with_checksum(commit: Commit) -> Commit:
     return content | {"checksum": digest.hexdigest()}
 
 
-def damaged_commit(root: Path, name: str, reason: str) -> UserError:
+def damaged_commit_error(root: Path, name: str, reason: str) -> UserError:
     """What a user is told of a commit that cannot be read."""
     return UserError(
         f"{root / COMMITS / name} is missing or damaged ({reason}); `wm corpus repair {root}` drops what it held, "
@@ -98,14 +98,14 @@ def read_commit(root: Path, name: str) -> Commit:
         commit = json.loads((root / COMMITS / name).read_text())
         version = commit["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged_commit(root, name, type(error).__name__) from error
+        raise damaged_commit_error(root, name, type(error).__name__) from error
     if version != FORMAT_VERSION:
         raise OtherFormatError(
             f"{root} has commits of corpus format {version}, this version reads {FORMAT_VERSION}; "
             "encode the replays again into a new folder"
         )
     if commit != with_checksum(commit):
-        raise damaged_commit(root, name, "its checksum is another")
+        raise damaged_commit_error(root, name, "its checksum is another")
     return commit
 
 
@@ -115,10 +115,10 @@ def read_commits(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Commit
     Raises:
         UserError: one is missing, damaged or of another format version.
     """
-    return in_order(lambda name: (name, read_commit(root, name)), names, READING_THREADS)
+    return map_in_order(lambda name: (name, read_commit(root, name)), names, READING_THREADS)
 
 
-def in_order(function: Callable[[Item], Value], items: Iterable[Item], num_threads: int) -> Iterator[Value]:
+def map_in_order(function: Callable[[Item], Value], items: Iterable[Item], num_threads: int) -> Iterator[Value]:
     """`map` with threads: results in order, and at most two items a thread under way at once."""
     with ThreadPoolExecutor(num_threads) as pool:
         under_way: deque[Future[Value]] = deque()

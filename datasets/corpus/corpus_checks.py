@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from datasets.corpus.commit_checks import DAMAGE, Problem, check_commit
-from datasets.corpus.commit_log import Commit, in_order, number_and_revision
-from datasets.corpus.known_games import Entry, Ledger
-from datasets.corpus.reader import TABLES, Files
+from datasets.corpus.commit_log import Commit, map_in_order, number_and_revision
+from datasets.corpus.known_games import KnownGame, KnownGames
+from datasets.corpus.manifest import TABLES, FileSummaries
 
 MAX_THREADS = 16
 """Checksums and Parquet let other threads run; beyond this the storage is what is waited for."""
 
 
 @dataclass(kw_only=True)
-class Findings:
+class CommitFindings:
     """What the commits add up to, and what is wrong with them. Memory: some 40 bytes an input, 1 KB a commit."""
 
     problems: list[Problem] = field(default_factory=list)
-    files: dict[str, Files] = field(default_factory=dict)
+    files: dict[str, FileSummaries] = field(default_factory=dict)
     """Commit's file name -> its files; only commits that can be read."""
     num_games: int = 0
     num_frames: int = 0
@@ -37,7 +37,7 @@ class Findings:
     """The options of the commits, as JSON."""
 
 
-def check_commits(root: Path, names: Sequence[str], on_bytes: Callable[[int], None]) -> Findings:
+def check_commits(root: Path, names: Sequence[str], on_bytes: Callable[[int], None]) -> CommitFindings:
     """Check commits, some at once, and compare them with one another in their order.
 
     Args:
@@ -46,10 +46,10 @@ def check_commits(root: Path, names: Sequence[str], on_bytes: Callable[[int], No
     Raises:
         UserError: a commit is of another format version, or may not be read by this user.
     """
-    found = Findings()
-    together = _Together(found)
+    found = CommitFindings()
+    together = _CrossChecks(found)
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
-    for checked in in_order(partial(check_commit, root), names, num_threads):
+    for checked in map_in_order(partial(check_commit, root), names, num_threads):
         found.problems += checked.problems
         found.num_bytes += checked.num_bytes
         if checked.commit is not None:
@@ -63,12 +63,12 @@ def check_commits(root: Path, names: Sequence[str], on_bytes: Callable[[int], No
     return found
 
 
-class _Together:
+class _CrossChecks:
     """Holds commits against those before them."""
 
-    def __init__(self, found: Findings) -> None:
+    def __init__(self, found: CommitFindings) -> None:
         self._found = found
-        self._ledger = Ledger()
+        self._ledger = KnownGames()
         self._names: dict[int, str] = {}
         self._options_of: dict[str, str] = {}
         self._named: set[tuple[str, str]] = set()
@@ -110,7 +110,7 @@ class _Together:
             if twins := self._ledger.twins(game_id, fingerprint):
                 yield Problem(f"game {game_id} is in commit {twins[0].commit} already", name, game_id)
             else:
-                self._ledger.add([Entry(game_id, fingerprint, num_frames, game_id in parsed, number)])
+                self._ledger.add([KnownGame(game_id, fingerprint, num_frames, game_id in parsed, number)])
 
     def last_problems(self) -> Iterator[Problem]:
         """What can be said when all commits are known."""

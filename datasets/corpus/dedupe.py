@@ -9,26 +9,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datasets.corpus.commit_files import Row
-from datasets.corpus.known_games import Entry, Ledger
-from datasets.corpus.revision import MESSAGES, reject_of
+from datasets.corpus.known_games import KnownGame, KnownGames
+from datasets.corpus.revision import MESSAGES, reject_row
 
 SLP = "slp"
 """`games.form` of what nothing replaces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settled:
+class Resolution:
     """What becomes of a chunk's games, and of older ones by them."""
 
     keeps: list[bool]
     """For each game of the chunk whether it is taken."""
     rejects: list[Row]
     """For each other one, in order."""
-    replaced: list[Entry]
+    replaced: list[KnownGame]
     """Games of earlier commits that must leave them."""
 
 
-def settle(ledger: Ledger, number: int, games: Sequence[Row]) -> Settled:
+def resolve(ledger: KnownGames, number: int, games: Sequence[Row]) -> Resolution:
     """Decide on a chunk's games in order, and enter those that are taken.
 
     Args:
@@ -37,9 +37,9 @@ def settle(ledger: Ledger, number: int, games: Sequence[Row]) -> Settled:
     """
     outcomes: list[tuple[str, str] | None] = [None] * len(games)
     place_of: dict[str, int] = {}
-    replaced: list[Entry] = []
+    replaced: list[KnownGame] = []
     for place, game in enumerate(games):
-        entry = Entry(game["game_id"], game["fingerprint"], game["num_frames"], game["form"] != SLP, number)
+        entry = KnownGame(game["game_id"], game["fingerprint"], game["num_frames"], game["form"] != SLP, number)
         twins = ledger.twins(entry.game_id, entry.fingerprint)
         for twin in [] if entry.is_parsed else [twin for twin in twins if twin.is_parsed]:
             twins.remove(twin)
@@ -55,8 +55,8 @@ def settle(ledger: Ledger, number: int, games: Sequence[Row]) -> Settled:
         else:
             ledger.add([entry])
             place_of[entry.game_id] = place
-    return Settled(
+    return Resolution(
         keeps=[outcome is None for outcome in outcomes],
-        rejects=[reject_of(game, *outcome) for game, outcome in zip(games, outcomes, strict=True) if outcome],
+        rejects=[reject_row(game, *outcome) for game, outcome in zip(games, outcomes, strict=True) if outcome],
         replaced=replaced,
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.corpus.reader import FRAMES, Corpus
+from datasets.corpus.manifest import FRAMES
+from datasets.corpus.reader import Corpus
 from datasets.schema.columns import OPTIONAL_FIELDS, character_name, stage_name
 from datasets.schema.splits import SplitConfig, in_split
 

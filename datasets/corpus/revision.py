@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from datasets.corpus.commit_files import GameFiles, Row, StagedFiles, stage_files
-from datasets.corpus.commit_log import Commit, number_and_revision, read_commit, stem_of
-from datasets.corpus.known_games import Drop
-from datasets.corpus.reader import FOLLOWERS, FRAMES, GAMES, REJECTS
+from datasets.corpus.commit_log import Commit, commit_stem, number_and_revision, read_commit
+from datasets.corpus.known_games import DroppedGame
+from datasets.corpus.manifest import FOLLOWERS, FRAMES, GAMES, REJECTS
 from datasets.schema.columns import GAMES_SCHEMA, REJECTS_SCHEMA
 
 MESSAGES = {
@@ -21,12 +21,14 @@ MESSAGES = {
 """Code of a game that leaves its commit -> message of the reject that takes its place."""
 
 
-def reject_of(game: Row, code: str, message: str) -> Row:
+def reject_row(game: Row, code: str, message: str) -> Row:
     """The row in rejects/ of a game that is not taken, or no longer."""
     return {name: game[name] for name in ("source", "member", "path", "game_id")} | {"code": code, "message": message}
 
 
-def revise(root: Path, staging: Path, name: str, drops: Sequence[Drop]) -> tuple[int, int, Commit, StagedFiles]:
+def build_revision(
+    root: Path, staging: Path, name: str, drops: Sequence[DroppedGame]
+) -> tuple[int, int, Commit, StagedFiles]:
     """Make the next revision of a commit, in staging.
 
     Returns:
@@ -42,14 +44,14 @@ def revise(root: Path, staging: Path, name: str, drops: Sequence[Drop]) -> tuple
     if REJECTS in files:
         rejects = pq.read_table(root / REJECTS / files[REJECTS]["name"], schema=REJECTS_SCHEMA).to_pylist()
     gone = [(game, codes[game["game_id"]]) for game in games if game["game_id"] in codes]
-    rejects += [reject_of(game, code, MESSAGES[code]) for game, code in gone]
+    rejects += [reject_row(game, code, MESSAGES[code]) for game, code in gone]
     source = GameFiles(
         games=games,
         frames=root / FRAMES / files[FRAMES]["name"],
         followers=root / FOLLOWERS / files[FOLLOWERS]["name"] if FOLLOWERS in files else None,
         facts={},
     )
-    staged = stage_files(staging, stem_of(number, revision + 1), source, keeps, rejects)
+    staged = stage_files(staging, commit_stem(number, revision + 1), source, keeps, rejects)
     content = commit | {
         "games": [entry for entry in commit["games"] if entry[0] not in codes],
         "parsed": [game_id for game_id in commit["parsed"] if game_id not in codes],

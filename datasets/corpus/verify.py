@@ -12,22 +12,22 @@ from typing import Any
 from datasets.checks.filters import REASONS
 from datasets.corpus.commit import Committer
 from datasets.corpus.commit_checks import DAMAGE, Problem
-from datasets.corpus.commit_log import COMMITS, OtherFormatError, commits_on_disk, number_and_revision, stem_of
-from datasets.corpus.corpus_checks import Findings, check_commits
-from datasets.corpus.reader import (
+from datasets.corpus.commit_log import COMMITS, OtherFormatError, commit_stem, list_commits, number_and_revision
+from datasets.corpus.corpus_checks import CommitFindings, check_commits
+from datasets.corpus.manifest import (
     CORPUS_FILE,
     GAMES,
     IN_PROGRESS_FILE,
     LOCK_FILE,
     TABLES,
-    manifest_of,
+    build_manifest,
     read_manifest,
-    strays,
-    write_json_atomically,
+    unlisted_files,
 )
 from datasets.corpus.revision import MESSAGES
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
-from datasets.runtime.file_lock import exclusive
+from datasets.runtime.file_lock import exclusive_lock
 from datasets.schema.columns import FORMAT_VERSION
 
 MAX_LINES = 50
@@ -129,7 +129,7 @@ def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> Ve
     started = time.monotonic()
     root = root.resolve()
     manifest, problems = _manifest(root)
-    on_disk, _ = commits_on_disk(root)
+    on_disk, _ = list_commits(root)
     if manifest is None and not on_disk and not (root / IN_PROGRESS_FILE).exists():
         raise UserError(f"{root} holds no {CORPUS_FILE} and no commits; expected a corpus made by `wm encode`")
     listed = on_disk if manifest is None else manifest["commits"]
@@ -143,7 +143,7 @@ def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> Ve
     elif manifest is not None:
         if unlisted := set(on_disk) - set(listed):
             problems.append(Problem(f"it does not list {len(unlisted)} commits that are there"))
-        elif extra := strays(root, manifest):
+        elif extra := unlisted_files(root, manifest):
             notes.append(f"{len(extra)} files that no commit names, such as {extra[0].relative_to(root)}")
     if manifest is not None and not problems:
         problems += _manifest_problems(manifest, found)
@@ -160,7 +160,7 @@ def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> Ve
 
 
 def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> RepairReport:
-    """Drop what is not sound, so that `verify` finds nothing; `wm encode` then encodes it again.
+    """DroppedGame what is not sound, so that `verify` finds nothing; `wm encode` then encodes it again.
 
     A commit of which anything is damaged goes as a whole, since its inputs must be encoded again. A game that the
     corpus has elsewhere leaves its commit. `corpus.json` is made again from the commits.
@@ -170,10 +170,10 @@ def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> Re
     """
     root = root.resolve()
     manifest, others = _manifest(root)
-    names, _ = commits_on_disk(root)
+    names, _ = list_commits(root)
     if manifest is None and not names:
         raise UserError(f"{root} holds no commits to make a corpus of; encode the replays into a new folder")
-    with exclusive(root / LOCK_FILE, f"an encode is writing {root}; repair it when that has ended"):
+    with exclusive_lock(root / LOCK_FILE, f"an encode is writing {root}; repair it when that has ended"):
         before = _files(root)
         found = _check(root, names, on_progress)
         if manifest is not None:
@@ -184,7 +184,7 @@ def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> Re
             (root / CORPUS_FILE).unlink(missing_ok=True)
         dropped = _drop_commits(root, found.problems)
         committer = Committer(root, options)
-        num_games_revised = committer.num_leaving
+        num_games_revised = committer.num_dropped
         committer.finish()
     return RepairReport(
         root=root,
@@ -198,7 +198,7 @@ def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> Re
     )
 
 
-def _check(root: Path, names: Sequence[str], on_progress: OnProgress) -> Findings:
+def _check(root: Path, names: Sequence[str], on_progress: OnProgress) -> CommitFindings:
     total = sum(path.stat().st_size for path in _data_files(root))
     return check_commits(root, names, lambda done: on_progress(done, total))
 
@@ -211,7 +211,7 @@ def _files(root: Path) -> set[Path]:
     return {*_data_files(root), *(root / COMMITS).iterdir()}
 
 
-def _options(root: Path, manifest: dict[str, Any] | None, found: Findings) -> dict[str, Any]:
+def _options(root: Path, manifest: dict[str, Any] | None, found: CommitFindings) -> dict[str, Any]:
     """What most commits were made with; where there are none, what the corpus was to be made with."""
     if found.options:
         return json.loads(found.options.most_common(1)[0][0])
@@ -237,11 +237,11 @@ def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     return manifest, []
 
 
-def _manifest_problems(manifest: dict[str, Any], found: Findings) -> Iterator[Problem]:
+def _manifest_problems(manifest: dict[str, Any], found: CommitFindings) -> Iterator[Problem]:
     """Where `corpus.json` says something else than the commits add up to."""
     counts = {"num_games": found.num_games, "num_frames": found.num_frames, "rejects": dict(found.rejects)}
     options = json.loads(found.options.most_common(1)[0][0]) if found.options else manifest["options"]
-    expected = json.loads(json.dumps(manifest_of(options, counts, found.files.items())))
+    expected = json.loads(json.dumps(build_manifest(options, counts, found.files.items())))
     for name, value in expected.items():
         if manifest.get(name) != value:
             said = "other" if isinstance(value, list | dict) else f"{manifest.get(name)}, expected {value}:"
@@ -257,7 +257,7 @@ def _drop_commits(root: Path, problems: Sequence[Problem]) -> dict[str, list[str
     for name in dropped:
         number, revision = number_and_revision(name)
         for older in range(revision):
-            (root / COMMITS / f"{stem_of(number, older)}.json").unlink(missing_ok=True)
+            (root / COMMITS / f"{commit_stem(number, older)}.json").unlink(missing_ok=True)
         (root / COMMITS / name).unlink()
     return dropped
 

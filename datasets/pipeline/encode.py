@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datasets.checks.filters import FilterConfig, check_game
+from datasets.checks.filters import check_game
+from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.corpus.commit import Committer
-from datasets.corpus.reader import sealed_facts
+from datasets.corpus.commit_files import durable_file_record
 from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
 from datasets.legacy.parsed_game import parse_parsed
 from datasets.replays.game import Game
@@ -40,46 +41,15 @@ MAX_CONTENT_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodeOptions:
-    """What decides the corpus' content; kept in it, and the same at every later run."""
-
-    filters: FilterConfig = field(default_factory=FilterConfig)
-    """Which games are taken."""
-    repair_old: bool = False
-    """Read Slippi 3.0 to 3.6 too, whose event streams must be rewritten first (`docs/reliability.md`)."""
-    keep_paths: bool = False
-    """Store file paths, which may hold players' connect codes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """A unit of work: some inputs that become one shard."""
 
     inputs: tuple[ReplayInput, ...]
-    passed: Passed
+    skipped: Passed
     """What the walk passed over on its way to the last of the inputs."""
     staging: str
     """Folder for unfinished files."""
     options: EncodeOptions
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkResult:
-    """What a chunk became; its files lie in staging and belong to nobody until they are committed."""
-
-    keys: tuple[str, ...]
-    """Of its inputs."""
-    num_bytes: int
-    """That its inputs take in their containers."""
-    passed: Passed
-    games: list[dict[str, Any]]
-    rejects: list[dict[str, Any]]
-    frames_file: str | None
-    followers_file: str | None
-    staged_facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name of a staged file -> its rows, bytes and checksum, taken where the file was written."""
-    num_unreachable: int = 0
-    """Inputs that could not be read for now: not accounted for, so that the next run tries them again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +77,7 @@ class Feed:
         yield self._chunk(held, inputs.take_passed())
 
     def _chunk(self, held: list[ReplayInput], passed: Passed) -> Chunk:
-        return Chunk(inputs=tuple(held), passed=passed, staging=self.staging, options=self.options)
+        return Chunk(inputs=tuple(held), skipped=passed, staging=self.staging, options=self.options)
 
     def _is_done(self, key: str) -> bool:
         value = np.uint64(int(key[:16], 16))
@@ -190,17 +160,17 @@ def encode_chunk(
             followers.add(followers_table(game, follower))
     begin(None)
     writers = [writer for writer in (frames, followers) if writer is not None]
-    facts = {writer.path.name: sealed_facts(writer.path, writer.close()) for writer in writers}
+    facts = {writer.path.name: durable_file_record(writer.path, writer.close()) for writer in writers}
     return ChunkResult(
         keys=tuple(replay.key for replay in chunk.inputs if replay.key not in unreached),
         num_unreachable=len(unreached),
         num_bytes=sum(replay.num_bytes for replay in chunk.inputs),
-        passed=chunk.passed,
+        skipped=chunk.skipped,
         games=games,
         rejects=rejects,
         frames_file=frames.path.name if games else None,
         followers_file=None if followers is None else followers.path.name,
-        staged_facts=facts,
+        staged_files=facts,
     )
 
 
@@ -262,11 +232,11 @@ def encode(
     )
     summary = EncodeSummary()
     for result in run_chunks(feed):
-        summary.num_ignored_files += result.passed.num_ignored
-        summary.num_already_done += result.passed.num_done
-        summary.num_inputs += result.passed.num_done + len(result.keys)
-        summary.num_bytes += result.passed.num_bytes + result.num_bytes
-        summary.num_bytes_done += result.passed.num_bytes
+        summary.num_ignored_files += result.skipped.num_ignored
+        summary.num_already_done += result.skipped.num_done
+        summary.num_inputs += result.skipped.num_done + len(result.keys)
+        summary.num_bytes += result.skipped.num_bytes + result.num_bytes
+        summary.num_bytes_done += result.skipped.num_bytes
         summary.num_unreachable += result.num_unreachable
         if result.keys:
             commit = committer.commit(result)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.hardware import machine_bytes
+from datasets.runtime.hardware import total_memory_bytes
 
 DEFAULT_SHARE = 0.25
 """Of the machine's memory, where the user names no limit."""
@@ -64,7 +64,7 @@ def plan_memory(limit_bytes: int | None, num_cores: int) -> MemoryPlan:
     Raises:
         UserError: the limit does not even hold one parser, or is more than the machine has.
     """
-    machine = machine_bytes()
+    machine = total_memory_bytes()
     one = PARSER_BYTES + SPARE_BYTES + OBJECT_STORE_BYTES_PER_PARSER
     least = BASE_BYTES + READER_BYTES + MIN_OBJECT_STORE_BYTES + one
     limit = max(int(machine * DEFAULT_SHARE), least) if limit_bytes is None else limit_bytes

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from datasets.corpus.reader import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
+from datasets.corpus.manifest import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
 from datasets.pipeline.encode import EncodeSummary
 from datasets.runtime.hardware import tree_memory
 

@@ -24,12 +24,13 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from datasets.pipeline.encode import ChunkResult, Feed
+from datasets.corpus.chunk import ChunkResult
+from datasets.pipeline.encode import Feed
 from datasets.pipeline.memory_budget import PARSER_BYTES, MemoryPlan, plan_for_cluster, plan_memory
 from datasets.pipeline.parser_process import ParserProcess
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
-from datasets.runtime.ray_cluster import joined, start_ray
+from datasets.runtime.ray_cluster import start_ray, uses_cluster
 from datasets.sources.storage import is_remote
 
 CHUNKS_IN_FLIGHT = 2
@@ -82,15 +83,15 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
     Raises:
         UserError: a machine of the cluster does not see the sources or the corpus.
     """
-    if plan is None and not joined():
+    if plan is None and not uses_cluster():
         plan = plan_memory(None, num_cores())
     start_ray(object_store_bytes=None if plan is None else plan.object_store_bytes)
-    if joined():
+    if uses_cluster():
         cluster = plan_for_cluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
         plan = cluster if plan is None else replace(cluster, parser_spare_bytes=plan.parser_spare_bytes)
     assert plan is not None
     paths = (*(source for source in feed.sources if not is_remote(source)), feed.staging)
-    if joined():
+    if uses_cluster():
         _require_shared(paths)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -110,7 +111,7 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
         fn_constructor_kwargs={"spare_bytes": plan.parser_spare_bytes, "paths": paths},
         compute=_pool(plan),
         num_cpus=1,
-        memory=PARSER_BYTES + plan.parser_spare_bytes if joined() else None,  # so a small node has fewer of them
+        memory=PARSER_BYTES + plan.parser_spare_bytes if uses_cluster() else None,  # so a small node has fewer of them
     )
     with _users_mistakes():
         for row in results.iter_rows():
@@ -119,7 +120,7 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
 
 def _pool(plan: MemoryPlan) -> ActorPoolStrategy:
     """As many parsers as the plan has; on a cluster one a CPU, and more when it grows."""
-    if not joined():
+    if not uses_cluster():
         return ActorPoolStrategy(size=plan.num_parsers, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
     return ActorPoolStrategy(min_size=1, initial_size=plan.num_parsers, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
 

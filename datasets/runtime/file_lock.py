@@ -1,4 +1,4 @@
-"""One writer to a folder: a lock that the system lets go when its process ends, however it ends."""
+"""A lock file that allows one writer per folder. The OS releases the lock when the process exits."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import IO
 from datasets.runtime.errors import UserError
 
 
-def exclusive(path: Path, refusal: str) -> IO[bytes]:
-    """Hold a lock file against other processes until the returned file is closed.
+def exclusive_lock(path: Path, held_message: str) -> IO[bytes]:
+    """Lock a file against other processes until the returned file is closed.
 
     Args:
-        refusal: what the user is told if another process holds it.
+        held_message: message of the error if another process holds the lock.
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock, or the file system does not support locks.
     """
     lock = path.open("wb")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # POSIX allows either for a lock that is held
+    except (BlockingIOError, PermissionError) as error:  # POSIX allows either errno for a lock that is held
         lock.close()
-        raise UserError(refusal) from error
+        raise UserError(held_message) from error
     except OSError as error:
         lock.close()
         raise UserError(
-            f"{path} cannot be locked ({error.strerror}); put it where files can be locked: a local disk, NFS 4, EFS"
+            f"{path} cannot be locked ({error.strerror}); use a file system that supports locks, such as a local "
+            "disk, NFS 4 or EFS"
         ) from error
     return lock

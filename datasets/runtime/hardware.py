@@ -19,7 +19,7 @@ def num_cores() -> int:
     return psutil.cpu_count() or 1
 
 
-def machine_bytes() -> int:
+def total_memory_bytes() -> int:
     """Memory of this machine, or the limit of the container that this process runs in."""
     total = psutil.virtual_memory().total
     for path in CGROUP_LIMITS:

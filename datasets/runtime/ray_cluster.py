@@ -33,7 +33,7 @@ def start_ray(min_cpus: int = 1, min_gpus: float = 0, object_store_bytes: int | 
         available = ray.cluster_resources().get(kind, 0)
         if available >= needed:
             continue
-        if not joined():
+        if not uses_cluster():
             raise UserError(
                 f"this Ray has {available:g} {kind}s, the job needs {needed:g} at once; "
                 "use fewer workers (and use_gpu: false without a GPU), or a larger cluster by RAY_ADDRESS"
@@ -47,7 +47,7 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # a warning that tokens are on
     options = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if not joined():
+    if not uses_cluster():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's actor pools warn of themselves
         num_cpus = max(num_cores(), min_cpus) + SPARE_CPUS
         ray.init(
@@ -79,6 +79,6 @@ def _hide_token() -> None:
             token.chmod(0o600)
 
 
-def joined() -> bool:
+def uses_cluster() -> bool:
     """Whether Ray is a cluster named by RAY_ADDRESS, and not a local one of our own."""
     return bool(os.environ.get("RAY_ADDRESS"))

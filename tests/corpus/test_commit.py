@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import chunks
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,24 +24,17 @@ from chunks import Plan, all_rows, encode_plan, files_of, game_of, keys_of, same
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
-from datasets.corpus.commit_files import GameFiles, move_files, stage_files
-from datasets.corpus.commit_log import COMMITS, commits_on_disk, read_commit
-from datasets.corpus.dedupe import settle
-from datasets.corpus.known_games import Drop, Entry, Ledger
-from datasets.corpus.reader import (
-    CORPUS_FILE,
-    FOLLOWERS,
-    FRAMES,
-    GAMES,
-    IN_PROGRESS_FILE,
-    open_corpus,
-    sealed_facts,
-    write_json_atomically,
-)
+from datasets.corpus.commit_files import GameFiles, durable_file_record, move_files, stage_files
+from datasets.corpus.commit_log import COMMITS, list_commits, read_commit
+from datasets.corpus.dedupe import resolve
+from datasets.corpus.known_games import DroppedGame, KnownGame, KnownGames
+from datasets.corpus.manifest import CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE
+from datasets.corpus.reader import open_corpus
 from datasets.corpus.verify import verify
-from datasets.pipeline.encode import EncodeOptions
 from datasets.replays.game import Game
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 
 PLAN: Plan = (
@@ -80,12 +74,12 @@ def games_file(games, tmp_path_factory) -> Path:
     return path
 
 
-def in_process_of_its_own(games_file: Path, out: Path, moment: int) -> subprocess.CompletedProcess[str]:
-    """Encode PLAN in a process that is killed before a change of a file."""
+def encode_in_subprocess(games_file: Path, out: Path, moment: int) -> subprocess.CompletedProcess[str]:
+    """Encode PLAN in a process that kills itself before its `moment`-th file operation."""
     plan = "/".join(" ".join(chunk) for chunk in PLAN)
-    command = [sys.executable, str(Path(__file__).with_name("chunks.py")), str(games_file), plan, str(out), str(moment)]
-    path = os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    command = [sys.executable, chunks.__file__, str(games_file), plan, str(out), str(moment)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def ids(names: Sequence[str], games: dict[str, Game]) -> list[str]:
@@ -187,7 +181,7 @@ NAMES = st.sampled_from([letter + form for letter in "ab" for form in ("", "*", 
 
 @given(st.lists(NAMES, max_size=12), st.integers(1, 4))
 def test_settling_agrees_with_a_slow_obvious_twin(names, chunk_size):
-    ledger = Ledger()
+    ledger = KnownGames()
     rows = [
         {
             "game_id": f"{ord(name[0]):030x}" + ("01" if "*" in name else "00"),
@@ -200,12 +194,12 @@ def test_settling_agrees_with_a_slow_obvious_twin(names, chunk_size):
     taken: set[int] = set()
     for number, at in enumerate(range(0, len(rows), chunk_size)):
         chunk = rows[at : at + chunk_size]
-        settled = settle(ledger, number, chunk)
-        taken |= {row["member"] for row, stays in zip(chunk, settled.keeps, strict=True) if stays}
-        gone = {entry.game_id for entry in settled.replaced}
+        resolution = resolve(ledger, number, chunk)
+        taken |= {row["member"] for row, stays in zip(chunk, resolution.keeps, strict=True) if stays}
+        gone = {entry.game_id for entry in resolution.replaced}
         taken -= {member for member in taken if member < at and rows[member]["game_id"] in gone}
-        assert [reject["member"] for reject in settled.rejects] == [
-            row["member"] for row, stays in zip(chunk, settled.keeps, strict=True) if not stays
+        assert [reject["member"] for reject in resolution.rejects] == [
+            row["member"] for row, stays in zip(chunk, resolution.keeps, strict=True) if not stays
         ]
     assert taken == slowly_settled(rows)
 
@@ -224,8 +218,8 @@ def slowly_settled(rows: list[dict[str, Any]]) -> set[int]:
 
 
 def test_a_ledger_forgets_what_is_dropped_and_lists_it_by_commit():
-    ledger = Ledger()
-    first, second = Entry("00" * 16, "aa" * 16, 5, True, 3), Entry("01" * 16, "bb" * 16, 6, False, 4)
+    ledger = KnownGames()
+    first, second = KnownGame("00" * 16, "aa" * 16, 5, True, 3), KnownGame("01" * 16, "bb" * 16, 6, False, 4)
     ledger.add([first, second])
     assert ledger.twins(first.game_id, second.fingerprint) == [first, second]
     assert ledger.twins(first.game_id, first.fingerprint) == [first]
@@ -234,7 +228,7 @@ def test_a_ledger_forgets_what_is_dropped_and_lists_it_by_commit():
     assert ledger.of_id(second.game_id) == [second]
     ledger.add([first._replace(commit=7)])
     assert ledger.of_id(first.game_id) == [first._replace(commit=7)]
-    assert list(ledger.drops()) == [(3, [Drop(first.game_id, "replaced")])]
+    assert list(ledger.drops()) == [(3, [DroppedGame(first.game_id, "replaced")])]
 
 
 def test_the_keys_that_are_done_are_sorted_numbers_of_all_commits(games, undisturbed, tmp_path):
@@ -262,7 +256,7 @@ def test_a_corpus_killed_at_any_moment_and_taken_up_again_is_as_if_undisturbed(
 ):
     out = tmp_path / "corpus"
     moment = random.Random(seed).randint(1, NUM_CHANGES)
-    killed = in_process_of_its_own(games_file, out, moment)
+    killed = encode_in_subprocess(games_file, out, moment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2_000:]
     encode_plan(PLAN, games, out)
     assert same_rows(out, undisturbed)
@@ -273,14 +267,14 @@ def test_a_corpus_killed_at_any_moment_and_taken_up_again_is_as_if_undisturbed(
 def test_a_corpus_killed_again_and_again_is_as_if_undisturbed(games_file, games, undisturbed, tmp_path):
     out = tmp_path / "corpus"
     for moment in (20, 31, 24, 17):
-        assert in_process_of_its_own(games_file, out, moment).returncode == -signal.SIGKILL
+        assert encode_in_subprocess(games_file, out, moment).returncode == -signal.SIGKILL
     encode_plan(PLAN, games, out)
     assert same_rows(out, undisturbed)
     assert files_of(out) == files_of(undisturbed)
 
 
 def test_the_moments_of_the_kills_lie_within_a_run(games_file, tmp_path):
-    finished = in_process_of_its_own(games_file, tmp_path / "corpus", 0)
+    finished = encode_in_subprocess(games_file, tmp_path / "corpus", 0)
     assert int(finished.stdout) >= NUM_CHANGES
 
 
@@ -338,7 +332,7 @@ def staged_chunk(folder: Path, chunk: Sequence[str], games: dict[str, Game]) -> 
     folder.mkdir()
     result = stage(folder, 0, chunk, games)
     frames = folder / result.frames_file
-    facts = sealed_facts(frames, pq.read_metadata(frames).num_rows)
+    facts = durable_file_record(frames, pq.read_metadata(frames).num_rows)
     return GameFiles(games=result.games, frames=frames, followers=None, facts={frames.name: facts})
 
 
@@ -388,7 +382,7 @@ def test_commits_go_on_after_the_last_one_where_one_is_missing(games, tmp_path):
     encode_plan([("a",), ("b",), ("c",)], games, out)
     (out / COMMITS / "000001.json").unlink()
     encode_plan([("a",), ("b",), ("c",)], games, out)
-    assert commits_on_disk(out) == (["000000.json", "000002.json", "000003.json"], [])
+    assert list_commits(out) == (["000000.json", "000002.json", "000003.json"], [])
     assert sorted(open_corpus(out).games["game_id"].to_pylist()) == sorted(ids("abc", games))
     assert verify(out).is_sound
 
@@ -397,7 +391,7 @@ def test_of_several_revisions_the_newest_counts(tmp_path):
     (tmp_path / COMMITS).mkdir()
     for name in ("000010.json", "000002-1.json", "000002-10.json", "000002-9.json", "000002.json", ".000003.json.1"):
         (tmp_path / COMMITS / name).write_text("{}")
-    live, older = commits_on_disk(tmp_path)
+    live, older = list_commits(tmp_path)
     assert live == ["000002-10.json", "000010.json"]
     assert older == ["000002.json", "000002-1.json", "000002-9.json"]
 

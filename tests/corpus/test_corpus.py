@@ -19,10 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets.corpus.chunk import ChunkResult, EncodeOptions
+from datasets.corpus.commit_log import COMMITS
 from datasets.corpus.info import corpus_info, describe
-from datasets.corpus.reader import COMMITS, CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE, Corpus, open_corpus
+from datasets.corpus.manifest import CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE
+from datasets.corpus.reader import Corpus, open_corpus
 from datasets.corpus.shard import ROW_GROUP_FRAMES
-from datasets.pipeline.encode import ChunkResult, EncodeOptions, Feed, encode, encode_in_process
+from datasets.pipeline.encode import Feed, encode, encode_in_process
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import (
@@ -300,14 +303,14 @@ def test_a_copy_that_was_not_finished_is_refused(tiny_corpus, tmp_path):
         shutil.copytree(tiny_corpus, copy)
         open_corpus(copy)
         damage(min((copy / FRAMES).glob("*.parquet")))
-        with pytest.raises(UserError, match="copy it again, or drop what is not sound with `wm corpus repair"):
+        with pytest.raises(UserError, match="drop the damaged commits with `wm corpus repair"):
             open_corpus(copy)
 
 
 def test_a_corpus_without_one_of_its_commits_is_refused(tiny_corpus, tmp_path):
     copy = shutil.copytree(tiny_corpus, tmp_path / "corpus")
     max((copy / COMMITS).iterdir()).unlink()
-    with pytest.raises(UserError, match=r"not whole.*is missing.*wm corpus repair"):
+    with pytest.raises(UserError, match=r"is incomplete.*is missing.*wm corpus repair"):
         open_corpus(copy)
 
 

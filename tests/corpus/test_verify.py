@@ -19,22 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from chunks import Plan, all_rows, encode_plan, files_of, short_games, written_by_another
 
+from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
+from datasets.corpus.commit_files import file_record
 from datasets.corpus.commit_log import COMMITS, read_commit, with_checksum
-from datasets.corpus.reader import (
-    CORPUS_FILE,
-    FOLLOWERS,
-    FRAMES,
-    GAMES,
-    IN_PROGRESS_FILE,
-    REJECTS,
-    file_facts,
-    open_corpus,
-    write_json_atomically,
-)
+from datasets.corpus.manifest import CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE, REJECTS
+from datasets.corpus.reader import open_corpus
 from datasets.corpus.verify import repair, verify
-from datasets.pipeline.encode import EncodeOptions
 from datasets.replays.game import Game
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 
 PLAN: Plan = (("a", "b", "-"), ("c", "d"), ("e'", "a*"), ("e", "f", "-"))
@@ -75,7 +68,7 @@ def rewrite(root: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> N
     path = root / table / commit["files"][table]["name"]
     changed = change(pq.read_table(path))
     pq.write_table(changed, path)
-    facts = file_facts(path, changed.num_rows)
+    facts = file_record(path, changed.num_rows)
     change_commit(root, lambda commit: commit["files"].update({table: facts}))
     manifest = json.loads((root / CORPUS_FILE).read_text())
     for listed in manifest["files"][table]:
@@ -123,7 +116,7 @@ def swap_shards_with_their_facts(root: Path) -> None:
     """Two shards change places, and all that is said of their bytes with them."""
     swap(root / FRAMES / "shard-000000.parquet", root / FRAMES / f"shard-{SECOND}.parquet")
     for name in ("000000", SECOND):
-        facts = file_facts(root / FRAMES / f"shard-{name}.parquet", 600)
+        facts = file_record(root / FRAMES / f"shard-{name}.parquet", 600)
         change_commit(root, lambda commit, facts=facts: commit["files"].update({FRAMES: facts}), f"{name}.json")
 
 
@@ -347,7 +340,7 @@ def test_rejects_of_unknown_codes_are_told_and_kept(corpus):
     pq.write_table(set_values("code", put(0, "of_the_future"))(table), path)
     change_commit(
         corpus,
-        lambda c: c.update(rejects={"of_the_future": 1}) or c["files"].update({REJECTS: file_facts(path, 1)}),
+        lambda c: c.update(rejects={"of_the_future": 1}) or c["files"].update({REJECTS: file_record(path, 1)}),
         "000000.json",
     )
     repair(corpus)
@@ -431,7 +424,7 @@ def test_a_repair_that_was_killed_is_done_again(seed, corpus, games, sound):
     flip_a_byte(frames_of_second(corpus))
     os.truncate(corpus / CORPUS_FILE, 50)
     moment = random.Random(seed).randint(1, 12)
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent), *sys.path])
+    path = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", REPAIR_SCRIPT, str(corpus), str(moment)]
     killed = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": path})
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2_000:]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games, read_games
 from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, judged_targets
-from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.evaluation import evaluator as judge

@@ -161,8 +161,8 @@ def test_a_run_waits_for_the_workers_of_a_killed_driver_to_end(tmp_path):
     from wm.launch.train_worker import WORKER_LOCK, _only_writer
 
     holder = (
-        "import sys, time; from pathlib import Path; from datasets.runtime.file_lock import exclusive\n"
-        "lock = exclusive(Path(sys.argv[1]), ''); print('held', flush=True); time.sleep(1.5)"
+        "import sys, time; from pathlib import Path; from datasets.runtime.file_lock import exclusive_lock\n"
+        "lock = exclusive_lock(Path(sys.argv[1]), ''); print('held', flush=True); time.sleep(1.5)"
     )
     arguments = [sys.executable, "-c", holder, str(tmp_path / WORKER_LOCK)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as other:

@@ -22,15 +22,20 @@ import pytest
 from chunks import same_rows, written_by_another
 
 from datasets.checks.filters import REASONS, FilterConfig
+from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
-from datasets.corpus.reader import COMMITS, FOLLOWERS, FRAMES, IN_PROGRESS_FILE, file_facts, open_corpus
-from datasets.pipeline.encode import EncodeOptions, EncodeSummary, encode, encode_in_process
+from datasets.corpus.commit_files import file_record
+from datasets.corpus.commit_log import COMMITS
+from datasets.corpus.manifest import FOLLOWERS, FRAMES, IN_PROGRESS_FILE
+from datasets.corpus.reader import open_corpus
+from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.runtime.errors import UserError
 
 KILL_SCRIPT = """
 import importlib, itertools, os, signal, sys
 from pathlib import Path
-from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline.encode import encode, encode_in_process
 
 source, out, module, name, at, when = sys.argv[1:]
 module = importlib.import_module(module)
@@ -81,7 +86,7 @@ def assert_sound(root: Path) -> None:
     corpus = open_corpus(root)
     named = [(folder, facts) for commit in corpus.commits for folder, facts in commit["files"].items()]
     for folder, facts in named:
-        assert file_facts(root / folder / facts["name"], facts["rows"]) == facts
+        assert file_record(root / folder / facts["name"], facts["rows"]) == facts
         assert pq.read_metadata(root / folder / facts["name"]).num_rows == facts["rows"]
     on_disk = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     expected = {f"{folder}/{facts['name']}" for folder, facts in named}

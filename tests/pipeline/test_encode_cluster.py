@@ -28,7 +28,8 @@ cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
 
 from datasets.pipeline.ray_encode import encode_on_ray
-from datasets.pipeline.encode import EncodeOptions, encode
+from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline.encode import encode
 
 killed = []
 
@@ -65,7 +66,8 @@ try:
         time.sleep(0.5)
     assert len(ray.nodes()) == 2
     from datasets.pipeline.ray_encode import encode_on_ray
-    from datasets.pipeline.encode import EncodeOptions, encode
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode
     from datasets.runtime.errors import UserError
     try:
         encode([source], Path(out), EncodeOptions(), encode_on_ray)
@@ -91,7 +93,8 @@ def run(script: str, *arguments: str) -> str:
 
 
 def test_a_node_that_dies_in_the_middle_changes_nothing(synthetic_many, tmp_path):
-    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode, encode_in_process
 
     encode([synthetic_many], tmp_path / "alone", EncodeOptions(), encode_in_process)
     printed = run(NODE_DIES, str(synthetic_many), str(tmp_path / "cluster"))

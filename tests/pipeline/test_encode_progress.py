@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from datasets.corpus.reader import LOG_FILE
+from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.manifest import LOG_FILE
 from datasets.pipeline import progress
-from datasets.pipeline.encode import EncodeOptions, EncodeSummary, encode, encode_in_process
+from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.pipeline.progress import EncodeProgress
 from wm.config.run_config import OptimiserConfig, RunConfig
 from wm.runs.console import POLL_SECONDS, line_of, shown

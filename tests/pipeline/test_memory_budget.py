@@ -14,7 +14,7 @@ from datasets.pipeline.memory_budget import (
     plan_memory,
 )
 from datasets.runtime.errors import UserError
-from datasets.runtime.hardware import machine_bytes, process_memory, process_tree, tree_memory
+from datasets.runtime.hardware import process_memory, process_tree, total_memory_bytes, tree_memory
 
 TAKES_200_MB = "import os, sys, time; block = os.urandom(200_000_000); print('ready', flush=True); time.sleep(60)"
 
@@ -41,18 +41,18 @@ def test_a_plan_never_shares_out_more_than_the_limit(limit_gb):
 
 
 def test_there_are_no_more_parsers_than_cores():
-    assert plan_memory(machine_bytes(), num_cores=3).num_parsers == 3
+    assert plan_memory(total_memory_bytes(), num_cores=3).num_parsers == 3
 
 
 def test_the_default_is_a_quarter_of_the_machine():
-    assert plan_memory(None, num_cores=1).limit_bytes == int(machine_bytes() * DEFAULT_SHARE)
+    assert plan_memory(None, num_cores=1).limit_bytes == int(total_memory_bytes() * DEFAULT_SHARE)
 
 
 def test_a_limit_that_cannot_be_held_is_an_error_that_says_what_can():
     with pytest.raises(UserError, match=r"needs \d\.\d GB"):
         plan_memory(500_000_000, num_cores=2)
     with pytest.raises(UserError, match="this machine has"):
-        plan_memory(machine_bytes() * 2, num_cores=2)
+        plan_memory(total_memory_bytes() * 2, num_cores=2)
 
 
 def test_the_memory_of_a_tree_counts_its_children():

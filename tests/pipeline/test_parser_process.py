@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_encoding import refusing
 
-from datasets.pipeline.encode import Chunk, ChunkResult, EncodeOptions, Feed, encode_chunk
+from datasets.corpus.chunk import ChunkResult, EncodeOptions
+from datasets.pipeline.encode import Chunk, Feed, encode_chunk
 from datasets.pipeline.parser_process import MAX_OTHER_FAULTS, ParserError, ParserProcess
 
 SPARE_BYTES = 400 * 10**6

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.corpus.reader import CORPUS_FILE
+from datasets.corpus.manifest import CORPUS_FILE
 from wm import cli
 from wm.checkpoints.reader import save_checkpoint
 from wm.config.run_config import RunConfig

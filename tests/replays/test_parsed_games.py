@@ -21,12 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from older_pipeline import Recording, stored
 
+from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.info import corpus_info
 from datasets.corpus.reader import open_corpus
 from datasets.legacy.parsed_container import MAX_PARQUET_BYTES, MAX_ROWS
 from datasets.legacy.parsed_game import BUTTONS, parse_parsed
 from datasets.loading.frames import index_games
-from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+from datasets.pipeline.encode import encode, encode_in_process
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError, UserError

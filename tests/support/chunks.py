@@ -26,10 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.corpus.commit import Committer
-from datasets.corpus.reader import FOLLOWERS, FRAMES, open_corpus, sealed_facts
+from datasets.corpus.commit_files import durable_file_record
+from datasets.corpus.manifest import FOLLOWERS, FRAMES
+from datasets.corpus.reader import open_corpus
 from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
-from datasets.pipeline.encode import ChunkResult, EncodeOptions
 from datasets.replays.game import Columns, Follower, Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.schema.columns import FOLLOWERS_SCHEMA
@@ -97,11 +99,11 @@ def stage(staging: Path, number: int, chunk: Sequence[str], games: dict[str, Gam
         for follower in game.followers:
             followers.add(followers_table(game, follower))
     num_rows = {writer.path: writer.close() for writer in (frames, followers)}
-    there = {path: sealed_facts(path, num) for path, num in num_rows.items() if num}
+    there = {path: durable_file_record(path, num) for path, num in num_rows.items() if num}
     return ChunkResult(
         keys=keys_of(number, chunk),
         num_bytes=1,
-        passed=Passed(),
+        skipped=Passed(),
         games=rows,
         rejects=rejects,
         frames_file=frames.path.name if frames.path in there else None,

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets.pipeline.encode import Chunk, ChunkResult, encode_chunk
+from datasets.corpus.chunk import ChunkResult
+from datasets.pipeline.encode import Chunk, encode_chunk
 
 Begin = Callable[[int | None], tuple[str, str] | None]
 

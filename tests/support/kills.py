@@ -26,7 +26,7 @@ from pathlib import Path
 from chunks import same_rows
 from killing import descendants, send, start_printing_to, still_alive
 
-from datasets.corpus.reader import COMMITS
+from datasets.corpus.commit_log import COMMITS
 from datasets.corpus.verify import verify
 
 VICTIMS = {

@@ -30,7 +30,8 @@ import torch
 from killing import descendants, send, start_printing_to, still_alive
 from safetensors.torch import load_file
 
-from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline.encode import encode, encode_in_process
 from datasets.schema.splits import SplitConfig
 from datasets.synth import SynthOptions, synthesise
 from wm.checkpoints.reader import latest_checkpoint, load_resume, newest_sound, open_checkpoint

@@ -91,7 +91,8 @@ def outcome(folder: Path, name: str, world: int) -> Outcome:
 @pytest.fixture(scope="module")
 def mixed_corpus(tmp_path_factory) -> Path:
     """Synthetic games, half of them of a Slippi version without velocities and more."""
-    from datasets.pipeline.encode import EncodeOptions, encode, encode_in_process
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode, encode_in_process
     from datasets.synth import SynthOptions, synthesise
 
     folder = tmp_path_factory.mktemp("mixed")

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pyarrow import fs
 
-from datasets.corpus.reader import sync_folder
+from datasets.runtime.durable_files import fsync_folder
 from datasets.runtime.errors import UserError
 from datasets.runtime.object_storage import URI, is_remote, open_remote, resolve_uri
 from wm.checkpoints.files import META_FILE, Name, parse_name
@@ -144,12 +144,12 @@ class LocalPlace:
                     file.flush()
                     os.fsync(file.fileno())
                 num_bytes += len(content)
-            sync_folder(aside)
+            fsync_folder(aside)
             aside.rename(self.root / str(name))
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        sync_folder(self.root)
+        fsync_folder(self.root)
         return num_bytes
 
     def remove(self, name: Name) -> None:

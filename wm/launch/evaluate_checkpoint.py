@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from datasets.corpus.reader import open_corpus, write_json_atomically
+from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import Split
 from wm.checkpoints.reader import Checkpoint, load_model, open_checkpoint

@@ -24,7 +24,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.object_storage import is_remote
-from datasets.runtime.ray_cluster import joined, start_ray
+from datasets.runtime.ray_cluster import start_ray, uses_cluster
 from wm.checkpoints.reader import newest_meta, newest_sound
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
@@ -175,7 +175,7 @@ def _last_line(failure: TrainingFailedError) -> str:
 
 def _resources(config: RunConfig) -> dict[str, float] | None:
     """On a lone CPU machine its cores, shared out: Ray starts a worker with as many OpenMP threads as it has CPUs."""
-    if config.use_gpu or joined():
+    if config.use_gpu or uses_cluster():
         return None
     return {"CPU": max(1, min(num_cores(), int(ray.cluster_resources()["CPU"])) // config.num_workers)}
 

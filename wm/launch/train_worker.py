@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.file_lock import exclusive
+from datasets.runtime.file_lock import exclusive_lock
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData, open_data
 from wm.runs.crash_history import ENDING_FILE, Attempts, repeated_crash, targets_between_lines, where_to_look
@@ -136,7 +136,7 @@ def _only_writer(out: Path) -> IO[bytes]:
     refusal = f"workers of an earlier command still train in {out}; end them, and run the same command again"
     while True:
         try:
-            return exclusive(out / WORKER_LOCK, refusal)
+            return exclusive_lock(out / WORKER_LOCK, refusal)
         except UserError:
             if time.monotonic() > deadline:
                 raise

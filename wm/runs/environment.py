@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from datasets.runtime.hardware import machine_bytes, num_cores
+from datasets.runtime.hardware import total_memory_bytes, num_cores
 
 CODE = Path(__file__).resolve().parent.parent
 OUR_FILES = ("datasets", "wm", "tune", "cluster", "pyproject.toml", "constraints.txt")
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cores": num_cores(),
-        "memory_bytes": machine_bytes(),
+        "memory_bytes": total_memory_bytes(),
         "gpus": gpus,
     }
 

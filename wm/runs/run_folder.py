@@ -36,10 +36,10 @@ from typing import IO, Any
 
 import yaml
 
-from datasets.corpus.reader import write_json_atomically
+from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError, first_difference
 from datasets.loading.frames import GameIndex
-from datasets.runtime.file_lock import exclusive
+from datasets.runtime.file_lock import exclusive_lock
 from wm.config.run_config import RunConfig, identity
 from wm.runs.environment import command_line, environment
 from wm.runs.append_file import say_on_stderr
@@ -160,7 +160,7 @@ def held(out: Path) -> IO[bytes]:
     Raises:
         UserError: another process trains in it.
     """
-    return exclusive(out / LOCK_FILE, f"another process is training in {out}; wait for it, or name another --out")
+    return exclusive_lock(out / LOCK_FILE, f"another process is training in {out}; wait for it, or name another --out")
 
 
 def _add_to_environment(out: Path, group: str, entry: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import re
 from pathlib import Path
 
-from datasets.runtime.hardware import machine_bytes
+from datasets.runtime.hardware import total_memory_bytes
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
@@ -24,7 +24,7 @@ GROUP_USES: tuple[tuple[str, str, str], ...] = (
 
 def available_bytes() -> int:
     """What can be taken now: the machine's available memory, or what is left of a container's limit."""
-    limit = machine_bytes()
+    limit = total_memory_bytes()
     left = [limit]
     with contextlib.suppress(OSError, TypeError):  # no Linux
         left.append(1024 * _number("MemAvailable", Path("/proc/meminfo").read_text()))
