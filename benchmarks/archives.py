@@ -21,9 +21,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from datasets.sources.scan import Inputs, survey
 from datasets.sources.sevenzip_blocks import lzma_filters
 from datasets.sources.sevenzip_header import read_directory
-from datasets.sources.walk import Inputs, survey
 
 REPEATS = 3
 PIECE_BYTES = 1 << 20

@@ -37,7 +37,7 @@ from datasets.corpus.shard import ShardWriter, frames_table, game_row
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA
-from datasets.sources.inputs import Passed
+from datasets.sources.inputs import SkipStats
 from datasets.synth import SynthOptions, synthesise
 
 GAMES_A_COMMIT = 64
@@ -155,7 +155,7 @@ def measure_commits(
         games[1 : 1 + num_repeats] = games[:1] * num_repeats
         keys = tuple(some_hex(source, 12) for _ in games)
         result = ChunkResult(
-            keys=keys, num_bytes=0, skipped=Passed(), games=games, rejects=[], frames_file=name, followers_file=None
+            keys=keys, num_bytes=0, skipped=SkipStats(), games=games, rejects=[], frames_file=name, followers_file=None
         )
         facts = durable_file_record(committer.staging / name, sum(game["num_frames"] for game in games))
         if worker_facts:

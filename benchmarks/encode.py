@@ -44,7 +44,7 @@ from datasets.runtime.errors import ReplayError
 from datasets.runtime.hardware import num_cores
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.reading import read_ahead
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 NUDGED_FRAME = 900
 """Index of the frame whose position differs between the copies of a game: within its fingerprint."""

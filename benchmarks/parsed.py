@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from datasets.legacy.parsed_container import ParsedFile
 from datasets.legacy.parsed_game import WANTED, parse_parsed
 from datasets.sources.reading import read_ahead
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 Files = list[tuple[bytes, str, dict | None]]
 

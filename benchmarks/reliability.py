@@ -30,7 +30,7 @@ from datasets.replays.game import Columns, Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.sources.reading import read_ahead
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 HEADER_BYTES = 15
 """Of a .slp before its event stream; the last four are the stream's length (SPEC.md, The raw element)."""

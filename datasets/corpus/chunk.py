@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets.checks.filters import FilterConfig
-from datasets.sources.inputs import Passed
+from datasets.sources.inputs import SkipStats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class ChunkResult:
     """Keys of its inputs, without the unreachable ones."""
     num_bytes: int
     """Bytes that its inputs occupy in their containers."""
-    skipped: Passed
+    skipped: SkipStats
     """What the scan skipped on its way to the chunk's last input."""
     games: list[dict[str, Any]]
     """Rows of the games table, without `shard`."""

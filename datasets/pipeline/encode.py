@@ -31,10 +31,10 @@ from datasets.replays.game import Game
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError, UserError
 from datasets.schema.columns import FOLLOWERS_SCHEMA, GAMES_SCHEMA
-from datasets.sources.inputs import Passed, ReplayInput
+from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.reading import UNREACHABLE, read_ahead
+from datasets.sources.scan import Inputs, survey
 from datasets.sources.storage import is_remote, local_path
-from datasets.sources.walk import Inputs, survey
 
 MAX_CONTENT_BYTES = 32 * 2**20
 """Bytes that a chunk carries itself, of archives that can only be read from their start: bounds the object store."""
@@ -45,7 +45,7 @@ class Chunk:
     """A unit of work: some inputs that become one shard."""
 
     inputs: tuple[ReplayInput, ...]
-    skipped: Passed
+    skipped: SkipStats
     """What the walk passed over on its way to the last of the inputs."""
     staging: str
     """Folder for unfinished files."""
@@ -72,11 +72,11 @@ class Feed:
             held.append(replay)
             content_bytes += len(replay.content or b"")
             if len(held) == self.chunk_inputs or content_bytes >= MAX_CONTENT_BYTES:
-                yield self._chunk(held, inputs.take_passed())
+                yield self._chunk(held, inputs.drain_skipped())
                 held, content_bytes = [], 0
-        yield self._chunk(held, inputs.take_passed())
+        yield self._chunk(held, inputs.drain_skipped())
 
-    def _chunk(self, held: list[ReplayInput], passed: Passed) -> Chunk:
+    def _chunk(self, held: list[ReplayInput], passed: SkipStats) -> Chunk:
         return Chunk(inputs=tuple(held), skipped=passed, staging=self.staging, options=self.options)
 
     def _is_done(self, key: str) -> bool:
@@ -140,7 +140,7 @@ def encode_chunk(
         place: dict[str, Any] = {"source": replay.source, "member": replay.member}
         place["path"] = replay.name if chunk.options.keep_paths else None
         content = b""
-        refusal = replay.refusal or begin(index)
+        refusal = replay.rejection or begin(index)
         try:
             if refusal is not None:
                 raise ReplayError(*refusal)

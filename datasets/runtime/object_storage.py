@@ -147,7 +147,7 @@ def _remote_file(location: str, info: fs.FileInfo) -> StoredFile:
     path = unquote(match["path"]).strip("/")
     return StoredFile(
         location=location,
-        place=f"{match['scheme']}://{host}/{path}".rstrip("/"),
+        identity=f"{match['scheme']}://{host}/{path}".rstrip("/"),
         name=path.rsplit("/", 1)[-1] or host,
         num_bytes=info.size or 0,
         mtime_ns=info.mtime_ns or 0,

@@ -13,7 +13,7 @@ class StoredFile:
 
     location: str
     """Path or URI."""
-    place: str
+    identity: str
     """What identifies it: its path without symbolic links, or its URI without credentials and options."""
     name: str
     """Without the folders above it, as it can be stored."""
@@ -23,4 +23,4 @@ class StoredFile:
     @property
     def parent_name(self) -> str:
         """Name of the folder that holds it."""
-        return readable(self.place.rstrip("/").rsplit("/", 2)[-2])
+        return readable(self.identity.rstrip("/").rsplit("/", 2)[-2])

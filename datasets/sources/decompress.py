@@ -165,25 +165,27 @@ def dictionary_size(wanted: int, num_bytes: int) -> int:
     return size
 
 
-def unpack_member(stored: bytes, place: ZipMember) -> bytes:
+def unpack_member(stored: bytes, byte_range: ZipMember) -> bytes:
     """A zip member's content, from its bytes as they lie in the archive.
 
     Raises:
         ReplayError: `wrong_size` where the content is not what the directory says; what a decoder raises on damage.
     """
-    content = _open_method(io.BytesIO(stored), place.method, place.num_bytes).read(place.num_bytes + 1)
-    if len(content) != place.num_bytes:
-        found = f"more than {place.num_bytes}" if len(content) > place.num_bytes else str(len(content))
-        raise ReplayError("wrong_size", f"{found} bytes uncompressed, the archive's directory says {place.num_bytes}")
-    if zlib.crc32(content) != place.crc:
+    content = _open_method(io.BytesIO(stored), byte_range.method, byte_range.num_bytes).read(byte_range.num_bytes + 1)
+    if len(content) != byte_range.num_bytes:
+        found = f"more than {byte_range.num_bytes}" if len(content) > byte_range.num_bytes else str(len(content))
+        raise ReplayError(
+            "wrong_size", f"{found} bytes uncompressed, the archive's directory says {byte_range.num_bytes}"
+        )
+    if zlib.crc32(content) != byte_range.crc:
         raise ReplayError("wrong_size", "the CRC is not what the archive's directory says")
     return content
 
 
-def unpacked_file(file: BinaryIO, place: ZipMember) -> Readable:
+def unpacked_file(file: BinaryIO, byte_range: ZipMember) -> Readable:
     """A member of any size as a stream, of an archive that stands at its first stored byte; its CRC is not checked."""
-    section = Section(file, place.stored_bytes)
-    return Section(_open_method(section, place.method, place.num_bytes), place.num_bytes)
+    section = Section(file, byte_range.stored_bytes)
+    return Section(_open_method(section, byte_range.method, byte_range.num_bytes), byte_range.num_bytes)
 
 
 def _open_method(file: Readable, method: int, num_bytes: int) -> Readable:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datasets.runtime.object_storage import is_listed_whole, is_remote, list_remote, list_tree, stat_remote
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.names import readable
-from datasets.sources.read_errors import DAMAGE, refusal_of
+from datasets.sources.read_errors import DAMAGE, rejection_of
 from datasets.sources.storage import local_file, local_path
 
 ODD_KINDS = {
@@ -28,7 +28,7 @@ class Entry:
     name: str
     """Path below the source, as it can be stored."""
     file: StoredFile
-    refusal: tuple[str, str] | None = None
+    rejection: tuple[str, str] | None = None
     """Why it cannot be opened, if that is known."""
     is_whole: bool = False
     """Whether it stands for a folder that cannot be listed, or for the source, rather than for a file."""
@@ -36,11 +36,11 @@ class Entry:
     @property
     def path(self) -> str:
         """All of the path by which it was reached; it tells what kind of file it is."""
-        return self.file.place if is_remote(self.file.location) else self.file.location
+        return self.file.identity if is_remote(self.file.location) else self.file.location
 
 
 def files(source: str) -> Iterator[Entry]:
-    """All files of a source, which may be a single file. What cannot be seen is given with a refusal, never raised."""
+    """Yield all files of a source, which may be one file. An unreadable entry has a rejection; nothing raises."""
     return _remote_files(source) if is_remote(local_path(source)) else _local_files(local_path(source))
 
 
@@ -53,11 +53,11 @@ def _local_files(source: str) -> Iterator[Entry]:
         yield replace(_unseen("", path, path, "", error), is_whole=True)
         return
     if not is_folder:
-        yield Entry(source=top.parent_name, name=top.name, file=top, refusal=_odd_kind(os.stat(source).st_mode))
+        yield Entry(source=top.parent_name, name=top.name, file=top, rejection=_odd_kind(os.stat(source).st_mode))
         return
-    label = readable(os.path.basename(top.place))
+    label = readable(os.path.basename(top.identity))
     visited: set[tuple[int, int]] = set()
-    levels: list[Iterator[tuple[str, str, str]]] = [iter([(top.location, top.place, "")])]
+    levels: list[Iterator[tuple[str, str, str]]] = [iter([(top.location, top.identity, "")])]
     while levels:
         found = next(levels[-1], None)
         if found is None:
@@ -69,7 +69,7 @@ def _local_files(source: str) -> Iterator[Entry]:
             place = os.path.realpath(path) if is_link else place
             if not stat.S_ISDIR(status.st_mode):
                 file = StoredFile(path, place, readable(os.path.basename(path)), status.st_size, status.st_mtime_ns)
-                yield Entry(source=label, name=readable(name), file=file, refusal=_odd_kind(status.st_mode))
+                yield Entry(source=label, name=readable(name), file=file, rejection=_odd_kind(status.st_mode))
             elif (status.st_dev, status.st_ino) not in visited:  # links may lead back or twice to the same place
                 visited.add((status.st_dev, status.st_ino))
                 names = sorted(os.listdir(path), key=os.fsencode)
@@ -98,12 +98,12 @@ def _odd_kind(mode: int) -> tuple[str, str] | None:
 def _unseen(label: str, path: str, place: str, name: str, error: OSError) -> Entry:
     """What cannot be seen: of a kind that its name tells, if it is gone or a link to nowhere; else it might be all."""
     is_folder = os.path.isdir(path)
-    code, message = refusal_of(error)
+    code, message = rejection_of(error)
     return Entry(
         source=label,
         name=readable(name),
         file=StoredFile(path, place, readable(os.path.basename(path)), 0, 0),
-        refusal=(code, f"a folder that cannot be listed: {message}" if is_folder else message),
+        rejection=(code, f"a folder that cannot be listed: {message}" if is_folder else message),
         is_whole=is_folder or error.errno not in (errno.ENOENT, errno.ELOOP),
     )
 
@@ -113,7 +113,7 @@ def _remote_files(source: str) -> Iterator[Entry]:
         is_folder, top = stat_remote(source)
     except DAMAGE as error:
         root = StoredFile(source, source.partition("?")[0], "", 0, 0)
-        yield Entry(source="", name="", file=root, refusal=refusal_of(error), is_whole=True)
+        yield Entry(source="", name="", file=root, rejection=rejection_of(error), is_whole=True)
         return
     if not is_folder:
         yield Entry(source=top.parent_name, name=top.name, file=top)
@@ -136,9 +136,9 @@ def _remote_files(source: str) -> Iterator[Entry]:
             listed = list_remote(file.location)
             levels.append(iter([(child, is_below, prefix + child.name) for child, is_below in listed]))
         except DAMAGE as error:
-            code, message = refusal_of(error)
+            code, message = rejection_of(error)
             message = f"a folder that cannot be listed: {message}"
-            yield Entry(source=top.name, name=name, file=file, refusal=(code, message), is_whole=True)
+            yield Entry(source=top.name, name=name, file=file, rejection=(code, message), is_whole=True)
 
 
 def _tree_files(top: StoredFile) -> Iterator[Entry]:
@@ -146,6 +146,6 @@ def _tree_files(top: StoredFile) -> Iterator[Entry]:
         for name, file in list_tree(top.location):
             yield Entry(source=top.name, name=name, file=file)
     except DAMAGE as error:
-        code, message = refusal_of(error)
+        code, message = rejection_of(error)
         message = f"a folder that cannot be listed: {message}"
-        yield Entry(source=top.name, name="", file=top, refusal=(code, message), is_whole=True)
+        yield Entry(source=top.name, name="", file=top, rejection=(code, message), is_whole=True)

@@ -46,18 +46,18 @@ class ReplayInput:
     """Bytes that it takes in its container, for progress."""
     kind: Literal["slp", "parsed"] = "slp"
     """A replay, or what an older pipeline made of one (`datasets.legacy.parsed_game`)."""
-    place: ZipMember | TarMember | None = None
+    byte_range: ZipMember | TarMember | None = None
     """Where in its container; None where the container is the file itself, or `content` is there."""
     content: bytes | None = None
     """Its bytes as the archive stores them, of archives that can only be read from their start."""
     meta: dict[str, Any] | None = None
     """What the `meta.json` beside a parsed game says of it."""
-    refusal: tuple[str, str] | None = None
+    rejection: tuple[str, str] | None = None
     """Reason code and message, where it is known before reading that it cannot be taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Passed:
+class SkipStats:
     """What a walk over the sources passed over."""
 
     num_ignored: int = 0

@@ -23,7 +23,7 @@ MAX_MESSAGE = 200
 """Characters."""
 
 
-def refusal_of(error: BaseException) -> tuple[str, str]:
+def rejection_of(error: BaseException) -> tuple[str, str]:
     """Reason code and message; file names, which may hold connect codes, are left out."""
     if isinstance(error, ReplayError):
         return error.code, error.message

@@ -13,7 +13,7 @@ from datasets.runtime.errors import ReplayError
 from datasets.runtime.object_storage import is_remote
 from datasets.sources import decompress
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
-from datasets.sources.read_errors import DAMAGE, refusal_of
+from datasets.sources.read_errors import DAMAGE, rejection_of
 from datasets.sources.storage import forget_open_files, read_file
 from datasets.sources.tars import read_tar_member
 from datasets.sources.zips import read_zip_member
@@ -21,7 +21,7 @@ from datasets.sources.zips import read_zip_member
 UNREACHABLE = "unreachable"
 """Reason code of inputs that could not be read for now: they are no part of the corpus, not even as rejects."""
 RETRY_AFTER_S = (0.5, 3.0)
-PASSING_ERRORS = frozenset({
+TRANSIENT_ERRNOS = frozenset({
     errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY,
     errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
 })  # fmt: skip
@@ -36,7 +36,7 @@ def read_input(replay: ReplayInput) -> bytes:
     """The bytes of one input: an uncompressed .slp, or a parsed game as the older pipeline stored it.
 
     Raises:
-        ReplayError: `unopenable`, `too_large`, `wrong_size`, or the code of its refusal.
+        ReplayError: `unopenable`, `too_large`, `wrong_size`, or the code of its rejection.
     """
     return _content(replay, partial(_stored, replay))
 
@@ -53,7 +53,7 @@ def read_ahead(inputs: Iterable[ReplayInput]) -> Iterator[tuple[ReplayInput, Cal
             num_bytes = 0
             for replay in inputs:
                 fetch: Callable[[], bytes] = partial(_stored, replay)
-                if is_remote(replay.container) and replay.content is None and replay.refusal is None:
+                if is_remote(replay.container) and replay.content is None and replay.rejection is None:
                     future: Future[bytes] = pool.submit(fetch)
                     fetch = future.result
                 waiting.append((replay, partial(_content, replay, fetch)))
@@ -71,26 +71,26 @@ def _stored(replay: ReplayInput) -> bytes:
     """The bytes as the container has them."""
     if replay.content is not None:
         return replay.content
-    if isinstance(replay.place, ZipMember):
-        return read_zip_member(replay.container, replay.place)
-    if isinstance(replay.place, TarMember):
-        return read_tar_member(replay.container, replay.place)
+    if isinstance(replay.byte_range, ZipMember):
+        return read_zip_member(replay.container, replay.byte_range)
+    if isinstance(replay.byte_range, TarMember):
+        return read_tar_member(replay.container, replay.byte_range)
     return read_file(replay.container, replay.num_bytes, decompress.MAX_REPLAY_BYTES + 1)
 
 
 def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
     try:
-        if replay.refusal is not None:
-            raise ReplayError(*replay.refusal)
+        if replay.rejection is not None:
+            raise ReplayError(*replay.rejection)
         content = _fetched(replay, fetch)
-        if isinstance(replay.place, ZipMember) and replay.content is None:
-            content = decompress.unpack_member(content, replay.place)
+        if isinstance(replay.byte_range, ZipMember) and replay.content is None:
+            content = decompress.unpack_member(content, replay.byte_range)
         name = replay.name if replay.kind == "slp" else ""
         return decompress.replay_content(content, name)
     except (ReplayError, MemoryError):
         raise
     except DAMAGE as error:
-        raise ReplayError(*refusal_of(error)) from error
+        raise ReplayError(*rejection_of(error)) from error
 
 
 def _fetched(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
@@ -103,17 +103,17 @@ def _fetched(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
         try:
             return fetch()
         except OSError as error:
-            if not _may_pass(replay, error):
+            if not _is_transient(replay, error):
                 raise
             if pause_s is None:
-                raise ReplayError(UNREACHABLE, refusal_of(error)[1]) from error
+                raise ReplayError(UNREACHABLE, rejection_of(error)[1]) from error
             time.sleep(pause_s)
             forget_open_files()
             fetch = partial(_stored, replay)
     raise AssertionError("the last try returns or raises")
 
 
-def _may_pass(replay: ReplayInput, error: OSError) -> bool:
+def _is_transient(replay: ReplayInput, error: OSError) -> bool:
     if is_remote(replay.container):
         return not isinstance(error, (FileNotFoundError, PermissionError))
-    return error.errno in PASSING_ERRORS
+    return error.errno in TRANSIENT_ERRNOS

@@ -1,158 +1,108 @@
-"""What a walk over the sources keeps: which inputs it has met, and what it passed over."""
+"""Where replays lie: folders, replays and archives, local or remote, walked lazily as inputs to read one by one.
+
+Everything that turns a source into inputs is in this package; what is in it knows nothing of games.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from datasets.runtime.stored_file import StoredFile
-from datasets.sources import decompress
-from datasets.sources.inputs import Passed, ReplayInput, TarMember, ZipMember
-from datasets.sources.names import is_unsafe, key_of, kind_of, readable
-from datasets.sources.seen import SeenKeys
+from datasets.runtime.errors import UserError
+from datasets.runtime.object_storage import is_remote, stat_remote
+from datasets.sources.archive_members import SourceScan
+from datasets.sources.inputs import ReplayInput, SkipStats
+from datasets.sources.listing import inputs_of
+from datasets.sources.names import ARCHIVE_SUFFIXES, REPLAY_SUFFIXES, kind_of
+from datasets.sources.read_errors import DAMAGE, rejection_of
+from datasets.sources.storage import local_path
 
-
-class Walk:
-    """The state of one walk. Its memory: a dozen bytes for each input."""
-
-    def __init__(self, is_done: Callable[[str], bool], *, reads_contents: bool = True) -> None:
-        """Args:
-        is_done: whether the corpus has the input of a key.
-        reads_contents: False to count what archives hold without decompressing them.
-        """
-        self.reads_contents = reads_contents
-        self._is_done = is_done
-        self._seen = SeenKeys()
-        self._num_ignored = 0
-        self._num_done = 0
-        self._num_bytes = 0
-        self.estimated_inputs = 0
-        self.estimated_bytes = 0
-
-    def estimate(self, num_inputs: int, num_bytes: int) -> None:
-        """Count what cannot be counted without unpacking."""
-        self.estimated_inputs += num_inputs
-        self.estimated_bytes += num_bytes
-
-    def ignore(self, name: str) -> None:
-        """Count a file that is neither replay nor archive, nor tells of parsed games."""
-        self._num_ignored += kind_of(name) != "meta"
-
-    def wants(self, *keys: str, num_bytes: int) -> bool:
-        """Whether an input is to be taken: neither met before, nor done under any of its keys."""
-        if not self._seen.add(keys[0]):
-            return False
-        if any(self._is_done(key) for key in keys):
-            self._num_done += 1
-            self._num_bytes += num_bytes
-            return False
-        return True
-
-    def take_passed(self) -> Passed:
-        """What was passed over since the last call."""
-        passed = Passed(num_ignored=self._num_ignored, num_done=self._num_done, num_bytes=self._num_bytes)
-        self._num_ignored = self._num_done = self._num_bytes = 0
-        return passed
+EXPECTED = f"expected a folder, {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))}"
+CREDENTIALS = re.compile(r"(?<=://).*@|\?.*")
 
 
-def refused_whole(walk: Walk, file: StoredFile, refusal: tuple[str, str], source: str = "") -> list[ReplayInput]:
-    """The input that stands for an archive, or a folder, as a whole; repaired or exchanged it is another one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """How much the sources hold."""
 
-    Args:
-        source: name of what it is in, where it is not itself an archive.
+    num_inputs: int
+    """Exact, but for archives that can only be read from their start: those are counted by their size."""
+    num_bytes: int
+    """In the measure of `ReplayInput.num_bytes` and `SkipStats.num_bytes`."""
+
+
+class Inputs:
+    """The inputs of some sources, found while they are iterated over, in an order that depends on names alone.
+
+    Memory does not grow with what the sources hold, but for a dozen bytes of each input's key: of two inputs with the
+    same key the second is left out. What goes wrong with a file or an archive becomes an input with a rejection.
     """
-    key = key_of("whole", file.place, file.num_bytes, file.mtime_ns, *refusal)
-    if not walk.wants(key, num_bytes=0):
-        return []
-    return [
-        ReplayInput(
-            key=key,
-            source=source or file.name,
-            member=-1,
-            name=file.name,
-            container=file.location,
-            num_bytes=0,
-            refusal=refusal,
-        )
-    ]
 
-
-class Member:
-    """One file of an archive, as the archive's directory or header tells it."""
-
-    __slots__ = ("_key", "checksum", "kind", "name", "num_bytes", "number", "place", "problem", "stored_bytes")
-
-    def __init__(
-        self,
-        *,
-        number: int,
-        name: str,
-        num_bytes: int,
-        stored_bytes: int,
-        checksum: object,
-        place: ZipMember | TarMember | None = None,
-        problem: tuple[str, str] | None = None,
-    ) -> None:
+    def __init__(self, sources: Sequence[str], is_done: Callable[[str], bool]) -> None:
         """Args:
-        checksum: of the member, or size and time of an archive that holds none.
-        problem: why it cannot be read, if that is known.
+        sources: paths or URIs.
+        is_done: whether an input of that key need not be yielded.
         """
-        self.number = number
-        self.name = name
-        self.kind = kind_of(name)
-        self.num_bytes = num_bytes
-        self.stored_bytes = stored_bytes
-        self.checksum = checksum
-        self.place = place
-        self.problem = problem
-        self._key = ""
+        self._sources = tuple(sources)
+        self._walk = SourceScan(is_done)
 
-    @property
-    def is_candidate(self) -> bool:
-        """Whether it is taken, or refused by name; else it is ignored."""
-        return self.kind not in ("ignored", "meta")
+    def __iter__(self) -> Iterator[ReplayInput]:
+        for source in self._sources:
+            yield from inputs_of(source, self._walk)
 
-    def key(self, archive: StoredFile) -> str:
-        """Identity, the same wherever the archive lies."""
-        if not self._key:
-            self._key = key_of("member", archive.name, self.number, self.name, self.num_bytes, self.checksum)
-        return self._key
-
-    def cut_off(self, archive_bytes: int) -> None:
-        """Note that the archive ends before the member does: with all of the archive it is another input."""
-        self.problem = "unopenable", "the archive ends within this member"
-        self.checksum = (self.checksum, archive_bytes)
-
-    def refusal(self) -> tuple[str, str] | None:
-        """Why it is not taken, as far as is known without reading it."""
-        if self.kind in ("archive", "other_archive"):
-            return "nested_archive", "an archive inside an archive; unpack it and name it as a source of its own"
-        if is_unsafe(self.name):
-            return "unsafe_path", "the member's name leads out of the archive's folder"
-        if self.problem is not None:
-            return self.problem
-        return too_large(self.num_bytes)
-
-    def input(self, archive: StoredFile, meta: dict[str, Any] | None = None) -> ReplayInput:
-        """The member as an input."""
-        is_parsed = self.kind == "parsed"
-        return ReplayInput(
-            key=self.key(archive),
-            source=archive.name,
-            member=self.number,
-            name=self.name.rsplit("/", 1)[-1] if is_parsed else readable(self.name),
-            container=archive.location,
-            num_bytes=self.stored_bytes,
-            kind="parsed" if is_parsed else "slp",
-            place=self.place,
-            meta=meta,
-            refusal=self.refusal(),
-        )
+    def drain_skipped(self) -> SkipStats:
+        """What was passed over since the last call."""
+        return self._walk.drain_skipped()
 
 
-def too_large(num_bytes: int) -> tuple[str, str] | None:
-    """The refusal of a file of that size, if it is one."""
-    if num_bytes <= decompress.MAX_REPLAY_BYTES:
-        return None
-    limit = decompress.MAX_REPLAY_BYTES >> 20
-    return "too_large", f"{num_bytes >> 20} MB uncompressed, expected at most {limit}: no replay is that long"
+def survey(sources: Sequence[str]) -> Survey:
+    """Look over the sources before anything is read. Archives are opened for their directories, none is unpacked.
+
+    Raises:
+        UserError: a source does not exist, cannot be reached, or is of an unknown kind; or nothing was found.
+    """
+    walk = SourceScan(lambda key: False, reads_contents=False)
+    num_inputs = num_bytes = 0
+    for source in sources:
+        _check(source)
+        for replay in inputs_of(source, walk):
+            num_inputs += 1
+            num_bytes += replay.num_bytes
+    num_inputs += walk.estimated_inputs
+    if not num_inputs:
+        named = ", ".join(_shown(source) for source in sources)
+        raise UserError(f"no {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))} and no games/ found in {named}")
+    return Survey(num_inputs=num_inputs, num_bytes=num_bytes + walk.estimated_bytes)
+
+
+def _check(source: str) -> None:
+    """Refuse a source that is not there, or is a file of an unknown kind."""
+    path = local_path(source)
+    if is_remote(path):
+        is_folder = _check_remote(source)
+    else:
+        if not os.path.exists(path):
+            raise UserError(f"source {source} does not exist; {EXPECTED}")
+        is_folder = os.path.isdir(path)
+    kind = kind_of(path.partition("?")[0] if is_remote(path) else path)
+    if not is_folder and kind not in ("slp", "archive"):
+        raise UserError(f"source {_shown(source)} is of no known kind; {EXPECTED}")
+
+
+def _check_remote(source: str) -> bool:
+    try:
+        return stat_remote(source)[0]
+    except FileNotFoundError:
+        raise UserError(f"source {_shown(source)} does not exist; {EXPECTED}") from None
+    except DAMAGE as error:
+        raise UserError(
+            f"source {_shown(source)} cannot be reached ({rejection_of(error)[1]}); expected an address that can be "
+            "read from here, with credentials in the environment where it needs some"
+        ) from error
+
+
+def _shown(source: str) -> str:
+    """A source as a message shows it: without credentials."""
+    return CREDENTIALS.sub("", source)

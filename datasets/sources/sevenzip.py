@@ -20,11 +20,11 @@ from typing import BinaryIO, NamedTuple
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
+from datasets.sources.archive_members import Member, SourceScan, rejected_archive
 from datasets.sources.decompress import BLOCK_BYTES, Readable, Section
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.names import META_NAME, key_of, parsed_root
-from datasets.sources.read_errors import DAMAGE, refusal_of
-from datasets.sources.scan import Member, Walk, refused_whole
+from datasets.sources.read_errors import DAMAGE, rejection_of
 from datasets.sources.sevenzip_blocks import Block, dictionary_bytes, open_block
 from datasets.sources.sevenzip_directory import Directory
 from datasets.sources.sevenzip_header import read_directory
@@ -35,7 +35,7 @@ DICTIONARY_BYTES_AT_ONCE = 256 * 2**20
 """Blocks with large dictionaries (7-Zip's highest level: 256 MB) are unpacked one by one."""
 
 
-def list_7z(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
+def list_7z(archive: StoredFile, walk: SourceScan) -> Iterator[ReplayInput]:
     """The members to take, each with its content. A block all of whose members are done is not decompressed.
 
     In memory: the directory, and for each block being unpacked a dictionary and two members.
@@ -45,7 +45,7 @@ def list_7z(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
             directory = read_directory(file, archive.num_bytes)
         yield from _Reader(archive, walk, directory).inputs()
     except DAMAGE as error:
-        yield from refused_whole(walk, archive, refusal_of(error))
+        yield from rejected_archive(walk, archive, rejection_of(error))
 
 
 class _Placed(NamedTuple):
@@ -61,7 +61,7 @@ class _Placed(NamedTuple):
 class _Reader:
     """Goes through an archive: first to see what is wanted, then to unpack that."""
 
-    def __init__(self, archive: StoredFile, walk: Walk, directory: Directory) -> None:
+    def __init__(self, archive: StoredFile, walk: SourceScan, directory: Directory) -> None:
         self._archive = archive
         self._walk = walk
         self._directory = directory
@@ -154,15 +154,15 @@ class _Reader:
             content = pipe.take()
             return replay if content is None else replace(replay, content=content)
         except DAMAGE as error:
-            return replace(replay, key=self._key_if_damaged(member), refusal=refusal_of(error))
+            return replace(replay, key=self._key_if_damaged(member), rejection=rejection_of(error))
 
     def _read_meta(self, member: Member, pipe: _Pipe) -> Iterator[ReplayInput]:
         table = self._tables.setdefault(member.name[: -len(META_NAME)], Metadata())
         try:
             table.read(pipe.take_stream())
         except DAMAGE as error:
-            code, message = refusal_of(error)
-            yield from refused_whole(self._walk, self._archive, (code, f"{META_NAME}: {message}"))
+            code, message = rejection_of(error)
+            yield from rejected_archive(self._walk, self._archive, (code, f"{META_NAME}: {message}"))
         pipe.advance()
 
 
@@ -181,7 +181,7 @@ class _Pipe:
         """Go on to the next member."""
         self.head = next(self._members, None)
         self._content = None
-        if self.head is not None and self.head.member.kind != "meta" and self.head.member.refusal() is None:
+        if self.head is not None and self.head.member.kind != "meta" and self.head.member.rejection() is None:
             self._content = self._pool.submit(self._stream.content, self.head)
 
     def take(self) -> bytes | None:

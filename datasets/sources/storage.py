@@ -97,7 +97,7 @@ def local_file(path: str) -> StoredFile:
     found = os.stat(path)
     return StoredFile(
         location=os.path.abspath(path),
-        place=os.path.realpath(path),
+        identity=os.path.realpath(path),
         name=readable(os.path.basename(os.path.abspath(path))),
         num_bytes=found.st_size,
         mtime_ns=found.st_mtime_ns,

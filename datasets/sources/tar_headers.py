@@ -121,7 +121,7 @@ def headers(stream: TarStream, faults: list[tuple[str, str]]) -> Iterator[Header
     """All members in order. The stream may be read between two of them.
 
     Args:
-        faults: gets the refusal of the first damaged header; the walk goes on at the next that is whole.
+        faults: gets the rejection of the first damaged header; the walk goes on at the next that is whole.
     Raises:
         ReplayError: code `unopenable`; it is no tar, or cut off.
     """

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, cast
 
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.stored_file import StoredFile
+from datasets.sources.archive_members import Member, SourceScan, rejected_archive
 from datasets.sources.decompress import BLOCK_BYTES, Inflater, Pull, Readable, Section, ZstdFile
 from datasets.sources.inputs import ReplayInput, TarMember
 from datasets.sources.names import META_NAME, kind_of, parsed_root
-from datasets.sources.read_errors import DAMAGE, refusal_of
-from datasets.sources.scan import Member, Walk, refused_whole
+from datasets.sources.read_errors import DAMAGE, rejection_of
 from datasets.sources.storage import open_file, read_range
 from datasets.sources.tar_headers import Header, TarStream, cut_off, headers
 
@@ -32,7 +32,7 @@ PROBLEMS = {
 """Type of member -> why it is refused."""
 
 
-def list_tar(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
+def list_tar(archive: StoredFile, walk: SourceScan) -> Iterator[ReplayInput]:
     """The members of an uncompressed tar on a local disk, each to be read by its range."""
     tables = _Tables(archive)
     faults: list[tuple[str, str]] = []
@@ -40,31 +40,31 @@ def list_tar(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
         with open_file(archive.location) as file:
             for number, header in enumerate(headers(TarStream(file, archive.num_bytes), faults)):
                 member = _member(archive, number, header, header.num_bytes)
-                member.place = TarMember(offset=header.start, num_bytes=header.num_bytes)
+                member.byte_range = TarMember(offset=header.start, num_bytes=header.num_bytes)
                 if header.start + header.num_bytes > archive.num_bytes:
                     member.cut_off(archive.num_bytes)
                 if _is_wanted(archive, header, member, walk):
                     yield member.input(archive, tables.meta(member.name) if walk.reads_contents else None)
     except DAMAGE as error:
-        faults.append(refusal_of(error))
+        faults.append(rejection_of(error))
     for fault in [*faults, *tables.faults]:
-        yield from refused_whole(walk, archive, fault)
+        yield from rejected_archive(walk, archive, fault)
 
 
-def read_tar_member(location: str, place: TarMember) -> bytes:
+def read_tar_member(location: str, byte_range: TarMember) -> bytes:
     """A member's bytes.
 
     Raises:
         OSError: the archive cannot be read.
         ReplayError: it ends within the member.
     """
-    content = read_range(location, place.offset, place.num_bytes)
-    if len(content) < place.num_bytes:
+    content = read_range(location, byte_range.offset, byte_range.num_bytes)
+    if len(content) < byte_range.num_bytes:
         raise cut_off()
     return content
 
 
-def stream_tar(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
+def stream_tar(archive: StoredFile, walk: SourceScan) -> Iterator[ReplayInput]:
     """The members of a compressed or remote tar, each with its content. One member is in memory."""
     if not walk.reads_contents:
         walk.estimate(max(1, archive.num_bytes // TYPICAL_BYTES), archive.num_bytes)
@@ -74,12 +74,14 @@ def stream_tar(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
         with open_file(archive.location) as file:
             yield from _carried(archive, file, walk, faults)
     except DAMAGE as error:
-        faults.append(refusal_of(error))
+        faults.append(rejection_of(error))
     for fault in faults:
-        yield from refused_whole(walk, archive, fault)
+        yield from rejected_archive(walk, archive, fault)
 
 
-def _carried(archive: StoredFile, file: BinaryIO, walk: Walk, faults: list[tuple[str, str]]) -> Iterator[ReplayInput]:
+def _carried(
+    archive: StoredFile, file: BinaryIO, walk: SourceScan, faults: list[tuple[str, str]]
+) -> Iterator[ReplayInput]:
     stream = _unpacked(archive, file)
     tables: dict[str, Metadata] = {}
     accounted = 0
@@ -94,13 +96,13 @@ def _carried(archive: StoredFile, file: BinaryIO, walk: Walk, faults: list[tuple
             continue
         table = tables.get(parsed_root(header.name)) if kind_of(header.name) == "parsed" else None
         replay = member.input(archive, None if table is None else table.get(header.name[-32:]))
-        if replay.refusal is not None:
+        if replay.rejection is not None:
             yield replay
             continue
         try:
             yield replace(replay, content=stream.read_all(header.num_bytes))
         except DAMAGE as error:
-            yield replace(replay, refusal=refusal_of(error))
+            yield replace(replay, rejection=rejection_of(error))
             raise
 
 
@@ -140,7 +142,7 @@ def _member(archive: StoredFile, number: int, header: Header, stored_bytes: int)
     )
 
 
-def _is_wanted(archive: StoredFile, header: Header, member: Member, walk: Walk) -> bool:
+def _is_wanted(archive: StoredFile, header: Header, member: Member, walk: SourceScan) -> bool:
     if header.type == tarfile.DIRTYPE:
         return False
     if not member.is_candidate:
@@ -153,7 +155,7 @@ def _faults_of_meta(table: Metadata, file: Readable) -> list[tuple[str, str]]:
     try:
         table.read(file)
     except DAMAGE as error:
-        code, message = refusal_of(error)
+        code, message = rejection_of(error)
         return [(code, f"{META_NAME}: {message}")]
     return []
 
@@ -176,7 +178,7 @@ class _Tables:
             try:
                 self._read(root)
             except DAMAGE as error:
-                self.faults.append(refusal_of(error))
+                self.faults.append(rejection_of(error))
         return self._tables[root].get(name[-32:])
 
     def _read(self, root: str) -> None:

@@ -14,11 +14,11 @@ from typing import BinaryIO
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
+from datasets.sources.archive_members import Member, SourceScan, rejected_archive
 from datasets.sources.decompress import ZIP_METHOD_NAMES, ZIP_METHODS, unpacked_file
 from datasets.sources.inputs import ReplayInput, ZipMember
 from datasets.sources.names import META_NAME, parsed_root
-from datasets.sources.read_errors import DAMAGE, refusal_of
-from datasets.sources.scan import Member, Walk, refused_whole
+from datasets.sources.read_errors import DAMAGE, rejection_of
 from datasets.sources.storage import open_file, read_range
 
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -45,7 +45,7 @@ class Directory:
     """Bytes before the archive proper, which its offsets do not count."""
 
 
-def list_zip(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
+def list_zip(archive: StoredFile, walk: SourceScan) -> Iterator[ReplayInput]:
     """The members to take, in the directory's order; an archive that is cut off is named, and what it holds taken."""
     try:
         with open_file(archive.location) as file:
@@ -53,14 +53,14 @@ def list_zip(archive: StoredFile, walk: Walk) -> Iterator[ReplayInput]:
                 directory = _find_directory(file, archive.num_bytes)
                 members: Callable[[], Iterator[Member]] = lambda: _directory_members(file, directory)  # noqa: E731
             except DAMAGE as error:
-                yield from refused_whole(walk, archive, refusal_of(error))
+                yield from rejected_archive(walk, archive, rejection_of(error))
                 members = lambda: _local_members(file, archive.num_bytes)  # noqa: E731
             yield from _inputs(archive, members, walk)
     except DAMAGE as error:
-        yield from refused_whole(walk, archive, refusal_of(error))
+        yield from rejected_archive(walk, archive, rejection_of(error))
 
 
-def _inputs(archive: StoredFile, members: Callable[[], Iterator[Member]], walk: Walk) -> Iterator[ReplayInput]:
+def _inputs(archive: StoredFile, members: Callable[[], Iterator[Member]], walk: SourceScan) -> Iterator[ReplayInput]:
     tables: dict[str, Metadata] = {}
     for member in members():
         if not member.is_candidate:
@@ -80,46 +80,46 @@ def _inputs(archive: StoredFile, members: Callable[[], Iterator[Member]], walk: 
 
 
 def _read_meta(
-    archive: StoredFile, members: Iterator[Member], root: str, table: Metadata, walk: Walk
+    archive: StoredFile, members: Iterator[Member], root: str, table: Metadata, walk: SourceScan
 ) -> Iterator[ReplayInput]:
     """Fill the table from the `meta.json` beside a folder of parsed games, wherever the directory has it."""
     for member in members:
-        if member.name == root + META_NAME and isinstance(member.place, ZipMember):
+        if member.name == root + META_NAME and isinstance(member.byte_range, ZipMember):
             try:
                 if member.problem is not None:
                     raise ReplayError(*member.problem)
                 with open_file(archive.location) as file:
-                    _find_content(file, member.place)
-                    table.read(unpacked_file(file, member.place))
+                    _find_content(file, member.byte_range)
+                    table.read(unpacked_file(file, member.byte_range))
             except DAMAGE as error:
-                code, message = refusal_of(error)
-                yield from refused_whole(walk, archive, (code, f"{META_NAME}: {message}"))
+                code, message = rejection_of(error)
+                yield from rejected_archive(walk, archive, (code, f"{META_NAME}: {message}"))
             return
 
 
-def _find_content(file: BinaryIO, place: ZipMember) -> None:
+def _find_content(file: BinaryIO, byte_range: ZipMember) -> None:
     """Move to the first stored byte of a member."""
-    file.seek(place.header_offset)
+    file.seek(byte_range.header_offset)
     header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
     file.seek(header[-2] + header[-1], 1)
 
 
-def read_zip_member(location: str, place: ZipMember) -> bytes:
+def read_zip_member(location: str, byte_range: ZipMember) -> bytes:
     """A member as it lies in its archive, behind its local header: one read, two where that header is long.
 
     Raises:
         OSError: the archive cannot be read.
         ReplayError: there is no member, or the archive ends within it.
     """
-    content = read_range(location, place.header_offset, LOCAL_HEADER.size + SLACK_BYTES + place.stored_bytes)
+    content = read_range(location, byte_range.header_offset, LOCAL_HEADER.size + SLACK_BYTES + byte_range.stored_bytes)
     if len(content) < LOCAL_HEADER.size or not content.startswith(b"PK\x03\x04"):
         raise ReplayError("unopenable", "there is no member where the archive's directory says")
     *_, name_bytes, extra_bytes = LOCAL_HEADER.unpack_from(content)
     start = LOCAL_HEADER.size + name_bytes + extra_bytes
-    stored = content[start : start + place.stored_bytes]
-    if missing := place.stored_bytes - len(stored):
-        stored += read_range(location, place.header_offset + start + len(stored), missing)
-    if len(stored) < place.stored_bytes:
+    stored = content[start : start + byte_range.stored_bytes]
+    if missing := byte_range.stored_bytes - len(stored):
+        stored += read_range(location, byte_range.header_offset + start + len(stored), missing)
+    if len(stored) < byte_range.stored_bytes:
         raise ReplayError("unopenable", "the archive ends within this member")
     return stored
 
@@ -205,14 +205,16 @@ def _member(
         problem = "unopenable", f"compression method {method} ({called}); expected stored, deflate, bzip2, LZMA or zstd"
     elif is_elsewhere:
         problem = "unopenable", "the member lies in another part of the archive"
-    place = ZipMember(header_offset=offset + shift, stored_bytes=stored, num_bytes=num_bytes, crc=crc, method=method)
+    byte_range = ZipMember(
+        header_offset=offset + shift, stored_bytes=stored, num_bytes=num_bytes, crc=crc, method=method
+    )
     return Member(
         number=number,
         name=name.decode("utf-8", "replace") if flags & UTF8_FLAG else _old_name(name),
         num_bytes=max(num_bytes, stored),
         stored_bytes=stored,
         checksum=crc,
-        place=place,
+        byte_range=byte_range,
         problem=problem,
     )
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from archive_making import honest, raw_zip, write_archive
-from walks import CODE, GAME_ID, content_or_code, fault, listed, peak_bytes
+from source_listing import CODE, GAME_ID, content_or_code, fault, listed, peak_bytes
 
 from datasets.runtime.errors import UserError
 from datasets.sources import decompress as unpack
 from datasets.sources.reading import read_ahead, read_input
-from datasets.sources.walk import Inputs, survey
+from datasets.sources.scan import Inputs, survey
 
 KINDS = (".zip", ".7z", ".tar", ".tar.gz", ".tar.zst")
 CHECKED = (".zip", ".7z")
@@ -46,7 +46,7 @@ def test_every_kind_of_archive_gives_the_same_members(archive):
     assert [(replay.source, replay.member) for replay in found] == [
         (archive.name, number) for number in (0, *range(2, 9))
     ]
-    assert inputs.take_passed().num_ignored == 1
+    assert inputs.drain_skipped().num_ignored == 1
 
 
 def test_only_members_that_are_not_done_are_carried_and_the_others_keep_their_keys(archive):
@@ -54,7 +54,7 @@ def test_only_members_that_are_not_done_are_carried_and_the_others_keep_their_ke
     assert len(set(keys)) == len(keys)
     inputs = Inputs([str(archive)], frozenset(keys[1::2]).__contains__)
     assert [replay.key for replay in inputs] == keys[::2]
-    assert inputs.take_passed().num_done == len(keys[1::2])
+    assert inputs.drain_skipped().num_done == len(keys[1::2])
 
 
 def test_an_archive_that_moved_has_the_same_inputs(archive, tmp_path):
@@ -70,7 +70,7 @@ def test_progress_adds_up_to_what_the_survey_says(archive):
     assert sum(replay.num_bytes for replay in replays) == pytest.approx(total, rel=0.02)
     inputs = Inputs([str(archive)], {replay.key for replay in replays}.__contains__)
     assert list(inputs) == []
-    assert inputs.take_passed().num_bytes == pytest.approx(total, rel=0.02)
+    assert inputs.drain_skipped().num_bytes == pytest.approx(total, rel=0.02)
 
 
 def test_an_archive_cut_off_anywhere_gives_its_whole_members_and_is_named_once(archive):

@@ -21,11 +21,11 @@ import pytest
 from archive_making import write_archive
 from fsspec.implementations.local import LocalFileSystem
 from moto.server import ThreadedMotoServer
-from walks import CODE, contents, fault, listed
+from source_listing import CODE, contents, fault, listed
 
 from datasets.runtime.errors import UserError
 from datasets.sources.reading import read_ahead, read_input
-from datasets.sources.walk import Inputs, survey
+from datasets.sources.scan import Inputs, survey
 
 ODD_NAMES = ("a b.slp", "c+d.slp", "e%20f.slp", "g#h.slp", "i?j.slp", "é.slp")
 REPLAYS = {f"{number}.slp": bytes([number]) * 5_000 for number in range(9)}
@@ -114,7 +114,7 @@ def test_inputs_of_a_bucket_that_are_done_are_passed_over(dump, bucket):
     done = {replay.key for replay in replays[::2]}
     inputs = Inputs([uri], done.__contains__)
     assert [replay.key for replay in inputs] == [replay.key for replay in replays[1::2]]
-    assert inputs.take_passed().num_done == len(done)
+    assert inputs.drain_skipped().num_done == len(done)
 
 
 def test_objects_that_are_gone_or_changed_after_the_listing_stop_nothing(dump, bucket, server):

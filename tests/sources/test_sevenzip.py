@@ -12,12 +12,12 @@ from pathlib import Path
 
 import py7zr
 import pytest
-from walks import contents, fault, listed, peak_bytes
+from source_listing import contents, fault, listed, peak_bytes
 
 from datasets.runtime.errors import ReplayError
 from datasets.sources.decompress import dictionary_size
 from datasets.sources.reading import read_input
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 CONTENT = bytes(range(256)) * 40
 METHODS = {
@@ -164,7 +164,7 @@ def test_no_directory_that_an_enemy_makes_up_stops_the_walk_or_takes_much_memory
             head = whole[:8] + struct.pack("<L", zlib.crc32(place)) + place
             path.write_bytes(head + whole[32:start] + header)
             for replay in Inputs([str(path)], lambda key: False):
-                assert replay.refusal is not None or len(read_input(replay)) <= len(whole) + 9 * len(CONTENT)
+                assert replay.rejection is not None or len(read_input(replay)) <= len(whole) + 9 * len(CONTENT)
 
     assert peak_bytes(attack) < 200 << 20
 

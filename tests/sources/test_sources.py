@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from walks import CODE, GAME_ID, contents, fault, listed, peak_bytes
+from source_listing import CODE, GAME_ID, contents, fault, listed, peak_bytes
 
 from datasets.runtime.errors import ReplayError, UserError
 from datasets.sources import decompress as unpack
 from datasets.sources import reading
 from datasets.sources.names import key_of
 from datasets.sources.reading import read_ahead, read_input
+from datasets.sources.scan import Inputs, survey
 from datasets.sources.seen import SeenKeys
 from datasets.sources.source_lists import resolve
-from datasets.sources.walk import Inputs, survey
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_all_replays_of_a_folder_are_found_in_the_order_of_their_names(folder):
     inputs = Inputs([str(folder)], lambda key: False)
     found = list(inputs)
     assert [read_input(replay) for replay in found] == [b"two", b"one", b"four", b"three"]
-    assert inputs.take_passed().num_ignored == 2
+    assert inputs.drain_skipped().num_ignored == 2
     assert [(replay.source, replay.member, replay.name) for replay in found] == [
         ("dump", 0, "a.slp.gz"), ("dump", 1, "b/one.slp"), ("c.zip", 0, "z/four.slp"), ("c.zip", 2, "three.slp.gz"),
     ]  # fmt: skip
@@ -69,9 +69,9 @@ def test_what_is_done_is_passed_over_and_counted_and_changes_no_other_input(fold
     for done in every:
         inputs = Inputs([str(folder)], done.key.__eq__)
         assert list(inputs) == [replay for replay in every if replay != done]
-        passed = inputs.take_passed()
+        passed = inputs.drain_skipped()
         assert (passed.num_done, passed.num_bytes, passed.num_ignored) == (1, done.num_bytes, 2)
-        assert inputs.take_passed().num_ignored == 0
+        assert inputs.drain_skipped().num_ignored == 0
 
 
 def test_a_source_named_twice_is_listed_once(folder):
@@ -145,7 +145,7 @@ def test_a_gzip_bomb_is_refused_in_bounded_memory(tmp_path, monkeypatch):
 def test_a_file_larger_than_any_replay_is_refused_unread(folder, monkeypatch):
     monkeypatch.setattr(unpack, "MAX_REPLAY_BYTES", 2)
     assert {fault(replay)[0] for replay in listed(folder)} == {"too_large"}
-    assert [replay.refusal is not None for replay in listed(folder)] == [True] * 4
+    assert [replay.rejection is not None for replay in listed(folder)] == [True] * 4
 
 
 def test_an_empty_file_is_an_input_without_bytes(tmp_path):

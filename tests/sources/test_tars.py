@@ -8,10 +8,10 @@ import tarfile
 
 import pytest
 from archive_making import tar_bytes, write_archive, zstd
-from walks import CODE, contents, fault, listed, peak_bytes
+from source_listing import CODE, contents, fault, listed, peak_bytes
 
 from datasets.sources.reading import read_input
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 LONG = "a-folder/" * 40 + "a.slp"
 

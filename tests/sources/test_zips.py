@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from archive_making import RawMember, honest, raw_zip, zstd
-from walks import CODE, contents, fault, listed, peak_bytes
+from source_listing import CODE, contents, fault, listed, peak_bytes
 
 from datasets.sources import decompress as unpack
 from datasets.sources.reading import read_input
-from datasets.sources.walk import Inputs, survey
+from datasets.sources.scan import Inputs, survey
 
 CONTENT = b"a replay " * 500
 
@@ -134,8 +134,8 @@ def test_a_member_that_says_it_is_stored_in_more_bytes_than_any_replay_is_refuse
     member = honest("a.slp", b"x", 8)
     member.stored_bytes = unpack.MAX_REPLAY_BYTES + 1
     (replay,) = listed(zipped(tmp_path, member))
-    assert replay.refusal is not None
-    assert replay.refusal[0] == "too_large"
+    assert replay.rejection is not None
+    assert replay.rejection[0] == "too_large"
 
 
 def test_a_member_that_lies_outside_of_the_archive_is_refused(tmp_path):

@@ -35,7 +35,7 @@ from datasets.corpus.shard import ShardWriter, followers_table, frames_table, ga
 from datasets.replays.game import Columns, Follower, Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.schema.columns import FOLLOWERS_SCHEMA
-from datasets.sources.inputs import Passed
+from datasets.sources.inputs import SkipStats
 
 REJECT = "-"
 """An input of a plan that holds no game."""
@@ -103,7 +103,7 @@ def stage(staging: Path, number: int, chunk: Sequence[str], games: dict[str, Gam
     return ChunkResult(
         keys=keys_of(number, chunk),
         num_bytes=1,
-        skipped=Passed(),
+        skipped=SkipStats(),
         games=rows,
         rejects=rejects,
         frames_file=frames.path.name if frames.path in there else None,

@@ -22,7 +22,7 @@ from datasets.legacy.parsed_game import WANTED, recorded_columns
 from datasets.legacy.rollback_frames import recognise_rollbacks
 from datasets.replays.game import Columns
 from datasets.sources.reading import read_ahead
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 MANY_ROLLBACKS = 200
 """In recordings from which others are made."""

@@ -11,7 +11,7 @@ import pytest
 from datasets.runtime.errors import ReplayError
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.reading import read_input
-from datasets.sources.walk import Inputs
+from datasets.sources.scan import Inputs
 
 CODE = "SOME#123"
 """Stands for a connect code in a file's name."""
