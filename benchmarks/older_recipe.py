@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.loading.frames import GameIndex, read_games
-from datasets.loading.targets import judged_targets
+from datasets.loading.targets import evaluation_targets
 from wm.evaluation.evaluator import judge_windows
 from wm.evaluation.metrics import metrics_of
 from wm.model.encoding import (
@@ -235,7 +235,7 @@ class OlderRecipe:
 
     def judge(self, index: GameIndex, num_targets: int) -> dict[str, float | None]:
         """`change_acc`, `pos_mae`, `val_loss` and `action_acc` by our judge, at K = 10."""
-        targets = judged_targets(index, num_targets)
+        targets = evaluation_targets(index, num_targets)
         judged = judge_windows(
             self.model,  # pyrefly: ignore[bad-argument-type]
             index,

@@ -25,10 +25,11 @@ from pathlib import Path
 import numpy as np
 from default_sources import default_sources
 
-from datasets.checks.filters import REASONS, FilterConfig, check_game
+from datasets.checks.filters import FilterConfig, check_game
 from datasets.replays.game import Columns, Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
+from datasets.schema.reject_reasons import REJECT_REASONS
 from datasets.sources.reading import read_ahead
 from datasets.sources.scan import Inputs
 
@@ -226,7 +227,7 @@ def main() -> None:
     facts["check_us_per_frame"] = round(checking / num_frames * 1e6, 3)
     for kind in DAMAGE:
         outcomes = run_trials(games, kind, arguments.trials, arguments.seed)
-        assert set(outcomes.caught) <= set(REASONS)
+        assert set(outcomes.caught) <= set(REJECT_REASONS)
         print_outcomes(kind, outcomes)
         facts[kind] = facts_of(outcomes)
     print(json.dumps(facts))

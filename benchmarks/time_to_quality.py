@@ -115,7 +115,7 @@ def train_ours(
 def train_twin(options: argparse.Namespace, seed: int) -> list[Learnt]:
     """One run of the twin, judged at each of the seconds asked for."""
     train = index_games(open_corpus(options.train_corpus), "all", SplitConfig())
-    judged = index_games(open_corpus(options.eval_corpus), "all", SplitConfig(), to_judge=True)
+    judged = index_games(open_corpus(options.eval_corpus), "all", SplitConfig(), for_evaluation=True)
     kind = load_yaml(options.config, RunConfig).model.kind
     size = {"d_model": 64, "num_layers": 1} if options.tiny else {}
     twin = OlderRecipe(train, kind, seed=seed, num_workers=options.twin_workers, **size)

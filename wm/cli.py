@@ -94,7 +94,7 @@ def encode(args: Sequence[str]) -> int:
 
 def encode_summary(summary: Any, out: Path) -> str:
     """What an encode did, for a person: what was added, and a line for each reason of a reject."""
-    from datasets.checks.filters import REASONS
+    from datasets.schema.reject_reasons import REJECT_REASONS
 
     lines = [
         f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
@@ -106,7 +106,7 @@ def encode_summary(summary: Any, out: Path) -> str:
         lines.append(
             f"{summary.num_unreachable:8,}  inputs could not be reached; run the same command again to take them"
         )
-    lines += [f"{count:8,}  {code:<18} {REASONS[code]}" for code, count in summary.rejects.most_common()]
+    lines += [f"{count:8,}  {code:<18} {REJECT_REASONS[code]}" for code, count in summary.rejects.most_common()]
     return "\n".join(lines)
 
 

@@ -27,12 +27,7 @@ from datasets.checks.trajectory import (
 )
 from datasets.replays.game import Game
 from datasets.schema.columns import FIRST_FRAME_ID
-
-INTERNAL_CHARACTERS = (2, 3, 1, 24, 4, 5, 6, 17, 0, 18, 16, 8, 9, 12, 10, 15, 13, 14, 19, 7, 22, 20, 21, 26, 23, 25)
-"""Internal character id of each external one that can be chosen (SPEC.md, Melee IDs)."""
-SHEIK, ZELDA = 7, 19
-NESS = 8
-"""Internal ids. Ness' PSI Magnet is the only thing that heals without items."""
+from datasets.schema.melee_ids import INTERNAL_CHARACTERS, NESS, SHEIK, ZELDA
 
 GUARD = (178, 182)
 """Actions with the shield up, from GuardOn to GuardReflect."""

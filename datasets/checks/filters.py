@@ -13,54 +13,7 @@ from datasets.checks.consistency import contradictions
 from datasets.checks.trajectory import frames_where
 from datasets.replays.game import Columns, Game
 from datasets.runtime.errors import ReplayError
-from datasets.schema.columns import TOURNAMENT_STAGES
-
-REASONS: dict[str, str] = {
-    "unopenable": "the file or archive member cannot be read",
-    "too_large": "more than 128 MB uncompressed, which no replay is",
-    "wrong_size": "an archive's member is not of the size or checksum that the archive says",
-    "encrypted": "an encrypted archive or member",
-    "nested_archive": "an archive within an archive",
-    "unsafe_path": "a member whose name leads out of its archive, or that is a link",
-    "parser_crashed": "the parser's process died of it, twice",
-    "parser_hung": "the parser gave no answer in time, twice",
-    "too_much_memory": "reading it takes more memory than a parser may have",
-    "internal_error": "an error of this program's own on this input; the message names its place",
-    "not_a_replay": "the bytes are not those of a .slp file",
-    "unreadable": "the replay is cut off or malformed (the parser says where)",
-    "parser_failed": "the parser gave up on the replay",
-    "no_frames": "the replay holds no frames",
-    "old_version": "Slippi before 2.0, which lacks fields that every encoding needs",
-    "not_two_players": "more or fewer than two players",
-    "odd_first_frame": "the game does not start at the countdown",
-    "frame_gap": "frames are missing",
-    "cut_short": "the frames end before the last one that the metadata names",
-    "player_absent": "a player is missing in some frames",
-    "bad_values": "numbers that are not finite or lie outside their range",
-    "off_grid": "a stick or trigger lies where the game cannot put it",
-    "stocks_jump": "stocks that rise, or fall by more than one at a time",
-    "percent_falls": "damage that heals, where no new life begins",
-    "character_mismatch": "a character that was not chosen",
-    "pre_post_mismatch": "a frame does not begin as the one before it ended",
-    "buttons_mismatch": "a few frames in which the game saw other buttons than were pressed",
-    "shield_jump": "a shield that shrinks while it is down, or grows faster than it can",
-    "hitlag_mismatch": "frames of hitlag without its flag, or the flag without frames",
-    "one_frame_value": "a value that leaves for one frame and comes back, while nothing happens",
-    "position_jump": "a player further than a frame can take him",
-    "velocity_mismatch": "a velocity that the player did not move by",
-    "teams": "a team game",
-    "cpu_player": "a player is not human",
-    "items_on": "items are on",
-    "odd_stage": "not a tournament stage",
-    "odd_stocks": "not the expected number of stocks",
-    "short": "too short",
-    "low_damage": "a player took too little damage",
-    "idle_player": "a player never moved the stick",
-    "duplicate": "the same bytes are in the corpus already",
-    "duplicate_game": "the same game is in the corpus already, in other bytes",
-    "replaced": "an older pipeline's form of a game whose .slp has arrived",
-}
-"""Reason code -> what it means. Codes are stable: users count by them. Thresholds: `docs/reliability.md`."""
+from datasets.schema.melee_ids import TOURNAMENT_STAGES
 
 STICK_DEADZONE = 23
 """Main stick steps (of 80) below which the game itself reads neutral: 0.2875."""

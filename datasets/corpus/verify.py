@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.checks.filters import REASONS
 from datasets.corpus.commit import Committer
 from datasets.corpus.commit_checks import DAMAGE, Problem
 from datasets.corpus.commit_log import COMMITS, OtherFormatError, commit_stem, list_commits, number_and_revision
@@ -29,6 +28,7 @@ from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.runtime.file_lock import exclusive_lock
 from datasets.schema.columns import FORMAT_VERSION
+from datasets.schema.reject_reasons import REJECT_REASONS
 
 MAX_LINES = 50
 """Problems that a report names."""
@@ -136,7 +136,7 @@ def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> Ve
     found = _check(root, listed, on_progress)
     problems += found.problems
     notes: list[str] = []
-    if unknown := found.rejects.keys() - REASONS.keys() - MESSAGES.keys():
+    if unknown := found.rejects.keys() - REJECT_REASONS.keys() - MESSAGES.keys():
         notes.append(f"rejects of codes that this version does not know: {', '.join(sorted(unknown))}")
     if (root / IN_PROGRESS_FILE).exists():
         notes.append("an encode is under way or was interrupted; run the same `wm encode` to finish it")

@@ -6,23 +6,17 @@ An entry is another program's output: a field that is not there, or not of the e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from datasets.replays.game import Columns, GameFacts, PlayerFacts
 from datasets.runtime.errors import ReplayError
-from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS
+from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS, Form
+from datasets.schema.melee_ids import EXTERNAL_CHARACTERS, HUMAN
 
-Form = Literal["parsed-v2", "parsed-v3", "slippi-db"]
-
-EXTERNAL_CHARACTERS: tuple[int, ...] = (
-    8, 2, 0, 1, 4, 5, 6, 19, 11, 12, 14, 14, 13, 16, 17, 15, 10, 7, 9, 18, 21, 22, 20, 24, 3, 25, 23,
-)  # fmt: skip
-"""External id by internal id, Mario to Roy (SPEC.md, Melee IDs)."""
 EXTERNAL_STAGES: dict[int, int] = {8: 2, 18: 3, 6: 8, 26: 28, 24: 31, 25: 32}
 """Internal stage id, as slippi_db's frames have it -> external id."""
-HUMAN = 0
 
 
 def facts_of(form: Form, meta: dict[str, Any] | None, players: Sequence[Columns], stages: np.ndarray) -> GameFacts:
@@ -65,10 +59,8 @@ def _player(entry: dict[str, Any], player: int, columns: Columns) -> PlayerFacts
     character, stocks = columns["character"], columns["stocks"]
     assert character is not None
     internal = int(character[0])
-    if internal >= len(EXTERNAL_CHARACTERS):
-        raise ReplayError(
-            "bad_values", f"character runs to {internal}, expected at most {len(EXTERNAL_CHARACTERS) - 1}"
-        )
+    if internal not in EXTERNAL_CHARACTERS:
+        raise ReplayError("bad_values", f"character {internal}, expected at most {max(EXTERNAL_CHARACTERS)}")
     listed = entry.get("players")
     about = listed[player] if isinstance(listed, list) and len(listed) == NUM_PLAYERS else None
     kind = _whole(about.get("type")) if isinstance(about, dict) else None

@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datasets.legacy.game_info import Form, facts_of, num_frames_of
+from datasets.legacy.game_info import facts_of, num_frames_of
 from datasets.legacy.parsed_container import ParsedFile
 from datasets.legacy.rollback_frames import ENTRY_LENGTHS, Recognised, recognise_rollbacks
 from datasets.replays.game import Columns, Game
 from datasets.replays.slp_reader import HITSTUN_FLAG, STICK_GRID, TRIGGER_GRID
 from datasets.runtime.errors import ReplayError
-from datasets.schema.columns import NUM_PLAYERS, OPTIONAL_FIELDS, PLAYER_COLUMNS
+from datasets.schema.columns import NUM_PLAYERS, OPTIONAL_FIELDS, PLAYER_COLUMNS, Form
 
 FIELDS: dict[str, str] = {
     "character": "character", "action": "action", "x": "x", "y": "y", "percent": "percent",
@@ -71,7 +71,7 @@ def parse_parsed(content: bytes, game_id: str, meta: dict[str, Any] | None) -> G
         game_id: that file's name, the md5 of the .slp.
         meta: the game's entry in `meta.json`, if there is one.
     Raises:
-        ReplayError: the bytes hold no game that can be stored (codes in `datasets.checks.filters.REASONS`).
+        ReplayError: the bytes hold no game that can be stored (codes in `datasets.schema.reject_reasons`).
     """
     file = ParsedFile(content, WANTED)
     form = _form(file)

@@ -1,4 +1,4 @@
-"""Frames in memory: two plain arrays and a row of facts a game, raw units, ready for any encoding.
+"""Frames in memory: two plain arrays, and one row of game features per game, in raw units for any encoding.
 
 Shape legend: N = frames of many games, B = batch, T = frames of a sequence, P = players (2), C = columns.
 """
@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 
 from datasets.corpus.reader import Corpus
 from datasets.runtime.errors import UserError
-from datasets.schema.columns import NUM_PLAYERS, OPTIONAL_FIELDS, VELOCITY_COLUMNS
+from datasets.schema.columns import FORMS_WITHOUT_PERCENT, NUM_PLAYERS, OPTIONAL_FIELDS, VELOCITY_COLUMNS
 from datasets.schema.splits import Split, SplitConfig, in_split
 
 FLOAT_COLUMNS = ("x", "y", "percent", "shield", *VELOCITY_COLUMNS, "state_age", "hitlag")
-"""Columns of `floats`, float32, raw units; 0 where the version has none."""
+"""Columns of `floats`, float32, raw units; 0 if the Slippi version does not record them."""
 CODE_COLUMNS = (
     "action", "character", "stocks", "jumps", "l_cancel", "hurtbox", "ground", "last_attack", "combo",
     "facing", "airborne", "main_x", "main_y", "c_x", "c_y", "trigger", "buttons",
 )  # fmt: skip
-"""Columns of `codes`, int16; ground 65535 (none) is -1 there, and `buttons` keeps its bit pattern."""
+"""Columns of `codes`, int16; ground 65535 (none) becomes -1, and `buttons` keeps its bit pattern."""
 GAME_COLUMNS = ("stage", *(f"has_{name}" for name in OPTIONAL_FIELDS))
 """Columns of `game`, int16."""
 
@@ -33,7 +33,7 @@ _READ_COLUMNS = [f"p{player}_{name}" for player in range(NUM_PLAYERS) for name i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameArrays:
-    """Some games' frames, one game after another.
+    """The frames of some games, concatenated.
 
     floats: float32 (N, P, len(FLOAT_COLUMNS)); codes: int16 (N, P, len(CODE_COLUMNS)).
     """
@@ -47,7 +47,7 @@ class FrameArrays:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GameIndex:
-    """The games of a corpus that a run uses: where each lies, and its facts. All arrays are (games,)."""
+    """The games of a corpus that a run uses: their locations and features. All arrays are (games,)."""
 
     corpus: Corpus
     game_ids: np.ndarray
@@ -55,7 +55,7 @@ class GameIndex:
     shards: np.ndarray
     row_groups: np.ndarray
     first_rows: np.ndarray
-    """Of the game within its row group."""
+    """First row of the game within its row group."""
     characters: np.ndarray
     """uint8 (games, P), external ids."""
     facts: np.ndarray
@@ -65,56 +65,56 @@ class GameIndex:
         return len(self.game_ids)
 
 
-INCOMPLETE_FORMS = ("slippi-db",)
-"""Forms without percent, stocks and state age: stored, but no model sees them until their .slp arrives."""
-
-
-def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, to_judge: bool = False) -> GameIndex:
-    """The games of one split, in corpus order, less those of a form that lacks what every encoding needs.
+def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, for_evaluation: bool = False) -> GameIndex:
+    """The games of one split, in corpus order, without those of FORMS_WITHOUT_PERCENT.
 
     Args:
-        to_judge: leave out games that may hold rollbacks, in whatever split; validation and test never have them.
+        for_evaluation: leave out games that may hold rollback frames from every split; validation and test never
+            contain them.
     Raises:
-        UserError: the split holds no game.
+        UserError: the split is empty.
     """
     games = corpus.games
     numbers = games["split_number"].to_numpy()
     may_hold_rollbacks = games["may_hold_rollbacks"].to_numpy()
-    mine = in_split(numbers, split, config, may_hold_rollbacks)
-    mine &= ~np.isin(games["form"].to_numpy(), INCOMPLETE_FORMS)
-    if to_judge:
-        mine &= ~may_hold_rollbacks
-    chosen = games.filter(pa.array(mine))
-    if not chosen.num_rows:
+    chosen = in_split(numbers, split, config, may_hold_rollbacks)
+    chosen &= ~np.isin(games["form"].to_numpy(), FORMS_WITHOUT_PERCENT)
+    if for_evaluation:
+        chosen &= ~may_hold_rollbacks
+    rows = games.filter(pa.array(chosen))
+    if not rows.num_rows:
         raise UserError(
             f"the {split} split of {corpus.root} holds none of its {games.num_rows} games; "
-            "use more games, other shares under `split`, or split=all"
+            "use more games, or change split.test_share and split.validation_share"
         )
     return GameIndex(
         corpus=corpus,
-        game_ids=chosen["game_id"].to_numpy(),
-        num_frames=chosen["num_frames"].to_numpy(),
-        shards=chosen["shard"].to_numpy(),
-        row_groups=chosen["row_group"].to_numpy(),
-        first_rows=_first_rows_in_group(games)[mine],
-        characters=np.stack([chosen[f"p{p}_character"].to_numpy() for p in range(NUM_PLAYERS)], axis=1),
-        facts=np.stack([chosen[name].to_numpy().astype(np.int16) for name in GAME_COLUMNS], axis=1),
+        game_ids=rows["game_id"].to_numpy(),
+        num_frames=rows["num_frames"].to_numpy(),
+        shards=rows["shard"].to_numpy(),
+        row_groups=rows["row_group"].to_numpy(),
+        first_rows=_first_rows_in_group(games)[chosen],
+        characters=np.stack([rows[f"p{p}_character"].to_numpy() for p in range(NUM_PLAYERS)], axis=1),
+        facts=np.stack([rows[name].to_numpy().astype(np.int16) for name in GAME_COLUMNS], axis=1),
     )
 
 
 def row_group_numbers(index: GameIndex) -> np.ndarray:
-    """A number for the row group of each game, in which games of one row group agree: int64 (games,)."""
+    """An id of the row group of each game, unique over all shards: int64 (games,)."""
     return _group_keys(pa.array(index.shards, pa.string()), index.row_groups)
 
 
 def read_games(index: GameIndex, games: Sequence[int] | np.ndarray, *, out: FrameArrays | None = None) -> FrameArrays:
     """Read some games of an index, in the order given.
 
-    Row groups are read once each, so games of one row group should stand together. Reading leaves Python's lock
-    to others most of the time: threads that read different games run in parallel.
+    Each row group is read once. Reading releases the GIL most of the time, so threads that read different games run
+    in parallel.
 
     Args:
-        out: where the frames go, exactly as many as the games have; None makes new arrays.
+        games: int (n,), positions in the index.
+        out: arrays to fill, of exactly the games' total length; None allocates new ones.
+    Raises:
+        UserError: a shard cannot be read.
     """
     games = np.asarray(games)
     ends = np.cumsum(index.num_frames[games])
@@ -125,15 +125,15 @@ def read_games(index: GameIndex, games: Sequence[int] | np.ndarray, *, out: Fram
             codes=np.empty((total, NUM_PLAYERS, len(CODE_COLUMNS)), dtype=np.int16),
         )
     assert len(out) == len(out.codes) == total
-    places: dict[tuple[str, int], list[int]] = {}
-    for place, game in enumerate(games):
-        places.setdefault((str(index.shards[game]), int(index.row_groups[game])), []).append(place)
-    for (shard, row_group), group in places.items():
+    by_row_group: dict[tuple[str, int], list[int]] = {}
+    for position, game in enumerate(games):
+        by_row_group.setdefault((str(index.shards[game]), int(index.row_groups[game])), []).append(position)
+    for (shard, row_group), positions in by_row_group.items():
         table = _read_row_group(index.corpus.shard_path(shard), row_group)
-        for place in group:
-            length, end = int(index.num_frames[games[place]]), int(ends[place])
-            rows = table.slice(int(index.first_rows[games[place]]), length)
-            _unpack(rows, out.floats[end - length : end], out.codes[end - length : end])
+        for position in positions:
+            length, end = int(index.num_frames[games[position]]), int(ends[position])
+            rows = table.slice(int(index.first_rows[games[position]]), length)
+            _copy_game(rows, out.floats[end - length : end], out.codes[end - length : end])
     return out
 
 
@@ -143,11 +143,11 @@ def _read_row_group(path: Path, row_group: int) -> pa.Table:
             return file.read_row_group(row_group, columns=_READ_COLUMNS, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"shard {path} cannot be read ({reason}); encode the replays again") from error
+        raise UserError(f"cannot read shard {path}: {reason}; encode the replays again") from error
 
 
 def _first_rows_in_group(games: pa.Table) -> np.ndarray:
-    """First row of each game within its row group: int64 (games,). A group begins with its first game."""
+    """First row of each game within its row group: int64 (games,). A row group begins with its first game."""
     groups = _group_keys(games["shard"].combine_chunks(), games["row_group"].to_numpy())
     _, group_of_game = np.unique(groups, return_inverse=True)
     first_rows = games["first_row"].to_numpy()
@@ -157,12 +157,12 @@ def _first_rows_in_group(games: pa.Table) -> np.ndarray:
 
 
 def _group_keys(shards: pa.StringArray, row_groups: np.ndarray) -> np.ndarray:
-    """A number for each pair of shard and row group, int64, in the order in which shards come first."""
+    """An id for each pair of shard and row group: int64 (games,), ordered by the first occurrence of the shards."""
     return shards.dictionary_encode().indices.to_numpy().astype(np.int64) << 32 | row_groups.astype(np.int64)
 
 
-def _unpack(rows: pa.Table, floats: np.ndarray, codes: np.ndarray) -> None:
-    """Copy one game's columns into its place; a column with nulls is 0."""
+def _copy_game(rows: pa.Table, floats: np.ndarray, codes: np.ndarray) -> None:
+    """Copy the columns of one game into its slices of the arrays; a column with nulls becomes 0."""
     for target, names in ((floats, FLOAT_COLUMNS), (codes, CODE_COLUMNS)):
         for player in range(NUM_PLAYERS):
             for column, name in enumerate(names):

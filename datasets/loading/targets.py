@@ -1,4 +1,4 @@
-"""Judged frames: a fixed list of targets, the same for every K, model and run on a corpus."""
+"""Evaluation targets: a fixed list of frames, the same for every context length, model and run on a corpus."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets.loading.frames import GameIndex
+from datasets.runtime.splitmix64 import splitmix64
 from datasets.schema.columns import FIRST_FRAME_ID
 
 COUNTDOWN_FRAMES = -FIRST_FRAME_ID
-"""Frames before id 0. Only ids >= 0 are judged, so every K up to this one has its full context."""
+"""Frames before id 0. Only frames with ids >= 0 are targets, so that contexts up to this length are always full."""
 
-PRUNE_AT = 4_000_000
-"""Candidates in memory at once: a large corpus has hundreds of millions."""
+MAX_CANDIDATES = 4_000_000
+"""Candidates in memory at once, because a large corpus has hundreds of millions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Targets:
-    """Frames to be predicted, sorted by game and frame. Arrays are (targets,)."""
+    """Frames to predict, sorted by game and frame. Arrays are int64 (targets,)."""
 
     games: np.ndarray
     """Index into the GameIndex."""
     frames: np.ndarray
-    """Frame number in the game, from 0 at the first row; at least COUNTDOWN_FRAMES."""
+    """Frame number within the game, 0 at the first row; at least COUNTDOWN_FRAMES."""
 
     def __len__(self) -> int:
         return len(self.games)
 
 
-def judged_targets(index: GameIndex, max_targets: int | None = 20_000) -> Targets:
-    """The targets with the smallest hashes, so that the choice depends on games and frames alone.
+def evaluation_targets(index: GameIndex, max_targets: int | None = 20_000) -> Targets:
+    """The frames with the smallest hashes, so that the choice depends on games and frames alone.
 
     Args:
-        max_targets: how many; None takes every judged frame.
+        max_targets: at most this many; None takes every frame from id 0 on.
     """
     games, frames, hashes = [], [], []
     kept = 0
@@ -42,9 +43,9 @@ def judged_targets(index: GameIndex, max_targets: int | None = 20_000) -> Target
         key = np.uint64(int(str(index.game_ids[game])[:16], 16))
         games.append(np.full(len(numbers), game))
         frames.append(numbers)
-        hashes.append(_splitmix64(key ^ _splitmix64(numbers.astype(np.uint64))))
+        hashes.append(splitmix64(key ^ splitmix64(numbers.astype(np.uint64))))
         kept += len(numbers)
-        if max_targets is not None and kept > max(PRUNE_AT, 4 * max_targets):
+        if max_targets is not None and kept > max(MAX_CANDIDATES, 4 * max_targets):
             games, frames, hashes = ([part] for part in _smallest(games, frames, hashes, max_targets))
             kept = max_targets
     if not games:
@@ -56,18 +57,9 @@ def judged_targets(index: GameIndex, max_targets: int | None = 20_000) -> Target
 def _smallest(
     games: list[np.ndarray], frames: list[np.ndarray], hashes: list[np.ndarray], max_targets: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The targets with the smallest hashes, in the order they came."""
+    """The targets with the smallest hashes, in their original order."""
     all_games, all_frames, all_hashes = np.concatenate(games), np.concatenate(frames), np.concatenate(hashes)
     if max_targets is None or len(all_games) <= max_targets:
         return all_games, all_frames, all_hashes
     chosen = np.sort(np.argpartition(all_hashes, max_targets - 1)[:max_targets])
     return all_games[chosen], all_frames[chosen], all_hashes[chosen]
-
-
-def _splitmix64(values: np.ndarray) -> np.ndarray:
-    """Finaliser of splitmix64 (Steele, Lea, Flood 2014): uint64 -> well mixed uint64."""
-    with np.errstate(over="ignore"):
-        mixed = values + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))

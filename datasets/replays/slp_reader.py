@@ -21,6 +21,7 @@ from datasets.replays.event_repair import repair
 from datasets.replays.game import Columns, Evidence, Follower, Game, GameFacts, PlayerEvidence, PlayerFacts
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
+from datasets.schema.melee_ids import HUMAN
 
 SLIPPI_MAGIC = b"{U\x03raw"
 """A .slp file is UBJSON whose first key is `raw` (SPEC.md, The raw element)."""
@@ -28,7 +29,6 @@ SLIPPI_MAGIC = b"{U\x03raw"
 OLDEST_VERSION = (2, 0, 0)
 """Before it the post-frame lacks airborne, ground, jumps and l_cancel, which every encoding needs."""
 
-HUMAN = 0
 ITEMS_OFF = -1
 STICK_GRID = 80.0
 TRIGGER_GRID = 140.0
@@ -44,7 +44,7 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
         repair_old: read Slippi 3.0 to 3.6 too, which peppi-py cannot read as they are
         (`datasets.replays.event_repair`).
     Raises:
-        ReplayError: the bytes hold no game that can be stored (codes in `datasets.checks.filters.REASONS`).
+        ReplayError: the bytes hold no game that can be stored (codes in `datasets.schema.reject_reasons`).
     """
     parsed = _parse_with_peppi(content, repair_old)
     version = tuple(parsed.start.slippi.version)

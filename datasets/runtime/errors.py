@@ -13,7 +13,7 @@ class ReplayError(Exception):
     """An input that is not taken: becomes a row in `rejects/`, never stops a job.
 
     Attributes:
-        code: short reason code, stable across versions (see `datasets.checks.filters.REASONS`).
+        code: short reason code, stable across versions (see `datasets.schema.reject_reasons`).
         message: what was found, for a person; never a player's name.
     """
 

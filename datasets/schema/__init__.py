@@ -1,1 +1,1 @@
-"""The stored format: columns and their units, reject reasons, and the train/validation/test split."""
+"""The stored format: columns and units, Melee's ids, reject reasons, and the train/validation/test split."""

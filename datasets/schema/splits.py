@@ -1,8 +1,9 @@
-"""Which games train, which are judged: decided by the game alone, so it never changes as a corpus grows.
+"""The train/validation/test split. It depends on the game alone, so a game never moves as a corpus grows.
 
-A game that may hold rollbacks (rows that netplay sent again, which nothing tells from the others) is never judged.
-Nor does it train in place of being judged: when its .slp arrives it is judged, and what has trained on it would have
-seen it. So it trains if its number is one of training, and is in no split but `all` otherwise.
+A game that may hold rollback frames (an older pipeline's, whose rollback frames cannot all be detected) is never
+evaluated on. It does not move to the training split either: once its .slp arrives it is evaluated on, and a model
+trained on the older copy would have seen it. So such a game trains if its split number says so, and otherwise belongs
+to `all` only.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ Split = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Where the number in [0, 1) that each game has is cut into splits."""
+    """The fractions of games in each split. A game's split number in [0, 1) decides; the rest trains."""
 
     test_share: float = 0.05
-    """Share of games in [0, test_share): kept for the last judgement."""
+    """Fraction of games for the final evaluation: split numbers in [0, test_share)."""
     validation_share: float = 0.10
-    """Share of games in the next part: judged during and after training. The rest trains."""
+    """Fraction of games for evaluation during and after training: the split numbers after those."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.test_share <= 1 and 0 <= self.validation_share <= 1 - self.test_share):
             raise ValueError(
                 f"test_share={self.test_share}, validation_share={self.validation_share}: "
-                "both must be shares of 1 that together leave room for training"
+                "both must be fractions between 0 and 1, and their sum at most 1"
             )
 
 
 def split_number(key: str) -> float:
-    """Number in [0, 1) of a split key: first 8 bytes of its blake2b over 2^64."""
+    """Number in [0, 1) of a split key: the first 8 bytes of its blake2b digest, divided by 2^64."""
     digest = hashlib.blake2b(key.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2.0**64
 
@@ -42,11 +43,11 @@ def split_number(key: str) -> float:
 def in_split(
     split_numbers: np.ndarray, split: Split, config: SplitConfig, may_hold_rollbacks: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which games belong to a split.
+    """Mask of the games in a split.
 
     Args:
-        split_numbers: float64 (games,), the corpus' `split_number`.
-        may_hold_rollbacks: bool (games,), the corpus' column of that name; None where no game may.
+        split_numbers: float64 (games,), column `split_number` of the corpus.
+        may_hold_rollbacks: bool (games,), the column of that name; None means that no game does.
     Returns:
         bool (games,).
     """
@@ -56,7 +57,7 @@ def in_split(
         return np.ones(len(split_numbers), dtype=bool)
     if split == "train":
         return split_numbers >= validation_end
-    can_judge = True if may_hold_rollbacks is None else ~may_hold_rollbacks
+    can_evaluate = True if may_hold_rollbacks is None else ~may_hold_rollbacks
     if split == "test":
-        return (split_numbers < test_end) & can_judge
-    return (split_numbers >= test_end) & (split_numbers < validation_end) & can_judge
+        return (split_numbers < test_end) & can_evaluate
+    return (split_numbers >= test_end) & (split_numbers < validation_end) & can_evaluate

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.splitmix64 import random_keys, random_words
 from datasets.synth.faults import BROKEN, add_rollbacks
 from datasets.synth.options import SynthOptions, SynthSummary
-from datasets.synth.randomness import draw, keys_of
 from datasets.synth.simulation import SimulatedGame, simulate
 from datasets.synth.slp_layout import Layout, Version
 from datasets.synth.slp_writer import frame_rows, write_slp
@@ -56,7 +56,7 @@ def _claim(out: Path) -> None:
 def _file(game: SimulatedGame, options: SynthOptions, layout: Layout) -> bytes:
     rows = frame_rows(game, layout)
     if options.rollbacks:
-        key = draw(keys_of(options.seed, np.array([game.index])), 3)
+        key = random_words(random_keys(options.seed, np.array([game.index])), 3)
         rows = add_rollbacks(rows, layout, int(key[0]))
     return write_slp(game, version=options.version, rows=rows)
 
@@ -69,7 +69,7 @@ def _broken_files(options: SynthOptions, layout: Layout) -> Iterator[tuple[str, 
     spoiled = SynthOptions(num_games=1, seed=seed, version=options.version, max_frames=max_frames)
     game = next(simulate(spoiled))
     data = _file(game, spoiled, layout)
-    words = draw(keys_of(options.seed, np.arange(options.broken)), 4)
+    words = random_words(random_keys(options.seed, np.arange(options.broken)), 4)
     kinds = list(BROKEN.items())
     for number, word in enumerate(words):
         kind, spoil = kinds[number % len(kinds)]

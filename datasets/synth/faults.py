@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from datasets.synth.randomness import bits, draw
+from datasets.runtime.splitmix64 import bit_field, random_words
 from datasets.synth.slp_layout import Layout
 
 MAX_ROLLBACK = 7
@@ -26,8 +26,8 @@ def add_rollbacks(rows: np.ndarray, layout: Layout, key: int) -> np.ndarray:
         rows (more than T), of which the last of each frame id is the given one.
     """
     count = len(rows)
-    words = draw(np.full(count, key, np.uint64), np.arange(count))
-    depth = np.where(bits(words, 0, 16) < 65536 * ROLLBACK_CHANCE, 1 + bits(words, 16, 16) % MAX_ROLLBACK, 0)
+    words = random_words(np.full(count, key, np.uint64), np.arange(count))
+    depth = np.where(bit_field(words, 0, 16) < 65536 * ROLLBACK_CHANCE, 1 + bit_field(words, 16, 16) % MAX_ROLLBACK, 0)
     # A later frame is never sent before an earlier one was: take-backs do not overlap and stay inside the game.
     starts, free_from = [], 1
     for at in np.flatnonzero(depth):
@@ -67,9 +67,9 @@ def _truncated(data: bytes, word: int) -> bytes:
 def _flipped(data: bytes, word: int) -> bytes:
     """Random bits of the events' command bytes and values change, in a thousand places."""
     damaged = np.frombuffer(data, np.uint8).copy()
-    words = draw(np.full(1000, word, np.uint64), np.arange(1000))
+    words = random_words(np.full(1000, word, np.uint64), np.arange(1000))
     places = (words % np.uint64(len(data))).astype(np.int64)
-    damaged[places] ^= (1 + bits(words, 40, 8) % 255).astype(np.uint8)
+    damaged[places] ^= (1 + bit_field(words, 40, 8) % 255).astype(np.uint8)
     return damaged.tobytes()
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from datasets.runtime.splitmix64 import bit_field, random_words
 from datasets.synth import moves
 from datasets.synth.controllers import DEAD_ZONE, STICK_STEPS, Button
 from datasets.synth.moves import Action, Is
-from datasets.synth.randomness import bits, draw
 from datasets.synth.state import World
 
 # Where a command points its stick: nowhere, at the opponent, away from it, to the middle of the stage.
@@ -138,7 +138,7 @@ class Players:
         """Puts new players into slots: int (n,) games and uint64 (n,) game keys."""
         for player in range(2):
             who = 2 * games + player
-            self.keys[who] = draw(keys, 100 + player)
+            self.keys[who] = random_words(keys, 100 + player)
             self.held[who] = self.pressed[who] = 0
             self.near[who] = False
             self.command[:, who] = 0
@@ -168,21 +168,21 @@ class Players:
 
     def _draw(self, world: World, who: np.ndarray, frame: np.ndarray) -> np.ndarray:
         """Draws new commands; gives the sticks to show in this frame, often only halfway there: int64 (2, n)."""
-        words = draw(self.keys[who], frame)
-        number = (_THRESHOLDS[situations(world, who)] <= bits(words, 0, 16)[:, None]).sum(1)
+        words = random_words(self.keys[who], frame)
+        number = (_THRESHOLDS[situations(world, who)] <= bit_field(words, 0, 16)[:, None]).sum(1)
         row = _TABLE[number].T
         towards = _directions(world, who)
-        x = towards[row[0], np.arange(len(who))] * _between(row[1], row[2], bits(words, 16, 7))
-        y = _between(row[3], row[4], bits(words, 23, 7))
+        x = towards[row[0], np.arange(len(who))] * _between(row[1], row[2], bit_field(words, 16, 7))
+        y = _between(row[3], row[4], bit_field(words, 23, 7))
         # A real stick moves within a circle: the processed values never leave it.
         scale = np.minimum(1.0, STICK_STEPS / np.maximum(np.sqrt(x * x + y * y), 1.0))
         x, y = np.trunc(x * scale).astype(np.int64), np.trunc(y * scale).astype(np.int64)
         c_x = towards[row[5], np.arange(len(who))] * row[6]
         target = _dead(np.stack([x, y]))
-        shown = np.where(bits(words, 30, 1) == 1, _dead((self.command[:2, who] + target) // 2), target)
+        shown = np.where(bit_field(words, 30, 1) == 1, _dead((self.command[:2, who] + target) // 2), target)
         self.command[:, who] = (*target, c_x, row[7], row[9], row[8])
-        self.held[who] = _between(row[10], row[11], bits(words, 31, 7))
-        self.pressed[who] = _between(row[12], row[13], bits(words, 38, 7))
+        self.held[who] = _between(row[10], row[11], bit_field(words, 31, 7))
+        self.pressed[who] = _between(row[12], row[13], bit_field(words, 38, 7))
         return shown
 
 

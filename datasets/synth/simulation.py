@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.runtime.splitmix64 import bit_field, random_keys, random_words
 from datasets.synth import combat, physics, rules
 from datasets.synth.controllers import Pads
 from datasets.synth.fighters import CHARACTERS
 from datasets.synth.options import FIRST_FRAME, SynthOptions
 from datasets.synth.players import Players
-from datasets.synth.randomness import bits, draw, keys_of
 from datasets.synth.recorder import BLOCK_STEPS, Recorder
 from datasets.synth.stages import STAGES
 from datasets.synth.state import World, keep_fighters
@@ -121,20 +121,20 @@ class _Batch:
             return
         games = self.next_game + np.arange(len(slots))
         self.next_game += len(slots)
-        keys = keys_of(self.options.seed, games)
-        words = draw(keys, 1)
-        stages = bits(words, 0, 16) % len(STAGES)
-        characters = np.stack([bits(words, at, 16) % len(CHARACTERS) for at in (16, 32)], 1)
-        costumes = np.stack([bits(words, at, 8) % 4 for at in (48, 56)], 1)
+        keys = random_keys(self.options.seed, games)
+        words = random_words(keys, 1)
+        stages = bit_field(words, 0, 16) % len(STAGES)
+        characters = np.stack([bit_field(words, at, 16) % len(CHARACTERS) for at in (16, 32)], 1)
+        costumes = np.stack([bit_field(words, at, 8) % 4 for at in (48, 56)], 1)
         ports = np.tile(np.arange(2), (len(slots), 1))
         if self.options.random_ports:
             pairs = np.array([(a, b) for a in range(4) for b in range(a + 1, 4)])
-            ports = pairs[bits(draw(keys, 2), 0, 16) % len(pairs)]
+            ports = pairs[bit_field(random_words(keys, 2), 0, 16) % len(pairs)]
         self.world.start_games(slots, characters, stages, ports.astype(np.uint8))
         self.players.start_games(slots, keys)
         self.game[slots], self.frame[slots], self.over_at[slots] = games, FIRST_FRAME, -1
         for i, slot in enumerate(slots):
-            seed = int(bits(keys[i : i + 1], 0, 32)[0])
+            seed = int(bit_field(keys[i : i + 1], 0, 32)[0])
             self.setup[int(slot)] = (int(stages[i]), characters[i], ports[i], costumes[i], seed)
 
     def _shrink(self) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
 from datasets.loading.sequences import gather
-from datasets.schema.columns import TOURNAMENT_STAGES
+from datasets.schema.melee_ids import TOURNAMENT_STAGES
 from wm.config.run_config import ObjectiveConfig
 from wm.data.augment import augment, mirrored, swapped
 from wm.data.batches import Share

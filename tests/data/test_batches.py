@@ -82,7 +82,7 @@ def test_a_share_is_the_frames_of_its_order_as_they_are_stored(index, feed, resi
         share = next(made)
         begin, end = pool.bounds[number : number + 2]
         assert share.num_examples == end - begin == len(share.frames.floats)
-        for row, (game, first) in enumerate(zip(pool.games[begin:end], pool.firsts[begin:end], strict=True)):
+        for row, (game, first) in enumerate(zip(pool.games[begin:end], pool.starts[begin:end], strict=True)):
             stored = games.setdefault(int(game), read_games(index, [game]))
             assert np.array_equal(share.frames.floats[row].numpy(), stored.floats[first : first + S + 1])
             assert np.array_equal(share.frames.codes[row].numpy(), stored.codes[first : first + S + 1])

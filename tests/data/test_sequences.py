@@ -12,7 +12,7 @@ import pytest
 from datasets.corpus.reader import open_corpus
 from datasets.loading import sequences
 from datasets.loading.frames import FrameArrays, GameIndex, index_games, read_games, row_group_numbers
-from datasets.loading.sequences import Cursor, Pool, SequenceOrder, gather, ranges
+from datasets.loading.sequences import Cursor, Pool, SequenceOrder, concatenated_ranges, gather
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 
@@ -59,7 +59,7 @@ def grown(index: GameIndex, num_games: int, games_per_group: int = 3) -> GameInd
 
 def batches_of(pool: Pool) -> Iterator[list[Place]]:
     """The sequences of one batch after another."""
-    places = list(zip(pool.games.tolist(), pool.firsts.tolist(), strict=True))
+    places = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
     for begin, end in zip(pool.bounds[:-1], pool.bounds[1:], strict=True):
         yield places[begin:end]
 
@@ -113,8 +113,8 @@ def test_the_workers_parts_of_a_batch_are_the_batch(order, world_size, lanes, mo
     made = order(lanes=lanes, pool_frames=9_000)
     for number in range(made.num_pools(0)):
         pool = made.pool(0, number)
-        places = list(zip(pool.games.tolist(), pool.firsts.tolist(), strict=True))
-        shares = [pool.share(rank, world_size) for rank in range(world_size)]
+        places = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
+        shares = [pool.rank_slices(rank, world_size) for rank in range(world_size)]
         for batch_number, batch in enumerate(batches_of(pool)):
             parts = [places[first[batch_number] : after[batch_number]] for first, after in shares]
             assert [place for part in parts for place in part] == batch
@@ -127,11 +127,11 @@ def test_an_epoch_in_which_the_number_of_workers_changes_has_every_sequence_once
     number = 0
     for pool_number in range(made.num_pools(0)):
         pool = made.pool(0, pool_number)
-        places = list(zip(pool.games.tolist(), pool.firsts.tolist(), strict=True))
+        places = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
         for batch in range(pool.num_batches):
             world_size = 1 + number // 5 % 4  # another number of workers after every five batches
             for rank in range(world_size):
-                first, after = pool.share(rank, world_size)
+                first, after = pool.rank_slices(rank, world_size)
                 seen += places[first[batch] : after[batch]]
             number += 1
     assert number > 20
@@ -144,10 +144,10 @@ def test_a_worker_needs_only_about_its_part_of_the_games(order, index, monkeypat
     monkeypatch.setattr(sequences, "MIN_FRAMES_FOR_LANES", 1)
     pool = order(many, lanes=8, batch_size=128).pool(0, 0)
     for rank in range(4):
-        mine = np.unique(pool.games[ranges(*pool.share(rank, 4))])
+        mine = np.unique(pool.games[concatenated_ranges(*pool.rank_slices(rank, 4))])
         assert 0.24 < len(mine) / 600 < 0.27
     whole = order(many, lanes=1, batch_size=128).pool(0, 0)
-    assert len(np.unique(whole.games[ranges(*whole.share(0, 4))])) > 0.95 * 600
+    assert len(np.unique(whole.games[concatenated_ranges(*whole.rank_slices(0, 4))])) > 0.95 * 600
 
 
 def test_every_batch_takes_equally_many_from_each_lane(order, index, monkeypatch):
@@ -196,7 +196,7 @@ def test_pools_hold_some_batches_even_where_fewer_frames_are_asked_for(order):
 
 
 def test_row_groups_are_shuffled_where_there_are_many_and_games_where_there_are_few(order, index):
-    for num_groups, games_apart in ((sequences.FEW_ROW_GROUPS, 3), (sequences.FEW_ROW_GROUPS - 1, 1)):
+    for num_groups, games_apart in ((sequences.MIN_ROW_GROUPS, 3), (sequences.MIN_ROW_GROUPS - 1, 1)):
         made = order(grown(index, 3 * num_groups))
         units = np.split(made._unit_games, made._unit_bounds[1:-1])
         assert {len(unit) for unit in units} == {games_apart}
@@ -221,7 +221,7 @@ def test_a_pool_does_not_depend_on_what_was_asked_for_before(order):
     expected = {(epoch, n): straight.pool(epoch, n) for epoch in (0, 1) for n in range(straight.num_pools(epoch))}
     for (epoch, number), pool in reversed(expected.items()):
         found = order(pool_frames=9_000).pool(epoch, number)
-        for name in ("games", "firsts", "bounds"):
+        for name in ("games", "starts", "bounds"):
             assert np.array_equal(getattr(found, name), getattr(pool, name))
 
 
@@ -237,7 +237,7 @@ def test_cursors_go_from_pool_to_pool_and_from_epoch_to_epoch(order):
     made = order(pool_frames=9_000)
     cursor, seen = Cursor(batch=3), []
     while cursor.epoch < 2:
-        cursor = made.following(cursor)
+        cursor = made.next_pool(cursor)
         seen.append((cursor.epoch, cursor.pool))
         assert cursor.batch == 0
     pools = [(epoch, pool) for epoch in (0, 1) for pool in range(made.num_pools(epoch))]
@@ -276,7 +276,9 @@ def test_the_order_of_a_large_corpus_takes_little_time_a_pool(index):
 
 def test_ranges_are_those_of_python():
     starts, ends = np.array([3, 5, 5, 0]), np.array([5, 5, 9, 1])
-    assert ranges(starts, ends).tolist() == [n for a, b in zip(starts, ends, strict=True) for n in range(a, b)]
+    assert concatenated_ranges(starts, ends).tolist() == [
+        n for a, b in zip(starts, ends, strict=True) for n in range(a, b)
+    ]
 
 
 def test_games_read_in_any_order_are_those_read_alone(index):

@@ -13,7 +13,7 @@ from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games, read_games
 from datasets.loading.sequences import take_rows
-from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, judged_targets
+from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
@@ -86,7 +86,7 @@ def assert_same(fast: Judgement, slow: Judgement) -> None:
 @pytest.mark.parametrize("context", [1, 10, 70, COUNTDOWN_FRAMES])
 def test_judging_windows_equals_judging_one_target_after_another(index, model, context, monkeypatch):
     monkeypatch.setattr(judge, "READ_FRAMES", 30_000)  # several groups of games
-    targets = judged_targets(index, NUM_TARGETS)
+    targets = evaluation_targets(index, NUM_TARGETS)
     fast = judge_windows(model, index, targets, context, CPU, "fp32")
     assert_same(fast, slow_judgement(model, index, targets, context))
 
@@ -116,7 +116,7 @@ def sorted_by_target(judgement: Judgement, targets: Targets, order: list[int]) -
 
 def test_judging_a_stream_equals_observing_each_whole_game_at_once(index, model):
     games = some_short_games(index)
-    all_targets = judged_targets(index, None)
+    all_targets = evaluation_targets(index, None)
     chosen = np.flatnonzero(np.isin(all_targets.games, games))[::37]
     targets = Targets(games=all_targets.games[chosen], frames=all_targets.frames[chosen])
     fast = judge_stream(model, index, targets, CPU, "fp32")
@@ -169,14 +169,14 @@ def test_judging_leaves_the_model_as_it_was(index, model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for training in (True, False):
         model.train(training)
-        judge_windows(model, index, judged_targets(index, 5), 3, CPU, "fp32")
+        judge_windows(model, index, evaluation_targets(index, 5), 3, CPU, "fp32")
         assert model.training == training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not torch.is_inference_mode_enabled()
 
 
 def test_the_judged_frames_are_the_same_for_every_context_and_never_before_frame_0(index, model):
-    targets = judged_targets(index, NUM_TARGETS)
+    targets = evaluation_targets(index, NUM_TARGETS)
     assert len(targets) == NUM_TARGETS
     assert targets.frames.min() >= COUNTDOWN_FRAMES
     assert (targets.frames < index.num_frames[targets.games]).all()
@@ -185,7 +185,7 @@ def test_the_judged_frames_are_the_same_for_every_context_and_never_before_frame
 
 
 def test_judged_frames_are_spread_over_games_by_their_length(index):
-    targets = judged_targets(index, 20_000)
+    targets = evaluation_targets(index, 20_000)
     expected = (index.num_frames - COUNTDOWN_FRAMES) / (index.num_frames - COUNTDOWN_FRAMES).sum()
     found = np.bincount(targets.games, minlength=len(index)) / len(targets)
     assert np.abs(found - expected).max() < 0.01
@@ -195,7 +195,7 @@ def test_judged_frames_are_spread_over_games_by_their_length(index):
 
 
 def test_fewer_targets_are_the_first_of_more(index):
-    assert named(index, judged_targets(index, 100)) < named(index, judged_targets(index, 1_000))
+    assert named(index, evaluation_targets(index, 100)) < named(index, evaluation_targets(index, 1_000))
 
 
 def named(index: GameIndex, targets: Targets) -> set[tuple[str, int]]:
@@ -218,7 +218,9 @@ def test_judged_frames_depend_on_the_games_and_not_on_the_order_in_which_a_corpu
     )
     assert grown.game_ids.tolist() != backwards.game_ids.tolist()
     for number in (50, 500):
-        assert named(grown, judged_targets(grown, number)) == named(backwards, judged_targets(backwards, number))
+        assert named(grown, evaluation_targets(grown, number)) == named(
+            backwards, evaluation_targets(backwards, number)
+        )
 
 
 def only(index: GameIndex, games: np.ndarray) -> GameIndex:
@@ -232,7 +234,7 @@ def test_evaluate_judges_the_model_and_its_baselines_on_the_same_frames(index, m
     result = evaluate(model, index, contexts=(3, "stream"), num_targets=NUM_TARGETS, device=CPU, precision="fp32")
     names = [(row["predictor"], row["context"]) for row in result["results"]]
     assert names == [("model", 3), ("model", "stream")] + [(name, None) for name in judge.BASELINES]
-    targets = judged_targets(index, NUM_TARGETS)
+    targets = evaluation_targets(index, NUM_TARGETS)
     expected = metrics_of(judge_windows(model, index, targets, 3, CPU, "fp32"))
     assert result["results"][0]["metrics"] == {name: metric.plain() for name, metric in expected.items()}
     for row in result["results"]:
@@ -256,6 +258,6 @@ def test_a_context_that_cannot_be_judged_is_a_users_error(index, model):
 
 def test_games_that_end_in_their_countdown_give_no_judged_frame(index, model):
     short = replace(index, num_frames=np.full(len(index), COUNTDOWN_FRAMES))
-    assert not len(judged_targets(short, None))
+    assert not len(evaluation_targets(short, None))
     with pytest.raises(UserError, match="countdown"):
         evaluate(model, short, contexts=(10,), num_targets=5, device=CPU)

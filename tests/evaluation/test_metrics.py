@@ -10,7 +10,7 @@ import pytest
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, index_games, read_games
-from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, judged_targets
+from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.schema.splits import SplitConfig
 from wm.evaluation.evaluator import BASELINES, judge_baseline
 from wm.evaluation.metrics import Judgement, Metric, Resampling, concatenate, confusions_of, metrics_of, slices_of
@@ -22,7 +22,7 @@ NUM_TARGETS = 3_000
 @pytest.fixture(scope="module")
 def judgement(index: GameIndex) -> Judgement:
     """A predictor that says the last frame's action, and sometimes anything: of real frames."""
-    plain = judge_baseline("last displacement", index, judged_targets(index, NUM_TARGETS))
+    plain = judge_baseline("last displacement", index, evaluation_targets(index, NUM_TARGETS))
     random = np.random.default_rng(2)
     shape = plain.true_action.shape
     said = np.where(random.random(shape) < 0.3, plain.true_action, plain.said_action)
@@ -198,7 +198,7 @@ def test_confusions_are_the_changes_most_often_missed(judgement):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_says_what_its_rule_says_frame_by_frame(index, name):
-    targets = judged_targets(index, 400)
+    targets = evaluation_targets(index, 400)
     found = judge_baseline(name, index, targets)
     assert np.array_equal(found.games, targets.games)
     for row in range(0, len(targets), 7):
@@ -236,7 +236,7 @@ def dev_index(dev_corpus) -> GameIndex:
 
 
 def test_standing_still_on_the_dev_games_is_as_good_as_published(dev_index):
-    targets = judged_targets(dev_index, None)
+    targets = evaluation_targets(dev_index, None)
     assert len(targets) == sum(max(0, length - COUNTDOWN_FRAMES) for length in dev_index.num_frames)
     still = metrics_of(judge_baseline("repeat last frame", dev_index, targets))
     # 0.914 in the first plan; the raw files, read with peppi-py and counted apart from our code, give this too.
@@ -246,12 +246,12 @@ def test_standing_still_on_the_dev_games_is_as_good_as_published(dev_index):
 
 
 def test_moving_on_on_the_dev_games_is_as_good_as_published(dev_index):
-    moving = metrics_of(judge_baseline("last displacement", dev_index, judged_targets(dev_index, None)))
+    moving = metrics_of(judge_baseline("last displacement", dev_index, evaluation_targets(dev_index, None)))
     assert moving["pos_mae"].value == pytest.approx(0.254, abs=5e-4)
 
 
 def test_last_velocities_on_the_dev_games_that_have_them_are_as_good_as_published(dev_index):
-    targets = judged_targets(dev_index, None)
+    targets = evaluation_targets(dev_index, None)
     has = dev_index.facts[targets.games, GAME_COLUMNS.index("has_velocity")] > 0
     some = Targets(games=targets.games[has], frames=targets.frames[has])
     moving = metrics_of(judge_baseline("last velocities", dev_index, some))

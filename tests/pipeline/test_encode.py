@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from chunks import same_rows, written_by_another
 
-from datasets.checks.filters import REASONS, FilterConfig
+from datasets.checks.filters import FilterConfig
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
 from datasets.corpus.commit_files import file_record
@@ -30,6 +30,7 @@ from datasets.corpus.manifest import FOLLOWERS, FRAMES, IN_PROGRESS_FILE
 from datasets.corpus.reader import open_corpus
 from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.runtime.errors import UserError
+from datasets.schema.reject_reasons import REJECT_REASONS
 
 KILL_SCRIPT = """
 import importlib, itertools, os, signal, sys
@@ -171,7 +172,7 @@ def test_beside_the_dev_games_nothing_of_the_odd_files_is_taken(dump_corpus, dev
     assert corpus.games["game_id"].to_pylist() == open_corpus(dev_corpus).games["game_id"].to_pylist()
     assert corpus.rejects.num_rows == 70
     assert corpus.rejects["member"].to_pylist() == list(range(70))
-    assert set(corpus.rejects["code"].to_pylist()) <= set(REASONS)
+    assert set(corpus.rejects["code"].to_pylist()) <= set(REJECT_REASONS)
     assert all(corpus.rejects["message"].to_pylist())
     assert Counter(corpus.rejects["code"].to_pylist())["duplicate_game"] == 1
 

@@ -8,11 +8,12 @@ import struct
 import numpy as np
 import pytest
 
-from datasets.checks.filters import REASONS, FilterConfig, check_game
+from datasets.checks.filters import FilterConfig, check_game
 from datasets.replays.event_repair import needs_repair, repair
 from datasets.replays.game import Columns, Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
+from datasets.schema.reject_reasons import REJECT_REASONS
 
 PAYLOADS, START, PRE, POST, END, FRAME_START, ITEM, BOOKEND = 0x35, 0x36, 0x37, 0x38, 0x39, 0x3A, 0x3B, 0x3C
 
@@ -247,7 +248,7 @@ def test_a_damaged_old_game_is_read_as_it_stands_or_refused(kind, unreadable):
             game = parse_replay(wrong, repair_old=True)
             check_game(game, FilterConfig(min_frames=1, min_damage_percent=0.0))
         except ReplayError as error:
-            assert error.code in REASONS
+            assert error.code in REJECT_REASONS
             outcomes.append(error.code)
         else:
             assert_as_read_slowly(game, wrong)

@@ -8,11 +8,12 @@ import struct
 import numpy as np
 import pytest
 
-from datasets.checks.filters import PLAUSIBLE, REASONS, FilterConfig, check_game, damage_taken
+from datasets.checks.filters import PLAUSIBLE, FilterConfig, check_game, damage_taken
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import PLAYER_COLUMNS
+from datasets.schema.reject_reasons import REJECT_REASONS
 
 GOOD_GAME = "1b72eddbd56faf6f.slp"
 
@@ -40,7 +41,7 @@ def test_each_odd_file_fares_as_the_inventory_expects(inventory, read_real):
     for row in edge:
         code = code_of(read_real(row["file"]), FilterConfig())
         assert (code is None) == row["expected_default"].startswith("accept"), (row["file"], code)
-        assert code is None or code in REASONS
+        assert code is None or code in REJECT_REASONS
 
 
 def test_each_reason_that_the_inventory_gives_is_among_those_named(inventory, read_real):
@@ -148,6 +149,6 @@ def test_each_plausible_range_is_of_a_column_and_within_its_dtype():
 
 
 def test_reason_codes_are_words_with_an_explanation():
-    for code, text in REASONS.items():
+    for code, text in REJECT_REASONS.items():
         assert code.replace("_", "").isalpha() and code.islower()
         assert len(text) > 5

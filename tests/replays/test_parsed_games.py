@@ -377,7 +377,7 @@ def test_a_corpus_of_flagged_games_judges_only_the_others(parsed_corpus):
     flag_of = dict(zip(corpus.games["game_id"].to_pylist(), flags, strict=True))
     assert sorted(flag_of[game_id] for game_id in judged.game_ids) == [False, False]
     assert len(index_games(corpus, "all", everything)) == 5
-    assert list(index_games(corpus, "all", everything, to_judge=True).game_ids) == list(judged.game_ids)
+    assert list(index_games(corpus, "all", everything, for_evaluation=True).game_ids) == list(judged.game_ids)
     with pytest.raises(UserError, match="train split"):
         index_games(corpus, "train", everything)
 

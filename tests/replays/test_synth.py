@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.splitmix64 import random_keys, random_words
 from datasets.synth import SimulatedGame, SynthOptions, simulate, synthesise, write_slp
 from datasets.synth.controllers import Pads
 from datasets.synth.faults import BROKEN, add_rollbacks
 from datasets.synth.fighters import CHARACTERS
 from datasets.synth.moves import ANIMATION, TRAITS, Action, Is
-from datasets.synth.randomness import draw, keys_of
 from datasets.synth.recorder import PAD_COLUMNS
 from datasets.synth.simulation import step
 from datasets.synth.slp_layout import Layout, Version
@@ -367,7 +367,7 @@ def test_rollbacks_only_repeat_and_never_lose_a_frame(seed, key, count):
     layout = Layout.of(Version.parse("3.16.0"))
     rows = np.zeros(count, layout.row())
     rows["start"]["frame"] = np.arange(count)
-    rows["post"]["x"] = draw(keys_of(seed, np.arange(count)), 0).astype(np.float32)[:, None]
+    rows["post"]["x"] = random_words(random_keys(seed, np.arange(count)), 0).astype(np.float32)[:, None]
     sent = add_rollbacks(rows, layout, key)
     ids = sent["start"]["frame"]
     last = len(ids) - 1 - np.unique(ids[::-1], return_index=True)[1]
@@ -380,9 +380,9 @@ def test_rollbacks_need_a_version_that_has_them():
 
 
 def test_random_words_depend_on_nothing_but_key_and_counter():
-    keys = keys_of(9, np.arange(1000))
+    keys = random_keys(9, np.arange(1000))
     assert len(np.unique(keys)) == 1000
-    words = draw(keys, np.arange(1000))
-    assert np.array_equal(draw(keys[500:], np.arange(500, 1000)), words[500:])
+    words = random_words(keys, np.arange(1000))
+    assert np.array_equal(random_words(keys[500:], np.arange(500, 1000)), words[500:])
     share = ((words[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).mean(0)
     assert (np.abs(share - 0.5) < 0.08).all()

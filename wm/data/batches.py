@@ -181,7 +181,7 @@ def bytes_on_device(
     """What one worker's feed will hold on its device, about: all games, or its part of two pools."""
     num_frames = int(index.num_frames[order.games].sum())
     if not fits_on_device(num_frames, device, data, local_ranks):
-        num_frames = 2 * order.frames_of_share(world_size)
+        num_frames = 2 * order.frames_per_worker(world_size)
     return num_frames * BYTES_PER_FRAME
 
 

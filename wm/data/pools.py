@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays, GameIndex, read_games, row_group_numbers
-from datasets.loading.sequences import Cursor, Pool, SequenceOrder, ranges
+from datasets.loading.sequences import Cursor, Pool, SequenceOrder, concatenated_ranges
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import NUM_PLAYERS
 
@@ -143,9 +143,9 @@ class PoolReader:
             ReadingStoppedError: the feed was closed.
         """
         pool = self._order.pool(cursor.epoch, cursor.pool)
-        following = self._order.following(cursor)
-        firsts, afters = pool.share(self._rank, self._world_size)
-        mine = ranges(firsts, afters)
+        following = self._order.next_pool(cursor)
+        firsts, afters = pool.rank_slices(self._rank, self._world_size)
+        mine = concatenated_ranges(firsts, afters)
         self._check_sizes(pool)
         with self._on_own_stream():
             if not self._resident:
@@ -154,7 +154,7 @@ class PoolReader:
                 if self._kept is None:
                     self._kept = store, self._read(self._order.games, store)
                 store, rows = self._kept
-            starts = self._move(rows[pool.games[mine]] + pool.firsts[mine])
+            starts = self._move(rows[pool.games[mine]] + pool.starts[mine])
             games = self._move(pool.games)
             ready = None
             if self._stream is not None:

@@ -34,7 +34,7 @@ def open_data(config: RunConfig) -> TrainingData:
     train = index_games(corpus, config.train_split or ("all" if separate else "train"), config.split)
     judged_corpus = open_corpus(config.eval_corpus) if config.eval_corpus is not None else corpus
     judged_split = config.eval.split or ("all" if separate else "validation")
-    judged = index_games(judged_corpus, judged_split, config.split, to_judge=True)
+    judged = index_games(judged_corpus, judged_split, config.split, for_evaluation=True)
     longest = int(train.num_frames.max())
     if longest < config.objective.example_frames:
         raise UserError(

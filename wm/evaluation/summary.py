@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from datasets.loading.frames import GAME_COLUMNS, GameIndex
-from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, judged_targets
+from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.runtime.errors import UserError
-from datasets.schema.columns import NUM_PLAYERS, TOURNAMENT_STAGES, character_name, stage_name
+from datasets.schema.columns import NUM_PLAYERS
+from datasets.schema.melee_ids import TOURNAMENT_STAGES, character_name, stage_name
 from wm.evaluation.action_groups import CATEGORY_NAMES, action_category, action_name
 from wm.evaluation.evaluator import BASELINES, Context, judge_baseline, judge_stream, judge_windows
 from wm.evaluation.metrics import Judgement, confusions_of, metrics_of, slices_of
@@ -41,7 +42,7 @@ def evaluate(
         UserError: a context that cannot be judged, or no frame to judge.
     """
     _check_contexts(model, contexts)
-    targets = judged_targets(index, num_targets)
+    targets = evaluation_targets(index, num_targets)
     if not len(targets):
         raise UserError("no game is longer than its countdown; nothing can be judged")
     results = []

@@ -42,7 +42,7 @@ def evaluate_checkpoint(
     device = torch.device("cuda" if use_gpu else "cpu")
     if use_gpu and not torch.cuda.is_available():
         raise UserError("--use-gpu is set, but no CUDA device is to be seen")
-    index = index_games(open_corpus(corpus), split, opened.config.split, to_judge=True)
+    index = index_games(open_corpus(corpus), split, opened.config.split, for_evaluation=True)
     chosen = parse_contexts(contexts) or default_contexts(model)
     result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
     result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets.checks.filters import REASONS
+from datasets.schema.reject_reasons import REJECT_REASONS
 from wm.report.bars import bar
 from wm.report.formats import NO_DATA, bytes_text, count_text, number
 from wm.report.markup import Child, Markup, join, tag
@@ -128,7 +128,7 @@ def _rejects(rejects: dict[str, int] | None, games: float | None) -> Markup:
     of_all = f" ({total / (total + games) * 100:.1f}% of all found)" if games is not None and total + games else ""
     caption = f"{count_text(total)} replays were not taken{of_all}; each for one reason."
     rows: list[list[Child]] = [
-        [tag("code", reason), REASONS.get(reason, NO_DATA), count_text(count)]
+        [tag("code", reason), REJECT_REASONS.get(reason, NO_DATA), count_text(count)]
         for reason, count in sorted(rejects.items(), key=lambda item: (-item[1], item[0]))
     ]
     return join(heading, table(caption, ["Reason", "Meaning", "Replays"], rows, class_="rejects", label="Rejects"))

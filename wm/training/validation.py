@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from datasets.loading.targets import Targets, judged_targets
+from datasets.loading.targets import Targets, evaluation_targets
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData
 from wm.evaluation.evaluator import judge_windows
@@ -28,7 +28,7 @@ class Validation:
     def rows(self, model: WorldModel, num_targets: int, targets_seen: int, seconds: float) -> list[dict[str, Any]]:
         """A row of metrics for each context, the same on every rank."""
         if num_targets not in self._targets:
-            self._targets[num_targets] = judged_targets(self._data.judged, num_targets)
+            self._targets[num_targets] = evaluation_targets(self._data.judged, num_targets)
         targets = self._targets[num_targets]
         share = slice(distributed.rank(), None, distributed.world_size())
         mine = Targets(games=targets.games[share], frames=targets.frames[share])
