@@ -1,4 +1,4 @@
-"""`wm demo`: every room once, from replays to a page."""
+"""`wm demo`: every step once, from replays to a report."""
 
 from __future__ import annotations
 
@@ -21,69 +21,65 @@ from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.launch.ray_train import train_on_ray
-from wm.report import write_report
-from wm.runs.run_folder import read_log
+from wm.report.run_report import write_report
 
 NUM_SYNTHETIC_GAMES = 60
-DEMO_TARGETS = 8_000
-"""Judged frames of the demo."""
+NUM_EVALUATION_TARGETS = 8_000
 
 
 def run_demo(out: Path, replays: Path | None) -> Path:
-    """Replays -> corpus -> model -> judgement -> page. Running it again resumes what is unfinished.
+    """Encode replays, train a model, evaluate it and write the report. Running it again resumes what is unfinished.
 
     Args:
-        replays: a folder or zip; None makes synthetic games.
+        out: folder of everything that the demo writes.
+        replays: a folder or archive; None generates synthetic games.
     Returns:
-        Path of the page, printed last.
+        Path of the report, which is also the last line printed.
     """
     started = time.monotonic()
     if replays is not None:
-        # Each source has a folder of its own, so that no model is judged on games it was not made from.
+        # Each source has its own folder, so that a model is never evaluated on another source's games.
         out = out.with_name(f"{out.name}-{short_hash({'replays': str(replays.resolve())})}")
     else:
-        replays = out / "replays"
-        if not (out / "replays.json").exists():
-            shutil.rmtree(replays, ignore_errors=True)
-            _say(started, f"1 of 5: {NUM_SYNTHETIC_GAMES} synthetic games")
-            replays.parent.mkdir(parents=True, exist_ok=True)
-            synthesise(replays, SynthOptions(num_games=NUM_SYNTHETIC_GAMES))
-            write_json_atomically(out / "replays.json", {"num_games": NUM_SYNTHETIC_GAMES})
-    _say(started, "2 of 5: replays into a corpus")
-    encode([replays], out / "corpus", EncodeOptions(), encode_on_ray)
-    info = corpus_info(open_corpus(out / "corpus"))
+        replays = _synthetic_replays(out, started)
+    corpus_folder, run_folder = out / "corpus", out / "run"
+    _print_step(started, "2 of 5: encoding the replays into a corpus")
+    encode([replays], corpus_folder, EncodeOptions(), encode_on_ray)
+    corpus = open_corpus(corpus_folder)
+    info = corpus_info(corpus)
     print(describe(info, show_rejects=False))
-    _say(started, "3 of 5: training a world model for about two minutes")
+    _print_step(started, "3 of 5: training a world model, about two minutes")
     config = load_yaml(SHIPPED_CONFIGS / "demo.yaml", RunConfig)
-    split = _split_with_games(open_corpus(out / "corpus"))
-    train_on_ray(dataclasses.replace(config, train_corpus=out / "corpus", out=out / "run", split=split))
-    _say(started, "4 of 5: judging it on games it has not seen")
-    evaluation = evaluate_checkpoint(out / "run", out / "corpus", ("10", "stream"), num_targets=DEMO_TARGETS)
-    _say(started, "5 of 5: the page")
-    page = write_report(
-        out / "report.html",
-        title="Demo world model",
-        log_rows=read_log(out / "run"),
-        evaluation=evaluation,
-        corpus={
-            "games": info.num_games,
-            "frames": info.num_frames,
-            "bytes_per_frame": info.bytes_per_frame,
-            "rejects": info.rejects_by_reason,
-            "stages": info.games_by_stage,
-            "characters": info.games_by_character,
-        },
-    )
-    _say(started, "done; open this page:")
-    print(page.resolve())
-    return page
+    split = _split_with_validation_games(corpus)
+    train_on_ray(dataclasses.replace(config, train_corpus=corpus_folder, out=run_folder, split=split))
+    _print_step(started, "4 of 5: evaluating it on games that it was not trained on")
+    contexts = ("10", "stream")
+    evaluation = evaluate_checkpoint(run_folder, corpus_folder, contexts, num_targets=NUM_EVALUATION_TARGETS)
+    _print_step(started, "5 of 5: writing the report")
+    title = "Demo world model"
+    report = write_report(out / "report.html", run_folder, title=title, evaluation=evaluation, corpus=info)
+    _print_step(started, "done; open this page in a browser:")
+    print(report.resolve())
+    return report
 
 
-def _split_with_games(corpus: Corpus) -> SplitConfig:
-    """The usual shares, or a larger one for validation where a few games leave it empty.
+def _synthetic_replays(out: Path, started: float) -> Path:
+    """Folder of synthetic replays, generated unless an earlier call has finished it."""
+    replays, marker = out / "replays", out / "replays.json"
+    if not marker.exists():
+        shutil.rmtree(replays, ignore_errors=True)
+        _print_step(started, f"1 of 5: generating {NUM_SYNTHETIC_GAMES} synthetic games")
+        out.mkdir(parents=True, exist_ok=True)
+        synthesise(replays, SynthOptions(num_games=NUM_SYNTHETIC_GAMES))
+        write_json_atomically(marker, {"num_games": NUM_SYNTHETIC_GAMES})
+    return replays
+
+
+def _split_with_validation_games(corpus: Corpus) -> SplitConfig:
+    """The default split, or a larger validation share where the default leaves it without games.
 
     Raises:
-        UserError: one game alone cannot both train and judge.
+        UserError: there are too few games for two splits.
     """
     numbers = corpus.games["split_number"].to_numpy()
     flagged = corpus.games["may_hold_rollbacks"].to_numpy()
@@ -91,8 +87,8 @@ def _split_with_games(corpus: Corpus) -> SplitConfig:
         config = SplitConfig(validation_share=share)
         if all(in_split(numbers, split, config, flagged).any() for split in ("train", "validation")):
             return config
-    raise UserError(f"{len(numbers)} games are too few to train on some and judge on others; add replays")
+    raise UserError(f"{len(numbers)} games are too few to train on some and evaluate on others; add replays")
 
 
-def _say(started: float, text: str) -> None:
+def _print_step(started: float, text: str) -> None:
     print(f"\n== {text}  [{time.monotonic() - started:.0f} s]", flush=True)

@@ -1,92 +1,88 @@
-"""The whole page: sections put into the template beside this file, and written to disk in one piece."""
+"""One self-contained HTML page from a template: plotly.js, styles and data are inlined, nothing is fetched.
+
+A page takes about 5 MB, nearly all of it plotly.js (1.5 MB when compressed).
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import os
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from wm.report.breakdown import breakdown_section, confusion_section
-from wm.report.comparison import comparison_section, context_section
-from wm.report.formats import count_text
-from wm.report.headline import headline_section
-from wm.report.learning import learning_section
-from wm.report.markup import Markup, join, tag
-from wm.report.material import corpus_section, glossary_section
-from wm.report.results import read_results
-from wm.report.section import Section
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
-TEMPLATE = "page.html"
+from wm.report.charts import FONT, PALETTE
+from wm.report.numbers import format_count
 
 
-def write_report(
-    out: Path, *, title: str, log_rows: list[dict[str, Any]], evaluation: dict[str, Any], corpus: dict[str, Any]
-) -> Path:
-    """Write the page that `render_report` makes; a reader never sees half of it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """A figure with the words around it."""
+
+    key: str
+    """Unique on its page; letters, digits, hyphens and underscores."""
+    title: str
+    note: str = ""
+    """After the title."""
+    figure: go.Figure
+
+    @property
+    def description(self) -> str:
+        """The values in words, for screen readers."""
+        parts = [f"{self.title}."]
+        traces: Any = self.figure.data
+        for trace in traces:
+            texts = [text.replace("<br>", ", ") for text in trace.customdata]
+            parts += [f"{trace.name}: {texts[0]} to {texts[-1]}."] if trace.name and texts else [f"{t}." for t in texts]
+        return html.unescape(" ".join(parts))
+
+    @property
+    def json(self) -> Markup:
+        """The figure as JSON that is safe within a `<script>` element."""
+        return htmlsafe_json_dumps(self.figure, dumps=lambda figure: figure.to_json())
+
+
+def render_page(template: str, *, title: str, **context: Any) -> str:
+    """A page as text.
 
     Args:
-        out: the file to write; its folder is made if it is missing.
-    Returns:
-        `out`.
+        template: a file of `templates/` that extends `base.html`.
+        context: the template's variables. All text is escaped.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    page = render_report(title=title, log_rows=log_rows, evaluation=evaluation, corpus=corpus)
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(out)
-    return out
-
-
-def render_report(
-    *, title: str, log_rows: list[dict[str, Any]], evaluation: dict[str, Any], corpus: dict[str, Any]
-) -> str:
-    """The page as text.
-
-    Args:
-        title: what the run is called.
-        log_rows: the training log: rows of kind "train" and "eval", in order.
-        evaluation: what `wm eval` writes: `results` of the model by context, and of the baselines.
-        corpus: games, frames, bytes_per_frame, and counts of rejects, stages, characters.
-    Returns:
-        HTML that needs nothing but itself. Any of the inputs may be empty.
-    """
-    results = read_results(evaluation)
-    sections = [
-        headline_section(results),
-        learning_section(log_rows, results),
-        comparison_section(results),
-        context_section(results),
-        breakdown_section(results),
-        confusion_section(results),
-        corpus_section(corpus),
-        glossary_section(),
-    ]
-    present = [section for section in sections if section is not None]
-    template = Template(files("wm.report").joinpath(TEMPLATE).read_text(encoding="utf-8"))
-    return template.substitute(
-        title=join(title),
-        subtitle=_subtitle(evaluation),
-        contents=_contents(present),
-        sections=join([section.render() for section in present]),
+    loader = PackageLoader("wm.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["count"] = format_count
+    css, page_js = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    scripts = [get_plotlyjs(), page_js]
+    return environment.get_template(template).render(
+        title=title,
+        palette=PALETTE,
+        font=Markup(FONT),
+        css=Markup(css),
+        scripts=[(Markup(script), _content_hash(script)) for script in scripts],
+        **context,
     )
 
 
-def _contents(sections: list[Section]) -> Markup:
-    return tag("ul", [tag("li", tag("a", section.heading, href=f"#{section.key}")) for section in sections])
+def write_page(path: Path, page: str) -> Path:
+    """Write a page atomically, so that a reader sees the old file or the new one; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path
 
 
-def _subtitle(evaluation: dict[str, Any]) -> Markup:
-    """What was judged on what."""
-    if not evaluation:
-        return join("This run has not been judged yet.")
-    split = evaluation.get("split")
-    frames, games = count_text(evaluation.get("num_targets")), count_text(evaluation.get("num_games"))
-    return join(
-        f"Judged on {frames} frames of {games} games",
-        f" ({split} split)" if split else None,
-        [" from ", tag("code", evaluation["corpus"])] if evaluation.get("corpus") else None,
-        [", checkpoint ", tag("code", evaluation["checkpoint"])] if evaluation.get("checkpoint") else None,
-        ".",
-    )
+def _content_hash(script: str) -> str:
+    """The source expression of a Content-Security-Policy that allows this script and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"

@@ -1,174 +1,160 @@
-"""The evaluation as typed values: which metrics there are, who was judged, who is best."""
+"""The JSON data of `wm eval`: which metrics there are, what each predictor scores, which is best."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from wm.report.formats import NO_DATA, data, number, value_text
-from wm.report.markup import Markup, join
-
-MODEL = "model"
-STREAM = "stream"
+from wm.report.charts import Axis, Estimate
+from wm.report.numbers import Kind, finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """How a metric is named, written and read."""
+class MetricInfo:
+    """How a metric is named and read."""
 
     key: str
     title: str
-    """For a person who has not read the glossary."""
+    """For a reader who does not know the key."""
     unit: str
+    kind: Kind
     higher_is_better: bool
-    is_share: bool
+    meaning: str = ""
+    """Completes the sentence that begins with the value."""
 
     @property
     def direction(self) -> str:
         return "higher is better" if self.higher_is_better else "lower is better"
 
-    def text(self, value: float | None) -> str:
-        return value_text(value, self.is_share)
+    @property
+    def axis(self) -> Axis:
+        return Axis(title=f"{self.key}, {self.unit}", kind=self.kind)
 
-    def shown(self, value: float | None) -> Markup:
-        """The value as an element that carries the exact number."""
-        return data(value, self.text(value))
-
-    def shown_interval(self, low: float, high: float) -> Markup:
-        """Both ends of an interval; the unit stands once."""
-        return join(data(low, self.text(low).removesuffix("%")), NO_DATA, self.shown(high))
-
-    def better(self, a: float, b: float) -> bool:
+    def is_better(self, a: float, b: float) -> bool:
+        """Whether a is better than b."""
         return a > b if self.higher_is_better else a < b
 
 
-CHANGE_ACC = Metric(
-    key="change_acc", title="New actions right", unit="share right", higher_is_better=True, is_share=True
+CHANGE_ACC = MetricInfo(
+    key="change_acc",
+    title="New actions predicted",
+    unit="share correct",
+    kind="share",
+    higher_is_better=True,
+    meaning="of the moments when a player's action changes, the model predicts the new action",
 )
-ACTION_ACC = Metric(
-    key="action_acc", title="All actions right", unit="share right", higher_is_better=True, is_share=True
+ACTION_ACC = MetricInfo(
+    key="action_acc",
+    title="All actions predicted",
+    unit="share correct",
+    kind="share",
+    higher_is_better=True,
+    meaning="of all frames, the model predicts the action; most frames continue the previous one, so this is easy",
 )
-POS_MAE = Metric(key="pos_mae", title="Position error", unit="game units", higher_is_better=False, is_share=False)
-VAL_LOSS = Metric(key="val_loss", title="Validation loss", unit="scaled units", higher_is_better=False, is_share=False)
-METRICS = (CHANGE_ACC, ACTION_ACC, POS_MAE, VAL_LOSS)
+POS_MAE = MetricInfo(
+    key="pos_mae",
+    title="Position error",
+    unit="game units",
+    kind="amount",
+    higher_is_better=False,
+    meaning="game units per frame and axis, on average; the stage Final Destination is 171 units wide",
+)
+VAL_LOSS = MetricInfo(
+    key="val_loss", title="Validation loss", unit="weighted sum", kind="amount", higher_is_better=False
+)
 HEADLINE_METRICS = (CHANGE_ACC, ACTION_ACC, POS_MAE)
+METRICS = (*HEADLINE_METRICS, VAL_LOSS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """A value and the ends of its 95% interval; None where there is no data."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        low, high = number(self.low), number(self.high)
-        return None if low is None or high is None else (low, high)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slice:
-    """The metrics on one kind of frames."""
+class Scores:
+    """The metrics of one predictor on all frames, or on one kind of frames."""
 
     name: str
+    """Of the predictor or of the kind."""
     count: int
+    """Pairs of frame and player; 0 if it is not known."""
     metrics: dict[str, Estimate]
 
     def estimate(self, key: str) -> Estimate:
+        """The metric; an empty estimate if there is none."""
         return self.metrics.get(key, Estimate())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """What one predictor scored."""
+class Result(Scores):
+    """One predictor's evaluation."""
 
-    predictor: str
     context: int | str | None
-    metrics: dict[str, Estimate]
-    slices: dict[str, list[Slice]] = field(default_factory=dict)
-    confusions: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Predictor and context, as a row of a table names it."""
-        return self.predictor if self.context is None else f"{self.predictor}, {context_text(self.context)}"
+    """Frames, or `stream`; None for a baseline."""
+    slices: dict[str, list[Scores]]
+    """Dimension -> kinds of frames, the most frequent first."""
+    confusions: list[dict[str, Any]]
+    """As `wm eval` writes them."""
 
     @property
     def is_model(self) -> bool:
-        return self.predictor == MODEL
-
-    def estimate(self, key: str) -> Estimate:
-        return self.metrics.get(key, Estimate())
+        return self.name == "model"
 
 
-def context_text(context: int | str | None) -> str:
-    """10 -> K = 10; a stream has no K."""
-    if context is None:
-        return "all"
-    return f"K = {context}" if context != STREAM else "streaming"
+def context_text(context: object) -> str:
+    """10 as `K = 10`, `stream` as `whole game`."""
+    return "whole game" if context == "stream" else f"K = {context}"
 
 
-def context_order(context: int | str | None) -> tuple[int, float]:
-    """Sorts by context, streaming (the whole game so far) last."""
-    finite = number(context)
-    return (1, 0.0) if finite is None else (0, finite)
+def context_order(context: object) -> tuple[bool, float, str]:
+    """Sorts contexts by their length, the whole game last."""
+    frames = finite(context)
+    return frames is None, frames or 0.0, str(context)
 
 
-def read_results(evaluation: dict[str, Any]) -> list[Result]:
-    """All results, models first by context, then the baselines as they come."""
-    results = [_read_result(row) for row in evaluation.get("results") or []]
-    models = sorted((r for r in results if r.is_model), key=lambda r: context_order(r.context))
-    return models + [result for result in results if not result.is_model]
+def read_results(evaluation: Mapping[str, Any]) -> list[Result]:
+    """All results: the model's by context, then the baselines in their order."""
+    results = [
+        Result(
+            name=str(row.get("predictor")),
+            count=0,
+            metrics=_metrics(row),
+            context=row.get("context"),
+            slices={dimension: _slices(parts or {}) for dimension, parts in (row.get("slices") or {}).items()},
+            confusions=row.get("confusions") or [],
+        )
+        for row in evaluation.get("results") or []
+    ]
+    return sorted(results, key=lambda r: (not r.is_model, context_order(r.context) if r.is_model else ()))
 
 
-def _read_result(row: dict[str, Any]) -> Result:
-    return Result(
-        predictor=str(row.get("predictor", "unnamed")),
-        context=row.get("context"),
-        metrics=_read_metrics(row.get("metrics")),
-        slices={
-            str(dimension): [
-                Slice(
-                    name=str(name),
-                    count=int(part.get("count") or 0),
-                    metrics=_read_metrics(part.get("metrics")),
-                )
-                for name, part in (parts or {}).items()
-            ]
-            for dimension, parts in (row.get("slices") or {}).items()
-        },
-        confusions=list(row.get("confusions") or []),
-    )
-
-
-def _read_metrics(metrics: dict[str, Any] | None) -> dict[str, Estimate]:
-    return {
-        key: Estimate(value=part.get("value"), low=part.get("low"), high=part.get("high"))
-        for key, part in (metrics or {}).items()
-        if part is not None
-    }
-
-
-def best(results: Iterable[Result], metric: Metric, key: str | None = None) -> Result | None:
-    """The first of those whose value is best; None if none has one."""
-    leader: Result | None = None
-    leading: float | None = None
+def best(results: Iterable[Result], metric: MetricInfo, key: str | None = None) -> Result | None:
+    """The first result whose value is best; None if none has a value."""
+    leader: tuple[float, Result] | None = None
     for result in results:
-        value = number(result.estimate(key or metric.key).value)
-        if value is not None and (leading is None or metric.better(value, leading)):
-            leader, leading = result, value
-    return leader
+        value = result.estimate(key or metric.key).value
+        if value is not None and (leader is None or metric.is_better(value, leader[0])):
+            leader = value, result
+    return leader[1] if leader else None
 
 
-def best_baseline(results: list[Result], metric: Metric) -> Result | None:
+def best_baseline(results: Iterable[Result], metric: MetricInfo) -> Result | None:
     """The baseline that a model has to beat in this metric."""
     return best((result for result in results if not result.is_model), metric)
 
 
-def headline_model(results: list[Result]) -> Result | None:
-    """The model at the context that calls most new actions; the first one if none has that number."""
+def headline_model(results: Iterable[Result]) -> Result | None:
+    """The model at the context with the best change_acc; the first one if none has a value."""
     models = [result for result in results if result.is_model]
     return best(models, CHANGE_ACC) or (models[0] if models else None)
+
+
+def _slices(parts: dict[str, dict[str, Any]]) -> list[Scores]:
+    slices = [Scores(name=name, count=part.get("count") or 0, metrics=_metrics(part)) for name, part in parts.items()]
+    return sorted(slices, key=lambda part: (-part.count, part.name))
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Metrics by key; values that are not finite count as missing."""
+    return {
+        key: Estimate(**{end: finite(part.get(end)) for end in ("value", "low", "high")})
+        for key, part in (row.get("metrics") or {}).items()
+        if part is not None
+    }

@@ -1,0 +1,136 @@
+"""The charts of a run's report, from its log, its evaluation and the counts of its corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from datasets.corpus.info import CorpusInfo
+from wm.report.charts import (
+    Axis,
+    Category,
+    Estimate,
+    bars_with_intervals,
+    learning_curve,
+    points_with_intervals,
+)
+from wm.report.numbers import finite, format_count
+from wm.report.page import Chart
+from wm.report.results import (
+    HEADLINE_METRICS,
+    METRICS,
+    MetricInfo,
+    Result,
+    Scores,
+    best_baseline,
+    context_order,
+    context_text,
+)
+
+TARGETS_SEEN = Axis(title="targets seen")
+MAX_BARS = 12
+"""Rows of a bar chart; the table below it has all of them."""
+
+Row = dict[str, Any]
+
+
+def learning_charts(log_rows: Sequence[Row], results: Sequence[Result]) -> list[Chart]:
+    """Training loss, and each validation metric by context."""
+    charts = []
+    if loss := points_of((row for row in log_rows if row.get("kind") == "train"), "loss"):
+        figure = learning_curve({"loss": loss}, x=TARGETS_SEEN, y=Axis(title="training loss"), smooth=True)
+        charts.append(Chart(key="loss", title="Training loss", note="lower is better", figure=figure))
+    validation = [row for row in log_rows if row.get("kind") == "eval"]
+    contexts = sorted({row.get("context") for row in validation}, key=context_order)
+    for metric in HEADLINE_METRICS:
+        lines = {
+            context_text(context): points_of((row for row in validation if row.get("context") == context), metric.key)
+            for context in contexts
+        }
+        if any(lines.values()):
+            figure = learning_curve(lines, x=TARGETS_SEEN, y=metric.axis, baselines=_baselines(results, metric))
+            charts.append(_metric_chart("validation", metric, figure))
+    return charts
+
+
+def points_of(rows: Iterable[Row], key: str) -> list[tuple[float, float]]:
+    """(targets seen, value) of the rows that have both. After a resume, later rows replace those they repeat."""
+    points: list[tuple[float, float]] = []
+    for row in rows:
+        x, y = finite(row.get("targets_seen")), finite(row.get(key))
+        if x is None or y is None:
+            continue
+        while points and points[-1][0] >= x:
+            points.pop()
+        points.append((x, y))
+    return points
+
+
+def context_charts(results: Sequence[Result]) -> list[Chart]:
+    """Each metric by context length; none if the model was evaluated at one context only."""
+    models = [result for result in results if result.is_model]
+    charts = []
+    for metric in METRICS if len(models) > 1 else ():
+        points = [
+            Category(name=context_text(model.context).removeprefix("K = "), estimate=model.estimate(metric.key))
+            for model in models
+        ]
+        x, baselines = Axis(title="context length K, frames"), _baselines(results, metric)
+        figure = points_with_intervals({"model": points}, x=x, y=metric.axis, baselines=baselines)
+        charts.append(_metric_chart("context", metric, figure))
+    return charts
+
+
+def headline_chart(metric: MetricInfo, model: Result, results: Sequence[Result]) -> Chart:
+    """The model and the baselines as bars."""
+    bars = [
+        Category(name=result.name, estimate=result.estimate(metric.key), is_baseline=not result.is_model)
+        for result in [model, *(result for result in results if not result.is_model)]
+    ]
+    return _metric_chart("headline", metric, bars_with_intervals(bars, value=Axis(title="", kind=metric.kind)))
+
+
+def breakdown_chart(key: str, metric: MetricInfo, slices: Sequence[Scores], baseline: Mapping[str, float]) -> Chart:
+    """A metric by kind of frames, with the baseline's value marked on each bar.
+
+    Args:
+        baseline: values of the baseline by kind.
+    """
+    bars = [
+        Category(
+            name=part.name,
+            estimate=part.estimate(metric.key),
+            detail=f"{format_count(part.count)} pairs of frame and player",
+            baseline=baseline.get(part.name),
+            is_worse=is_worse(metric, part.estimate(metric.key), baseline.get(part.name)),
+        )
+        for part in slices[:MAX_BARS]
+    ]
+    return _metric_chart(key, metric, bars_with_intervals(bars, value=metric.axis))
+
+
+def corpus_charts(corpus: CorpusInfo) -> list[Chart]:
+    """Games by stage and by character, the most frequent first."""
+    charts = []
+    for kind, counts in (("stage", corpus.games_by_stage), ("character", corpus.games_by_character)):
+        bars = [
+            Category(name=name, estimate=Estimate(value=count), text=f"{count:,} ({count / corpus.num_games:.0%})")
+            for name, count in counts.items()
+        ]
+        figure = bars_with_intervals(bars, value=Axis(title="games", kind="count"))
+        charts.append(Chart(key=f"games-by-{kind}", title=f"Games by {kind}", figure=figure))
+    return charts
+
+
+def is_worse(metric: MetricInfo, estimate: Estimate, baseline: float | None) -> bool:
+    """Whether a baseline is better than an estimate."""
+    return estimate.value is not None and baseline is not None and metric.is_better(baseline, estimate.value)
+
+
+def _baselines(results: Sequence[Result], metric: MetricInfo) -> list[Category]:
+    baseline = best_baseline(results, metric)
+    return [Category(name=baseline.name, estimate=baseline.estimate(metric.key))] if baseline else []
+
+
+def _metric_chart(prefix: str, metric: MetricInfo, figure: Any) -> Chart:
+    return Chart(key=f"{prefix}-{metric.key}", title=metric.title, note=metric.direction, figure=figure)
