@@ -1,11 +1,10 @@
-"""What keeping a large corpus costs: who has which game, commits, taking them up again, opening.
+"""What a large corpus costs: deduplication, committing, loading commits, opening.
 
     python benchmarks/corpus.py [--commits 5000] [--chunks 40]
 
-Makes a corpus of many commits whose games are invented (their ids differ, their frames are one small file copied),
-so that the cost is that of the bookkeeping alone: of 64 games a commit, as `wm encode` makes of a large dump.
-Then commits chunks of real size, with and without waiting for the disk, and with the files' checksums made by the
-worker or by the driver. The last line is one JSON object.
+Builds a corpus of many commits of 64 games, as `wm encode` makes of a large dump. The games have random ids and copies
+of one small file as frames, so that only the bookkeeping is measured. Then commits chunks of real size, with and
+without fsync, and with checksums computed by the worker or by the driver. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import pyarrow.parquet as pq
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.corpus.commit import Committer
-from datasets.corpus.commit_files import durable_file_record, file_record
+from datasets.corpus.commit_files import durable_file_record, file_record, file_summaries
 from datasets.corpus.commit_log import COMMITS, with_checksum
 from datasets.corpus.known_games import KnownGame, KnownGames
 from datasets.corpus.manifest import FRAMES, GAMES, TABLES, build_manifest
@@ -50,7 +49,7 @@ def resident_mb() -> float:
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came of it."""
+    """Seconds taken, and the result."""
     began = time.perf_counter()
     value = function()
     return time.perf_counter() - began, value
@@ -61,19 +60,24 @@ def some_hex(source: random.Random, num_bytes: int) -> str:
 
 
 def measure_known_games(num_games: int) -> dict[str, float]:
-    """Fill a ledger, and ask it for games that it has not."""
+    """Fill the known games, and look up games that are not among them."""
     source = random.Random(1)
     before = resident_mb()
-    ledger = KnownGames()
+    known = KnownGames()
     seconds = 0.0
     for number in range(num_games // GAMES_A_COMMIT):
-        entries = [
+        games = [
             KnownGame(some_hex(source, 16), some_hex(source, 16), 9_000, False, number) for _ in range(GAMES_A_COMMIT)
         ]
-        seconds += timed(lambda entries=entries: ledger.add(entries))[0]
+        seconds += timed(lambda games=games: known.add(games))[0]
     lookups = [(some_hex(source, 16), some_hex(source, 16)) for _ in range(10_000)]
-    asked, _ = timed(lambda: [ledger.twins(*pair) for pair in lookups])
-    return {"ledger_fill_s": seconds, "ledger_mb": resident_mb() - before, "ledger_lookup_us": asked / 10_000 * 1e6}
+    lookup_s, _ = timed(lambda: [known.matches(*pair) for pair in lookups])
+    lookup_us = lookup_s / 10_000 * 1e6
+    return {
+        "known_games_fill_s": seconds,
+        "known_games_mb": resident_mb() - before,
+        "known_games_lookup_us": lookup_us,
+    }
 
 
 def game_rows(folder: Path, num_games: int) -> list[dict[str, Any]]:
@@ -89,13 +93,13 @@ def game_rows(folder: Path, num_games: int) -> list[dict[str, Any]]:
     return rows
 
 
-def invented(source: random.Random, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows as those of other games."""
+def with_random_ids(source: random.Random, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with random game ids and fingerprints."""
     return [row | {"game_id": some_hex(source, 16), "fingerprint": some_hex(source, 16)} for row in rows]
 
 
 def write_large(root: Path, rows: list[dict[str, Any]], num_commits: int) -> None:
-    """A corpus of many commits, as far as opening it and taking it up goes."""
+    """Write a corpus of many commits that can be opened and resumed."""
     source = random.Random(2)
     rows = [row | {"shard": "shard-000000.parquet"} for row in (rows * GAMES_A_COMMIT)[:GAMES_A_COMMIT]]
     for folder in (*TABLES, COMMITS):
@@ -114,26 +118,25 @@ def write_large(root: Path, rows: list[dict[str, Any]], num_commits: int) -> Non
         commit = {"format_version": FORMAT_VERSION, "options": {}, "inputs": inputs, "files": files, "games": games}
         commit = with_checksum(commit | {"parsed": [], "rejects": {}, "replaced": []})
         (root / COMMITS / f"{number:06d}.json").write_text(json.dumps(commit, indent=1))
-        brief = {table: (facts["name"], facts["rows"], facts["bytes"]) for table, facts in files.items()}
-        commits.append((f"{number:06d}.json", brief))
+        commits.append((f"{number:06d}.json", file_summaries(files)))
     counts = {"num_games": num_commits * GAMES_A_COMMIT, "num_frames": 0, "rejects": {}}
     write_json_atomically(root / "corpus.json", build_manifest({}, counts, commits))
 
 
 def measure_large(root: Path) -> dict[str, float]:
-    """Open it, read its games table, and take it up as an encode that goes on does."""
+    """Open it, read its games table, and load its commits as a resumed encode does."""
     opened, corpus = timed(lambda: open_corpus(root))
     read, _ = timed(lambda: corpus.games)
     before = resident_mb()
-    taken_up, committer = timed(lambda: Committer(root, {}))
+    loaded, committer = timed(lambda: Committer(root, {}))
     grown = resident_mb() - before
     finished, _ = timed(committer.finish)
-    return {"open_s": opened, "games_s": read, "take_up_s": taken_up, "take_up_mb": grown, "finish_s": finished}
+    return {"open_s": opened, "games_s": read, "load_s": loaded, "load_mb": grown, "finish_s": finished}
 
 
 @contextmanager
-def no_waiting_for_the_disk() -> Iterator[None]:
-    """What is written may be lost in a power failure, for comparison."""
+def without_fsync() -> Iterator[None]:
+    """Disable fsync, for comparison."""
     fsync, os.fsync = os.fsync, lambda fd: None
     try:
         yield
@@ -142,23 +145,23 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 
 def measure_commits(
-    folder: Path, rows: list[dict[str, Any]], num_chunks: int, worker_facts: bool, num_repeats: int = 0
+    folder: Path, rows: list[dict[str, Any]], num_chunks: int, worker_records: bool, num_duplicates: int = 0
 ) -> float:
-    """Seconds a commit on the driver, of chunks whose files are there."""
+    """Seconds per commit on the driver, for chunks whose files exist already."""
     source = random.Random(3)
     committer = Committer(folder, EncodeOptions())
     seconds = 0.0
     for number in range(num_chunks):
         name = f"{number}.frames.parquet"
         shutil.copy(folder.with_name("frames.parquet"), committer.staging / name)
-        games = invented(source, rows)
-        games[1 : 1 + num_repeats] = games[:1] * num_repeats
+        games = with_random_ids(source, rows)
+        games[1 : 1 + num_duplicates] = games[:1] * num_duplicates
         keys = tuple(some_hex(source, 12) for _ in games)
         result = ChunkResult(
             keys=keys, num_bytes=0, skipped=SkipStats(), games=games, rejects=[], frames_file=name, followers_file=None
         )
         facts = durable_file_record(committer.staging / name, sum(game["num_frames"] for game in games))
-        if worker_facts:
+        if worker_records:
             result = replace(result, staged_files={name: facts})
         seconds += timed(lambda result=result: committer.commit(result))[0]
     seconds += timed(committer.finish)[0]
@@ -180,11 +183,11 @@ def main() -> None:
         figures["chunk_frames"] = sum(row["num_frames"] for row in rows)
         write_large(folder / "large", rows, arguments.commits)
         figures |= measure_large(folder / "large")
-        with no_waiting_for_the_disk():
+        with without_fsync():
             figures["commit_not_durable_s"] = measure_commits(folder / "c", rows, arguments.chunks, True)
         figures["commit_s"] = measure_commits(folder / "c", rows, arguments.chunks, True)
-        figures["commit_driver_facts_s"] = measure_commits(folder / "c", rows, arguments.chunks, False)
-        figures["commit_with_a_repeat_s"] = measure_commits(folder / "c", rows, arguments.chunks, True, 1)
+        figures["commit_driver_checksums_s"] = measure_commits(folder / "c", rows, arguments.chunks, False)
+        figures["commit_with_a_duplicate_s"] = measure_commits(folder / "c", rows, arguments.chunks, True, 1)
     for name, value in figures.items():
         print(f"{name:>24}  {value:,.4g}")
     print(json.dumps(figures))

@@ -1,7 +1,8 @@
-"""The data files of one commit: made in staging, from a chunk's files or from an older revision's, then moved.
+"""The data files of one commit: staged from a chunk's files or from an older revision's, then moved into place.
 
-Both ways are one: some games with their rows in a file of frames (and one of followers), of which some stay. Where
-all stay the files are taken as they are; else the rows of those that stay are copied, row group by row group.
+Both sources have the same form: games whose rows are in a frames file (and maybe a followers file), some of which are
+kept. If all are kept, the files are used as they are; else the rows of the kept games are copied, row group by row
+group.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.corpus.manifest import FOLLOWERS, FRAMES, GAMES, REJECTS
+from datasets.corpus.manifest import FOLLOWERS, FRAMES, GAMES, REJECTS, FileSummaries
 from datasets.corpus.shard import ShardWriter
 from datasets.runtime.durable_files import fsync_folder
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import FOLLOWERS_SCHEMA, FRAMES_SCHEMA, GAMES_SCHEMA, REJECTS_SCHEMA
 
 _COPIES = threading.Semaphore(2)
-"""Files copied at once: each takes about 110 MB for the while."""
+"""Limits concurrent copies, each of which takes about 110 MB."""
 
 Row = dict[str, Any]
-"""Of the games or rejects table."""
+"""A row of the games or rejects table."""
 FileRecord = dict[str, Any]
 """What a commit stores about a file: name, rows, bytes, blake2b."""
 
@@ -56,58 +57,63 @@ def durable_file_record(path: Path, num_rows: int) -> FileRecord:
     return file_record(path, num_rows)
 
 
+def file_summaries(files: dict[str, FileRecord]) -> FileSummaries:
+    """What the manifest lists of a commit's files."""
+    return {table: (record["name"], record["rows"], record["bytes"]) for table, record in files.items()}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GameFiles:
-    """Some games whose rows lie in files of their own."""
+    """Games and the files that hold their rows."""
 
     games: Sequence[Row]
     """In the order of their rows, with `first_row` and `row_group` in `frames`."""
     frames: Path
     followers: Path | None
-    facts: dict[str, FileRecord]
-    """File name -> its facts, of files that are known to outlive a power loss."""
+    records: dict[str, FileRecord]
+    """File name -> its record, of files that are flushed to disk already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StagedFiles:
-    """A commit's files before they are moved to where the commit says."""
+    """A commit's files before they are moved into place."""
 
     files: dict[str, FileRecord]
-    """Table -> facts, with the final names."""
+    """Table -> record, with the final name."""
     paths: dict[str, Path]
-    """Table -> where its file is now."""
+    """Table -> current path of its file."""
 
 
 def stage_files(
-    staging: Path, stem: str, source: GameFiles | None, keeps: Sequence[bool], rejects: Sequence[Row]
+    staging: Path, stem: str, source: GameFiles | None, keep: Sequence[bool], rejects: Sequence[Row]
 ) -> StagedFiles:
-    """Make the files of one commit in a folder for unfinished ones; they outlive a power loss when this returns.
+    """Write the files of one commit to the staging folder; they are flushed to disk when this returns.
 
     Args:
         stem: of the commit (`datasets.corpus.commit_log.commit_stem`).
-        source: None where there are no games at all.
-        keeps: for each of the source's games whether it stays.
+        source: None if there are no games.
+        keep: for each of the source's games, whether it is kept.
     """
     files: dict[str, FileRecord] = {}
     paths: dict[str, Path] = {}
     shard = f"shard-{stem}.parquet"
 
-    def add(table: str, name: str, path: Path, facts: FileRecord) -> None:
-        files[table] = facts | {"name": name}
+    def add(table: str, name: str, path: Path, record: FileRecord) -> None:
+        files[table] = record | {"name": name}
         paths[table] = path
 
-    if source is not None and any(keeps):
+    if source is not None and any(keep):
         games: list[Row] = list(source.games)
         frames, followers = source.frames, source.followers
-        if not all(keeps):
+        if not all(keep):
             frames = staging / f"kept-{stem}.frames.parquet"
             with _COPIES:
-                games = _copy_frames(source, keeps, frames)
+                games = _copy_frames(source, keep, frames)
                 if followers is not None:
-                    followers = _copy_followers(source, keeps, staging / f"kept-{stem}.followers.parquet")
-        add(FRAMES, shard, frames, source.facts.get(frames.name) or _facts(frames))
+                    followers = _copy_followers(source, keep, staging / f"kept-{stem}.followers.parquet")
+        add(FRAMES, shard, frames, source.records.get(frames.name) or _record(frames))
         if followers is not None:
-            add(FOLLOWERS, shard, followers, source.facts.get(followers.name) or _facts(followers))
+            add(FOLLOWERS, shard, followers, source.records.get(followers.name) or _record(followers))
         rows = [game | {"shard": shard} for game in games]
         path = _write_rows(staging / f"{stem}.games.parquet", rows, GAMES_SCHEMA)
         add(GAMES, f"{GAMES}-{stem}.parquet", path, durable_file_record(path, len(rows)))
@@ -118,28 +124,28 @@ def stage_files(
 
 
 def move_files(root: Path, staged: StagedFiles) -> None:
-    """Move a commit's files to where it says they are.
+    """Move a commit's files into place.
 
     Raises:
-        UserError: a file is not what its writer wrote.
+        UserError: a file's size differs from what its writer wrote.
     """
     for table, path in staged.paths.items():
-        facts = staged.files[table]
+        record = staged.files[table]
         try:
             num_bytes = path.stat().st_size
         except FileNotFoundError:
             num_bytes = 0
-        if num_bytes != facts["bytes"]:
+        if num_bytes != record["bytes"]:
             raise UserError(
-                f"{path} has {num_bytes:,} of the {facts['bytes']:,} bytes that were written; all machines must see "
-                f"{root} as one folder, and nobody else may write there"
+                f"{path} has {num_bytes:,} of the {record['bytes']:,} bytes that were written; all machines must see "
+                f"{root} as the same folder, and no other process may write there"
             )
-        path.replace(root / table / facts["name"])
+        path.replace(root / table / record["name"])
     for table in staged.paths:
         fsync_folder(root / table)
 
 
-def _facts(path: Path) -> FileRecord:
+def _record(path: Path) -> FileRecord:
     return durable_file_record(path, pq.read_metadata(path).num_rows)
 
 
@@ -148,14 +154,14 @@ def _write_rows(path: Path, rows: Sequence[Row], schema: pa.Schema) -> Path:
     return path
 
 
-def _copy_frames(source: GameFiles, keeps: Sequence[bool], target: Path) -> list[Row]:
-    """Copy the frames of the games that stay; returns these with their new places."""
+def _copy_frames(source: GameFiles, keep: Sequence[bool], target: Path) -> list[Row]:
+    """Copy the frames of the kept games; returns their rows with updated `first_row` and `row_group`."""
     members: dict[int, list[Row]] = defaultdict(list)
-    for game, stays in zip(source.games, keeps, strict=True):
-        if stays:
+    for game, kept in zip(source.games, keep, strict=True):
+        if kept:
             members[game["row_group"]].append(game)
     writer = ShardWriter(target, FRAMES_SCHEMA)
-    placed: list[Row] = []
+    copied: list[Row] = []
     first_row = 0
     with pq.ParquetFile(source.frames) as file:
         for group in range(file.num_row_groups):
@@ -163,22 +169,22 @@ def _copy_frames(source: GameFiles, keeps: Sequence[bool], target: Path) -> list
                 table = file.read_row_group(group, use_threads=False)
                 for game in members[group]:
                     rows = table.slice(game["first_row"] - first_row, game["num_frames"])
-                    placed.append(game | writer.add(_without_other_ids(rows, FRAMES_SCHEMA)))
+                    copied.append(game | writer.add(_without_other_ids(rows, FRAMES_SCHEMA)))
             first_row += file.metadata.row_group(group).num_rows
     writer.close()
-    return placed
+    return copied
 
 
-def _copy_followers(source: GameFiles, keeps: Sequence[bool], target: Path) -> Path | None:
-    """Copy the followers of the games that stay, if they have any."""
+def _copy_followers(source: GameFiles, keep: Sequence[bool], target: Path) -> Path | None:
+    """Copy the followers of the kept games, if they have any."""
     assert source.followers is not None
     writer = ShardWriter(target, FOLLOWERS_SCHEMA)
     first_row = 0
-    stays = np.repeat(keeps, [game["num_follower_rows"] for game in source.games])
+    keep_rows = np.repeat(keep, [game["num_follower_rows"] for game in source.games])
     with pq.ParquetFile(source.followers) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, use_threads=False)
-            kept = table.filter(pa.array(stays[first_row : first_row + table.num_rows]))
+            kept = table.filter(pa.array(keep_rows[first_row : first_row + table.num_rows]))
             first_row += table.num_rows
             if kept.num_rows:
                 writer.add(_without_other_ids(kept, FOLLOWERS_SCHEMA))
@@ -189,6 +195,6 @@ def _copy_followers(source: GameFiles, keeps: Sequence[bool], target: Path) -> P
 
 
 def _without_other_ids(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The same rows, with no other game's id left in their dictionary."""
+    """The same rows, with a dictionary that holds only their own game ids."""
     ids = rows["game_id"].cast(pa.string()).dictionary_encode()
     return rows.set_column(0, "game_id", ids).cast(schema)

@@ -1,7 +1,7 @@
-"""The commits of a corpus: what their files are called, which of their revisions counts, how they are read.
+"""The commits of a corpus: their file names, their revisions, and how they are read.
 
-A commit is `000012.json`. When games leave it, new data files are written and then its revision
-`000012-1.json`, which counts from then on: a commit is never changed in place.
+A commit is `000012.json`. When games are removed from it, new data files are written and then its revision
+`000012-1.json`, which supersedes it: a commit is never changed in place.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from datasets.schema.columns import FORMAT_VERSION
 COMMITS = "commits"
 """Folder in a corpus."""
 READING_THREADS = 16
-"""Small files on shared storage: the time goes into waiting."""
+"""Reading small files on shared storage is mostly waiting."""
 
 Commit = dict[str, Any]
 """Content of a file in commits/:
 
-    format_version, options    as in `corpus.json`, which can be made again from the commits
-    inputs                     keys of the inputs it accounts for: each is one of its games or one of its rejects
+    format_version, options    as in `corpus.json`, which can be rebuilt from the commits
+    inputs                     keys of the inputs that it accounts for: each became one of its games or rejects
     files                      table -> {name, rows, bytes, blake2b}
-    games                      [game_id, fingerprint, num_frames] of each, in the order of its rows
-    parsed                     game_ids of those that came from an older pipeline's form
-    rejects                    reason code -> number
-    replaced                   game_ids of games in earlier commits that its games take the place of
-    checksum                   of all the others
+    games                      [game_id, fingerprint, num_frames] of each game, in the order of its rows
+    parsed                     game_ids of games that came from an older pipeline's form
+    rejects                    reason code -> count
+    replaced                   game_ids of games in earlier commits that its games replace
+    checksum                   of all other fields
 """
 
 
 class OtherFormatError(UserError):
-    """A corpus of another format version."""
+    """A corpus with another format version."""
 
 
 _NAME = re.compile(r"(\d{6,})(?:-(\d+))?\.json")
@@ -47,44 +47,44 @@ Value = TypeVar("Value")
 
 
 def commit_stem(number: int, revision: int = 0) -> str:
-    """What the names of a commit's files have in common."""
+    """Common part of the names of a commit's files."""
     return f"{number:06d}-{revision}" if revision else f"{number:06d}"
 
 
 def number_and_revision(name: str) -> tuple[int, int]:
-    """Number of a commit and of its revision, from its file's name.
+    """Number and revision of a commit, from its file name.
 
     Raises:
-        ValueError: it is no name of a commit.
+        ValueError: it is not the name of a commit.
     """
     matched = _NAME.fullmatch(name)
     if matched is None:
-        raise ValueError(f"{name} is no name of a commit")
+        raise ValueError(f"{name} is not the name of a commit")
     return int(matched[1]), int(matched[2] or 0)
 
 
 def list_commits(root: Path) -> tuple[list[str], list[str]]:
-    """File names of the commits that count, in order, and of older revisions of these, oldest first."""
+    """File names of the current commits, in order, and of superseded revisions, oldest first."""
     folder = root / COMMITS
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     ordered = sorted(number_and_revision(name) for name in names if _NAME.fullmatch(name))
     newest = dict(ordered)
-    live = [f"{commit_stem(*pair)}.json" for pair in newest.items()]
-    return live, [f"{commit_stem(*pair)}.json" for pair in ordered if newest[pair[0]] != pair[1]]
+    current = [f"{commit_stem(*pair)}.json" for pair in newest.items()]
+    return current, [f"{commit_stem(*pair)}.json" for pair in ordered if newest[pair[0]] != pair[1]]
 
 
 def with_checksum(commit: Commit) -> Commit:
-    """A commit with the checksum of all else that it says: 128 bits of blake2b over its JSON with sorted names."""
+    """A commit with its checksum: 128 bits of blake2b over the JSON of all other fields, with sorted keys."""
     content = {name: value for name, value in commit.items() if name != "checksum"}
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16)
     return content | {"checksum": digest.hexdigest()}
 
 
 def damaged_commit_error(root: Path, name: str, reason: str) -> UserError:
-    """What a user is told of a commit that cannot be read."""
+    """The error for a commit that cannot be read."""
     return UserError(
-        f"{root / COMMITS / name} is missing or damaged ({reason}); `wm corpus repair {root}` drops what it held, "
-        "and `wm encode` then brings that back"
+        f"{root / COMMITS / name} is missing or damaged ({reason}); `wm corpus repair {root}` drops it, "
+        "and `wm encode` then encodes its inputs again"
     )
 
 
@@ -92,7 +92,7 @@ def read_commit(root: Path, name: str) -> Commit:
     """Read one commit.
 
     Raises:
-        UserError: it is missing, damaged or of another format version.
+        UserError: it is missing or damaged, or has another format version.
     """
     try:
         commit = json.loads((root / COMMITS / name).read_text())
@@ -105,26 +105,26 @@ def read_commit(root: Path, name: str) -> Commit:
             "encode the replays again into a new folder"
         )
     if commit != with_checksum(commit):
-        raise damaged_commit_error(root, name, "its checksum is another")
+        raise damaged_commit_error(root, name, "checksum mismatch")
     return commit
 
 
 def read_commits(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Commit]]:
-    """Read commits, some ahead, in the order of their names' list.
+    """Read commits concurrently, in the given order.
 
     Raises:
-        UserError: one is missing, damaged or of another format version.
+        UserError: one is missing or damaged, or has another format version.
     """
     return map_in_order(lambda name: (name, read_commit(root, name)), names, READING_THREADS)
 
 
 def map_in_order(function: Callable[[Item], Value], items: Iterable[Item], num_threads: int) -> Iterator[Value]:
-    """`map` with threads: results in order, and at most two items a thread under way at once."""
+    """`map` with threads: results in order, with at most two items per thread in flight."""
     with ThreadPoolExecutor(num_threads) as pool:
-        under_way: deque[Future[Value]] = deque()
+        in_flight: deque[Future[Value]] = deque()
         for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) >= 2 * num_threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            in_flight.append(pool.submit(function, item))
+            if len(in_flight) >= 2 * num_threads:
+                yield in_flight.popleft().result()
+        while in_flight:
+            yield in_flight.popleft().result()

@@ -1,4 +1,4 @@
-"""Whether the commits of a corpus are sound, each by itself and all together."""
+"""Checks of all commits of a corpus: each on its own, then against one another."""
 
 from __future__ import annotations
 
@@ -13,79 +13,80 @@ from pathlib import Path
 import numpy as np
 
 from datasets.corpus.commit_checks import DAMAGE, Problem, check_commit
+from datasets.corpus.commit_files import file_summaries
 from datasets.corpus.commit_log import Commit, map_in_order, number_and_revision
 from datasets.corpus.known_games import KnownGame, KnownGames
 from datasets.corpus.manifest import TABLES, FileSummaries
 
 MAX_THREADS = 16
-"""Checksums and Parquet let other threads run; beyond this the storage is what is waited for."""
+"""Checksums and Parquet release the GIL; beyond this many threads storage is the bottleneck."""
 
 
 @dataclass(kw_only=True)
 class CommitFindings:
-    """What the commits add up to, and what is wrong with them. Memory: some 40 bytes an input, 1 KB a commit."""
+    """Totals over the commits, and their defects. Takes about 40 bytes per input and 1 KB per commit."""
 
     problems: list[Problem] = field(default_factory=list)
     files: dict[str, FileSummaries] = field(default_factory=dict)
-    """Commit's file name -> its files; only commits that can be read."""
+    """File name of a commit -> its files; readable commits only."""
     num_games: int = 0
     num_frames: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
     num_bytes: int = 0
-    """Of all files read."""
+    """Bytes of all files read."""
     options: Counter[str] = field(default_factory=Counter)
-    """The options of the commits, as JSON."""
+    """Options as JSON -> number of commits with them."""
 
 
 def check_commits(root: Path, names: Sequence[str], on_bytes: Callable[[int], None]) -> CommitFindings:
-    """Check commits, some at once, and compare them with one another in their order.
+    """Check commits concurrently, and compare them with one another in their order.
 
     Args:
         names: file names in commits/.
         on_bytes: called with the bytes read so far.
     Raises:
-        UserError: a commit is of another format version, or may not be read by this user.
+        UserError: a commit has another format version, or this user may not read it.
     """
     found = CommitFindings()
-    together = _CrossChecks(found)
+    cross_checks = _CrossChecks(found)
     num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     for checked in map_in_order(partial(check_commit, root), names, num_threads):
         found.problems += checked.problems
         found.num_bytes += checked.num_bytes
         if checked.commit is not None:
             try:
-                found.problems += together.add(checked.name, checked.commit)
+                found.problems += cross_checks.add(checked.name, checked.commit)
             except DAMAGE as error:
-                message = f"it does not say what a commit says ({type(error).__name__})"
+                message = f"it is not a valid commit ({type(error).__name__})"
                 found.problems.append(Problem(message, checked.name))
         on_bytes(found.num_bytes)
-    found.problems += together.last_problems()
+    found.problems += cross_checks.finish()
     return found
 
 
 class _CrossChecks:
-    """Holds commits against those before them."""
+    """Compares each commit with those before it."""
 
     def __init__(self, found: CommitFindings) -> None:
         self._found = found
-        self._ledger = KnownGames()
+        self._known = KnownGames()
         self._names: dict[int, str] = {}
         self._options_of: dict[str, str] = {}
-        self._named: set[tuple[str, str]] = set()
+        self._listed: set[tuple[str, str]] = set()
         self._keys: list[np.ndarray] = []
 
     def add(self, name: str, commit: Commit) -> list[Problem]:
-        """Take a commit in; what of it, or of earlier ones because of it, is wrong."""
+        """Add a commit; returns its defects, and those that it reveals in earlier commits."""
         number, _ = number_and_revision(name)
-        files = {table: (facts["name"], facts["rows"], facts["bytes"]) for table, facts in commit["files"].items()}
+        files = file_summaries(commit["files"])
         keys = np.array([int(key[:16], 16) for key in commit["inputs"]], dtype=np.uint64)
         if not files.keys() <= set(TABLES):
-            raise ValueError("files of no table")
-        problems = [*self._unreplaced(number, commit), *self._repeated(number, name, commit)]
+            raise ValueError("a file in an unknown table")
+        problems = [*self._unreplaced(number, commit), *self._duplicates(number, name, commit)]
         for table, (file, *_) in files.items():
-            if (table, file) in self._named:
-                problems.append(Problem(f"{table}/{file} is another commit's file", name))
-            self._named.add((table, file))
+            if (table, file) in self._listed:
+                problems.append(Problem(f"{table}/{file} belongs to another commit", name))
+            self._listed.add((table, file))
         self._names[number] = name
         self._keys.append(keys)
         self._options_of[name] = json.dumps(commit["options"], sort_keys=True)
@@ -99,31 +100,31 @@ class _CrossChecks:
 
     def _unreplaced(self, number: int, commit: Commit) -> Iterator[Problem]:
         for game_id in commit["replaced"]:
-            for entry in self._ledger.of_id(game_id):
-                self._ledger.drop(entry, "replaced")
-                message = f"game {game_id} is still there, though commit {number} has its .slp"
-                yield Problem(message, self._names[entry.commit], game_id)
+            for game in self._known.with_id(game_id):
+                self._known.drop(game, "replaced")
+                message = f"game {game_id} is still present, but commit {number} replaces it with its .slp"
+                yield Problem(message, self._names[game.commit], game_id)
 
-    def _repeated(self, number: int, name: str, commit: Commit) -> Iterator[Problem]:
+    def _duplicates(self, number: int, name: str, commit: Commit) -> Iterator[Problem]:
         parsed = set(commit["parsed"])
         for game_id, fingerprint, num_frames in commit["games"]:
-            if twins := self._ledger.twins(game_id, fingerprint):
-                yield Problem(f"game {game_id} is in commit {twins[0].commit} already", name, game_id)
+            if matches := self._known.matches(game_id, fingerprint):
+                yield Problem(f"game {game_id} is already in commit {matches[0].commit}", name, game_id)
             else:
-                self._ledger.add([KnownGame(game_id, fingerprint, num_frames, game_id in parsed, number)])
+                self._known.add([KnownGame(game_id, fingerprint, num_frames, game_id in parsed, number)])
 
-    def last_problems(self) -> Iterator[Problem]:
-        """What can be said when all commits are known."""
+    def finish(self) -> Iterator[Problem]:
+        """Defects that show only once all commits are known."""
         if self._found.options:
-            (usual, _), *_ = self._found.options.most_common(1)
+            (most_common, _), *_ = self._found.options.most_common(1)
             for name, options in self._options_of.items():
-                if options != usual:
-                    yield Problem("it was made with other options than the other commits", name)
-        yield from self._inputs_twice()
-        self._ledger.close()
+                if options != most_common:
+                    yield Problem("its options differ from those of the other commits", name)
+        yield from self._duplicate_inputs()
+        self._known.close()
 
-    def _inputs_twice(self) -> Iterator[Problem]:
-        """Inputs by the first eight bytes of their keys: what `wm encode` tells them apart by."""
+    def _duplicate_inputs(self) -> Iterator[Problem]:
+        """Compares inputs by the first eight bytes of their keys, as `wm encode` does."""
         if not self._keys:
             return
         keys = np.concatenate(self._keys)
@@ -131,4 +132,4 @@ class _CrossChecks:
         order = np.argsort(keys, kind="stable")
         later = order[1:][keys[order[1:]] == keys[order[:-1]]]
         for number, count in Counter(numbers[later].tolist()).items():
-            yield Problem(f"{count} of its inputs are accounted for by an earlier commit", self._names[number])
+            yield Problem(f"{count} of its inputs are already in an earlier commit", self._names[number])

@@ -1,6 +1,7 @@
-"""Which games of a chunk are new to the corpus: the same game comes again in the same bytes, in others, or as .slp.
+"""Deduplication: which games of a chunk are new to the corpus.
 
-A .slp takes the place of what an older pipeline made of the same game; everything else that comes again is refused.
+The same game may come again with the same bytes, with other bytes, or as .slp after a parsed form. A .slp replaces
+the parsed form that an older pipeline made of the game; every other repetition is rejected.
 """
 
 from __future__ import annotations
@@ -10,53 +11,53 @@ from dataclasses import dataclass
 
 from datasets.corpus.commit_files import Row
 from datasets.corpus.known_games import KnownGame, KnownGames
-from datasets.corpus.revision import MESSAGES, reject_row
+from datasets.corpus.revision import DROP_MESSAGES, reject_row
 
 SLP = "slp"
-"""`games.form` of what nothing replaces."""
+"""`games.form` of a game that nothing replaces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolution:
-    """What becomes of a chunk's games, and of older ones by them."""
+    """What happens to a chunk's games, and to older games because of them."""
 
-    keeps: list[bool]
-    """For each game of the chunk whether it is taken."""
+    keep: list[bool]
+    """For each game of the chunk, whether it is kept."""
     rejects: list[Row]
-    """For each other one, in order."""
+    """Reject rows of the other games, in order."""
     replaced: list[KnownGame]
-    """Games of earlier commits that must leave them."""
+    """Games of earlier commits that must be removed from them."""
 
 
-def resolve(ledger: KnownGames, number: int, games: Sequence[Row]) -> Resolution:
-    """Decide on a chunk's games in order, and enter those that are taken.
+def resolve(known: KnownGames, number: int, games: Sequence[Row]) -> Resolution:
+    """Resolve a chunk's games in order, and add those that are kept to the known games.
 
     Args:
-        ledger: all games of earlier commits; afterwards with this chunk's, and without those that it replaces.
+        known: games of all earlier commits; updated with this chunk's.
         number: of the chunk's commit.
     """
     outcomes: list[tuple[str, str] | None] = [None] * len(games)
-    place_of: dict[str, int] = {}
+    index_of: dict[str, int] = {}
     replaced: list[KnownGame] = []
-    for place, game in enumerate(games):
-        entry = KnownGame(game["game_id"], game["fingerprint"], game["num_frames"], game["form"] != SLP, number)
-        twins = ledger.twins(entry.game_id, entry.fingerprint)
-        for twin in [] if entry.is_parsed else [twin for twin in twins if twin.is_parsed]:
-            twins.remove(twin)
-            if twin.commit == number:
-                ledger.forget(twin)
-                outcomes[place_of[twin.game_id]] = ("replaced", MESSAGES["replaced"])
+    for index, row in enumerate(games):
+        game = KnownGame(row["game_id"], row["fingerprint"], row["num_frames"], row["form"] != SLP, number)
+        matches = known.matches(game.game_id, game.fingerprint)
+        for match in [] if game.is_parsed else [match for match in matches if match.is_parsed]:
+            matches.remove(match)
+            if match.commit == number:
+                known.remove(match)
+                outcomes[index_of[match.game_id]] = ("replaced", DROP_MESSAGES["replaced"])
             else:
-                ledger.drop(twin, "replaced")
-                replaced.append(twin)
-        if twins:
-            code = "duplicate" if twins[0].game_id == entry.game_id else "duplicate_game"
-            outcomes[place] = (code, f"the corpus has this game as {twins[0].game_id}")
+                known.drop(match, "replaced")
+                replaced.append(match)
+        if matches:
+            code = "duplicate" if matches[0].game_id == game.game_id else "duplicate_game"
+            outcomes[index] = (code, f"the corpus has this game as {matches[0].game_id}")
         else:
-            ledger.add([entry])
-            place_of[entry.game_id] = place
+            known.add([game])
+            index_of[game.game_id] = index
     return Resolution(
-        keeps=[outcome is None for outcome in outcomes],
-        rejects=[reject_row(game, *outcome) for game, outcome in zip(games, outcomes, strict=True) if outcome],
+        keep=[outcome is None for outcome in outcomes],
+        rejects=[reject_row(row, *outcome) for row, outcome in zip(games, outcomes, strict=True) if outcome],
         replaced=replaced,
     )

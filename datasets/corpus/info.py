@@ -1,4 +1,4 @@
-"""`wm corpus info`: what is in a corpus, as a table for people and as plain data."""
+"""`wm corpus info`: the contents of a corpus, as text and as plain data."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class CorpusInfo:
     num_games: int
     num_frames: int
     bytes_per_frame: float
-    """Bytes of the frames table on disk, a frame."""
+    """Bytes of the frames table on disk per frame."""
     games_by_character: dict[str, int]
-    """Games in which a character was chosen; a mirror match counts once."""
+    """Games with a character; a mirror match counts once."""
     games_by_stage: dict[str, int]
     games_by_version: dict[str, int]
     games_without: dict[str, int]
@@ -35,7 +35,7 @@ class CorpusInfo:
 
 
 def corpus_info(corpus: Corpus) -> CorpusInfo:
-    """Count what a corpus holds."""
+    """Count the contents of a corpus."""
     games = corpus.games.to_pydict()
     num_frames = sum(games["num_frames"])
     characters: Counter[str] = Counter()
@@ -60,11 +60,11 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
 
 
 def describe(info: CorpusInfo, show_rejects: bool) -> str:
-    """The terminal's table."""
+    """The counts as a text table."""
     rows = [
         ("games", f"{info.num_games:,}"),
         ("frames", f"{info.num_frames:,} ({info.num_frames / 3600 / 60:.1f} hours of play)"),
-        ("bytes a frame", f"{info.bytes_per_frame:.1f}"),
+        ("bytes per frame", f"{info.bytes_per_frame:.1f}"),
         ("splits", _counts(info.games_by_split)),
         ("stages", _counts(info.games_by_stage)),
         ("characters", _counts(info.games_by_character)),

@@ -1,7 +1,7 @@
-"""Which games a corpus has, in bounded memory: a private database on disk, filled from the commits at each start.
+"""The games of all commits, indexed for deduplication in bounded memory: a private SQLite database on disk.
 
-At 300,000 games it takes 18 MB of memory and 31 MB of temporary disk, and is filled in seconds
-(`benchmarks/corpus.py` prints them).
+It is rebuilt from the commits at each start. At 300,000 games it takes 18 MB of memory and 31 MB of temporary disk,
+and is filled in seconds (`benchmarks/corpus.py` prints them).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 CACHE_KIB = 16 * 1024
-"""What the database may keep in memory; the rest lies in a temporary file that the system removes."""
+"""Page cache of the database; the rest is in a temporary file that SQLite deletes."""
 
 
 class KnownGame(NamedTuple):
@@ -23,25 +23,25 @@ class KnownGame(NamedTuple):
     fingerprint: str
     num_frames: int
     is_parsed: bool
-    """Read from an older pipeline's form, so that its .slp may replace it."""
+    """Read from an older pipeline's form, so its .slp may replace it."""
     commit: int
     """Number of the commit that holds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedGame:
-    """A game that a commit still holds and must lose."""
+    """A game that must be removed from the commit that holds it."""
 
     game_id: str
     code: str
-    """Reason code of the reject that takes its place."""
+    """Reason code of the reject that replaces it."""
 
 
 class KnownGames:
-    """The games of all commits, looked up by their bytes' id and by their fingerprint."""
+    """The games of all commits, looked up by game id and by fingerprint."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("")  # an empty name is a private file, gone when it is closed
+        self._database = sqlite3.connect("")  # an empty name is a private temporary file, deleted on close
         self._database.executescript(
             f"""
             PRAGMA journal_mode = OFF;
@@ -55,19 +55,19 @@ class KnownGames:
             """
         )
 
-    def add(self, entries: Iterable[KnownGame]) -> None:
-        """Enter games that a commit holds."""
+    def add(self, games: Iterable[KnownGame]) -> None:
+        """Insert games that a commit holds."""
         self._database.executemany(
             "INSERT INTO games VALUES (?, ?, ?, ?, ?, NULL)",
-            ((bytes.fromhex(entry.game_id), bytes.fromhex(entry.fingerprint), *entry[2:]) for entry in entries),
+            ((bytes.fromhex(game.game_id), bytes.fromhex(game.fingerprint), *game[2:]) for game in games),
         )
 
-    def of_id(self, game_id: str) -> list[KnownGame]:
-        """The game of an id, if a commit holds it."""
+    def with_id(self, game_id: str) -> list[KnownGame]:
+        """The game with an id, if a commit holds it."""
         return self._where("game_id", game_id)
 
-    def twins(self, game_id: str, fingerprint: str) -> list[KnownGame]:
-        """The games that are the same one: of the same id first, then of the same fingerprint; at most two."""
+    def matches(self, game_id: str, fingerprint: str) -> list[KnownGame]:
+        """Games with the same id, then those with the same fingerprint; at most two."""
         found = self._where("game_id", game_id) + self._where("fingerprint", fingerprint)
         return list(dict.fromkeys(found))
 
@@ -75,34 +75,34 @@ class KnownGames:
         rows = self._database.execute(
             f"SELECT {_columns('games')} FROM games WHERE {column} = ? AND dropped IS NULL", (bytes.fromhex(value),)
         )
-        return list(map(_entry, rows))
+        return list(map(_known_game, rows))
 
-    def repeats(self) -> list[KnownGame]:
-        """Games that an earlier entry has already, by id or by fingerprint: none, but for damage from outside."""
+    def duplicates(self) -> list[KnownGame]:
+        """Games with the id or fingerprint of an earlier one. Only a corpus damaged from outside has any."""
         found: list[KnownGame] = []
         for column in ("game_id", "fingerprint"):
             rows = self._database.execute(
                 f"SELECT {_columns('later')} FROM games AS later JOIN games AS first USING ({column}) "
                 "WHERE first.rowid < later.rowid AND first.dropped IS NULL AND later.dropped IS NULL"
             )
-            found += map(_entry, rows)
+            found += map(_known_game, rows)
         return list(dict.fromkeys(found))
 
-    def drop(self, entry: KnownGame, code: str) -> None:
-        """Note that a commit must lose a game: it is no twin of any game from now on."""
+    def drop(self, game: KnownGame, code: str) -> None:
+        """Mark a game for removal from its commit; it matches no game from now on."""
         self._database.execute(
             "UPDATE games SET dropped = ? WHERE game_id = ? AND number = ? AND dropped IS NULL",
-            (code, bytes.fromhex(entry.game_id), entry.commit),
+            (code, bytes.fromhex(game.game_id), game.commit),
         )
 
-    def forget(self, entry: KnownGame) -> None:
-        """Remove a game that was entered and will not be committed."""
+    def remove(self, game: KnownGame) -> None:
+        """Delete a game that was added and will not be committed."""
         self._database.execute(
-            "DELETE FROM games WHERE game_id = ? AND number = ?", (bytes.fromhex(entry.game_id), entry.commit)
+            "DELETE FROM games WHERE game_id = ? AND number = ?", (bytes.fromhex(game.game_id), game.commit)
         )
 
-    def drops(self) -> Iterator[tuple[int, list[DroppedGame]]]:
-        """What each commit must lose: (number of the commit, its games), in order of the numbers."""
+    def dropped_by_commit(self) -> Iterator[tuple[int, list[DroppedGame]]]:
+        """Commit number and the games marked for removal from that commit, in order of the numbers."""
         rows = self._database.execute(
             "SELECT number, game_id, dropped FROM games WHERE dropped IS NOT NULL ORDER BY number, game_id"
         )
@@ -110,7 +110,7 @@ class KnownGames:
             yield number, [DroppedGame(game_id.hex(), code) for _, game_id, code in group]
 
     def close(self) -> None:
-        """Free the database."""
+        """Close and delete the database."""
         self._database.close()
 
 
@@ -118,6 +118,6 @@ def _columns(table: str) -> str:
     return ", ".join(f"{table}.{name}" for name in ("game_id", "fingerprint", "num_frames", "is_parsed", "number"))
 
 
-def _entry(row: tuple[bytes, bytes, int, int, int]) -> KnownGame:
+def _known_game(row: tuple[bytes, bytes, int, int, int]) -> KnownGame:
     game_id, fingerprint, num_frames, is_parsed, number = row
     return KnownGame(game_id.hex(), fingerprint.hex(), num_frames, bool(is_parsed), number)

@@ -1,4 +1,4 @@
-"""A commit without some of its games: the content and files of its next revision."""
+"""The next revision of a commit, without some of its games."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from datasets.corpus.known_games import DroppedGame
 from datasets.corpus.manifest import FOLLOWERS, FRAMES, GAMES, REJECTS
 from datasets.schema.columns import GAMES_SCHEMA, REJECTS_SCHEMA
 
-MESSAGES = {
-    "replaced": "its .slp has arrived and takes its place",
+DROP_MESSAGES = {
+    "replaced": "replaced by its .slp",
     "duplicate": "an earlier commit has this game",
 }
-"""Code of a game that leaves its commit -> message of the reject that takes its place."""
+"""Reason code of a game that is removed from its commit -> message of the reject that replaces it."""
 
 
 def reject_row(game: Row, code: str, message: str) -> Row:
-    """The row in rejects/ of a game that is not taken, or no longer."""
+    """The row in rejects/ of a game that is not accepted, or no longer."""
     return {name: game[name] for name in ("source", "member", "path", "game_id")} | {"code": code, "message": message}
 
 
 def build_revision(
-    root: Path, staging: Path, name: str, drops: Sequence[DroppedGame]
+    root: Path, staging: Path, name: str, dropped: Sequence[DroppedGame]
 ) -> tuple[int, int, Commit, StagedFiles]:
-    """Make the next revision of a commit, in staging.
+    """Stage the next revision of a commit.
 
     Returns:
         Its number, its revision, its content without `files`, and its files.
@@ -37,21 +37,21 @@ def build_revision(
     commit = read_commit(root, name)
     number, revision = number_and_revision(name)
     files = commit["files"]
-    codes = {drop.game_id: drop.code for drop in drops}
+    codes = {game.game_id: game.code for game in dropped}
     games = pq.read_table(root / GAMES / files[GAMES]["name"], schema=GAMES_SCHEMA).to_pylist()
-    keeps = [game["game_id"] not in codes for game in games]
+    keep = [game["game_id"] not in codes for game in games]
     rejects: list[Row] = []
     if REJECTS in files:
         rejects = pq.read_table(root / REJECTS / files[REJECTS]["name"], schema=REJECTS_SCHEMA).to_pylist()
-    gone = [(game, codes[game["game_id"]]) for game in games if game["game_id"] in codes]
-    rejects += [reject_row(game, code, MESSAGES[code]) for game, code in gone]
+    removed = [(game, codes[game["game_id"]]) for game in games if game["game_id"] in codes]
+    rejects += [reject_row(game, code, DROP_MESSAGES[code]) for game, code in removed]
     source = GameFiles(
         games=games,
         frames=root / FRAMES / files[FRAMES]["name"],
         followers=root / FOLLOWERS / files[FOLLOWERS]["name"] if FOLLOWERS in files else None,
-        facts={},
+        records={},
     )
-    staged = stage_files(staging, commit_stem(number, revision + 1), source, keeps, rejects)
+    staged = stage_files(staging, commit_stem(number, revision + 1), source, keep, rejects)
     content = commit | {
         "games": [entry for entry in commit["games"] if entry[0] not in codes],
         "parsed": [game_id for game_id in commit["parsed"] if game_id not in codes],

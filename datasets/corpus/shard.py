@@ -1,6 +1,6 @@
-"""Games -> one shard of Parquet: whole games, native small dtypes, zstd with byte-stream-split for floats.
+"""Games -> one Parquet shard: whole games, small native dtypes, zstd with byte-stream-split for floats.
 
-Guarded by `benchmarks/encode.py`, which prints bytes a frame and the time of each stage.
+Guarded by `benchmarks/encode.py`, which prints bytes per frame and the time of each stage.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from datasets.schema.columns import (
 from datasets.schema.splits import split_number
 
 ROW_GROUP_FRAMES = 64 * 1024
-"""A row group is closed by the game that reaches this many frames: the unit of reading in training."""
+"""The game that reaches this many frames closes the row group, which is the unit of reading in training."""
 COMPRESSION_LEVEL = 3
-
-
 HELD_COLUMNS = ("percent", "state_age", "hitstun", "self_y", "hitlag")
-"""Floats that stay, count or repeat: whole values compress better than split bytes (0.4 bytes a frame)."""
+"""Floats that stay constant, count or repeat: PLAIN compresses better than byte-stream-split (0.4 bytes per frame)."""
 
 
 def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def _parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Writes games into one shard file, row group by row group, so memory stays at one row group."""
+    """Writes games to one shard file, holding one row group in memory."""
 
     def __init__(self, path: Path, schema: pa.Schema = FRAMES_SCHEMA) -> None:
         self.path = path
@@ -65,13 +63,13 @@ class ShardWriter:
         Returns:
             `first_row` and `row_group` of the game in this shard.
         """
-        place = {"first_row": self._num_rows, "row_group": self._row_group}
+        position = {"first_row": self._num_rows, "row_group": self._row_group}
         self._pending.append(table)
         self._pending_rows += table.num_rows
         self._num_rows += table.num_rows
         if self._pending_rows >= ROW_GROUP_FRAMES:
             self._flush()
-        return place
+        return position
 
     def close(self) -> int:
         """Finish the file; returns its number of rows."""
@@ -99,7 +97,7 @@ def frames_table(game: Game) -> pa.Table:
 
 
 def followers_table(game: Game, follower: Follower) -> pa.Table:
-    """One row per frame in which the partner is there, in FOLLOWERS_SCHEMA."""
+    """One row per frame in which the partner is present, in FOLLOWERS_SCHEMA."""
     num_rows = len(follower.rows)
     arrays: list[pa.Array] = [
         _repeated(game.game_id, num_rows),
@@ -111,7 +109,7 @@ def followers_table(game: Game, follower: Follower) -> pa.Table:
 
 
 def game_row(game: Game) -> dict[str, Any]:
-    """What the games table says of a game, without its place in the corpus."""
+    """A game's row of the games table, without its origin and its position in a shard."""
     facts = game.facts
     split_key = facts.match_id or game.game_id
     first, second = facts.players

@@ -1,4 +1,4 @@
-"""`wm corpus verify` and `wm corpus repair`: prove a corpus sound, and drop what is not."""
+"""`wm corpus verify` and `wm corpus repair`: check every byte of a corpus, and drop damaged commits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from datasets.corpus.manifest import (
     read_manifest,
     unlisted_files,
 )
-from datasets.corpus.revision import MESSAGES
+from datasets.corpus.revision import DROP_MESSAGES
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.runtime.file_lock import exclusive_lock
@@ -31,20 +31,20 @@ from datasets.schema.columns import FORMAT_VERSION
 from datasets.schema.reject_reasons import REJECT_REASONS
 
 MAX_LINES = 50
-"""Problems that a report names."""
+"""Lines of a list that a report prints."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with the bytes checked so far and those of all data files."""
+"""Called with the bytes checked so far and the bytes of all data files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """What `verify` found."""
+    """The result of `verify`."""
 
     root: Path
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
-    """What is not wrong but worth knowing."""
+    """Observations that are not defects."""
     num_commits: int
     num_games: int
     num_frames: int
@@ -53,12 +53,12 @@ class VerifyReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no defects."""
         return not self.problems
 
     @property
     def text(self) -> str:
-        """For a person."""
+        """The report as text."""
         verdict = "sound" if self.is_sound else f"not sound, {len(self.problems)} problems"
         speed = self.num_bytes / 1e6 / max(1e-9, self.seconds)
         lines = [
@@ -69,62 +69,62 @@ class VerifyReport:
         lines += _listed([f"{problem.commit or CORPUS_FILE}: {problem.message}" for problem in self.problems])
         lines += [f"note: {note}" for note in self.notes]
         if not self.is_sound:
-            lines.append(f"`wm corpus repair {self.root}` drops what is not sound")
+            lines.append(f"`wm corpus repair {self.root}` drops the damaged commits")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RepairReport:
-    """What `repair` did."""
+    """The result of `repair`."""
 
     root: Path
     dropped: dict[str, list[str]]
-    """Commits that were dropped -> why."""
+    """File name of a dropped commit -> its defects."""
     num_games_dropped: int
-    """With them, where they could be read."""
+    """Games in the dropped commits, as far as those could be read."""
     num_games_revised: int
-    """That left their commits because the corpus has them elsewhere."""
-    others: tuple[str, ...]
-    """What was wrong with corpus.json, which was made again."""
+    """Games removed from their commits because the corpus has them elsewhere."""
+    manifest_problems: tuple[str, ...]
+    """Defects of corpus.json, which was rebuilt."""
     num_files_removed: int
     num_games: int
-    """That the corpus has now."""
+    """In the repaired corpus."""
     num_frames: int
 
     @property
     def is_sound(self) -> bool:
-        """What was not sound is gone, so what is left is."""
+        """Always: what was damaged has been dropped."""
         return True
 
     @property
     def text(self) -> str:
-        """For a person."""
+        """The report as text."""
         lines = [f"{self.root} has {self.num_games:,} games and {self.num_frames:,} frames, all sound"]
         if self.dropped:
             lines.append(f"dropped {len(self.dropped)} commits with {self.num_games_dropped:,} games:")
             lines += _listed([f"  {name}: {messages[0]}" for name, messages in self.dropped.items()])
         if self.num_games_revised:
             lines.append(f"dropped {self.num_games_revised:,} games that the corpus has elsewhere")
-        lines += [f"{CORPUS_FILE} was made again: {message}" for message in self.others]
+        lines += [f"{CORPUS_FILE} was rebuilt: {message}" for message in self.manifest_problems]
         if self.num_files_removed:
-            lines.append(f"removed {self.num_files_removed} files that no commit names")
+            lines.append(f"removed {self.num_files_removed} files that no commit lists")
         if self.dropped:
-            lines.append("`wm encode` with the same sources and options brings back what was dropped")
+            lines.append("`wm encode` with the same sources and options encodes the dropped inputs again")
         if len(lines) == 1:
-            lines.append("nothing was to be repaired")
+            lines.append("there was nothing to repair")
         return "\n".join(lines)
 
 
 def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> VerifyReport:
-    """Check every byte of a corpus against what its commits say, and them against one another.
+    """Check every byte of a corpus against its commits, and the commits against one another.
 
-    Of each commit: its files are there with their bytes, checksums, rows and columns; the games table agrees with the
-    frames (each game's rows are its own, ids from the countdown without a gap) and with the commit; split numbers are
-    those of the keys, so no match is in two splits; each input became a game or a reject with a reason. Of all: no
-    game and no input is there twice, the options are the same, and `corpus.json` says what the commits add up to.
+    Each commit: its files exist with the recorded bytes, checksums, rows and columns; the games table agrees with the
+    frames (each game's rows are its own, frame ids from the countdown without a gap) and with the commit; split numbers
+    are those of the split keys, so that no match is in two splits; each input became a game or a reject with a reason.
+    All commits: no game and no input occurs twice, the options are equal, and `corpus.json` matches their totals.
 
     Raises:
-        UserError: it is no corpus, or one of another format version.
+        UserError: it is not a corpus, or has another format version.
     """
     started = time.monotonic()
     root = root.resolve()
@@ -136,15 +136,15 @@ def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> Ve
     found = _check(root, listed, on_progress)
     problems += found.problems
     notes: list[str] = []
-    if unknown := found.rejects.keys() - REJECT_REASONS.keys() - MESSAGES.keys():
-        notes.append(f"rejects of codes that this version does not know: {', '.join(sorted(unknown))}")
+    if unknown := found.rejects.keys() - REJECT_REASONS.keys() - DROP_MESSAGES.keys():
+        notes.append(f"rejects with codes that this version does not know: {', '.join(sorted(unknown))}")
     if (root / IN_PROGRESS_FILE).exists():
-        notes.append("an encode is under way or was interrupted; run the same `wm encode` to finish it")
+        notes.append("an encode is running or was interrupted; run the same `wm encode` to finish it")
     elif manifest is not None:
         if unlisted := set(on_disk) - set(listed):
-            problems.append(Problem(f"it does not list {len(unlisted)} commits that are there"))
+            problems.append(Problem(f"it does not list {len(unlisted)} commits that exist"))
         elif extra := unlisted_files(root, manifest):
-            notes.append(f"{len(extra)} files that no commit names, such as {extra[0].relative_to(root)}")
+            notes.append(f"{len(extra)} files that no commit lists, such as {extra[0].relative_to(root)}")
     if manifest is not None and not problems:
         problems += _manifest_problems(manifest, found)
     return VerifyReport(
@@ -160,24 +160,24 @@ def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> Ve
 
 
 def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> RepairReport:
-    """DroppedGame what is not sound, so that `verify` finds nothing; `wm encode` then encodes it again.
+    """Drop damaged commits, so that `verify` finds no defects; `wm encode` then encodes their inputs again.
 
-    A commit of which anything is damaged goes as a whole, since its inputs must be encoded again. A game that the
-    corpus has elsewhere leaves its commit. `corpus.json` is made again from the commits.
+    A damaged commit is dropped as a whole, since its inputs must be encoded again. A game that the corpus has
+    elsewhere is removed from its commit. `corpus.json` is rebuilt from the commits.
 
     Raises:
-        UserError: it is no corpus, one of another format version, or an encode is writing it.
+        UserError: it is not a corpus, has another format version, or an encode is writing it.
     """
     root = root.resolve()
-    manifest, others = _manifest(root)
+    manifest, manifest_problems = _manifest(root)
     names, _ = list_commits(root)
     if manifest is None and not names:
-        raise UserError(f"{root} holds no commits to make a corpus of; encode the replays into a new folder")
-    with exclusive_lock(root / LOCK_FILE, f"an encode is writing {root}; repair it when that has ended"):
+        raise UserError(f"{root} holds no commits to build a corpus from; encode the replays into a new folder")
+    with exclusive_lock(root / LOCK_FILE, f"an encode is writing {root}; repair it after that has ended"):
         before = _files(root)
         found = _check(root, names, on_progress)
         if manifest is not None:
-            others += _manifest_problems(manifest, found)
+            manifest_problems += _manifest_problems(manifest, found)
         options = _options(root, manifest, found)
         write_json_atomically(root / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": options})
         if manifest is None or manifest["options"] != options:
@@ -191,7 +191,7 @@ def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> Re
         dropped=dropped,
         num_games_dropped=sum(found.files[name][GAMES][1] for name in dropped if GAMES in found.files.get(name, {})),
         num_games_revised=num_games_revised,
-        others=tuple(problem.message for problem in others),
+        manifest_problems=tuple(problem.message for problem in manifest_problems),
         num_files_removed=len(before - _files(root)),
         num_games=committer.num_games,
         num_frames=committer.num_frames,
@@ -212,16 +212,16 @@ def _files(root: Path) -> set[Path]:
 
 
 def _options(root: Path, manifest: dict[str, Any] | None, found: CommitFindings) -> dict[str, Any]:
-    """What most commits were made with; where there are none, what the corpus was to be made with."""
+    """The options of most commits, or those in the manifest if no commit can be read."""
     if found.options:
         return json.loads(found.options.most_common(1)[0][0])
     if manifest is not None:
         return manifest["options"]
-    raise UserError(f"{root} holds no commit that can be read; encode the replays into a new folder")
+    raise UserError(f"{root} holds no readable commit; encode the replays into a new folder")
 
 
 def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """`corpus.json`, or None and what is wrong with it."""
+    """`corpus.json`, or None and its defects."""
     try:
         manifest = read_manifest(root / CORPUS_FILE)
         pairs = [number_and_revision(name) for name in manifest["commits"]]
@@ -238,18 +238,19 @@ def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
 
 
 def _manifest_problems(manifest: dict[str, Any], found: CommitFindings) -> Iterator[Problem]:
-    """Where `corpus.json` says something else than the commits add up to."""
+    """Fields of `corpus.json` that differ from the totals of the commits."""
     counts = {"num_games": found.num_games, "num_frames": found.num_frames, "rejects": dict(found.rejects)}
     options = json.loads(found.options.most_common(1)[0][0]) if found.options else manifest["options"]
     expected = json.loads(json.dumps(build_manifest(options, counts, found.files.items())))
+    del expected["tool_version"]  # another version's corpus is sound too
     for name, value in expected.items():
         if manifest.get(name) != value:
-            said = "other" if isinstance(value, list | dict) else f"{manifest.get(name)}, expected {value}:"
-            yield Problem(f"{name}: {said} than its commits add up to")
+            found_value = "it" if isinstance(value, list | dict) else f"{manifest.get(name)}, expected {value}; it"
+            yield Problem(f"{name}: {found_value} does not match the commits")
 
 
 def _drop_commits(root: Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
-    """Remove commits that are not sound, all their revisions, the newest last; returns them with the reasons."""
+    """Remove all revisions of the damaged commits, the newest last; returns the commits with their defects."""
     dropped: dict[str, list[str]] = {}
     for problem in problems:
         if problem.commit is not None and problem.game_id is None:
@@ -263,5 +264,5 @@ def _drop_commits(root: Path, problems: Sequence[Problem]) -> dict[str, list[str
 
 
 def _listed(lines: list[str]) -> list[str]:
-    """Not more lines than a person reads."""
+    """At most MAX_LINES lines."""
     return lines if len(lines) <= MAX_LINES else [*lines[:MAX_LINES], f"... and {len(lines) - MAX_LINES:,} more"]

@@ -1,4 +1,4 @@
-"""How chunks become a corpus: no game twice, .slp before parsed forms, and nothing lost or doubled by a kill."""
+"""Committing chunks: no duplicate games, .slp replaces parsed forms, and a kill loses and duplicates nothing."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ PLAN: Plan = (
     ("h'", "h'*"),
     ("-", "h", "c'"),
 )
-"""Games that come again in every way, and parsed forms that are replaced in their own chunk and in later ones."""
+"""Games that are repeated in every way, and parsed forms that are replaced in their own chunk and in later ones."""
 EXPECTED_GAMES = ["d", "a", "e", "f", "b*", "g", "c", "h"]
 EXPECTED_REJECTS = {"replaced": 6, "duplicate": 2, "duplicate_game": 1, "not_a_replay": 2}
-NUM_CHANGES = 120
-"""Of files, while PLAN is encoded; at the least."""
+NUM_FILE_OPERATIONS = 120
+"""Lower bound of the file operations while PLAN is encoded."""
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def games(synthetic_replays: Path) -> dict[str, Game]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(games, tmp_path_factory) -> Path:
+def uninterrupted(games, tmp_path_factory) -> Path:
     """The corpus of PLAN."""
-    out = tmp_path_factory.mktemp("undisturbed") / "corpus"
+    out = tmp_path_factory.mktemp("uninterrupted") / "corpus"
     encode_plan(PLAN, games, out)
     return out
 
@@ -92,27 +92,27 @@ def codes(root: Path) -> list[tuple[str, int, str]]:
     return [(row["source"], row["member"], row["code"]) for row in open_corpus(root).rejects.to_pylist()]
 
 
-def test_no_game_is_there_twice_and_a_slp_takes_the_place_of_a_parsed_form(games, undisturbed):
-    corpus = open_corpus(undisturbed)
+def test_no_game_is_stored_twice_and_a_slp_replaces_a_parsed_form(games, uninterrupted):
+    corpus = open_corpus(uninterrupted)
     assert corpus.games["game_id"].to_pylist() == ids(EXPECTED_GAMES, games)
     assert set(corpus.games["form"].to_pylist()) == {"slp"}
     assert Counter(corpus.rejects["code"].to_pylist()) == EXPECTED_REJECTS
     assert corpus.manifest["rejects"] == EXPECTED_REJECTS
     assert corpus.manifest["num_games"] == len(EXPECTED_GAMES)
     assert corpus.manifest["num_frames"] == 300 * len(EXPECTED_GAMES)
-    assert verify(undisturbed).text.startswith(f"{undisturbed} is sound")
+    assert verify(uninterrupted).text.startswith(f"{uninterrupted} is sound")
 
 
-def test_each_input_stays_accounted_for(undisturbed):
-    corpus = open_corpus(undisturbed)
+def test_every_input_is_a_game_or_a_reject(uninterrupted):
+    corpus = open_corpus(uninterrupted)
     places = [(row["source"], row["member"]) for row in corpus.games.to_pylist() + corpus.rejects.to_pylist()]
     assert sorted(places) == [(f"source-{n}", m) for n, chunk in enumerate(PLAN) for m in range(len(chunk))]
     keys = [key for commit in corpus.commits for key in commit["inputs"]]
     assert sorted(keys) == sorted(key for number, chunk in enumerate(PLAN) for key in keys_of(number, chunk))
 
 
-def test_what_is_not_taken_says_why_and_which_game_it_repeats(games, undisturbed):
-    assert codes(undisturbed) == [
+def test_rejects_name_the_reason_and_the_game_that_they_duplicate(games, uninterrupted):
+    assert codes(uninterrupted) == [
         ("source-0", 0, "replaced"),
         ("source-0", 1, "replaced"),
         ("source-0", 2, "replaced"),
@@ -125,22 +125,22 @@ def test_what_is_not_taken_says_why_and_which_game_it_repeats(games, undisturbed
         ("source-5", 0, "not_a_replay"),
         ("source-5", 2, "duplicate"),
     ]
-    messages = {row["code"]: row["message"] for row in open_corpus(undisturbed).rejects.to_pylist()}
+    messages = {row["code"]: row["message"] for row in open_corpus(uninterrupted).rejects.to_pylist()}
     assert messages["duplicate"] == f"the corpus has this game as {games['c'].game_id}"
     assert messages["duplicate_game"] == f"the corpus has this game as {games['h'].game_id}"
-    assert messages["replaced"] == "its .slp has arrived and takes its place"
+    assert messages["replaced"] == "replaced by its .slp"
 
 
-def test_replaced_games_leave_the_files_that_other_tools_read(undisturbed, games):
-    paths = [str(path) for path in (undisturbed / FRAMES).glob("*.parquet")]
+def test_replaced_games_are_removed_from_the_parquet_files(uninterrupted, games):
+    paths = [str(path) for path in (uninterrupted / FRAMES).glob("*.parquet")]
     counted = Counter(pa.concat_tables([pq.read_table(path) for path in paths])["game_id"].to_pylist())
     assert counted == dict.fromkeys(ids(EXPECTED_GAMES, games), 300)
-    paths = [str(path) for path in (undisturbed / GAMES).glob("*.parquet")]
+    paths = [str(path) for path in (uninterrupted / GAMES).glob("*.parquet")]
     assert len(pa.concat_tables([pq.read_table(path) for path in paths])) == len(EXPECTED_GAMES)
 
 
-def test_partners_stay_with_their_game_alone(undisturbed, games):
-    stored = all_rows(undisturbed)[FOLLOWERS]
+def test_followers_are_stored_only_for_games_that_are_kept(uninterrupted, games):
+    stored = all_rows(uninterrupted)[FOLLOWERS]
     expected = {game_of(n, games).game_id: 190 for n in EXPECTED_GAMES if game_of(n, games).followers}
     assert Counter(stored["game_id"].to_pylist()) == expected
     assert len(expected) == 3
@@ -161,7 +161,7 @@ def test_partners_stay_with_their_game_alone(undisturbed, games):
         ((("a*",), ("a'~",), ("a",)), "a*", ["replaced", "duplicate_game"]),
     ],
 )
-@pytest.mark.parametrize("runs", ["one run", "a run a chunk"])
+@pytest.mark.parametrize("runs", ["one run", "one run per chunk"])
 def test_the_first_slp_of_a_game_is_kept_or_else_the_first_parsed_form(chunks, kept, expected, runs, games, tmp_path):
     out = tmp_path / "corpus"
     if runs == "one run":
@@ -180,8 +180,8 @@ NAMES = st.sampled_from([letter + form for letter in "ab" for form in ("", "*", 
 
 
 @given(st.lists(NAMES, max_size=12), st.integers(1, 4))
-def test_settling_agrees_with_a_slow_obvious_twin(names, chunk_size):
-    ledger = KnownGames()
+def test_resolve_agrees_with_a_slow_reference(names, chunk_size):
+    known = KnownGames()
     rows = [
         {
             "game_id": f"{ord(name[0]):030x}" + ("01" if "*" in name else "00"),
@@ -194,18 +194,18 @@ def test_settling_agrees_with_a_slow_obvious_twin(names, chunk_size):
     taken: set[int] = set()
     for number, at in enumerate(range(0, len(rows), chunk_size)):
         chunk = rows[at : at + chunk_size]
-        resolution = resolve(ledger, number, chunk)
-        taken |= {row["member"] for row, stays in zip(chunk, resolution.keeps, strict=True) if stays}
-        gone = {entry.game_id for entry in resolution.replaced}
-        taken -= {member for member in taken if member < at and rows[member]["game_id"] in gone}
+        resolution = resolve(known, number, chunk)
+        taken |= {row["member"] for row, keep in zip(chunk, resolution.keep, strict=True) if keep}
+        removed = {game.game_id for game in resolution.replaced}
+        taken -= {member for member in taken if member < at and rows[member]["game_id"] in removed}
         assert [reject["member"] for reject in resolution.rejects] == [
-            row["member"] for row, stays in zip(chunk, resolution.keeps, strict=True) if not stays
+            row["member"] for row, keep in zip(chunk, resolution.keep, strict=True) if not keep
         ]
-    assert taken == slowly_settled(rows)
+    assert taken == slow_resolve(rows)
 
 
-def slowly_settled(rows: list[dict[str, Any]]) -> set[int]:
-    """Members of the games that a corpus holds in the end, one game after another."""
+def slow_resolve(rows: list[dict[str, Any]]) -> set[int]:
+    """Members of the games that a corpus holds in the end, resolved one game after another."""
     held: list[dict[str, Any]] = []
     for row in rows:
         twins = [h for h in held if h["game_id"] == row["game_id"] or h["fingerprint"] == row["fingerprint"]]
@@ -217,79 +217,79 @@ def slowly_settled(rows: list[dict[str, Any]]) -> set[int]:
     return {row["member"] for row in held}
 
 
-def test_a_ledger_forgets_what_is_dropped_and_lists_it_by_commit():
-    ledger = KnownGames()
+def test_known_games_do_not_match_dropped_ones_and_list_them_by_commit():
+    known = KnownGames()
     first, second = KnownGame("00" * 16, "aa" * 16, 5, True, 3), KnownGame("01" * 16, "bb" * 16, 6, False, 4)
-    ledger.add([first, second])
-    assert ledger.twins(first.game_id, second.fingerprint) == [first, second]
-    assert ledger.twins(first.game_id, first.fingerprint) == [first]
-    ledger.drop(first, "replaced")
-    assert ledger.twins(first.game_id, first.fingerprint) == []
-    assert ledger.of_id(second.game_id) == [second]
-    ledger.add([first._replace(commit=7)])
-    assert ledger.of_id(first.game_id) == [first._replace(commit=7)]
-    assert list(ledger.drops()) == [(3, [DroppedGame(first.game_id, "replaced")])]
+    known.add([first, second])
+    assert known.matches(first.game_id, second.fingerprint) == [first, second]
+    assert known.matches(first.game_id, first.fingerprint) == [first]
+    known.drop(first, "replaced")
+    assert known.matches(first.game_id, first.fingerprint) == []
+    assert known.with_id(second.game_id) == [second]
+    known.add([first._replace(commit=7)])
+    assert known.with_id(first.game_id) == [first._replace(commit=7)]
+    assert list(known.dropped_by_commit()) == [(3, [DroppedGame(first.game_id, "replaced")])]
 
 
-def test_the_keys_that_are_done_are_sorted_numbers_of_all_commits(games, undisturbed, tmp_path):
+def test_done_keys_are_the_sorted_keys_of_all_commits(games, uninterrupted, tmp_path):
     out = tmp_path / "corpus"
-    shutil.copytree(undisturbed, out)
+    shutil.copytree(uninterrupted, out)
     committer = Committer(out, EncodeOptions())
     keys = sorted(int(key[:16], 16) for number, chunk in enumerate(PLAN) for key in keys_of(number, chunk))
     assert committer.done_keys().dtype == np.uint64
     assert committer.done_keys().tolist() == keys
     committer.finish()
-    assert same_rows(out, undisturbed)
+    assert same_rows(out, uninterrupted)
 
 
-def test_a_second_run_changes_no_data_file(games, undisturbed):
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
-    committer = encode_plan(PLAN, games, undisturbed)
+def test_a_second_run_changes_no_data_file(games, uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.parquet")}
+    committer = encode_plan(PLAN, games, uninterrupted)
     assert (committer.num_games, committer.num_frames) == (len(EXPECTED_GAMES), 300 * len(EXPECTED_GAMES))
     assert committer.reject_counts == EXPECTED_REJECTS
-    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.parquet")} == before
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_corpus_killed_at_any_moment_and_taken_up_again_is_as_if_undisturbed(
-    seed, games_file, games, undisturbed, tmp_path
+def test_a_corpus_killed_at_any_moment_and_resumed_equals_an_uninterrupted_one(
+    seed, games_file, games, uninterrupted, tmp_path
 ):
     out = tmp_path / "corpus"
-    moment = random.Random(seed).randint(1, NUM_CHANGES)
+    moment = random.Random(seed).randint(1, NUM_FILE_OPERATIONS)
     killed = encode_in_subprocess(games_file, out, moment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2_000:]
     encode_plan(PLAN, games, out)
-    assert same_rows(out, undisturbed)
-    assert files_of(out) == files_of(undisturbed)
+    assert same_rows(out, uninterrupted)
+    assert files_of(out) == files_of(uninterrupted)
     assert verify(out).is_sound
 
 
-def test_a_corpus_killed_again_and_again_is_as_if_undisturbed(games_file, games, undisturbed, tmp_path):
+def test_a_corpus_killed_repeatedly_equals_an_uninterrupted_one(games_file, games, uninterrupted, tmp_path):
     out = tmp_path / "corpus"
     for moment in (20, 31, 24, 17):
         assert encode_in_subprocess(games_file, out, moment).returncode == -signal.SIGKILL
     encode_plan(PLAN, games, out)
-    assert same_rows(out, undisturbed)
-    assert files_of(out) == files_of(undisturbed)
+    assert same_rows(out, uninterrupted)
+    assert files_of(out) == files_of(uninterrupted)
 
 
-def test_the_moments_of_the_kills_lie_within_a_run(games_file, tmp_path):
+def test_the_moments_of_the_kills_are_within_a_run(games_file, tmp_path):
     finished = encode_in_subprocess(games_file, tmp_path / "corpus", 0)
-    assert int(finished.stdout) >= NUM_CHANGES
+    assert int(finished.stdout) >= NUM_FILE_OPERATIONS
 
 
-def test_readers_see_the_corpus_as_it_was_while_games_are_being_replaced(games, undisturbed, tmp_path, monkeypatch):
+def test_readers_see_the_old_corpus_while_games_are_being_replaced(games, uninterrupted, tmp_path, monkeypatch):
     out = tmp_path / "corpus"
     encode_plan(PLAN[:2], games, out)
     before = all_rows(out)
 
-    def killed_before_the_manifest(path: Path, content: dict[str, Any]) -> None:
+    def kill_before_the_manifest(path: Path, content: dict[str, Any]) -> None:
         if path.name == CORPUS_FILE:
             raise KeyboardInterrupt
         write_json_atomically(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr("datasets.corpus.commit.write_json_atomically", killed_before_the_manifest)
+        patched.setattr("datasets.corpus.commit.write_json_atomically", kill_before_the_manifest)
         with pytest.raises(KeyboardInterrupt):
             encode_plan(PLAN, games, out)
     after = all_rows(out)
@@ -298,18 +298,18 @@ def test_readers_see_the_corpus_as_it_was_while_games_are_being_replaced(games, 
     assert sorted(open_corpus(out).games["game_id"].to_pylist()) == sorted(ids(EXPECTED_GAMES, games))
 
 
-def test_every_file_is_safe_from_a_power_loss_before_a_commit_names_it(games, tmp_path, monkeypatch):
+def test_every_file_is_flushed_to_disk_before_a_commit_lists_it(games, tmp_path, monkeypatch):
     out = tmp_path / "corpus"
     synced: set[tuple[int, int]] = set()
     problems: list[str] = []
     num_commits = 0
     fsync, move = os.fsync, os.replace
 
-    def noted_fsync(descriptor: int) -> None:
+    def recording_fsync(descriptor: int) -> None:
         fsync(descriptor)
         synced.add((os.fstat(descriptor).st_ino, os.fstat(descriptor).st_mtime_ns))
 
-    def noted_move(source: Any, target: Any) -> None:
+    def recording_replace(source: Any, target: Any) -> None:
         nonlocal num_commits
         if Path(target).parent.name == COMMITS:
             num_commits += 1
@@ -317,34 +317,34 @@ def test_every_file_is_safe_from_a_power_loss_before_a_commit_names_it(games, tm
             files = [out / table / facts["name"] for table, facts in commit["files"].items()]
             for path in (Path(source), *files, *(file.parent for file in files)):
                 if (path.stat().st_ino, path.stat().st_mtime_ns) not in synced:
-                    problems.append(f"{path} when {target} came")
+                    problems.append(f"{path} is not flushed, but {target} is published")
         move(source, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "replace", noted_move)
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
     encode_plan(PLAN, games, out)
     assert num_commits > len(PLAN)
     assert problems == []
 
 
 def staged_chunk(folder: Path, chunk: Sequence[str], games: dict[str, Game]) -> GameFiles:
-    """A chunk's files with what their worker says of them."""
+    """A chunk's files with the records of their worker."""
     folder.mkdir()
     result = stage(folder, 0, chunk, games)
     frames = folder / result.frames_file
-    facts = durable_file_record(frames, pq.read_metadata(frames).num_rows)
-    return GameFiles(games=result.games, frames=frames, followers=None, facts={frames.name: facts})
+    record = durable_file_record(frames, pq.read_metadata(frames).num_rows)
+    return GameFiles(games=result.games, frames=frames, followers=None, records={frames.name: record})
 
 
-def test_a_file_that_its_worker_has_read_is_not_read_again(games, tmp_path):
+def test_a_file_with_a_record_from_its_worker_is_not_read_again(games, tmp_path):
     chunk = staged_chunk(tmp_path / "staging", ("a", "b"), games)
-    chunk.facts[chunk.frames.name]["blake2b"] = "as the worker says"
+    chunk.records[chunk.frames.name]["blake2b"] = "computed by the worker"
     staged = stage_files(tmp_path / "staging", "000007", chunk, [True, True], [])
-    assert staged.files[FRAMES] == chunk.facts[chunk.frames.name] | {"name": "shard-000007.parquet"}
+    assert staged.files[FRAMES] == chunk.records[chunk.frames.name] | {"name": "shard-000007.parquet"}
     assert staged.paths[FRAMES] == chunk.frames
 
 
-def test_a_file_that_loses_games_is_written_anew_and_speaks_for_itself(games, tmp_path):
+def test_a_file_that_loses_games_is_rewritten_with_a_new_record(games, tmp_path):
     chunk = staged_chunk(tmp_path / "staging", ("a", "b", "c"), games)
     staged = stage_files(tmp_path / "staging", "000007", chunk, [True, False, True], [])
     assert staged.files[FRAMES]["rows"] == 600
@@ -356,7 +356,7 @@ def test_a_file_that_loses_games_is_written_anew_and_speaks_for_itself(games, tm
     assert [game["first_row"] for game in pq.read_table(staged.paths[GAMES]).to_pylist()] == [0, 300]
 
 
-def test_a_staged_file_that_is_cut_off_or_not_to_be_seen_is_never_committed(games, tmp_path):
+def test_a_staged_file_that_is_truncated_or_missing_is_never_committed(games, tmp_path):
     (tmp_path / FRAMES).mkdir()
     for number, damage in enumerate((Path.unlink, lambda path: os.truncate(path, 100))):
         chunk = staged_chunk(tmp_path / str(number), ("a", "b"), games)
@@ -367,7 +367,7 @@ def test_a_staged_file_that_is_cut_off_or_not_to_be_seen_is_never_committed(game
     assert not list((tmp_path / FRAMES).iterdir())
 
 
-def test_a_worker_left_over_by_a_killed_run_cannot_write_into_a_newer_one(games, tmp_path):
+def test_a_worker_of_a_killed_run_cannot_write_into_a_newer_run(games, tmp_path):
     out = tmp_path / "corpus"
     stale = Committer(out, EncodeOptions()).staging
     committer = Committer(out, EncodeOptions())
@@ -377,7 +377,7 @@ def test_a_worker_left_over_by_a_killed_run_cannot_write_into_a_newer_one(games,
     committer.finish()
 
 
-def test_commits_go_on_after_the_last_one_where_one_is_missing(games, tmp_path):
+def test_commit_numbers_continue_after_the_last_one_when_one_is_missing(games, tmp_path):
     out = tmp_path / "corpus"
     encode_plan([("a",), ("b",), ("c",)], games, out)
     (out / COMMITS / "000001.json").unlink()
@@ -387,7 +387,7 @@ def test_commits_go_on_after_the_last_one_where_one_is_missing(games, tmp_path):
     assert verify(out).is_sound
 
 
-def test_of_several_revisions_the_newest_counts(tmp_path):
+def test_the_newest_revision_of_a_commit_is_current(tmp_path):
     (tmp_path / COMMITS).mkdir()
     for name in ("000010.json", "000002-1.json", "000002-10.json", "000002-9.json", "000002.json", ".000003.json.1"):
         (tmp_path / COMMITS / name).write_text("{}")
@@ -396,9 +396,9 @@ def test_of_several_revisions_the_newest_counts(tmp_path):
     assert older == ["000002.json", "000002-1.json", "000002-9.json"]
 
 
-def test_a_damaged_commit_stops_an_encode_and_names_the_way_on(games, undisturbed, tmp_path):
+def test_a_damaged_commit_stops_an_encode_with_a_hint(games, uninterrupted, tmp_path):
     out = tmp_path / "corpus"
-    shutil.copytree(undisturbed, out)
+    shutil.copytree(uninterrupted, out)
     path = out / COMMITS / "000002.json"
     path.write_text(path.read_text().replace(f'"{keys_of(2, PLAN[2])[0]}"', '"0123456789abcdef01234567"'))
     with pytest.raises(UserError, match=r"000002\.json is missing or damaged.*wm corpus repair"):
@@ -408,9 +408,9 @@ def test_a_damaged_commit_stops_an_encode_and_names_the_way_on(games, undisturbe
     assert (out / IN_PROGRESS_FILE).exists()
 
 
-def test_a_corpus_with_a_file_missing_stops_an_encode_and_names_the_way_on(games, undisturbed, tmp_path):
+def test_a_missing_file_stops_an_encode_with_a_hint(games, uninterrupted, tmp_path):
     out = tmp_path / "corpus"
-    shutil.copytree(undisturbed, out)
+    shutil.copytree(uninterrupted, out)
     next((out / FRAMES).iterdir()).unlink()
     with pytest.raises(UserError, match="wm corpus repair"):
         encode_plan(PLAN, games, out)

@@ -1,4 +1,4 @@
-"""The corpus as readers find it: whole games, in order, in splits that never move."""
+"""The corpus as readers see it: whole games, in order, in stable splits."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from datasets.corpus.info import corpus_info, describe
 from datasets.corpus.manifest import CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE
 from datasets.corpus.reader import Corpus, open_corpus
 from datasets.corpus.shard import ROW_GROUP_FRAMES
+from datasets.corpus.verify import verify
 from datasets.pipeline.encode import Feed, encode, encode_in_process
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import UserError
+from datasets.runtime.version import tool_version
 from datasets.schema.columns import (
     FIRST_FRAME_ID,
     FOLLOWERS_SCHEMA,
@@ -47,12 +49,12 @@ def corpus(dev_corpus: Path) -> Corpus:
 
 
 def rows_of(corpus: Corpus, game: dict) -> pa.Table:
-    """A game's rows by its place in its shard."""
+    """A game's rows in its shard."""
     table = pq.read_table(corpus.shard_path(game["shard"]))
     return table.slice(game["first_row"], game["num_frames"])
 
 
-def test_the_games_table_says_where_each_game_lies(corpus):
+def test_the_games_table_locates_the_rows_of_each_game(corpus):
     shards = {}
     for game in corpus.games.to_pylist():
         if game["shard"] not in shards:
@@ -103,7 +105,7 @@ def test_frames_of_a_game_run_from_the_countdown_without_a_gap(corpus):
         assert np.array_equal(frames, np.arange(FIRST_FRAME_ID, FIRST_FRAME_ID + game["num_frames"]))
 
 
-def test_frames_are_stored_in_the_schema_and_hold_what_the_reader_read(corpus, read_real, inventory):
+def test_frames_are_stored_in_the_schema_with_the_values_of_the_replay_reader(corpus, read_real, inventory):
     by_id = {game["game_id"]: game for game in corpus.games.to_pylist()}
     for row in [row for row in inventory if row["set"] == "dev"][::6]:
         parsed = parse_replay(read_real(row["file"]))
@@ -132,7 +134,7 @@ def test_columns_are_null_exactly_where_the_games_table_says_so(corpus):
     assert without == {"velocity": 13, "hitlag": 19, "hurtbox": 12}
 
 
-def test_the_ice_climbers_partner_is_in_followers_and_nobody_else(corpus):
+def test_followers_hold_the_ice_climbers_partner_and_nobody_else(corpus):
     names = [c["files"][FOLLOWERS]["name"] for c in corpus.commits if FOLLOWERS in c["files"]]
     table = pa.concat_tables([pq.read_table(corpus.root / FOLLOWERS / name) for name in names])
     assert table.schema.equals(FOLLOWERS_SCHEMA, check_metadata=False)
@@ -176,14 +178,24 @@ def test_a_damaged_manifest_is_refused(content, tmp_path):
         open_corpus(tmp_path)
 
 
-def test_another_format_version_is_refused_with_the_way_on(dev_corpus, tmp_path):
+def test_another_format_version_is_refused_with_a_hint(dev_corpus, tmp_path):
     manifest = json.loads((dev_corpus / CORPUS_FILE).read_text())
     (tmp_path / CORPUS_FILE).write_text(json.dumps(manifest | {"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(UserError, match=f"format {FORMAT_VERSION + 1}.*encode the replays again"):
         open_corpus(tmp_path)
 
 
-def test_what_is_no_corpus_is_refused(tmp_path):
+def test_the_manifest_names_the_tool_version_and_a_corpus_without_one_opens(tiny_corpus, tmp_path):
+    assert open_corpus(tiny_corpus).manifest["tool_version"] == tool_version()
+    older = shutil.copytree(tiny_corpus, tmp_path / "corpus")
+    manifest = json.loads((older / CORPUS_FILE).read_text())
+    del manifest["tool_version"]
+    (older / CORPUS_FILE).write_text(json.dumps(manifest))
+    assert open_corpus(older).games.equals(open_corpus(tiny_corpus).games)
+    assert verify(older).is_sound
+
+
+def test_a_folder_that_is_not_a_corpus_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no corpus\.json"):
         open_corpus(tmp_path)
     with pytest.raises(UserError, match=r"holds no corpus\.json"):
@@ -193,7 +205,7 @@ def test_what_is_no_corpus_is_refused(tmp_path):
         open_corpus(tmp_path)
 
 
-def test_what_no_commit_names_does_not_exist(dev_corpus, tmp_path):
+def test_a_file_that_no_commit_lists_is_ignored(dev_corpus, tmp_path):
     copy = tmp_path / "corpus"
     shutil.copytree(dev_corpus, copy)
     games = next((copy / "games").iterdir())
@@ -201,7 +213,7 @@ def test_what_no_commit_names_does_not_exist(dev_corpus, tmp_path):
     assert open_corpus(copy).games.equals(open_corpus(dev_corpus).games)
 
 
-def test_a_split_number_is_the_head_of_the_keys_blake2b(corpus):
+def test_a_split_number_is_the_first_64_bits_of_the_keys_blake2b(corpus):
     for key, number in zip(
         corpus.games["split_key"].to_pylist(), corpus.games["split_number"].to_pylist(), strict=True
     ):
@@ -215,7 +227,7 @@ def test_a_split_number_is_never_one(key):
     assert 0 <= split_number(key) < 1
 
 
-def test_games_of_a_match_share_a_split_key_and_others_are_their_own(corpus):
+def test_games_of_a_match_share_a_split_key_and_others_have_their_own(corpus):
     games = corpus.games.to_pylist()
     with_match = [game for game in games if game["split_key"] != game["game_id"]]
     assert len(with_match) == 2
@@ -262,7 +274,7 @@ def test_each_game_is_in_exactly_one_split(numbers, test_share, validation_share
     assert members["all"].all()
 
 
-def test_info_counts_what_is_there(corpus, inventory):
+def test_info_counts_games_frames_and_rejects(corpus, inventory):
     info = corpus_info(corpus)
     rows = [row for row in inventory if row["set"] == "dev"]
     assert (info.num_games, info.num_frames) == (42, 369_099)
@@ -286,7 +298,7 @@ def test_info_names_each_reject(tmp_path):
     assert "#0" not in describe(info, show_rejects=False)
 
 
-def test_synthetic_games_make_a_corpus_on_any_machine(tiny_corpus, synthetic_replays):
+def test_synthetic_games_become_a_corpus(tiny_corpus, synthetic_replays):
     corpus = open_corpus(tiny_corpus)
     files = [path for path in synthetic_replays.rglob("*") if path.is_file()]
     assert corpus.games.num_rows + corpus.rejects.num_rows == len(files)
@@ -297,7 +309,7 @@ def test_synthetic_games_make_a_corpus_on_any_machine(tiny_corpus, synthetic_rep
         assert rows.num_rows == game["num_frames"]
 
 
-def test_a_copy_that_was_not_finished_is_refused(tiny_corpus, tmp_path):
+def test_an_incomplete_copy_is_refused(tiny_corpus, tmp_path):
     for number, damage in enumerate((Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1]))):
         copy = tmp_path / str(number)
         shutil.copytree(tiny_corpus, copy)
@@ -307,14 +319,14 @@ def test_a_copy_that_was_not_finished_is_refused(tiny_corpus, tmp_path):
             open_corpus(copy)
 
 
-def test_a_corpus_without_one_of_its_commits_is_refused(tiny_corpus, tmp_path):
+def test_a_corpus_with_a_missing_commit_is_refused(tiny_corpus, tmp_path):
     copy = shutil.copytree(tiny_corpus, tmp_path / "corpus")
     max((copy / COMMITS).iterdir()).unlink()
     with pytest.raises(UserError, match=r"is incomplete.*is missing.*wm corpus repair"):
         open_corpus(copy)
 
 
-def test_a_damaged_table_is_named_and_not_shown_as_a_traceback(tiny_corpus, tmp_path):
+def test_a_damaged_table_is_a_one_line_error(tiny_corpus, tmp_path):
     copy = shutil.copytree(tiny_corpus, tmp_path / "corpus")
     path = min((copy / GAMES).iterdir())
     path.write_bytes(bytes(path.stat().st_size))

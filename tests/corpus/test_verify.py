@@ -1,4 +1,4 @@
-"""`wm corpus verify` finds whatever happens to a corpus, and `wm corpus repair` drops it so that it can come back."""
+"""`wm corpus verify` finds every kind of damage; `wm corpus repair` drops it, so that it can be encoded again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunks import Plan, all_rows, encode_plan, files_of, short_games, written_by_another
+from chunks import Plan, all_rows, encode_plan, files_of, locked_by_another_process, short_games
 
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
@@ -32,7 +32,7 @@ from datasets.runtime.errors import UserError
 
 PLAN: Plan = (("a", "b", "-"), ("c", "d"), ("e'", "a*"), ("e", "f", "-"))
 SECOND = "000001"
-"""Stem of the commit that is damaged most."""
+"""Stem of the commit that most tests damage."""
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +51,19 @@ def sound(games, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def corpus(sound, tmp_path) -> Path:
-    """A copy of it to damage."""
+    """A copy of the sound corpus, to be damaged."""
     return shutil.copytree(sound, tmp_path / "corpus")
 
 
 def change_commit(root: Path, change: Callable[[dict[str, Any]], Any], name: str = f"{SECOND}.json") -> None:
-    """Change what a commit says, with its checksum."""
+    """Change a commit and update its checksum."""
     commit = read_commit(root, name)
     change(commit)
     write_json_atomically(root / COMMITS / name, with_checksum(commit))
 
 
 def rewrite(root: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change rows of a file of the second commit, with its bytes and checksum there and in the manifest."""
+    """Change rows of a file of the second commit, and update its record there and in the manifest."""
     commit = read_commit(root, f"{SECOND}.json")
     path = root / table / commit["files"][table]["name"]
     changed = change(pq.read_table(path))
@@ -78,7 +78,7 @@ def rewrite(root: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> N
 
 
 def set_values(column: str, change: Callable[[list[Any]], Any]) -> Callable[[pa.Table], pa.Table]:
-    """A change of some values of one column."""
+    """A function that changes some values of one column."""
 
     def changed(table: pa.Table) -> pa.Table:
         values = table[column].to_pylist()
@@ -90,7 +90,7 @@ def set_values(column: str, change: Callable[[list[Any]], Any]) -> Callable[[pa.
 
 
 def put(place: int, value: Any) -> Callable[[list[Any]], None]:
-    """Write one value into a list."""
+    """A function that sets one value of a list."""
     return lambda values: values.__setitem__(place, value)
 
 
@@ -112,8 +112,8 @@ def swap(first: Path, second: Path) -> None:
     aside.rename(second)
 
 
-def swap_shards_with_their_facts(root: Path) -> None:
-    """Two shards change places, and all that is said of their bytes with them."""
+def swap_shards_with_their_records(root: Path) -> None:
+    """Swap two shards and their records."""
     swap(root / FRAMES / "shard-000000.parquet", root / FRAMES / f"shard-{SECOND}.parquet")
     for name in ("000000", SECOND):
         facts = file_record(root / FRAMES / f"shard-{name}.parquet", 600)
@@ -121,7 +121,7 @@ def swap_shards_with_their_facts(root: Path) -> None:
 
 
 def commit_a_game_again(root: Path, games: dict[str, Game]) -> None:
-    """A commit of another corpus, with a game that is in the second commit, becomes one of this corpus."""
+    """Add another corpus's commit, with a game that is already in the second commit."""
     other = root.with_name("other")
     encode_plan([("g",), ("h",), ("h*",), ("h'",), ("d", "i")], games, other, first_number=100)
     name = "000004.json"
@@ -132,7 +132,7 @@ def commit_a_game_again(root: Path, games: dict[str, Game]) -> None:
 
 
 def commit_inputs_again(root: Path) -> None:
-    """A commit that says it accounts for another one's inputs."""
+    """Make a commit list another commit's inputs."""
     inputs = read_commit(root, "000000.json")["inputs"]
     change_commit(root, lambda commit: commit.update(inputs=inputs[:2]))
 
@@ -163,51 +163,51 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, int]] = {
         lambda root: (root / COMMITS / f"{SECOND}.json").write_text(
             (root / COMMITS / f"{SECOND}.json").read_text().replace('"inputs": [\n  "', '"inputs": [\n  "0', 1)
         ),
-        "its checksum is another",
+        "checksum mismatch",
         1,
     ),
-    "a commit lacks a part": (lambda root: change_commit(root, lambda c: c.pop("replaced")), "what a commit says", 1),
-    "a commit names no table": (
-        lambda root: change_commit(root, lambda c: c["files"].update(more=c["files"][FRAMES])), "of no table", 1
+    "a commit lacks a field": (lambda root: change_commit(root, lambda c: c.pop("replaced")), "not a valid commit", 1),
+    "a commit lists a file in an unknown table": (
+        lambda root: change_commit(root, lambda c: c["files"].update(more=c["files"][FRAMES])), "unknown table", 1
     ),
     "two shards are swapped": (
         lambda root: swap(root / FRAMES / "shard-000000.parquet", frames_of_second(root)), "bytes|checksum", 2
     ),
-    "two shards are swapped with their checksums": (swap_shards_with_their_facts, "rows of another game", 2),
-    "two commits name one shard": (name_the_first_shard, "another commit's file", 1),
-    "two commits have the same inputs": (commit_inputs_again, "accounted for by an earlier commit", 1),
-    "a commit counts other rejects": (
+    "two shards are swapped with their records": (swap_shards_with_their_records, "rows of another game", 2),
+    "two commits list one shard": (name_the_first_shard, "belongs to another commit", 1),
+    "two commits have the same inputs": (commit_inputs_again, "already in an earlier commit", 1),
+    "a commit counts different rejects": (
         lambda root: change_commit(root, lambda c: c["rejects"].update(short=1)), "its rejects are", 1
     ),
-    "a commit has an input more": (
+    "a commit has one input too many": (
         lambda root: change_commit(root, lambda c: c["inputs"].append("ab" * 12)), "3 inputs became 2 games", 1
     ),
-    "a commit counts other frames": (
-        lambda root: change_commit(root, lambda c: put(2, 299)(c["games"][0])), "other games than the commit", 1
+    "a commit counts different frames": (
+        lambda root: change_commit(root, lambda c: put(2, 299)(c["games"][0])), "different games than the commit", 1
     ),
-    "a commit says a parsed form was a .slp": (
+    "a commit lists the wrong games as parsed": (
         lambda root: change_commit(root, lambda c: c.update(parsed=[c["games"][0][0]])), "from an older pipeline", 1
     ),
     "a commit was made with other options": (
-        lambda root: change_commit(root, lambda c: c["options"].update(keep_paths=True)), "other options", 1
+        lambda root: change_commit(root, lambda c: c["options"].update(keep_paths=True)), "its options differ", 1
     ),
-    "a file has other rows than the commit says": (
+    "a file does not have the recorded rows": (
         lambda root: change_commit(root, lambda c: c["files"][FRAMES].update(rows=601)), "600 rows, expected 601", 1
     ),
     "a split number is not its key's": (
-        lambda root: rewrite(root, GAMES, set_values("split_number", put(1, 0.01))), "another split number", 1
+        lambda root: rewrite(root, GAMES, set_values("split_number", put(1, 0.01))), "split number that is not", 1
     ),
-    "a game begins elsewhere": (
-        lambda root: rewrite(root, GAMES, set_values("first_row", put(1, 299))), "does not begin in row 299", 1
+    "a game has the wrong first row": (
+        lambda root: rewrite(root, GAMES, set_values("first_row", put(1, 299))), "does not start at row 299", 1
     ),
-    "a game lies in another row group": (
-        lambda root: rewrite(root, GAMES, set_values("row_group", put(1, 1))), "holds other games", 1
+    "a game has the wrong row group": (
+        lambda root: rewrite(root, GAMES, set_values("row_group", put(1, 1))), "does not hold the games", 1
     ),
-    "a game lies in another shard": (
-        lambda root: rewrite(root, GAMES, set_values("shard", put(1, "shard-000000.parquet"))), "names rows", 1
+    "a game has the wrong shard": (
+        lambda root: rewrite(root, GAMES, set_values("shard", put(1, "shard-000000.parquet"))), "lists rows", 1
     ),
     "a frame is missing": (
-        lambda root: rewrite(root, FRAMES, lambda t: pa.concat_tables([t.slice(0, 50), t.slice(51)])), "other games", 1
+        lambda root: rewrite(root, FRAMES, lambda t: pa.concat_tables([t.slice(0, 50), t.slice(51)])), "not hold", 1
     ),
     "a frame id is wrong": (
         lambda root: rewrite(root, FRAMES, set_values("frame", put(350, 0))), "frame ids with a gap", 1
@@ -216,42 +216,42 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str, int]] = {
         lambda root: rewrite(root, FRAMES, set_values("game_id", put(350, "0" * 32))), "rows of another game", 1
     ),
     "frames lack a column": (
-        lambda root: rewrite(root, FRAMES, lambda t: t.drop_columns("p1_x")), "other columns than its table", 1
+        lambda root: rewrite(root, FRAMES, lambda t: t.drop_columns("p1_x")), "does not have the columns", 1
     ),
     "a partner belongs to no game": (
-        lambda root: rewrite(root, FOLLOWERS, set_values("game_id", put(0, "0" * 32))), "of no game or player", 1
+        lambda root: rewrite(root, FOLLOWERS, set_values("game_id", put(0, "0" * 32))), "belong to no game or player", 1
     ),
-    "a partner is in a frame that is not there": (
-        lambda root: rewrite(root, FOLLOWERS, set_values("frame", put(-1, 500))), "frames that its games have not", 1
+    "a partner is in a frame that does not exist": (
+        lambda root: rewrite(root, FOLLOWERS, set_values("frame", put(-1, 500))), "frames that its games do not have", 1
     ),
-    "a partner is there twice": (
-        lambda root: rewrite(root, FOLLOWERS, set_values("frame", put(1, -113))), "twice or out of order", 1
+    "a partner's row is duplicated": (
+        lambda root: rewrite(root, FOLLOWERS, set_values("frame", put(1, -113))), "duplicate or unsorted", 1
     ),
     "the manifest is missing": (lambda root: (root / CORPUS_FILE).unlink(), "corpus.json: it is missing", 0),
     "the manifest is cut off": (lambda root: os.truncate(root / CORPUS_FILE, 100), "corpus.json: it is damaged", 0),
-    "the manifest is an older one": (
+    "the manifest is outdated": (
         lambda root: edit_manifest(root, commits=["000000.json"]), "does not list 3 commits", 0
     ),
     "the manifest counts other games": (lambda root: edit_manifest(root, num_games=9), "num_games: 9, expected 6", 0),
-    "the manifest counts other rejects": (lambda root: edit_manifest(root, rejects={}), "rejects: other than", 0),
-    "the manifest has other options": (lambda root: edit_manifest(root, options={}), "options: other than", 0),
+    "the manifest counts other rejects": (lambda root: edit_manifest(root, rejects={}), "rejects: it does not", 0),
+    "the manifest has other options": (lambda root: edit_manifest(root, options={}), "options: it does not match", 0),
     "the manifest's commits are out of order": (
         lambda root: edit_manifest(root, commits=["000001.json", "000000.json"]), "out of order", 0
     ),
 }  # fmt: skip
-"""What happens -> how, what verify says of it, and the commits that repair drops."""
+"""Kind of damage -> how to cause it, what verify reports, and the number of commits that repair drops."""
 
 
-def test_a_sound_corpus_is_sound_and_says_what_was_checked(sound):
-    told: list[tuple[int, int]] = []
-    report = verify(sound, on_progress=lambda done, total: told.append((done, total)))
+def test_verify_of_a_sound_corpus_reports_what_was_checked(sound):
+    progress: list[tuple[int, int]] = []
+    report = verify(sound, on_progress=lambda done, total: progress.append((done, total)))
     assert report.is_sound
     assert report.notes == ()
     assert (report.num_commits, report.num_games, report.num_frames) == (4, 6, 1_800)
     num_bytes = sum(path.stat().st_size for path in sound.rglob("*.parquet"))
     assert report.num_bytes == num_bytes
-    assert told[-1] == (num_bytes, num_bytes)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert progress[-1] == (num_bytes, num_bytes)
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
     assert f"{sound} is sound: 6 games and 1,800 frames in 4 commits" in report.text
     assert "MB/s" in report.text
 
@@ -259,13 +259,13 @@ def test_a_sound_corpus_is_sound_and_says_what_was_checked(sound):
 def test_repairing_a_sound_corpus_changes_nothing(corpus, sound):
     before = all_rows(corpus)
     report = repair(corpus)
-    assert report.text.endswith("nothing was to be repaired")
+    assert report.text.endswith("there was nothing to repair")
     assert all(before[name].equals(table) for name, table in all_rows(corpus).items())
     assert files_of(corpus) == files_of(sound)
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_damage_is_found_and_mended_and_what_was_dropped_comes_back(what, corpus, sound, games):
+def test_damage_is_found_and_repaired_and_dropped_inputs_are_encoded_again(what, corpus, sound, games):
     damage, message, num_dropped = DAMAGE[what]
     damage(corpus)
     report = verify(corpus)
@@ -280,22 +280,22 @@ def test_damage_is_found_and_mended_and_what_was_dropped_comes_back(what, corpus
     assert after.notes == ()
     encode_plan(PLAN, games, corpus)
     assert verify(corpus).is_sound
-    assert in_order_of_games(corpus) == in_order_of_games(sound)
+    assert sorted_by_game(corpus) == sorted_by_game(sound)
 
 
-def in_order_of_games(root: Path) -> dict[str, pa.Table]:
-    """All frames and partners, in an order that does not depend on the commits'."""
+def sorted_by_game(root: Path) -> dict[str, pa.Table]:
+    """All frames and partners, in an order that does not depend on the commits."""
     rows = all_rows(root)
     keys = [("game_id", "ascending"), ("frame", "ascending")]
     return {table: rows[table].sort_by(keys).combine_chunks() for table in (FRAMES, FOLLOWERS)}
 
 
-def test_of_a_game_that_is_there_twice_the_later_one_leaves(corpus, games):
+def test_of_a_duplicated_game_the_later_one_is_dropped(corpus, games):
     commit_a_game_again(corpus, games)
     (corpus / CORPUS_FILE).unlink()
     (problem,) = [problem for problem in verify(corpus).problems if problem.commit is not None]
     assert (problem.commit, problem.game_id) == ("000004.json", games["d"].game_id)
-    assert "is in commit 1 already" in problem.message
+    assert "is already in commit 1" in problem.message
     report = repair(corpus)
     assert (report.dropped, report.num_games_revised) == ({}, 1)
     assert "dropped 1 games that the corpus has elsewhere" in report.text
@@ -306,7 +306,7 @@ def test_of_a_game_that_is_there_twice_the_later_one_leaves(corpus, games):
     assert open_corpus(corpus).rejects.to_pylist()[-1]["code"] == "duplicate"
 
 
-def test_a_replacement_that_was_not_carried_out_is_found_and_carried_out(games, tmp_path):
+def test_a_replacement_that_was_not_carried_out_is_found_and_repaired(games, tmp_path):
     encode_plan([("a'", "b'")], games, tmp_path)
     revised = tmp_path / COMMITS / "000000.json"
     before = revised.read_bytes()
@@ -324,17 +324,17 @@ def test_a_replacement_that_was_not_carried_out_is_found_and_carried_out(games, 
     assert open_corpus(tmp_path).games["form"].to_pylist() == ["parsed-v2", "slp"]
 
 
-def test_files_that_no_commit_names_are_told_and_removed(corpus, sound):
+def test_files_that_no_commit_lists_are_reported_and_removed(corpus, sound):
     shutil.copy(frames_of_second(corpus), corpus / FRAMES / "shard-000099.parquet")
     shutil.copy(corpus / COMMITS / "000002-1.json", corpus / COMMITS / "000002.json")
     report = verify(corpus)
     assert report.is_sound
-    assert "note: 2 files that no commit names" in report.text
-    assert "removed 2 files that no commit names" in repair(corpus).text
+    assert "note: 2 files that no commit lists" in report.text
+    assert "removed 2 files that no commit lists" in repair(corpus).text
     assert files_of(corpus) == files_of(sound)
 
 
-def test_rejects_of_unknown_codes_are_told_and_kept(corpus):
+def test_rejects_with_unknown_codes_are_reported_and_kept(corpus):
     table = pq.read_table(corpus / REJECTS / "rejects-000000.parquet")
     path = corpus / REJECTS / "rejects-000000.parquet"
     pq.write_table(set_values("code", put(0, "of_the_future"))(table), path)
@@ -351,7 +351,7 @@ def test_rejects_of_unknown_codes_are_told_and_kept(corpus):
 
 
 @pytest.mark.parametrize("look", [verify, repair, open_corpus, lambda root: Committer(root, EncodeOptions())])
-def test_a_corpus_of_format_1_is_refused_with_the_way_on_and_kept(look, corpus):
+def test_a_corpus_of_format_1_is_refused_with_a_hint_and_kept(look, corpus):
     edit_manifest(corpus, format_version=1)
     before = files_of(corpus)
     with pytest.raises(UserError, match=r"format 1, this version reads 2; encode the replays again into a new folder"):
@@ -393,7 +393,7 @@ def test_a_corpus_whose_growth_was_interrupted_is_sound_as_it_was(corpus, games)
     assert "interrupted" in report.notes[0]
 
 
-def test_what_is_no_corpus_is_neither_verified_nor_repaired(tmp_path):
+def test_a_folder_that_is_not_a_corpus_is_neither_verified_nor_repaired(tmp_path):
     (tmp_path / "letter.txt").write_text("dear diary")
     for look in (verify, repair):
         with pytest.raises(UserError, match="holds no"):
@@ -404,7 +404,7 @@ def test_what_is_no_corpus_is_neither_verified_nor_repaired(tmp_path):
 
 
 def test_a_corpus_that_is_being_written_is_not_repaired(corpus):
-    with written_by_another(corpus), pytest.raises(UserError, match="an encode is writing"):
+    with locked_by_another_process(corpus), pytest.raises(UserError, match="an encode is writing"):
         repair(corpus)
     assert repair(corpus).is_sound
 
@@ -420,7 +420,7 @@ repair(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_repair_that_was_killed_is_done_again(seed, corpus, games, sound):
+def test_a_killed_repair_can_be_repeated(seed, corpus, games, sound):
     flip_a_byte(frames_of_second(corpus))
     os.truncate(corpus / CORPUS_FILE, 50)
     moment = random.Random(seed).randint(1, 12)
@@ -431,7 +431,7 @@ def test_a_repair_that_was_killed_is_done_again(seed, corpus, games, sound):
     repair(corpus)
     assert verify(corpus).is_sound
     encode_plan(PLAN, games, corpus)
-    assert in_order_of_games(corpus) == in_order_of_games(sound)
+    assert sorted_by_game(corpus) == sorted_by_game(sound)
 
 
 def test_a_report_of_many_problems_stays_short(corpus):
@@ -444,7 +444,7 @@ def test_a_report_of_many_problems_stays_short(corpus):
     assert len(report.problems) == 95
     assert len(report.text.splitlines()) < 60
     assert "... and 45 more" in report.text
-    with pytest.raises(UserError, match="no commit that can be read"):
+    with pytest.raises(UserError, match="no readable commit"):
         repair(corpus)
 
 

@@ -19,7 +19,7 @@ import peppi_py
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunks import same_rows, written_by_another
+from chunks import locked_by_another_process, same_rows
 
 from datasets.checks.filters import FilterConfig
 from datasets.corpus.chunk import EncodeOptions
@@ -282,7 +282,7 @@ def test_while_a_finished_corpus_grows_readers_see_it_as_it_was(few_replays, tmp
 
 def test_two_encodes_never_write_into_one_corpus(few_replays, tmp_path):
     out = tmp_path / "corpus"
-    with written_by_another(out), pytest.raises(UserError, match="another encode"):
+    with locked_by_another_process(out), pytest.raises(UserError, match="another encode"):
         encode_plainly(few_replays, out)
     assert encode_plainly(few_replays, out).num_games > 0
 

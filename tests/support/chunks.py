@@ -1,8 +1,8 @@
-"""Chunk results made by hand, and a corpus made of them: as `wm encode` would, without sources and without Ray.
+"""Hand-made chunk results, and corpora built from them as `wm encode` does, without sources and without Ray.
 
     python tests/support/chunks.py GAMES PLAN OUT MOMENT
 
-makes the corpus of a plan in OUT, and is killed before the MOMENT-th change of a file (never, if that is 0).
+builds the corpus of a plan in OUT and kills itself before the MOMENT-th file operation (never if that is 0).
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from datasets.schema.columns import FOLLOWERS_SCHEMA
 from datasets.sources.inputs import SkipStats
 
 REJECT = "-"
-"""An input of a plan that holds no game."""
+"""An input of a plan that contains no game."""
 Plan = Sequence[Sequence[str]]
-"""Chunks of inputs. `b` is the .slp of game b; with `'` what an older pipeline made of it, with `*` it in other bytes,
-with `~` with other positions, as where a parsed form still holds rollbacks."""
+"""Chunks of inputs. `b` is the .slp of game b; `'` marks the parsed form of an older pipeline, `*` other bytes of the
+same game, and `~` other positions, as in a parsed form that still contains rollback frames."""
 
 
 def short_games(folder: Path, num_frames: int = 300) -> dict[str, Game]:
-    """The beginnings of a folder's replays by letter; every third one with a partner in some of its frames."""
+    """The first frames of a folder's replays by letter; every third game has a partner in some frames."""
     games = {}
     for number, (letter, path) in enumerate(zip("abcdefghijklmnop", sorted(folder.glob("*.slp")), strict=False)):
         game = parse_replay(path.read_bytes())
@@ -84,40 +84,40 @@ def keys_of(number: int, chunk: Sequence[str]) -> tuple[str, ...]:
 
 
 def stage(staging: Path, number: int, chunk: Sequence[str], games: dict[str, Game]) -> ChunkResult:
-    """What `encode_chunk` makes of a chunk of a plan."""
+    """What `encode_chunk` returns for a chunk of a plan."""
     frames = ShardWriter(staging / f"chunk-{number}.frames.parquet")
     followers = ShardWriter(staging / f"chunk-{number}.followers.parquet", FOLLOWERS_SCHEMA)
     rows, rejects = [], []
     for place, name in enumerate(chunk):
-        where = {"source": f"source-{number}", "member": place, "path": None}
+        origin = {"source": f"source-{number}", "member": place, "path": None}
         if name == REJECT:
-            rejects.append(where | {"game_id": None, "code": "not_a_replay", "message": "no replay"})
+            rejects.append(origin | {"game_id": None, "code": "not_a_replay", "message": "no replay"})
             continue
         game = game_of(name, games)
         num_follower_rows = sum(len(follower.rows) for follower in game.followers)
-        rows.append(where | game_row(game) | frames.add(frames_table(game)) | {"num_follower_rows": num_follower_rows})
+        rows.append(origin | game_row(game) | frames.add(frames_table(game)) | {"num_follower_rows": num_follower_rows})
         for follower in game.followers:
             followers.add(followers_table(game, follower))
     num_rows = {writer.path: writer.close() for writer in (frames, followers)}
-    there = {path: durable_file_record(path, num) for path, num in num_rows.items() if num}
+    written = {path: durable_file_record(path, num) for path, num in num_rows.items() if num}
     return ChunkResult(
         keys=keys_of(number, chunk),
         num_bytes=1,
         skipped=SkipStats(),
         games=rows,
         rejects=rejects,
-        frames_file=frames.path.name if frames.path in there else None,
-        followers_file=followers.path.name if followers.path in there else None,
+        frames_file=frames.path.name if frames.path in written else None,
+        followers_file=followers.path.name if followers.path in written else None,
     )
 
 
 def encode_plan(plan: Plan, games: dict[str, Game], out: Path, first_number: int = 0) -> Committer:
-    """Commit the chunks that the corpus has not, and finish."""
+    """Commit the chunks that the corpus does not have, and finish."""
     committer = Committer(out, EncodeOptions())
     done = set(committer.done_keys().tolist())
     for number, chunk in enumerate(plan, first_number):
         held = [int(key[:16], 16) in done for key in keys_of(number, chunk)]
-        assert len(set(held)) == 1, "a chunk is committed in part"
+        assert len(set(held)) == 1, "a chunk is committed partially"
         if not held[0]:
             committer.commit(stage(committer.staging, number, chunk, games))
     committer.finish()
@@ -136,19 +136,19 @@ def all_rows(root: Path) -> dict[str, pa.Table]:
 
 
 def same_rows(first: Path, second: Path) -> bool:
-    """Whether two corpora hold the same, row for row."""
+    """Whether two corpora have equal rows in the same order."""
     one, two = all_rows(first), all_rows(second)
     return all(one[name].equals(two[name]) for name in one)
 
 
 def files_of(root: Path) -> set[str]:
-    """All files in a corpus' folders, but its lock."""
+    """All files of a corpus except its lock."""
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"encode.lock"}
 
 
 @contextmanager
-def written_by_another(root: Path) -> Iterator[None]:
-    """While another process holds a corpus as its writer."""
+def locked_by_another_process(root: Path) -> Iterator[None]:
+    """A context during which another process holds the corpus's lock."""
     script = "import sys, time; from pathlib import Path; from datasets.corpus.commit import Committer; "
     script += "from datasets.pipeline.encode import EncodeOptions; "
     script += "held = Committer(Path(sys.argv[1]), EncodeOptions()); print('held', flush=True); time.sleep(60)"
@@ -163,17 +163,17 @@ def written_by_another(root: Path) -> Iterator[None]:
 
 
 def kill_at(moment: int) -> Iterator[int]:
-    """Count changes of files, and die before one of them."""
+    """Count file operations, and kill this process before one of them."""
     calls, lock = itertools.count(1), threading.Lock()
 
-    def deadly(original: Callable, *arguments: Any, **options: Any) -> Any:
+    def counted_call(original: Callable, *arguments: Any, **options: Any) -> Any:
         with lock:
             if next(calls) == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **options)
 
     for name in ("fsync", "replace", "unlink"):
-        setattr(os, name, partial(deadly, getattr(os, name)))
+        setattr(os, name, partial(counted_call, getattr(os, name)))
     return calls
 
 
