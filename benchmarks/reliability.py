@@ -2,7 +2,7 @@
 
     python benchmarks/reliability.py [--sources dev.zip ...] [--trials 200] [--seed 0]
 
-Guards `checks.py`, `consistency.py`, `clock.py` and `motion.py` in `datasets/games/`. Each trial takes one good game at
+Guards `datasets/checks/`. Each trial takes one good game at
 random, damages its uncompressed .slp, and compares what would be stored with what the sound file gives. Damage:
 one byte or eight bytes changed to other values, 4 KB set to zero, cut off; each at a place drawn evenly from the file.
 The last line is one JSON object.

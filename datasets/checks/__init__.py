@@ -1,1 +1,1 @@
-"""Is a game a training game, and does it agree with itself?"""
+"""Accepts or rejects a game: is it a training game, and are its values plausible?"""

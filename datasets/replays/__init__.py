@@ -1,1 +1,1 @@
-"""One replay file -> one game in memory."""
+"""Reads one replay file into one game in memory."""

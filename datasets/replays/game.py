@@ -1,4 +1,4 @@
-"""One game in memory, whatever it was read from: what the checks look at and what the corpus stores."""
+"""One game in memory, from any source: the input of the checks and of the corpus."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.schema.columns import Form
+
 Columns = dict[str, np.ndarray | None]
-"""Column name (without player) -> array (frames,) in the corpus' dtype; None where the source has none."""
+"""Column name (without player) -> array (frames,) of the column's dtype; None if the source does not record it."""
 
 FINGERPRINT_FRAMES = 1_200
+"""Frames from the start of the game whose positions identify it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlayerFacts:
-    """What was settled about a player before the game; None where the source does not say."""
+    """A player's settings in Game Start; None if the source does not record them."""
 
     character: int
-    """External id, as chosen."""
+    """External id, as selected."""
     port: int | None
     """1 to 4."""
     is_human: bool | None
+    """False for a CPU player."""
     stocks: int | None
-    """At the start."""
+    """At the start of the game."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GameFacts:
-    """What a source says of a game beside its frames; None where it does not say."""
+    """A game's metadata; None for what the source does not record."""
 
-    form: str
-    """What it was read from: `slp`, or the older pipelines' `parsed-v2`, `parsed-v3`, `slippi-db`."""
+    form: Form
     slippi_version: tuple[int, int, int] | None
     stage: int
     """External id."""
@@ -39,19 +42,19 @@ class GameFacts:
     is_teams: bool | None
     has_items: bool | None
     match_id: str
-    """Empty outside of matches."""
+    """Id of the netplay match; empty without one."""
     is_pal: bool | None
     start_time: str | None
     """ISO 8601."""
     end_method: int | None
     """SPEC.md, Game End."""
     placements: tuple[int, ...] | None
-    """By player, 0 is first."""
+    """Final placement of each player, 0 is first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Follower:
-    """The Ice Climbers' partner: only the frames in which it is there."""
+    """The Ice Climbers' partner, in the frames in which it is present."""
 
     player: int
     rows: np.ndarray
@@ -60,28 +63,28 @@ class Follower:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PlayerEvidence:
-    """What a .slp says of a player a second time."""
+class PlayerCrossCheck:
+    """Values of a player that a .slp records in addition to the stored columns."""
 
-    before: Columns
-    """`action`, `x`, `y`, `percent` and processed `buttons` (uint32) when a frame's inputs are read: (frames,), as
-    the file has them (SPEC.md, Pre-Frame Update)."""
+    pre_frame: Columns
+    """`action`, `x`, `y`, `percent` and processed `buttons` (uint32) before each frame, when the game reads the inputs:
+    (frames,), as recorded (SPEC.md, Pre-Frame Update)."""
     off_grid: dict[str, int]
-    """Column -> frames in which the file's number is not one that the stored integer stands for."""
+    """Column -> number of frames whose recorded value is not exactly the stored integer times the column's step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """What a .slp says twice. It is not stored: it shows damage (`datasets.checks.consistency`)."""
+class CrossCheck:
+    """Redundant values of a .slp. They are not stored, but expose damage (`datasets.checks.plausibility`)."""
 
-    players: tuple[PlayerEvidence, ...]
+    players: tuple[PlayerCrossCheck, ...]
     last_frame: int | None
-    """Id of the last frame by the metadata, where the file has any."""
+    """Id of the last frame according to the metadata; None without metadata."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Game:
-    """One game as the corpus stores it; frame ids run from FIRST_FRAME_ID without a gap."""
+    """One game as the corpus stores it. Frame ids are consecutive from FIRST_FRAME_ID."""
 
     game_id: str
     """md5 of the uncompressed .slp, hexadecimal, as slippi_db names games."""
@@ -90,18 +93,18 @@ class Game:
     followers: tuple[Follower, ...]
     num_frames: int
     num_rollback_rows: int
-    """Rows that were sent again, and were removed."""
+    """Rows that were removed because a resimulated frame replaces them."""
     may_hold_rollbacks: bool = False
-    """The source has no frame ids, and rows that were sent again could not be told from the others."""
-    evidence: Evidence | None = None
-    """Only of games from a .slp."""
+    """The source has no frame ids, and rollback frames could not be detected with certainty."""
+    cross_check: CrossCheck | None = None
+    """Only for games read from a .slp."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same game in different bytes: stage, characters, and the first positions.
+        """Identifies a game whose file has other bytes, such as an anonymised copy.
 
         Returns:
-            128 bits of blake2b over stage, characters and the first FINGERPRINT_FRAMES frames, hexadecimal.
+            128-bit blake2b of the stage, the characters and the first FINGERPRINT_FRAMES positions, hexadecimal.
         """
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.facts.stage, [player.character for player in self.facts.players])).encode())
@@ -114,7 +117,7 @@ class Game:
 
     @property
     def winner(self) -> int | None:
-        """The player placed first, or else with more stocks at the end, or else with less damage."""
+        """The player placed first, or else with more stocks at the end, or else with less percent; None for a draw."""
         placements = self.facts.placements
         if placements is not None and placements[0] != placements[1]:
             return int(placements[1] < placements[0])

@@ -1,6 +1,6 @@
-"""One replay's bytes -> one game's columns, in raw units. Plain functions: no Ray, no files, no state.
+"""Reads the bytes of a .slp into a `Game`, in raw units. Pure functions without Ray or state.
 
-Guarded by `benchmarks/encode.py`, which prints the distance to peppi-py alone.
+`benchmarks/encode.py` compares the speed with that of peppi-py alone.
 """
 
 from __future__ import annotations
@@ -18,22 +18,37 @@ from peppi_py.frame import Data, Frame, Post, Pre
 from peppi_py.game import Game as PeppiGame
 
 from datasets.replays.event_repair import repair
-from datasets.replays.game import Columns, Evidence, Follower, Game, GameFacts, PlayerEvidence, PlayerFacts
+from datasets.replays.game import Columns, CrossCheck, Follower, Game, GameFacts, PlayerCrossCheck, PlayerFacts
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
 from datasets.schema.melee_ids import HUMAN
 
 SLIPPI_MAGIC = b"{U\x03raw"
-"""A .slp file is UBJSON whose first key is `raw` (SPEC.md, The raw element)."""
+"""First bytes of a .slp: a UBJSON object whose first key is `raw` (SPEC.md, The raw element)."""
 
 OLDEST_VERSION = (2, 0, 0)
-"""Before it the post-frame lacks airborne, ground, jumps and l_cancel, which every encoding needs."""
+"""Older versions lack airborne, ground, jumps and l_cancel, which every encoding needs."""
 
 ITEMS_OFF = -1
+"""Item spawn frequency without items."""
 STICK_GRID = 80.0
 TRIGGER_GRID = 140.0
+"""Steps of the processed sticks and triggers between 0 and 1."""
 HITSTUN_FLAG = 0x02
-"""Bit of state flag byte 3: the action state variable holds the frames of hitstun left."""
+"""Bit of state flag byte 3: the action state variable holds the remaining frames of hitstun."""
+
+PARSER_ERRORS: dict[str, str] = {
+    "failed to fill whole buffer": "the replay is truncated",
+    "unknown event": "an event has an unknown command byte",
+    "invalid payload size": "the event sizes at the start are damaged",
+    "zero-size event payload": "the event sizes at the start are damaged",
+    "The children must have an equal number of values": "a pre-frame or post-frame event is missing in some frames",
+    "A StructArray must contain at least one field": "the Slippi version is not supported (3.0 to 3.6)",
+    "assertion `left == right` failed": "an event has an unexpected frame id",
+    "on a `None` value": "an event refers to a player who is not in the game",
+    "index out of bounds": "an event refers to a port that does not exist",
+}
+"""Part of an error message of peppi-py 0.8.6 -> what it means."""
 
 
 def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
@@ -41,8 +56,8 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
 
     Args:
         content: an uncompressed .slp file.
-        repair_old: read Slippi 3.0 to 3.6 too, which peppi-py cannot read as they are
-        (`datasets.replays.event_repair`).
+        repair_old: also read Slippi 3.0 to 3.6, whose events peppi-py only reads after a rewrite
+            (`datasets.replays.event_repair`).
     Raises:
         ReplayError: the bytes hold no game that can be stored (codes in `datasets.schema.reject_reasons`).
     """
@@ -51,13 +66,13 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
     if version < OLDEST_VERSION:
         raise ReplayError("old_version", f"Slippi {_dotted(version)}, expected 2.0.0 or newer")
     if parsed.frames is None or len(parsed.frames.id) == 0:  # pyrefly: ignore[bad-argument-type]
-        raise ReplayError("no_frames", "the replay holds no frames")
+        raise ReplayError("no_frames", "the replay has no frames")
     if len(parsed.frames.ports) != NUM_PLAYERS:
         raise ReplayError("not_two_players", f"{len(parsed.frames.ports)} players, expected 2")
     frame_ids = parsed.frames.id.to_numpy()  # pyrefly: ignore[missing-attribute]
     last_rows = rows_without_rollbacks(frame_ids)
     num_frames = len(frame_ids) if last_rows is None else len(last_rows)
-    players, evidence = zip(*(_player_columns(port.leader, last_rows) for port in parsed.frames.ports), strict=True)
+    players, cross_checks = zip(*(_player_columns(port.leader, last_rows) for port in parsed.frames.ports), strict=True)
     return Game(
         game_id=game_id_of(content),
         facts=_facts(parsed),
@@ -65,22 +80,22 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
         followers=tuple(_followers(parsed.frames, last_rows)),
         num_frames=num_frames,
         num_rollback_rows=len(frame_ids) - num_frames,
-        evidence=Evidence(players=evidence, last_frame=_last_frame(parsed)),
+        cross_check=CrossCheck(players=cross_checks, last_frame=_last_frame(parsed)),
     )
 
 
 def game_id_of(content: bytes) -> str:
-    """Name of a game: the md5 of its uncompressed .slp, hexadecimal, as slippi_db names games."""
+    """The id of a game: the md5 of its uncompressed .slp, hexadecimal, as in slippi_db."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def rows_without_rollbacks(frame_ids: np.ndarray) -> np.ndarray | None:
-    """The rows that count: the last one of each frame id, in order of the ids.
+    """The final row of each frame: the last row with its id, ordered by id.
 
     Args:
-        frame_ids: int32 (rows,); netplay sends frames again after a rollback, so ids repeat and go back.
+        frame_ids: int32 (rows,). Netplay resimulates frames after a rollback, so ids repeat and go back.
     Returns:
-        int64 (frames,), or None where every row counts.
+        int64 (frames,), or None if no frame was resimulated.
     Raises:
         ReplayError: an id is missing, or the game does not start at FIRST_FRAME_ID.
     """
@@ -136,7 +151,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 @contextmanager
 def _as_path(content: bytes) -> Iterator[str]:
-    """A path that peppi-py can open, without touching a disk where the system allows."""
+    """A path that peppi-py can open: an in-memory file on Linux, a temporary file elsewhere."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("replay")
         try:
@@ -154,21 +169,21 @@ def _as_path(content: bytes) -> Iterator[str]:
 
 @contextmanager
 def _without_panic_messages() -> Iterator[None]:
-    """Rust writes a panic's message to descriptor 2 by itself; the reject row already names it."""
+    """Discard what Rust prints to file descriptor 2 when it panics; the reject message already contains it."""
     saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(nowhere)
+        os.close(devnull)
 
 
 def _parse_with_peppi(content: bytes, repair_old: bool) -> PeppiGame:
     if not content.startswith(SLIPPI_MAGIC):
-        raise ReplayError("not_a_replay", f"the file begins with {content[:8]!r}, not as a .slp does")
+        raise ReplayError("not_a_replay", f"the file begins with {content[:8]!r}, expected {SLIPPI_MAGIC!r}")
     repaired = repair(content) if repair_old else None
     try:
         with _as_path(content if repaired is None else repaired.content) as path, _without_panic_messages():
@@ -179,12 +194,19 @@ def _parse_with_peppi(content: bytes, repair_old: bool) -> PeppiGame:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except OSError as error:
-        raise ReplayError("unreadable", str(error).splitlines()[0][:200]) from error
+        raise ReplayError("unreadable", _explained(error)) from error
     except BaseException as error:  # a Rust panic is a BaseException
-        message = (str(error).splitlines() or [""])[0][:200]
         if not repair_old and (old := repair(content)) is not None:
-            message += f"; Slippi {_dotted(old.version)}, which --repair-old reads"
-        raise ReplayError("parser_failed", f"{type(error).__name__}: {message}") from error
+            message = f"peppi-py cannot read Slippi {_dotted(old.version)}; use --repair-old"
+            raise ReplayError("parser_failed", message) from error
+        raise ReplayError("parser_failed", _explained(error)) from error
+
+
+def _explained(error: BaseException) -> str:
+    """What an error of peppi-py means for the replay, with the first line of its message."""
+    message = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    meaning = next((text for part, text in PARSER_ERRORS.items() if part in message), "")
+    return f"{meaning or 'the parser cannot read this replay'} (peppi-py: {message})"
 
 
 def _numpy(array, rows: np.ndarray | None) -> np.ndarray:
@@ -192,26 +214,26 @@ def _numpy(array, rows: np.ndarray | None) -> np.ndarray:
     return values if rows is None else values[rows]
 
 
-def _player_columns(data: Data, rows: np.ndarray | None) -> tuple[Columns, PlayerEvidence]:
-    """Both halves of a player's frames, as the corpus' columns, and what can be held against them."""
+def _player_columns(data: Data, rows: np.ndarray | None) -> tuple[Columns, PlayerCrossCheck]:
+    """The pre-frame and post-frame columns of a player, and its cross-check values."""
     if data.post.state.null_count or data.pre.buttons.null_count:
-        raise ReplayError("player_absent", "a player is missing in some frames")
+        raise ReplayError("player_absent", "a player has no data in some frames")
     try:
         post, off_facing = _post_columns(data.post, rows)
         pre, off_grid = _pre_columns(data.pre, rows)
     except ValueError as error:
         raise ReplayError("bad_values", str(error)) from error
-    before = {"action": data.pre.state, "x": data.pre.position.x, "y": data.pre.position.y}
-    before |= {"percent": data.pre.percent, "buttons": data.pre.buttons}
-    evidence = PlayerEvidence(
-        before={name: None if array is None else _numpy(array, rows) for name, array in before.items()},
+    pre_frame = {"action": data.pre.state, "x": data.pre.position.x, "y": data.pre.position.y}
+    pre_frame |= {"percent": data.pre.percent, "buttons": data.pre.buttons}
+    cross_check = PlayerCrossCheck(
+        pre_frame={name: None if array is None else _numpy(array, rows) for name, array in pre_frame.items()},
         off_grid=off_grid | off_facing,
     )
-    return post | pre, evidence
+    return post | pre, cross_check
 
 
 def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
-    """The columns after each frame, and in how many of them the facing is none of -1, 0 and 1."""
+    """The post-frame columns, and in how many frames the facing is not -1, 0 or 1."""
     sources: dict[str, object] = {
         "character": post.character, "action": post.state, "x": post.position.x, "y": post.position.y,
         "facing": post.direction, "percent": post.percent, "shield": post.shield,
@@ -239,7 +261,7 @@ def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[st
 
 
 def _pre_columns(pre: Pre, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
-    """The controllers' columns, and in how many frames of each the file's number is off the game's grid."""
+    """The controller columns, and in how many frames of each the recorded value is not a multiple of the step."""
     sticks = {"main_x": pre.joystick.x, "main_y": pre.joystick.y, "c_x": pre.cstick.x, "c_y": pre.cstick.y}
     steps = {name: _on_grid(_numpy(array, rows), STICK_GRID, np.int8) for name, array in sticks.items()}
     steps["trigger"] = _on_grid(_numpy(pre.triggers, rows), TRIGGER_GRID, np.uint8)
@@ -248,17 +270,17 @@ def _pre_columns(pre: Pre, rows: np.ndarray | None) -> tuple[Columns, dict[str, 
 
 
 def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[np.ndarray, int]:
-    """Numbers as whole steps of the game's own grid, and how many of them lie beside it.
+    """Round values to steps of 1 / `grid`, and count those that are not exact multiples.
 
     Raises:
-        ValueError: a number is not within half a step of any that the dtype holds.
+        ValueError: a value is more than half a step outside of the dtype's range.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = values * np.float32(grid)
         steps = np.rint(scaled).astype(dtype)
         off = np.flatnonzero(steps / np.float32(grid) != values)
         if len(off) and not (np.abs(steps[off] - scaled[off]) <= 0.5).all():
-            raise ValueError("a stick, a trigger or the facing lies outside its range")
+            raise ValueError("a stick, a trigger or the facing is out of range")
     return steps, len(off)
 
 
@@ -277,7 +299,7 @@ def _followers(frames: Frame, rows: np.ndarray | None) -> Iterator[Follower]:
 
 
 def _map_arrays(node: Any, take: Callable) -> Any:
-    """The same peppi-py structure with `take` applied to every array in it."""
+    """Apply `take` to every array of a peppi-py structure."""
     if node is None:
         return None
     if isinstance(node, tuple):

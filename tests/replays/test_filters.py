@@ -8,7 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from datasets.checks.filters import PLAUSIBLE, FilterConfig, check_game, damage_taken
+from datasets.checks.filters import FilterConfig, check_game, damage_taken
+from datasets.checks.value_ranges import VALUE_RANGES
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
@@ -92,7 +93,7 @@ def test_what_a_source_does_not_say_never_speaks_against_a_game(read_real):
     players = tuple(dataclasses.replace(p, port=None, is_human=None, stocks=None) for p in game.facts.players)
     unsaid = {name: None for name in ("slippi_version", "is_teams", "has_items", "is_pal", "start_time", "end_method")}
     facts = dataclasses.replace(game.facts, players=players, placements=None, **unsaid)
-    check_game(dataclasses.replace(game, facts=facts, evidence=None), FilterConfig())
+    check_game(dataclasses.replace(game, facts=facts, cross_check=None), FilterConfig())
 
 
 @pytest.mark.parametrize("options", [{"min_frames": 0}, {"min_damage_percent": -1.0}, {"num_stocks": 100}])
@@ -141,7 +142,7 @@ def test_a_number_that_is_not_finite_is_refused(value, read_real):
 
 
 def test_each_plausible_range_is_of_a_column_and_within_its_dtype():
-    for name, (lowest, highest) in PLAUSIBLE.items():
+    for name, (lowest, highest) in VALUE_RANGES.items():
         assert lowest < highest
         dtype = np.dtype(PLAYER_COLUMNS[name].to_pandas_dtype())
         limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)

@@ -53,7 +53,7 @@ def short_games(folder: Path, num_frames: int = 300) -> dict[str, Game]:
         rows = np.arange(10, 200)
         partner = Follower(player=number % 2, rows=rows, columns=_some(players[1], rows))
         games[letter] = replace(
-            game, players=players, num_frames=num_frames, evidence=None, followers=() if number % 3 else (partner,)
+            game, players=players, num_frames=num_frames, cross_check=None, followers=() if number % 3 else (partner,)
         )
     return games
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.checks.consistency import RULES, contradictions
 from datasets.checks.filters import FilterConfig, check_game
-from datasets.checks.trajectory import FIRST_SPECIAL, Track, partners_of, players_of
+from datasets.checks.plausibility import PLAUSIBILITY_CHECKS, implausibilities
+from datasets.checks.player_timeline import FIRST_SPECIAL, PlayerTimeline, follower_timelines, player_timelines
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
@@ -26,37 +26,43 @@ PRE, POST = 0x37, 0x38
 """Command bytes of the events before and after a frame (SPEC.md)."""
 THIRD_PORT = 2
 
-Where = Callable[[Track], np.ndarray]
+Where = Callable[[PlayerTimeline], np.ndarray]
 
 
-def calm(track: Track) -> np.ndarray:
+def calm(timeline: PlayerTimeline) -> np.ndarray:
     """Frames in the middle of an action whose clock runs."""
-    runs = track.steady & (np.diff(track["state_age"]) > 0)[:-1] & (np.diff(track["state_age"]) > 0)[1:]
-    calm = np.zeros(len(track["action"]), bool)
+    runs = timeline.steady & (np.diff(timeline["state_age"]) > 0)[:-1] & (np.diff(timeline["state_age"]) > 0)[1:]
+    calm = np.zeros(len(timeline["action"]), bool)
     calm[4:-4] = runs[3:-3] & runs[2:-4] & runs[4:-2] & runs[1:-5] & runs[5:-1]
-    return calm & (track["state_age"] > 1) & (track["shield"] == 60)
+    return calm & (timeline["state_age"] > 1) & (timeline["shield"] == 60)
 
 
-def flying(track: Track) -> np.ndarray:
-    return calm(track) & track.airborne & np.isin(track["action"], (29, 65, 66, 67, 68, 69))
+def flying(timeline: PlayerTimeline) -> np.ndarray:
+    return calm(timeline) & timeline.airborne & np.isin(timeline["action"], (29, 65, 66, 67, 68, 69))
 
 
-def walking(track: Track) -> np.ndarray:
-    return calm(track) & ~track.airborne & (track["action"] < FIRST_SPECIAL)
+def walking(timeline: PlayerTimeline) -> np.ndarray:
+    return calm(timeline) & ~timeline.airborne & (timeline["action"] < FIRST_SPECIAL)
 
 
-def frozen(track: Track) -> np.ndarray:
-    middle = np.zeros(len(track["action"]), bool)
-    middle[2:-2] = track.frozen[1:-3] & track.frozen[2:-2] & track.frozen[3:-1] & track.stays[1:-2] & track.stays[2:-1]
+def frozen(timeline: PlayerTimeline) -> np.ndarray:
+    middle = np.zeros(len(timeline["action"]), bool)
+    middle[2:-2] = (
+        timeline.in_hitlag[1:-3]
+        & timeline.in_hitlag[2:-2]
+        & timeline.in_hitlag[3:-1]
+        & timeline.same_action[1:-2]
+        & timeline.same_action[2:-1]
+    )
     return middle
 
 
-def still_many(track: Track) -> np.ndarray:
-    return calm(track) & (track["stocks"] > 2)
+def still_many(timeline: PlayerTimeline) -> np.ndarray:
+    return calm(timeline) & (timeline["stocks"] > 2)
 
 
-def long_flying(track: Track) -> np.ndarray:
-    return flying(track) & (track["state_age"] > 14)
+def long_flying(timeline: PlayerTimeline) -> np.ndarray:
+    return flying(timeline) & (timeline["state_age"] > 14)
 
 
 def changed(by: float) -> Callable[[float], float]:
@@ -169,19 +175,19 @@ def codes_of(game: Game, filters: FilterConfig | None = None) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def good(read_real) -> tuple[bytes, Track]:
-    """A sound replay, and the track of its second player."""
+def good(read_real) -> tuple[bytes, PlayerTimeline]:
+    """A sound replay, and the timeline of its second player."""
     content = read_real(GOOD_GAME)
     game = parse_replay(content)
     assert not game.num_rollback_rows and not codes_of(game)
-    return content, players_of(game)[1]
+    return content, player_timelines(game)[1]
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_each_damage_is_seen_by_its_rule(name, good):
-    content, track = good
+    content, timeline = good
     damage = DAMAGE[name]
-    frames = np.flatnonzero(damage.where(track))
+    frames = np.flatnonzero(damage.where(timeline))
     assert len(frames), "the game has such a frame"
     codes = codes_of(parse_replay(damaged(content, damage, int(frames[len(frames) // 2]), THIRD_PORT)))
     assert damage.code in codes
@@ -191,7 +197,7 @@ def test_no_good_game_contradicts_itself(inventory, read_real):
     dev = [row["file"] for row in inventory if row["set"] == "dev"]
     assert len(dev) == 42
     for file in dev:
-        assert contradictions(parse_replay(read_real(file))) == [], file
+        assert implausibilities(parse_replay(read_real(file))) == [], file
 
 
 def test_an_odd_game_is_not_taken_for_a_damaged_one(inventory, read_real):
@@ -204,7 +210,7 @@ def test_an_odd_game_is_not_taken_for_a_damaged_one(inventory, read_real):
             game = parse_replay(read_real(row["file"]))
         except ReplayError:
             continue
-        assert contradictions(game) == [], row["file"]
+        assert implausibilities(game) == [], row["file"]
         checked += 1
     assert checked > 20
 
@@ -215,7 +221,7 @@ def test_no_synthetic_game_contradicts_itself(version, tmp_path):
     options = SynthOptions(num_games=3, seed=5, version=version, max_frames=3_000, rollbacks=netplay)
     synthesise(tmp_path / "replays", options)
     for path in (tmp_path / "replays").rglob("*.slp"):
-        assert contradictions(parse_replay(path.read_bytes())) == []
+        assert implausibilities(parse_replay(path.read_bytes())) == []
 
 
 @pytest.mark.parametrize(
@@ -225,20 +231,20 @@ def test_damage_is_seen_in_synthetic_games_too(name, synthetic_replays: Path):
     damage = DAMAGE[name]
     content = next(path for path in sorted(synthetic_replays.rglob("*.slp"))).read_bytes()
     game = parse_replay(content)
-    track = players_of(game)[1]
-    frames = np.flatnonzero(damage.where(track))
+    timeline = player_timelines(game)[1]
+    frames = np.flatnonzero(damage.where(timeline))
     port = game.facts.players[1].port
     assert port is not None
     once = [frame for frame in frames if content.count(struct.pack(">iBB", frame + FIRST_FRAME_ID, port - 1, 0)) == 2]
-    found = contradictions(parse_replay(damaged(content, damage, int(once[len(once) // 2]), port - 1)))
+    found = implausibilities(parse_replay(damaged(content, damage, int(once[len(once) // 2]), port - 1)))
     assert damage.code in {code for code, _ in found}
 
 
 def test_a_recording_that_ends_before_its_metadata_says_is_cut_short(good):
-    content, track = good
+    content, timeline = good
     key = b"lastFramel"
     at = content.index(key) + len(key)
-    last_frame = len(track["action"]) - 1 + FIRST_FRAME_ID
+    last_frame = len(timeline["action"]) - 1 + FIRST_FRAME_ID
     assert struct.unpack_from(">i", content, at) == (last_frame,)
     assert codes_of(parse_replay(content[:at] + struct.pack(">i", last_frame + 60) + content[at + 4 :])) == {
         "cut_short"
@@ -246,25 +252,25 @@ def test_a_recording_that_ends_before_its_metadata_says_is_cut_short(good):
 
 
 def test_a_message_says_where_the_damage_is_and_to_whom(good):
-    content, track = good
-    frame = int(np.flatnonzero(calm(track))[0])
+    content, timeline = good
+    frame = int(np.flatnonzero(calm(timeline))[0])
     game = parse_replay(damaged(content, DAMAGE["stocks that rise"], frame, THIRD_PORT))
-    ((code, text),) = contradictions(game)
+    ((code, text),) = implausibilities(game)
     assert code == "stocks_jump"
     assert "player 1" in text and f"frame {frame + FIRST_FRAME_ID}" in text
 
 
 def test_all_damage_is_named_not_the_first_alone(good):
-    content, track = good
-    frame = int(np.flatnonzero(calm(track))[0])
+    content, timeline = good
+    frame = int(np.flatnonzero(calm(timeline))[0])
     for name in ("stocks that rise", "a stick off its grid", "a button pressed"):
         content = damaged(content, DAMAGE[name], frame, THIRD_PORT)
     assert codes_of(parse_replay(content)) == {"stocks_jump", "off_grid", "buttons_mismatch"}
 
 
 def test_buttons_that_differ_in_many_frames_are_a_scripted_recording_not_damage(good):
-    content, track = good
-    frames = np.flatnonzero(calm(track))[:30].tolist()
+    content, timeline = good
+    frames = np.flatnonzero(calm(timeline))[:30].tolist()
     for frame in frames:
         content = damaged(content, DAMAGE["a button pressed"], frame, THIRD_PORT)
     assert codes_of(parse_replay(content)) == set()
@@ -273,26 +279,26 @@ def test_buttons_that_differ_in_many_frames_are_a_scripted_recording_not_damage(
 def test_sticks_of_cpu_players_need_not_lie_on_a_grid(inventory, read_real):
     row = next(row for row in inventory if row["set"] == "edge" and row["why"] == "cpu_player")
     game = parse_replay(read_real(row["file"]))
-    assert game.evidence is not None
-    assert any(seen.off_grid for seen in game.evidence.players)
+    assert game.cross_check is not None
+    assert any(seen.off_grid for seen in game.cross_check.players)
     assert codes_of(game) == {"cpu_player"}
     assert codes_of(game, FilterConfig(allow_cpu=True)) == set()
 
 
 def test_rows_that_may_be_sent_again_are_not_held_against_each_other(good):
-    content, track = good
-    frame = int(np.flatnonzero(calm(track))[0])
+    content, timeline = good
+    frame = int(np.flatnonzero(calm(timeline))[0])
     game = parse_replay(damaged(content, DAMAGE["stocks that rise"], frame, THIRD_PORT))
-    assert contradictions(dataclasses.replace(game, may_hold_rollbacks=True)) == []
+    assert implausibilities(dataclasses.replace(game, may_hold_rollbacks=True)) == []
 
 
 def test_a_source_that_says_nothing_twice_is_judged_by_what_it_says_once(good):
-    content, track = good
-    sound = dataclasses.replace(parse_replay(content), evidence=None)
-    assert contradictions(sound) == []
-    frame = int(np.flatnonzero(calm(track))[0])
+    content, timeline = good
+    sound = dataclasses.replace(parse_replay(content), cross_check=None)
+    assert implausibilities(sound) == []
+    frame = int(np.flatnonzero(calm(timeline))[0])
     game = parse_replay(damaged(content, DAMAGE["a little more percent"], frame, THIRD_PORT))
-    assert {code for code, _ in contradictions(dataclasses.replace(game, evidence=None))} == {"percent_falls"}
+    assert {code for code, _ in implausibilities(dataclasses.replace(game, cross_check=None))} == {"percent_falls"}
 
 
 def test_columns_that_a_source_lacks_are_not_asked_for(good):
@@ -300,7 +306,7 @@ def test_columns_that_a_source_lacks_are_not_asked_for(good):
     game = parse_replay(content)
     for name in game.players[0]:
         players = tuple(columns | {name: None} for columns in game.players)
-        assert contradictions(dataclasses.replace(game, players=players)) == [], name
+        assert implausibilities(dataclasses.replace(game, players=players)) == [], name
 
 
 def test_an_ice_climbers_partner_is_looked_at_too(inventory, read_real):
@@ -308,28 +314,30 @@ def test_an_ice_climbers_partner_is_looked_at_too(inventory, read_real):
     content = read_real(file)
     game = parse_replay(content)
     (follower,) = game.followers
-    assert sum(len(track["action"]) for track in partners_of(game)) == len(follower.rows)
+    assert sum(len(timeline["action"]) for timeline in follower_timelines(game)) == len(follower.rows)
     port = game.facts.players[follower.player].port
     assert port is not None
     frame = int(follower.rows[len(follower.rows) // 2])
     damage = DAMAGE["hitlag without its flag"]
-    found = contradictions(parse_replay(damaged(content, damage, frame, port - 1, is_follower=True)))
+    found = implausibilities(parse_replay(damaged(content, damage, frame, port - 1, is_follower=True)))
     assert {code for code, _ in found} == {damage.code}
 
 
 def test_the_marks_of_calm_frames_are_what_their_words_say(good):
-    _, track = good
-    action, before, frozen = (values.tolist() for values in (track["action"], track.before("action"), track.frozen))
+    _, timeline = good
+    action, before, frozen = (
+        values.tolist() for values in (timeline["action"], timeline.pre_frame("action"), timeline.in_hitlag)
+    )
     for frame in range(1, len(action)):
         stays = action[frame] == action[frame - 1] == before[frame]
-        assert bool(track.stays[frame - 1]) == stays
-        assert bool(track.undisturbed[frame - 1]) == (stays and not frozen[frame] and not frozen[frame - 1])
+        assert bool(timeline.same_action[frame - 1]) == stays
+        assert bool(timeline.uninterrupted[frame - 1]) == (stays and not frozen[frame] and not frozen[frame - 1])
     for frame in range(1, len(action) - 1):
-        assert track.steady[frame - 1] == (track.undisturbed[frame - 1] and track.undisturbed[frame])
+        assert timeline.steady[frame - 1] == (timeline.uninterrupted[frame - 1] and timeline.uninterrupted[frame])
 
 
 def test_every_rule_asks_for_columns_that_there_are(good):
-    _, track = good
-    for rule in RULES:
-        assert rule.needs <= track.names
-        assert rule.needs_before <= track.names_before
+    _, timeline = good
+    for check in PLAUSIBILITY_CHECKS:
+        assert check.columns <= timeline.names
+        assert check.pre_frame_columns <= timeline.pre_frame_names

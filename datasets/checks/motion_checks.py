@@ -1,0 +1,161 @@
+"""Plausibility checks of positions and velocities against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from datasets.checks.plausibility_check import Finding, PlausibilityCheck
+from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where
+from datasets.schema.columns import VELOCITY_COLUMNS
+
+MAX_STEP = 100.0
+"""Maximum distance per frame, in game units. Measured: 34 (Kirby's throw), and 9 in launches."""
+MAX_RETURN = 25.0
+"""Maximum distance of a frame that the next frame reverts, in game units. Measured: 12 (onto a ledge)."""
+MAX_SHIFT = 10.0
+"""Maximum shift per frame of hitlag by the stick (SDI), in game units. Measured: 3."""
+WALL_BOUNCES = (247, 248)
+"""Action states FlyReflectWall and FlyReflectCeil, in which velocities reverse within a frame."""
+TOLERANCE = 1e-4
+"""Velocity difference that rounding can cause, in game units per frame."""
+
+COMMON_ACTIONS = np.zeros(2**16, bool)
+"""By action state: shared by all characters, and neither carried nor thrown by anyone or anything."""
+for _first, _last in ((12, 222), (233, 238), (244, 265), (324, 324)):
+    COMMON_ACTIONS[_first : _last + 1] = True
+FREE_ACTIONS = COMMON_ACTIONS.copy()
+"""By action state: COMMON_ACTIONS and the characters' special moves."""
+FREE_ACTIONS[FIRST_SPECIAL:] = True
+
+
+def _displacement(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Position changes are limited, except by death and respawn, and do not revert in the next frame."""
+    action = timeline["action"]
+    for name in ("x", "y"):
+        values = timeline[name]
+        jumps = frames_where(np.abs(values[1:] - values[:-1]) > MAX_RETURN) + 1
+        jumps = jumps[(action[jumps] > REBIRTH) & (action[jumps - 1] > REBIRTH)]
+        if not len(jumps):
+            continue
+        sizes = np.abs(values[jumps] - values[jumps - 1])
+        back = frames_where(jumps[1:] - jumps[:-1] == 1)
+        back = back[np.abs(values[jumps[back + 1]] - values[jumps[back] - 1]) < sizes[back] / 2]
+        for wrong in (jumps[sizes > MAX_STEP], jumps[back]):
+            if len(wrong):
+                yield "position_jump", f"{name} jumps from {values[wrong[0] - 1]:g} to {values[wrong[0]]:g}", wrong
+
+
+def _position_before(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """The position before a frame is that after the previous one, except in hitlag, while held, and after a death."""
+    x, y, before_x, before_y = timeline["x"], timeline["y"], timeline.pre_frame("x"), timeline.pre_frame("y")
+    moved = frames_where((before_x[1:] != x[:-1]) | (before_y[1:] != y[:-1]))
+    action, next_action = timeline["action"], timeline.pre_frame("action")
+    frozen = timeline.in_hitlag[moved]
+    free = moved[FREE_ACTIONS[action[moved]] & FREE_ACTIONS[next_action[moved + 1]] & ~frozen]
+    if len(free):
+        # The end of a character's move can relocate it (after a throw): then both x and y change.
+        one_axis = (before_x[free + 1] == x[free]) | (before_y[free + 1] == y[free])
+        free = free[COMMON_ACTIONS[action[free]] | one_axis]
+    shifted = moved[frozen]
+    far = np.maximum(np.abs(before_x[shifted + 1] - x[shifted]), np.abs(before_y[shifted + 1] - y[shifted])) > MAX_SHIFT
+    for wrong in (free, shifted[far]):
+        if len(wrong):
+            first = wrong[0]
+            text = f"pre-frame position ({before_x[first + 1]!s}, {before_y[first + 1]!s})"
+            text += f" after post-frame position ({x[first]!s}, {y[first]!s})"
+            yield "pre_post_mismatch", text, wrong + 1
+
+
+def _air_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """In the air the displacement is exactly the sum of the velocities, except at walls, ledges and other players.
+
+    A velocity is implausible if the displacement does not match it but would match the mean of its neighbours. A
+    velocity that keeps its new value, as at a wall, is accepted.
+    """
+    airborne = timeline.airborne
+    free = timeline.steady & airborne[2:] & airborne[1:-1] & airborne[:-2]
+    for axis, names in (("x", ("self_air_x", "attack_x")), ("y", ("self_y", "attack_y"))):
+        after, before = timeline[axis], timeline.pre_frame(axis)
+        own, attack = (timeline[name] for name in names)
+        mismatch = (before + own) + attack != after
+        frames = frames_where(free & (mismatch[1:-1] > (mismatch[2:] | mismatch[:-2]))) + 1
+        if not len(frames):
+            continue
+        displacement = after[frames] - before[frames]
+        error = np.abs(displacement - (own[frames] + attack[frames]))
+        action = timeline["action"][frames]
+        clear = (error > TOLERANCE) & ((action < WALL_BOUNCES[0]) | (action > WALL_BOUNCES[1]))
+        frames, displacement, error = frames[clear], displacement[clear], error[clear]
+        if not len(frames):
+            continue
+        for name, values, other in ((names[0], own, attack), (names[1], attack, own)):
+            mean = (values[frames - 1] + values[frames + 1]) / 2
+            off = (np.abs(values[frames] - mean) > 0.8 * error) & (values[frames] != values[frames + 1])
+            if not off.any():
+                continue
+            fits = np.abs(displacement - other[frames] - mean) < 0.2 * error
+            wrong = frames[off & fits]
+            if len(wrong):
+                text = f"{values[wrong[0]]:g} between {values[wrong[0] - 1]:g} and {values[wrong[0] + 1]:g}"
+                yield "velocity_mismatch", f"{name} is {text} and does not match the displacement", wrong
+
+
+def _ground_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """The ground speed equals the length of the x and y velocity on the ground, and is 0 in the air."""
+    airborne = timeline.airborne
+    along, x, y = timeline["self_ground_x"], timeline["self_air_x"], timeline["self_y"]
+    wrong = frames_where((along != 0) & airborne)
+    if len(wrong):
+        yield "velocity_mismatch", f"self_ground_x is {along[wrong[0]]:g} in the air, expected 0", wrong
+    grounded = ~(airborne[2:] | airborne[1:-1] | airborne[:-2])
+    sloped = (np.abs(x - along) > TOLERANCE) | (y != 0)
+    frames = frames_where(sloped[1:-1] & timeline.steady & grounded) + 1
+    if not len(frames):
+        return
+    frames = frames[_ground_speed_error(timeline, frames) > TOLERANCE]
+    # An action that moves its character directly mismatches for many frames.
+    for neighbour in (-1, 1):
+        frames = frames[_ground_speed_error(timeline, frames + neighbour) < TOLERANCE / 10]
+    wrong = frames[_state_age_advances(timeline, frames)]
+    if len(wrong):
+        first = wrong[0]
+        text = f"ground speed {along[first]:g}, but velocity ({x[first]:g}, {y[first]:g})"
+        yield "velocity_mismatch", text, wrong
+
+
+def _ground_speed_error(timeline: PlayerTimeline, frames: np.ndarray) -> np.ndarray:
+    """Difference between the length of the velocity and the ground speed."""
+    x, y, along = (timeline[name][frames] for name in ("self_air_x", "self_y", "self_ground_x"))
+    return np.abs(np.sqrt(x * x + y * y) - np.abs(along))
+
+
+def _state_age_advances(timeline: PlayerTimeline, frames: np.ndarray) -> np.ndarray:
+    """Whether the state age increases into and out of each frame: the action does not restart."""
+    age = timeline["state_age"]
+    return (age[frames] > age[frames - 1]) & (age[frames + 1] > age[frames])
+
+
+def _knockback(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Knockback begins with a hit: with hitlag or another action."""
+    has_knockback = (timeline["attack_x"] != 0) | (timeline["attack_y"] != 0)
+    wrong = frames_where((has_knockback[1:] > has_knockback[:-1]) & timeline.uninterrupted) + 1
+    if len(wrong):
+        text = f"({timeline['attack_x'][wrong[0]]:g}, {timeline['attack_y'][wrong[0]]:g})"
+        yield "velocity_mismatch", f"knockback {text} begins without a hit", wrong
+
+
+_POSITION_COLUMNS = frozenset({"x", "y", "action"})
+_MOTION_COLUMNS = frozenset({"action", "state_age", "flags_1", "airborne", *VELOCITY_COLUMNS})
+MOTION_CHECKS = (
+    PlausibilityCheck(find=_displacement, columns=_POSITION_COLUMNS, applies_to_followers=True),
+    PlausibilityCheck(
+        find=_position_before, columns=_POSITION_COLUMNS | {"flags_1"}, pre_frame_columns=_POSITION_COLUMNS
+    ),
+    PlausibilityCheck(
+        find=_air_velocity, columns=_POSITION_COLUMNS | _MOTION_COLUMNS, pre_frame_columns=_POSITION_COLUMNS
+    ),
+    PlausibilityCheck(find=_ground_velocity, columns=_MOTION_COLUMNS),
+    PlausibilityCheck(find=_knockback, columns=_MOTION_COLUMNS),
+)
