@@ -31,16 +31,16 @@ LINES_PER_RUN = 12
 EPOCH_GAMES = 2_000
 NEVER_TARGETS = 10**12
 TINY_TARGETS = 1_000_000
-TINY_OPTIONS = "--model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1 --optimiser.batch-size 4"
+TINY_OPTIONS = "--model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1 --optimizer.batch-size 4"
 
 
 def run_training(corpus: Path, resident: str, options: argparse.Namespace, out: Path) -> dict[str, float]:
     """One `wm train`: its steady speed, and the share of the time that it waited for frames."""
     words: list[Any] = [sys.executable, "-m", "wm.cli", "train", options.config, "--out", out, "--train-corpus", corpus]
     words += ["--train-split", "all", "--eval.split", "all", "--eval.contexts", 10, "--eval.num-targets", 200]
-    words += ["--eval.every-targets", NEVER_TARGETS, "--optimiser.total-targets", options.total_targets]
+    words += ["--eval.every-targets", NEVER_TARGETS, "--optimizer.total-targets", options.total_targets]
     words += ["--max-seconds", options.seconds, "--log-every-s", options.seconds / LINES_PER_RUN, "--compile", "never"]
-    words += ["--data.resident", resident, *(["--use-gpu"] if torch.cuda.is_available() else []), *options.further]
+    words += ["--data.device_cache", resident, *(["--use-gpu"] if torch.cuda.is_available() else []), *options.further]
     subprocess.run([str(word) for word in words], check=True)
     rows = [row for row in read_log(out) if row["kind"] == "train"]
     rows = rows[1:] or rows

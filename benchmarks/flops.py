@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 
 from datasets.schema.columns import NUM_PLAYERS
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
 from wm.model.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES, NUM_RELATIONS
 from wm.model.heads import NUM_OUTPUTS
-from wm.model.world_model import NUM_INPUTS, ModelConfig
+from wm.model.world_model import NUM_INPUTS
 
 CHUNK_FRAMES = 64
 """Frames within which the scan is a masked matrix product, in both cores."""
@@ -23,7 +24,7 @@ def flops_per_target(config: RunConfig) -> float:
     section 6). Within a chunk of Q frames a frame looks at (Q + 1) / 2 others on average, itself included, each
     d_state multiply-adds for the score and d_inner to apply it; both cores compute the masked half as well, and that
     counts as waste. Sequences of more than a chunk also pass a state: 2 d_inner d_state. Look-ups of embeddings,
-    norms, losses and the optimiser count nothing.
+    norms, losses and the optimizer count nothing.
 
     Under `sequence` a prediction costs one frame, under `window` all K, of which only the last meets the heads.
     """
@@ -39,7 +40,7 @@ def flops_per_target(config: RunConfig) -> float:
 
 def _mlp_weights(config: RunConfig) -> int:
     stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS
-    widths = (stacked, *config.model.hidden, NUM_PLAYERS * NUM_OUTPUTS)
+    widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS * NUM_OUTPUTS)
     return sum(a * b for a, b in itertools.pairwise(widths))
 
 

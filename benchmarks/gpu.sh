@@ -73,7 +73,7 @@ else
   # Medium by both cores; the others by the kernels, as `core: auto` takes them.
   step=(--batch "$BATCH" --seconds-per-case 2 --most-seconds 150)
   input=(--batch "$BATCH" --epochs 2 --seconds 3 --train-seconds 0 --need 1000000)
-  end=(--seconds 30 --optimiser.batch-size "$BATCH" --optimiser.learning-rate 1e-3)
+  end=(--seconds 30 --optimizer.batch-size "$BATCH" --optimizer.learning-rate 1e-3)
   ray=(--seconds 15 --rounds 1 --batch "$BATCH")
 fi
 

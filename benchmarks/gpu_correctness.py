@@ -3,14 +3,14 @@
     python benchmarks/gpu_correctness.py [CORPUS] [--tiny]
 
 Errors are differences over the largest value (outputs) or norms of differences over norms (gradients, updates):
-- scan: each core against a float64 recurrence, frame by frame, forward and backward, with and without a state before.
-- network: each core and precision against plain torch in float32 on the CPU, outputs and gradients.
+- scan: each backend against a float64 recurrence, forward and backward, with and without an initial state.
+- network: each backend and precision against plain torch in float32 on the CPU, outputs and gradients.
 - step: frames one by one, with a state, against the sequence pass.
 - update: three updates of `wm.training.train_step.Step` in float32 on the device against the CPU.
 - feed: the same batches, bit for bit, from frames held on the device and from pools.
 - waiting (CUDA alone): torch raises an error wherever the host would wait for the device within an update.
 Tolerances: float32 products of the kernels are TF32 (10 bits), those of bf16 have 8. Exit code 1 where any is missed.
-The last line is one JSON object. Without a GPU the same runs on the CPU, with the plain core alone.
+The last line is one JSON object. Without a GPU the same runs on the CPU, with the plain backend alone.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
 from datasets.loading.sequences import SequenceOrder
 from datasets.schema.splits import SplitConfig
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import DataConfig, ObjectiveConfig, RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.batches import Feed, Share
 from wm.data.synthetic_batch import made_up_share
-from wm.model import ssd
-from wm.model import ssd_triton as kernels
+from wm.model import ssd, ssd_triton
 from wm.model.encoding import Frames, controllers
 from wm.model.heads import Prediction
 from wm.model.precision import autocast
-from wm.model.world_model import Mamba2WorldModel, ModelConfig, WorldModel, build_model
-from wm.training.optimizer import Optimiser
+from wm.model.world_model import Mamba2WorldModel, WorldModel, build_model
+from wm.training.optimizer import Optimizer
 from wm.training.train_step import Step
 
 SCAN_FRAMES = (10, 64, 100)
 SCAN_TOLERANCES = {
     ("torch", "fp32"): 1e-4,
-    ("kernels", "fp32"): 5e-3,
+    ("triton", "fp32"): 5e-3,
     ("torch", "bf16"): 3e-2,
-    ("kernels", "bf16"): 3e-2,
+    ("triton", "bf16"): 3e-2,
 }
 NETWORK_TOLERANCES = {
-    ("torch", "fp32"): 1e-4, ("kernels", "fp32"): 1e-2, ("torch", "bf16"): 6e-2, ("kernels", "bf16"): 6e-2,
+    ("torch", "fp32"): 1e-4, ("triton", "fp32"): 1e-2, ("torch", "bf16"): 6e-2, ("triton", "bf16"): 6e-2,
 }  # fmt: skip
-STEP_TOLERANCES = {"torch": 1e-4, "kernels": 5e-3}
+STEP_TOLERANCES = {"torch": 1e-4, "triton": 5e-3}
 UPDATE_TOLERANCE = 2e-2
 """AdamW's first updates have nearly the size of the rate however small the gradient, so that rounding turns some."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -95,7 +95,7 @@ class Scene:
     """What all checks share."""
 
     device: torch.device
-    cores: tuple[str, ...]
+    backends: tuple[str, ...]
     tiny: bool
     index: GameIndex
 
@@ -147,7 +147,7 @@ def scanned(scan: Callable, inputs: list[Tensor], weights: tuple[Tensor, Tensor]
 
 
 def check_scans(scene: Scene) -> Iterator[Check]:
-    """Each core's scan against the recurrence."""
+    """Each backend's scan against the recurrence."""
     for num_frames, with_state, precision in itertools.product(SCAN_FRAMES, (False, True), DTYPES):
         dtype = DTYPES[precision]
         inputs = scan_inputs(num_frames, with_state, dtype, scene.tiny)
@@ -158,12 +158,12 @@ def check_scans(scene: Scene) -> Iterator[Check]:
         expected = scanned(recurrence, inputs, weights)
         types = [dtype, torch.float32, torch.float32, dtype, dtype, torch.float32]
         cast = [t.to(scene.device, kind) for t, kind in zip(inputs, types, strict=False)]
-        for core in scene.cores:
-            found = scanned(kernels.scan if core == "kernels" else ssd.scan, cast, weights)
+        for backend in scene.backends:
+            found = scanned(ssd_triton.scan if backend == "triton" else ssd.scan, cast, weights)
             yield Check(
-                name=f"scan, {core}, {precision}, {num_frames} frames{' after a state' if with_state else ''}",
+                name=f"scan, {backend}, {precision}, {num_frames} frames{' after a state' if with_state else ''}",
                 error=max(apart(f, e) for f, e in zip(found, expected, strict=True)),
-                tolerance=SCAN_TOLERANCES[core, precision],
+                tolerance=SCAN_TOLERANCES[backend, precision],
             )
 
 
@@ -176,9 +176,9 @@ def base_config(tiny: bool) -> RunConfig:
     return replace(config, model=model, objective=ObjectiveConfig(sequence_frames=16))
 
 
-def with_core(config: RunConfig, core: str, precision: str) -> RunConfig:
-    """The same by another core, in another precision."""
-    model = replace(config.model, core=core)  # pyrefly: ignore[bad-argument-type]
+def with_backend(config: RunConfig, backend: str, precision: str) -> RunConfig:
+    """The same by another backend, in another precision."""
+    model = replace(config.model, scan_backend=backend)  # pyrefly: ignore[bad-argument-type]
     return replace(config, model=model, precision=precision)  # pyrefly: ignore[bad-argument-type]
 
 
@@ -203,28 +203,28 @@ def passed(config: RunConfig, device: torch.device, share: Share) -> tuple[list[
     model = nudged_model(config, device)
     with torch.no_grad(), autocast(device, config.precision):
         said = tensors_of(model(share.frames))
-    Step(model, Optimiser(model, config), config, device)(share, 0.0, 0)
+    Step(model, Optimizer(model, config), config, device)(share, 0.0, 0)
     return said, [p.grad for p in model.parameters() if p.grad is not None]
 
 
 def check_networks(scene: Scene) -> Iterator[Check]:
-    """Each core and precision on the device against plain torch in float32 on the CPU."""
+    """Each backend and precision on the device against plain torch in float32 on the CPU."""
     config = base_config(scene.tiny)
     cpu = torch.device("cpu")
-    expected = passed(with_core(config, "torch", "fp32"), cpu, made_up_share(config, 4, cpu))
+    expected = passed(with_backend(config, "torch", "fp32"), cpu, made_up_share(config, 4, cpu))
     share = made_up_share(config, 4, scene.device)
-    for core, precision in itertools.product(scene.cores, DTYPES):
-        said, gradients = passed(with_core(config, core, precision), scene.device, share)
+    for backend, precision in itertools.product(scene.backends, DTYPES):
+        said, gradients = passed(with_backend(config, backend, precision), scene.device, share)
         errors = [apart(found, right) for found, right in zip(said, expected[0], strict=True)]
-        name, tolerance = f"network, {core}, {precision}", NETWORK_TOLERANCES[core, precision]
+        name, tolerance = f"network, {backend}, {precision}", NETWORK_TOLERANCES[backend, precision]
         yield Check(name=f"{name}, outputs", error=max(errors), tolerance=tolerance)
         yield Check(name=f"{name}, gradients", error=norm_apart(gradients, expected[1]), tolerance=tolerance)
 
 
 def check_steps(scene: Scene) -> Iterator[Check]:
     """Frames one by one against the sequence pass."""
-    for core in scene.cores:
-        config = with_core(base_config(scene.tiny), core, "fp32")
+    for backend in scene.backends:
+        config = with_backend(base_config(scene.tiny), backend, "fp32")
         model = nudged_model(config, scene.device)
         assert isinstance(model, Mamba2WorldModel)
         frames = made_up_share(config, 2, scene.device).frames
@@ -237,26 +237,26 @@ def check_steps(scene: Scene) -> Iterator[Check]:
                 parts.append(tensors_of(prediction))
         one_by_one = [torch.cat(steps, dim=1) for steps in zip(*parts, strict=True)]
         error = max(apart(found, right) for found, right in zip(one_by_one, whole, strict=True))
-        yield Check(name=f"step, {core}, fp32", error=error, tolerance=STEP_TOLERANCES[core])
+        yield Check(name=f"step, {backend}, fp32", error=error, tolerance=STEP_TOLERANCES[backend])
 
 
 def updated(config: RunConfig, device: torch.device) -> tuple[list[Tensor], float]:
     """What three updates change of the weights, and the mean loss."""
     model = nudged_model(config, device)
     before = copy.deepcopy(list(model.parameters()))
-    step = Step(model, Optimiser(model, config), config, device)
+    step = Step(model, Optimizer(model, config), config, device)
     share = made_up_share(config, 4, device)
     for number in range(NUM_UPDATES):
-        step(share, config.optimiser.learning_rate, number)
+        step(share, config.optimizer.learning_rate, number)
     return [now - old for now, old in zip(model.parameters(), before, strict=True)], step.read({}).loss
 
 
 def check_updates(scene: Scene) -> Iterator[Check]:
     """Whole updates in float32 on the device against the CPU: sequences, windows, and accumulated micro-batches."""
-    plain = with_core(base_config(scene.tiny), "torch", "fp32")
+    plain = with_backend(base_config(scene.tiny), "torch", "fp32")
     window = replace(plain, objective=replace(plain.objective, kind="window"))
     expected = {id(config): updated(config, torch.device("cpu")) for config in (plain, window)}
-    micro = replace(plain, optimiser=replace(plain.optimiser, micro_batch=1))
+    micro = replace(plain, optimizer=replace(plain.optimizer, micro_batch_size=1))
     for name, config, twin in (("sequence", plain, plain), ("window", window, window), ("micro-batches", micro, plain)):
         changes, loss = updated(config, scene.device)
         right_changes, right_loss = expected[id(twin)]
@@ -272,7 +272,7 @@ def feed_of(scene: Scene, config: RunConfig, resident: str) -> Feed:
         scene.index, sequence_frames=config.objective.example_frames, stride=config.objective.predictions,
         batch_size=8, seed=0, pool_frames=POOL_FRAMES,
     )  # fmt: skip
-    data = DataConfig(resident=resident)  # pyrefly: ignore[bad-argument-type]
+    data = DataConfig(device_cache=resident)  # pyrefly: ignore[bad-argument-type]
     return Feed(order, scene.index, scene.device, data=data)
 
 
@@ -308,7 +308,7 @@ def check_waiting(scene: Scene) -> Iterator[Check]:
     configs = {"sequence": plain, "window": window, "mlp": mlp, "augmented": augmented}
     for name, config in configs.items():
         model = nudged_model(config, scene.device)
-        step = Step(model, Optimiser(model, config), config, scene.device)
+        step = Step(model, Optimizer(model, config), config, scene.device)
         with feed_of(scene, config, "always") as feed:
             for number in range(NUM_UPDATES):
                 step(next(feed), 1e-4, number)
@@ -349,13 +349,13 @@ def main() -> None:
         corpus = arguments.corpus or synthetic_corpus(Path(scratch), 4, 2_000)
         scene = Scene(
             device=torch.device("cuda" if on_gpu else "cpu"),
-            cores=("torch", "kernels") if on_gpu and kernels.available() else ("torch",),
+            backends=("torch", "triton") if on_gpu and ssd_triton.available() else ("torch",),
             tiny=arguments.tiny,
             index=index_games(open_corpus(corpus), "all", SplitConfig()),
         )
         done = run_checks(scene)
     wrong = [check.name for check in done if not check.is_right]
-    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "cores": scene.cores}
+    found: dict[str, Any] = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "backends": scene.backends}
     print(f"{len(done)} checks, {len(wrong)} wrong" + ("" if on_gpu else "; no GPU here: kernels were not checked"))
     print(json.dumps(found | {"checks": len(done), "wrong": wrong}))
     sys.exit(1 if wrong else 0)

@@ -63,7 +63,7 @@ def ours(index: GameIndex, options: argparse.Namespace, resident: Literal["alway
     """Our data path over some epochs; resident frames are read before the clock starts."""
     started = time.perf_counter()
     sequences = 0
-    with Feed(order_of(index, options), index, options.device, data=DataConfig(resident=resident)) as feed:
+    with Feed(order_of(index, options), index, options.device, data=DataConfig(device_cache=resident)) as feed:
         if resident == "always":
             next(feed)
             started = time.perf_counter()
@@ -174,7 +174,7 @@ def ray_data(corpus: Path, options: argparse.Namespace) -> float:
 def wait_share_of_a_loop(index: GameIndex, options: argparse.Namespace) -> float:
     """Part of the time waited for frames by a loop that takes `need` targets a second, after its first pool."""
     batch = max(1, min(options.batch, options.need // (10 * options.sequence)))
-    with Feed(order_of(index, options, batch), index, options.device, data=DataConfig(resident="never")) as feed:
+    with Feed(order_of(index, options, batch), index, options.device, data=DataConfig(device_cache="never")) as feed:
         next(feed)
         started, waited, targets = time.perf_counter(), feed.waited_s, 0
         while (passed := time.perf_counter() - started) < options.seconds:

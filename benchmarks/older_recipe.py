@@ -5,9 +5,9 @@
 What the older system does is what the twin does (`docs/architecture.md` names its results): all frames in memory as
 normalised float32 and int64 tensors; one window of K = 10 a sample, made in `__getitem__`; batches of 256, shuffled,
 by torch's DataLoader; fp32; AdamW at a constant 3e-4; squared errors, binary and categorical cross-entropies in
-scaled units with the weights of `wm.objective.losses.WEIGHTS`; deltas straight from the head, without a prior; fifteen
+scaled units with the weights of `VAL_LOSS_WEIGHTS`; deltas straight from the head, without a prior; fifteen
 `.item()` a step for its metrics. Mamba-2 with `nn.Conv1d` and the quadratic form of the scan (one chunk), or the MLP.
-Kindnesses, so that it is no strawman: the frames are normalised before the clock starts, the optimiser is
+Kindnesses, so that it is no strawman: the frames are normalised before the clock starts, the optimizer is
 PyTorch's fast path for its device, and the scan is the fastest form that plain torch has for ten frames. From `wm`
 it takes the table of features and the judge, nothing that trains: what makes ours faster does not make it faster.
 
@@ -45,7 +45,7 @@ from wm.model.encoding import (
 )
 from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
 from wm.model.heads import scales as scales_of
-from wm.objective.losses import WEIGHTS
+from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 BATCH_SIZE = 256
 LEARNING_RATE = 3e-4
@@ -157,7 +157,7 @@ class Judged(nn.Module):
 
 
 def losses(out: Said, batch: Window) -> dict[str, Tensor]:
-    """The parts that WEIGHTS names, each a mean over batch and players."""
+    """The parts that VAL_LOSS_WEIGHTS names, each a mean over batch and players."""
     numbers = torch.cat([out.deltas, out.velocities, out.dynamics], dim=-1)
     squared = (numbers - batch["true_numbers"]).square().split([len(DELTAS), len(VELOCITIES), len(DYNAMICS)], dim=-1)
     parts = {n: part.mean() for n, part in zip(("continuous", "velocity", "dynamics"), squared, strict=True)}
@@ -186,7 +186,7 @@ class OlderRecipe:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         twin = OlderMLP(CONTEXT_FRAMES) if kind == "mlp" else OlderMamba2(d_model, num_layers)
         self.model = Judged(twin, CONTEXT_FRAMES).to(self.device)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         dataset = WindowDataset(index, CONTEXT_FRAMES)
         self._loader = DataLoader(
             dataset, batch_size, shuffle=True, num_workers=num_workers, pin_memory=self.device.type == "cuda"
@@ -212,11 +212,11 @@ class OlderRecipe:
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
         out = said(self.model.twin(batch))
         parts = losses(out, batch)
-        loss = torch.stack([WEIGHTS[name] * part for name, part in parts.items()]).sum()
-        self.optimiser.zero_grad()
+        loss = torch.stack([VAL_LOSS_WEIGHTS[name] * part for name, part in parts.items()]).sum()
+        self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         self.targets_seen += len(batch["stage"])
         with torch.no_grad():
             self.metrics = {name: part.item() for name, part in parts.items()}

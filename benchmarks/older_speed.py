@@ -54,7 +54,7 @@ def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
             max_seconds=seconds,
             log_every_s=seconds / 8,
             compile="never",  # it takes longer than this
-            optimiser=replace(config.optimiser, total_targets=10**12),
+            optimizer=replace(config.optimizer, total_targets=10**12),
             eval=replace(config.eval, contexts=(CONTEXT_FRAMES,), num_targets=100, every_targets=10**12),
         )
         train(config, TrainingData(train=index, judged=index), lambda rows: None, None)

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from synthetic_corpus import synthetic_corpus
 
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml, to_plain
-from wm.model.world_model import ModelConfig
 from wm.runs.run_log import read_log
 
 LINES_PER_LEG = 12
@@ -121,7 +121,7 @@ def leg_config(options: argparse.Namespace) -> RunConfig:
         model = ModelConfig(d_model=32, num_layers=1, d_state=8, headdim=16)
         config = replace(config, model=model, objective=ObjectiveConfig(sequence_frames=16))
     if options.batch is not None:
-        config = replace(config, optimiser=replace(config.optimiser, batch_size=options.batch))
+        config = replace(config, optimizer=replace(config.optimizer, batch_size=options.batch))
     return replace(
         config,
         compile="never",  # it takes as long either way
@@ -131,14 +131,14 @@ def leg_config(options: argparse.Namespace) -> RunConfig:
         use_gpu=torch.cuda.is_available(),
         log_every_s=options.seconds / LINES_PER_LEG,
         eval=replace(
-            config.eval, split="all", contexts=(10,), num_targets=100, progress_targets=100, every_targets=10**12
+            config.eval, split="all", contexts=(10,), num_targets=100, validation_targets=100, every_targets=10**12
         ),
     )
 
 
 def with_targets(config: RunConfig, total: int, max_seconds: float | None = None) -> RunConfig:
     """The same of so many targets."""
-    return replace(config, max_seconds=max_seconds, optimiser=replace(config.optimiser, total_targets=total))
+    return replace(config, max_seconds=max_seconds, optimizer=replace(config.optimizer, total_targets=total))
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> list[Leg]:

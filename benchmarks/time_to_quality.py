@@ -83,12 +83,12 @@ def train_ours(
     wm = [sys.executable, "-m", "wm.cli"]
     words = ["--train-corpus", options.train_corpus, "--eval-corpus", options.eval_corpus, "--out", run]
     words += ["--max-seconds", seconds, "--seed", seed, "--eval.contexts", CONTEXT_FRAMES]
-    words += ["--eval.progress-targets", options.progress_targets, "--eval.num-targets", options.progress_targets]
+    words += ["--eval.validation-targets", options.validation_targets, "--eval.num-targets", options.validation_targets]
     if total_targets is not None:
-        words += ["--optimiser.total-targets", total_targets]
+        words += ["--optimizer.total-targets", total_targets]
     if objective != load_yaml(options.config, RunConfig).objective.kind:
         words += ["--objective.kind", objective, "--objective.context-frames", CONTEXT_FRAMES]
-        words += ["--optimiser.batch-size", WINDOW_BATCH] if objective == "window" else []
+        words += ["--optimizer.batch-size", WINDOW_BATCH] if objective == "window" else []
     gpu = ["--use-gpu"] if torch.cuda.is_available() else []
     words += [*options.further, *gpu]
     subprocess.run([*wm, "train", options.config, *map(str, words)], check=True)
@@ -131,7 +131,7 @@ def train_twin(options: argparse.Namespace, seed: int) -> list[Learnt]:
                 Learnt(name="twin", seed=seed, asked_seconds=mark, curve=list(curve), final=final, baselines={})
             )
         else:
-            curve.append(point(twin.seconds, twin.targets_seen, twin.judge(judged, options.progress_targets)))
+            curve.append(point(twin.seconds, twin.targets_seen, twin.judge(judged, options.validation_targets)))
     return learnt
 
 
@@ -197,10 +197,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-quality"))
     parser.add_argument("--tiny", action="store_true", help="seconds on synthetic games, for tests")
     options, options.further = parser.parse_known_args()
-    options.progress_targets = PROGRESS_TARGETS
+    options.validation_targets = PROGRESS_TARGETS
     if options.tiny:
         options.seconds, options.seeds, options.mlp_seconds = [1.0], 1, 0.2
-        options.judged, options.progress_targets = 200, 50
+        options.judged, options.validation_targets = 200, 50
         options.further = [*TINY_NETWORK.split(), "--eval.every-targets", "300", *options.further]
     elif options.train_corpus is None or options.eval_corpus is None:
         parser.error("name a corpus to train on and one to be judged on")

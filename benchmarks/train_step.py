@@ -1,8 +1,8 @@
-"""The step alone: forward, backward, clip and optimiser on a batch that lies on the device already.
+"""The step alone: forward, backward, clip and optimizer on a batch that lies on the device already.
 
     python benchmarks/train_step.py [--configs mlp mamba2-medium ...] [--objectives window] [--seconds-per-case 5]
 
-For every shipped config, both objectives and both cores (kernels on CUDA alone): targets a second, the share of the
+For every shipped config, both objectives and both backends (kernels on CUDA alone): targets a second, the share of the
 peak of a large square matrix product in the same precision measured just before and after, what crosses between host
 and device, and how often the host waits. Operations are counted on paper (`flops.py`). Guards
 `wm/training/train_step.py`, `wm/model/mamba2.py`, `wm/model/ssd.py` and `wm/training/optimizer.py`. Prints a table;
@@ -34,12 +34,12 @@ from wm.config.run_config import RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.synthetic_batch import made_up_share
-from wm.model import ssd_triton as kernels
+from wm.model import ssd_triton
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model
 from wm.training.compilation import is_to_be_compiled
 from wm.training.host_memory import PeakOfHost, keep_freed
-from wm.training.optimizer import Optimiser
+from wm.training.optimizer import Optimizer
 from wm.training.train_step import Step
 
 SHIPPED = ("mlp", "mamba2-medium", "mamba2-medium-k60", "mamba2-large", "mamba2-xl")
@@ -55,7 +55,7 @@ MATMUL_SECONDS, TINY_MATMUL_SECONDS = 0.3, 0.02
 
 
 Case = tuple[str, str, RunConfig]
-"""Name of the config, core, config."""
+"""Name of the config, backend, config."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ class Result:
 
     config: str
     objective: str
-    core: str
+    backend: str
     precision: str
     compiled: bool
     batch: int
@@ -85,33 +85,33 @@ class Result:
 
 
 def cases(
-    names: list[str], objectives: list[str], cores: list[str], compiling: list[str], tiny: bool
+    names: list[str], objectives: list[str], backends: list[str], compiling: list[str], tiny: bool
 ) -> Iterator[tuple[str, str, RunConfig]]:
     """Everything that is to be measured."""
     for name in names:
         shipped = load_yaml(SHIPPED_CONFIGS / f"{name}.yaml", RunConfig)
         is_mlp = shipped.model.kind == "mlp"
         for objective in ["window"] if is_mlp else objectives:
-            for core, compiles in itertools.product(
-                ["torch"] if is_mlp else cores, compiling if objective == "sequence" else ["never"]
+            for backend, compiles in itertools.product(
+                ["torch"] if is_mlp else backends, compiling if objective == "sequence" else ["never"]
             ):
-                model = replace(shipped.model, core=core)  # pyrefly: ignore[bad-argument-type]
+                model = replace(shipped.model, scan_backend=backend)  # pyrefly: ignore[bad-argument-type]
                 config = replace(shipped, model=model, objective=replace(shipped.objective, kind=objective))  # pyrefly: ignore[bad-argument-type]
                 config = replace(config, compile=compiles)  # pyrefly: ignore[bad-argument-type]
-                yield name, core, smaller(config) if tiny else config
+                yield name, backend, smaller(config) if tiny else config
 
 
 def smaller(config: RunConfig) -> RunConfig:
     """The same with a tiny model and tiny batches: for tests."""
-    model = replace(config.model, d_model=32, num_layers=1, d_state=8, headdim=16, hidden=(32, 16))
+    model = replace(config.model, d_model=32, num_layers=1, d_state=8, headdim=16, hidden_sizes=(32, 16))
     objective = replace(config.objective, context_frames=4, sequence_frames=8)
-    optimiser = replace(config.optimiser, batch_size=4)
-    return replace(config, model=model, objective=objective, optimiser=optimiser)
+    optimizer = replace(config.optimizer, batch_size=4)
+    return replace(config, model=model, objective=objective, optimizer=optimizer)
 
 
 def batch_of(name: str, config: RunConfig, device: torch.device, asked: int | None) -> int:
     """Examples of a batch; `asked` counts sequences, and the config's too, but for the MLP's windows."""
-    size = config.optimiser.batch_size if asked is None else asked
+    size = config.optimizer.batch_size if asked is None else asked
     if size == "auto":
         size = AUTO_BATCH[device.type]
     if device.type == "cpu" and asked is None:
@@ -152,7 +152,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(name: str, core: str, config: RunConfig, device: torch.device, arguments: argparse.Namespace) -> Result:
+def measure(name: str, backend: str, config: RunConfig, device: torch.device, arguments: argparse.Namespace) -> Result:
     """One case: speed first, then what crosses between host and device."""
     dtype = torch.bfloat16 if uses_bf16(device, config.precision) else torch.float32
     before = matmul_flops(device, dtype, arguments.tiny)
@@ -173,7 +173,7 @@ def measure(name: str, core: str, config: RunConfig, device: torch.device, argum
     return Result(
         config=name,
         objective=config.objective.kind,
-        core="-" if config.model.kind == "mlp" else core,
+        backend="-" if config.model.kind == "mlp" else backend,
         precision=str(dtype).removeprefix("torch."),
         compiled=compiles,
         batch=batch,
@@ -199,13 +199,13 @@ def step_of(config: RunConfig, device: torch.device, batch: int) -> tuple[Callab
     if compiles:
         torch.compiler.reset()  # what was compiled for other cases counts against a limit
         model.compile(dynamic=False)
-    step = Step(model, Optimiser(model, config), config, device)
+    step = Step(model, Optimizer(model, config), config, device)
     share = made_up_share(config, batch, device)
-    return lambda: step(share, config.optimiser.learning_rate, 0), compiles
+    return lambda: step(share, config.optimizer.learning_rate, 0), compiles
 
 
 WIDTHS = {
-    "config": 18, "objective": 10, "core": 8, "dtype": 9, "batch": 6, "targets/s": 12, "MFLOP/t": 9, "of matmul": 10,
+    "config": 18, "objective": 10, "backend": 8, "dtype": 9, "batch": 6, "targets/s": 12, "MFLOP/t": 9, "of matmul": 10,
     "ms": 9, "to dev B": 10, "to host B": 10, "syncs": 7, "reads": 7, "faults": 8, "peak MB": 9,
 }  # fmt: skip
 """Columns of the table; bytes, waits, reads and page faults are those of a step."""
@@ -228,7 +228,7 @@ def cells_of(result: Result) -> list[str]:
     return [
         result.config,
         result.objective,
-        result.core,
+        result.backend,
         result.precision + ("*" if result.compiled else ""),
         str(result.batch),
         f"{result.targets_per_s:,.0f}",
@@ -240,7 +240,7 @@ def cells_of(result: Result) -> list[str]:
 
 
 def head_of(results: list[Result]) -> Result:
-    """The case that stands for the run: medium under `sequence`, by the core that `auto` takes, compiled on a CPU."""
+    """The case that stands for the run: medium under `sequence`, the backend of `auto`, compiled on a CPU."""
     chosen = [result for result in results if (result.config, result.objective) == HEAD_CASE]
     return (chosen or results)[-1]
 
@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", choices=SHIPPED, default=list(SHIPPED))
     parser.add_argument("--objectives", nargs="+", choices=["sequence", "window"], default=["sequence", "window"])
-    parser.add_argument("--cores", nargs="+", choices=["torch", "kernels"], help="default: what can run here")
+    parser.add_argument("--backends", nargs="+", choices=["torch", "triton"], help="default: what can run here")
     parser.add_argument("--seconds-per-case", type=float, default=5.0)
     parser.add_argument(
         "--batch", type=int, help="sequences in a batch, or windows of as many frames; default: the config's"
@@ -271,8 +271,8 @@ def main() -> None:
     if arguments.tiny:
         arguments.seconds_per_case = 0.0
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    can_use_kernels = device.type == "cuda" and kernels.available()
-    cores = arguments.cores or (["torch", "kernels"] if can_use_kernels else ["torch"])
+    has_triton = device.type == "cuda" and ssd_triton.available()
+    backends = arguments.backends or (["torch", "triton"] if has_triton else ["torch"])
     compiling = ["never"] if arguments.compile is None else [arguments.compile]
     if device.type == "cpu":
         keep_freed()  # as the trainer does
@@ -280,11 +280,11 @@ def main() -> None:
             compiling = ["never", "always"]
     results, skipped, started = [], 0, time.monotonic()
     print(line(list(WIDTHS)))
-    for name, core, config in cases(arguments.configs, arguments.objectives, cores, compiling, arguments.tiny):
+    for name, backend, config in cases(arguments.configs, arguments.objectives, backends, compiling, arguments.tiny):
         if arguments.most_seconds is not None and time.monotonic() - started > arguments.most_seconds and results:
             skipped += 1
             continue
-        results.append(measure(name, core, config, device, arguments))
+        results.append(measure(name, backend, config, device, arguments))
         print(line(cells_of(results[-1])), flush=True)
         gc.collect()
         if device.type == "cuda":
@@ -296,7 +296,7 @@ def main() -> None:
     names = (
         "config",
         "objective",
-        "core",
+        "backend",
         "precision",
         "compiled",
         "targets_per_s",

@@ -95,7 +95,7 @@ class SweepConfig:
         if self.base.num_workers != 1:
             raise ValueError(f"base.num_workers={self.base.num_workers}: a trial runs in one process; set 1")
         if self.base.max_seconds is not None:
-            raise ValueError("base.max_seconds: trials are compared at equal targets seen; set optimiser.total_targets")
+            raise ValueError("base.max_seconds: trials are compared at equal targets seen; set optimizer.total_targets")
         if self.base.out != RunConfig().out:
             raise ValueError("base.out: trials live below the sweep's own folder; set out")
         if not 0 <= self.tolerance < 1:
@@ -105,9 +105,9 @@ class SweepConfig:
 
     def _check_rungs(self) -> None:
         """A rung before the first validation, or behind the end, would never be seen."""
-        every, total = self.base.eval.every_targets, self.base.optimiser.total_targets
+        every, total = self.base.eval.every_targets, self.base.optimizer.total_targets
         if not every <= self.asha.grace_targets <= total:
             raise ValueError(
                 f"asha.grace_targets={self.asha.grace_targets}: expected base.eval.every_targets ({every}) to "
-                f"base.optimiser.total_targets ({total})"
+                f"base.optimizer.total_targets ({total})"
             )

@@ -44,7 +44,7 @@ def cost_of(config: RunConfig) -> Cost:
 
 def _forward_flops(config: RunConfig, num_frames: int, *, last_only: bool) -> float:
     with torch.device("meta"), torch.no_grad():
-        model = build_model(replace(config.model, core="torch"), config.objective.context_frames)
+        model = build_model(replace(config.model, scan_backend="torch"), config.objective.context_frames)
         frames = Frames(
             floats=torch.zeros(1, num_frames, NUM_PLAYERS, len(FLOAT_COLUMNS)),
             codes=torch.zeros(1, num_frames, NUM_PLAYERS, len(CODE_COLUMNS), dtype=torch.int16),

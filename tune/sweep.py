@@ -106,7 +106,7 @@ class RememberingAsha(ASHAScheduler):
             time_attr=TIME,
             metric=SCORE,
             mode="max" if sweep.asha.higher_is_better else "min",
-            max_t=sweep.base.optimiser.total_targets,
+            max_t=sweep.base.optimizer.total_targets,
             grace_period=sweep.asha.grace_targets,
             reduction_factor=sweep.asha.reduction_factor,
             stop_last_trials=False,
@@ -189,7 +189,7 @@ def _run_trials(sweep: SweepConfig, notes: SweepNotes, trials: list[Trial], left
     """Run the trials that are left; what kept any of them from ending, in words."""
     concurrent = min(sweep.max_concurrent, len(left))
     setups = [_setup(trial, sweep, concurrent) for trial in left]
-    progress = _Progress(len(trials), len(trials) - len(left), sweep.base.optimiser.total_targets)
+    progress = _Progress(len(trials), len(trials) - len(left), sweep.base.optimizer.total_targets)
     resources = {"CPU": sweep.cpus_per_trial} | ({"GPU": sweep.gpus_per_trial} if sweep.gpus_per_trial else {})
     storage = sweep.out / "ray"
     tuner = ray_tune.Tuner(
@@ -271,7 +271,7 @@ def _train(config: RunConfig, asha: AshaConfig) -> list[Row]:
     final: list[Row] = []
 
     def report(rows: list[Row]) -> None:
-        if rows[0]["targets_seen"] >= config.optimiser.total_targets:
+        if rows[0]["targets_seen"] >= config.optimizer.total_targets:
             final.extend(rows)
         else:
             ray_tune.report(_result(asha, rows))

@@ -17,7 +17,7 @@ from wm.config.typed_yaml import from_plain, to_plain
 
 SIZE = "size"
 SIZE_FIELDS = ("model.d_model", "model.num_layers")
-VARIABLE = ("model", "objective", "optimiser", "seed", "precision")
+VARIABLE = ("model", "objective", "optimizer", "seed", "precision")
 """Fields below which an axis may lie: the others change what a run is judged on, or only where it runs."""
 SEED = "seed"
 
@@ -85,7 +85,7 @@ def unused_axes(run: dict[str, Any]) -> Iterator[str]:
     """Axes without a meaning for a run: the sizes of the other network, the length of the other objective."""
     if run["model"]["kind"] == "mlp":
         yield SIZE
-        yield from (f"model.{name}" for name in run["model"] if name not in ("kind", "hidden"))
+        yield from (f"model.{name}" for name in run["model"] if name not in ("kind", "hidden_sizes"))
     if run["objective"]["kind"] == "window":
         yield "objective.sequence_frames"
     else:
@@ -126,12 +126,12 @@ def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, ba
     fields = [*_leaves(base), SIZE]
     if path not in fields:
         near = difflib.get_close_matches(path, fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else "expected a dotted path such as optimiser.learning_rate, or size"
+        hint = f"did you mean {near[0]}?" if near else "expected a dotted path such as optimizer.learning_rate, or size"
         raise UserError(f"axes.{path}: a run has no such field; {hint}")
-    if path.partition(".")[0] not in VARIABLE or path == "optimiser.total_targets":
+    if path.partition(".")[0] not in VARIABLE or path == "optimizer.total_targets":
         raise UserError(
             f"axes.{path}: trials must be judged on the same frames after equal targets; "
-            f"an axis lies in {_listed(VARIABLE)}, and is not optimiser.total_targets"
+            f"an axis lies in {_listed(VARIABLE)}, and is not optimizer.total_targets"
         )
 
 

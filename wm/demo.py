@@ -83,8 +83,8 @@ def _split_with_validation_games(corpus: Corpus) -> SplitConfig:
     """
     numbers = corpus.games["split_number"].to_numpy()
     flagged = corpus.games["may_hold_rollbacks"].to_numpy()
-    for share in (SplitConfig().validation_share, 0.25, 0.5, 0.75):
-        config = SplitConfig(validation_share=share)
+    for share in (SplitConfig().validation_fraction, 0.25, 0.5, 0.75):
+        config = SplitConfig(validation_fraction=share)
         if all(in_split(numbers, split, config, flagged).any() for split in ("train", "validation")):
             return config
     raise UserError(f"{len(numbers)} games are too few to train on some and evaluate on others; add replays")

@@ -21,15 +21,15 @@ Split = Literal["train", "validation", "test", "all"]
 class SplitConfig:
     """The fractions of games in each split. A game's split number in [0, 1) decides; the rest trains."""
 
-    test_share: float = 0.05
-    """Fraction of games for the final evaluation: split numbers in [0, test_share)."""
-    validation_share: float = 0.10
+    test_fraction: float = 0.05
+    """Fraction of games for the final evaluation: split numbers in [0, test_fraction)."""
+    validation_fraction: float = 0.10
     """Fraction of games for evaluation during and after training: the split numbers after those."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.test_share <= 1 and 0 <= self.validation_share <= 1 - self.test_share):
+        if not (0 <= self.test_fraction <= 1 and 0 <= self.validation_fraction <= 1 - self.test_fraction):
             raise ValueError(
-                f"test_share={self.test_share}, validation_share={self.validation_share}: "
+                f"test_fraction={self.test_fraction}, validation_fraction={self.validation_fraction}: "
                 "both must be fractions between 0 and 1, and their sum at most 1"
             )
 
@@ -51,8 +51,8 @@ def in_split(
     Returns:
         bool (games,).
     """
-    test_end = config.test_share
-    validation_end = config.test_share + config.validation_share
+    test_end = config.test_fraction
+    validation_end = config.test_fraction + config.validation_fraction
     if split == "all":
         return np.ones(len(split_numbers), dtype=bool)
     if split == "train":

@@ -25,11 +25,12 @@ from wm.checkpoints.reader import (
     open_checkpoint,
     save_checkpoint,
 )
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
 from wm.model.encoding import ENCODING_VERSION
-from wm.model.world_model import ModelConfig, build_model
+from wm.model.world_model import build_model
 
-CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"))
+CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def model() -> torch.nn.Module:
 def save(
     folder: Path, model, targets_seen: int = 640, *, keep: int = 2, config: RunConfig = CONFIG, **more_meta
 ) -> Path:
-    resume = {"optimiser": {"step": torch.tensor(3)}, "cursor": {"epoch": 1, "pool": 0, "batch": 7}}
+    resume = {"optimizer": {"step": torch.tensor(3)}, "cursor": {"epoch": 1, "pool": 0, "batch": 7}}
     meta = {"targets_seen": targets_seen, "step": 5, "seconds": 1.5} | more_meta
     return save_checkpoint(folder, model=model, config=config, meta=meta, resume=resume, keep=keep)
 
@@ -73,7 +74,7 @@ def test_the_weights_open_with_safetensors_alone(tmp_path, model):
 
 def test_an_mlps_context_comes_back_with_it(tmp_path):
     config = RunConfig(
-        model=ModelConfig(kind="mlp", hidden=(8, 4)), objective=ObjectiveConfig(kind="window", context_frames=3)
+        model=ModelConfig(kind="mlp", hidden_sizes=(8, 4)), objective=ObjectiveConfig(kind="window", context_frames=3)
     )
     path = save(tmp_path, build_model(config.model, 3), config=config)
     assert load_model(open_checkpoint(path)).context_frames == 3
@@ -274,7 +275,7 @@ def test_a_checkpoint_without_what_resumes_it_can_still_be_judged(tmp_path, two)
 
 def test_nothing_in_a_checkpoint_is_pickled_code(two):
     for path in two.rglob("*.pt"):
-        assert torch.load(path, weights_only=True)["optimiser"]["step"] == 3
+        assert torch.load(path, weights_only=True)["optimizer"]["step"] == 3
 
 
 def rows(targets_seen: int, *triples: tuple[int, float, float]) -> list[dict]:

@@ -72,7 +72,7 @@ def test_a_bucket_holds_the_same_checkpoints_as_a_disk(store, tmp_path):
         opened = open_checkpoint(location)
         assert opened.meta == open_checkpoint(tmp_path).meta
         assert opened.location == "s3://bucket/run a/checkpoints/targets-000000000006"
-        assert load_resume(opened.path)["optimiser"][0]["step"] == 6
+        assert load_resume(opened.path)["optimizer"][0]["step"] == 6
     best = best_checkpoint(uri, "val_loss")
     assert best is not None
     assert open_checkpoint(best, into=tmp_path / "best").meta["targets_seen"] == 2

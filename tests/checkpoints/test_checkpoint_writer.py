@@ -72,14 +72,14 @@ def test_what_is_saved_is_the_state_at_that_moment_though_training_goes_on_at_on
     with CheckpointWriter(f"gated://{tmp_path}", 2, failing) as writer:
         assert writer.save(taken)
         taken.model_state["weight"].zero_()
-        taken.resume["optimiser"][0]["step"].zero_()
+        taken.resume["optimizer"][0]["step"].zero_()
         taken.meta["targets_seen"] = 0
         gate.set()
     found, _ = newest_sound(tmp_path)
     assert found is not None
     assert found.meta["targets_seen"] == 100
     assert load_resume(found.path) == {
-        "optimiser": {0: {"step": torch.tensor(100.0)}},
+        "optimizer": {0: {"step": torch.tensor(100.0)}},
         "order": [1, (2.5, None, "x")],
     }
     assert torch.equal(load_file(found.path / "model.safetensors")["weight"], torch.full((8,), 100.0))
@@ -117,7 +117,7 @@ def test_a_state_of_other_tensors_is_written_as_well(tmp_path):
         for number, num_numbers in enumerate((8, 3, 0, 8)):
             writer.save(snapshot(number, num_numbers=num_numbers), wait=True)
     for number, path in enumerate(list_checkpoints(tmp_path)):
-        assert load_resume(path)["optimiser"][0]["step"] == number
+        assert load_resume(path)["optimizer"][0]["step"] == number
 
 
 def test_a_real_network_is_opened_as_it_was_saved(tmp_path):
@@ -166,7 +166,7 @@ def test_what_only_pickled_code_could_hold_is_refused_where_it_is_saved(tmp_path
 def test_the_step_is_held_up_less_than_a_hundredth_of_the_time_between_checkpoints(tmp_path):
     taken = snapshot(1, num_numbers=4_300_000)
     moments = {"exp_avg": torch.zeros(4_300_000), "exp_avg_sq": torch.zeros(4_300_000)}
-    taken.resume["optimiser"][0] |= moments
+    taken.resume["optimizer"][0] |= moments
     with CheckpointWriter(tmp_path, 1, failing) as writer:
         writer.save(taken)
         first = writer.held_s

@@ -254,18 +254,18 @@ shares = st.floats(0, 1, allow_nan=False)
 
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), max_size=30), shares, shares)
-def test_each_game_is_in_exactly_one_split(numbers, test_share, validation_share):
-    if validation_share > 1 - test_share:
-        with pytest.raises(ValueError, match="validation_share"):
-            SplitConfig(test_share=test_share, validation_share=validation_share)
+def test_each_game_is_in_exactly_one_split(numbers, test_fraction, validation_fraction):
+    if validation_fraction > 1 - test_fraction:
+        with pytest.raises(ValueError, match="validation_fraction"):
+            SplitConfig(test_fraction=test_fraction, validation_fraction=validation_fraction)
         return
-    config = SplitConfig(test_share=test_share, validation_share=validation_share)
+    config = SplitConfig(test_fraction=test_fraction, validation_fraction=validation_fraction)
     array = np.array(numbers, dtype=np.float64)
     members = {split: in_split(array, split, config) for split in ("train", "validation", "test", "all")}
     for index, number in enumerate(numbers):
-        if number < test_share:
+        if number < test_fraction:
             expected = "test"
-        elif number < test_share + validation_share:
+        elif number < test_fraction + validation_fraction:
             expected = "validation"
         else:
             expected = "train"

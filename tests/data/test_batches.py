@@ -48,7 +48,7 @@ def feed(small_index):
     def make(index: GameIndex = small_index, resident: str = "never", rank=0, world_size=1, cursor=None, **options):
         defaults = {"sequence_frames": S + 1, "stride": S, "batch_size": 16, "seed": 5, "pool_frames": MANY_POOLS}
         order = SequenceOrder(index, **(defaults | options))
-        data = DataConfig(resident=resident)
+        data = DataConfig(device_cache=resident)
         made.append(Feed(order, index, CPU, rank=rank, world_size=world_size, cursor=cursor, data=data))
         return made[-1]
 
@@ -178,7 +178,7 @@ def test_frames_of_two_pools_at_most_are_held_whatever_the_length_of_the_run(fee
 def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index, resident, world_size, pool_frames):
     made = feed(resident=resident, world_size=world_size, pool_frames=pool_frames)
     foretold = bytes_on_device(
-        made._order, small_index, CPU, DataConfig(resident=resident), world_size=world_size, local_ranks=1
+        made._order, small_index, CPU, DataConfig(device_cache=resident), world_size=world_size, local_ranks=1
     )
     next(made)
     loaded = {id(pool.store): pool for pool in (made._pool, made._ahead.result())}.values()
@@ -205,7 +205,7 @@ def test_cut_sequences_are_those_of_a_loop():
 def test_auto_is_resident_where_the_games_take_a_small_part_of_the_memory(small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
     for share, expected in ((0.9, True), (1e-7, False)):
-        with Feed(order, small_index, CPU, data=DataConfig(resident="auto", resident_share=share)) as made:
+        with Feed(order, small_index, CPU, data=DataConfig(device_cache="auto", device_cache_fraction=share)) as made:
             assert made.is_resident is expected
             assert next(made).num_examples > 0
 
@@ -213,7 +213,7 @@ def test_auto_is_resident_where_the_games_take_a_small_part_of_the_memory(small_
 def test_resident_games_that_do_not_fit_are_a_users_error_that_says_what_to_do(small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
     with pytest.raises(UserError, match=r"data\.resident is always, but .* GB.*set data\.resident: auto") as found:
-        Feed(order, small_index, CPU, data=DataConfig(resident="always", resident_share=1e-7))
+        Feed(order, small_index, CPU, data=DataConfig(device_cache="always", device_cache_fraction=1e-7))
     assert "\n" not in str(found.value)
 
 
@@ -256,7 +256,7 @@ def test_closing_in_the_middle_of_a_read_does_not_wait_for_its_end(small_index, 
     monkeypatch.setattr(pools, "read_games", slow)
     monkeypatch.setattr(pools, "row_group_numbers", lambda index: np.arange(len(index)))
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
-    made = Feed(order, small_index, CPU, data=DataConfig(resident="always"))
+    made = Feed(order, small_index, CPU, data=DataConfig(device_cache="always"))
     made._reader._num_threads = 1
     time.sleep(0.3)
     made.close()
@@ -266,7 +266,7 @@ def test_closing_in_the_middle_of_a_read_does_not_wait_for_its_end(small_index, 
 
 def test_a_feed_that_nobody_holds_any_more_leaves_no_thread(feed, small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
-    made = Feed(order, small_index, CPU, data=DataConfig(resident="never"))
+    made = Feed(order, small_index, CPU, data=DataConfig(device_cache="never"))
     next(made)
     del made
     gc.collect()
@@ -288,7 +288,7 @@ from wm.config.run_config import DataConfig
 from wm.data.batches import Feed
 index = index_games(open_corpus(Path({str(tiny_corpus)!r})), "all", SplitConfig())
 order = SequenceOrder(index, sequence_frames=65, stride=64, batch_size=16, seed=0, pool_frames=9_000)
-feed = Feed(order, index, torch.device("cpu"), data=DataConfig(resident="never"))
+feed = Feed(order, index, torch.device("cpu"), data=DataConfig(device_cache="never"))
 print(next(feed).num_examples)
 raise SystemExit(3)
 """

@@ -17,14 +17,16 @@ from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targe
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
+from wm.config.model_config import ModelConfig
 from wm.evaluation import evaluator as judge
 from wm.evaluation.evaluator import judge_stream, judge_windows
 from wm.evaluation.metrics import Judgement, metrics_of
 from wm.evaluation.summary import evaluate, table
 from wm.model.encoding import category, controllers, to_frames
 from wm.model.heads import Prediction
-from wm.model.world_model import Mamba2WorldModel, ModelConfig, build_model
-from wm.objective.losses import WEIGHTS, reported_parts, truth_of
+from wm.model.world_model import Mamba2WorldModel, build_model
+from wm.objective.losses import truth_of, val_loss_parts
+from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 CPU = torch.device("cpu")
 NUM_TARGETS = 60
@@ -34,7 +36,7 @@ NUM_TARGETS = 60
 def model() -> Mamba2WorldModel:
     """A small network, moved away from its start."""
     torch.manual_seed(4)
-    built = build_model(ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, core="torch"), 10)
+    built = build_model(ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, scan_backend="torch"), 10)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -46,8 +48,8 @@ def model() -> Mamba2WorldModel:
 def slow_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Targets, context: int | None) -> Judgement:
     """One target after another, from `context` frames, or from all before it."""
     columns: dict[str, list] = {name: [] for name in ("previous", "true", "said", "error")}
-    totals: dict[str, list[float]] = {name: [] for name in WEIGHTS}
-    counts: dict[str, list[float]] = {name: [] for name in WEIGHTS}
+    totals: dict[str, list[float]] = {name: [] for name in VAL_LOSS_WEIGHTS}
+    counts: dict[str, list[float]] = {name: [] for name in VAL_LOSS_WEIGHTS}
     for game, frame in zip(targets.games.tolist(), targets.frames.tolist(), strict=True):
         start = 0 if context is None else frame - context
         rows = np.arange(start, frame + 1)[None]
@@ -60,7 +62,7 @@ def slow_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Targets, 
         columns["previous"].append(category(before, "action")[0, 0].tolist())
         columns["true"].append(category(after, "action")[0, 0].tolist())
         columns["said"].append(prediction.categories["action"][0, 0].argmax(-1).tolist())
-        for name, part in reported_parts(prediction, before, after).items():
+        for name, part in val_loss_parts(prediction, before, after).items():
             totals[name].append(float(part.total))
             counts[name].append(float(part.count))
     return Judgement(
@@ -78,7 +80,7 @@ def assert_same(fast: Judgement, slow: Judgement) -> None:
     for name in ("games", "previous_action", "true_action", "said_action"):
         assert np.array_equal(getattr(fast, name), getattr(slow, name)), name
     np.testing.assert_allclose(fast.position_error, slow.position_error, rtol=1e-3, atol=1e-4)
-    for name in WEIGHTS:
+    for name in VAL_LOSS_WEIGHTS:
         np.testing.assert_allclose(fast.loss_totals[name], slow.loss_totals[name], rtol=1e-3, atol=1e-3, err_msg=name)
         assert np.array_equal(fast.loss_counts[name], slow.loss_counts[name]), name
 
@@ -143,7 +145,7 @@ def whole_game_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Tar
                 categories={name: logits[:, at] for name, logits in prediction.categories.items()},
             )
             parts.append((game, one, before.slice(at.start, at.stop), after.slice(at.start, at.stop)))
-    losses = [reported_parts(said, before, after) for _, said, before, after in parts]
+    losses = [val_loss_parts(said, before, after) for _, said, before, after in parts]
     errors = [(said.deltas - truth_of(b, a).deltas)[0, 0, :, 1:3].abs().mean(-1) for _, said, b, a in parts]
     return Judgement(
         games=np.array([game for game, *_ in parts]),
@@ -151,8 +153,8 @@ def whole_game_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Tar
         true_action=np.array([category(after, "action")[0, 0].tolist() for *_, after in parts]),
         said_action=np.array([said.categories["action"][0, 0].argmax(-1).tolist() for _, said, _, _ in parts]),
         position_error=torch.stack(errors).double().numpy(),
-        loss_totals={name: np.array([float(loss[name].total) for loss in losses]) for name in WEIGHTS},
-        loss_counts={name: np.array([float(loss[name].count) for loss in losses]) for name in WEIGHTS},
+        loss_totals={name: np.array([float(loss[name].total) for loss in losses]) for name in VAL_LOSS_WEIGHTS},
+        loss_counts={name: np.array([float(loss[name].count) for loss in losses]) for name in VAL_LOSS_WEIGHTS},
     )
 
 
@@ -245,7 +247,7 @@ def test_evaluate_judges_the_model_and_its_baselines_on_the_same_frames(index, m
 
 
 def test_a_context_that_cannot_be_judged_is_a_users_error(index, model):
-    mlp = build_model(ModelConfig(kind="mlp", hidden=(8,)), 10)
+    mlp = build_model(ModelConfig(kind="mlp", hidden_sizes=(8,)), 10)
     for network, context, words in (
         (model, COUNTDOWN_FRAMES + 1, "expected 1 .. 123"),
         (model, 0, "expected 1 .. 123"),

@@ -14,7 +14,7 @@ from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targe
 from datasets.schema.splits import SplitConfig
 from wm.evaluation.evaluator import BASELINES, judge_baseline
 from wm.evaluation.metrics import Judgement, Metric, Resampling, concatenate, confusions_of, metrics_of, slices_of
-from wm.objective.losses import WEIGHTS
+from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 NUM_TARGETS = 3_000
 
@@ -27,8 +27,8 @@ def judgement(index: GameIndex) -> Judgement:
     shape = plain.true_action.shape
     said = np.where(random.random(shape) < 0.3, plain.true_action, plain.said_action)
     said = np.where(random.random(shape) < 0.1, random.integers(0, 400, shape), said)
-    counts = {name: random.integers(0, 9, len(plain)).astype(np.float64) for name in WEIGHTS}
-    totals = {name: counts[name] * random.random(len(plain)) for name in WEIGHTS}
+    counts = {name: random.integers(0, 9, len(plain)).astype(np.float64) for name in VAL_LOSS_WEIGHTS}
+    totals = {name: counts[name] * random.random(len(plain)) for name in VAL_LOSS_WEIGHTS}
     return replace(plain, said_action=said, loss_totals=totals, loss_counts=counts)
 
 
@@ -76,7 +76,7 @@ def test_accuracies_and_position_error_equal_a_count_pair_by_pair(judgement):
 
 def test_val_loss_is_the_weighted_sum_of_means_over_valid_entries(judgement):
     slow = 0.0
-    for name, weight in WEIGHTS.items():
+    for name, weight in VAL_LOSS_WEIGHTS.items():
         total = count = 0.0
         for row in range(len(judgement)):
             total += judgement.loss_totals[name][row]
@@ -96,7 +96,7 @@ def test_a_part_that_no_judged_game_has_counts_nothing(judgement):
         loss_counts=judgement.loss_counts | {"velocity": np.zeros(len(judgement))},
     )
     total, count = (values["velocity"].sum() for values in (judgement.loss_totals, judgement.loss_counts))
-    missing = metrics_of(judgement)["val_loss"].value - WEIGHTS["velocity"] * total / count
+    missing = metrics_of(judgement)["val_loss"].value - VAL_LOSS_WEIGHTS["velocity"] * total / count
     assert metrics_of(without)["val_loss"].value == pytest.approx(missing)
 
 
@@ -106,7 +106,7 @@ def test_parts_joined_have_the_metrics_of_the_whole(judgement):
 
 
 def test_a_perfect_predictor_is_always_right_in_every_resampling(judgement):
-    zeros = {name: np.zeros(len(judgement)) for name in WEIGHTS}
+    zeros = {name: np.zeros(len(judgement)) for name in VAL_LOSS_WEIGHTS}
     perfect = replace(
         judgement,
         said_action=judgement.true_action,

@@ -253,8 +253,8 @@ def tiny_train_config(corpus: Path, out: Path) -> dict:
         "out": str(out),
         "model": {"kind": "mamba2", "d_model": 32, "num_layers": 1, "d_state": 16},
         "objective": {"sequence_frames": 16},
-        "optimiser": {"total_targets": 2_000, "warmup_targets": 500, "batch_size": 16},
-        "eval": {"contexts": [5], "num_targets": 100, "progress_targets": 50, "every_targets": 1_000},
+        "optimizer": {"total_targets": 2_000, "warmup_targets": 500, "batch_size": 16},
+        "eval": {"contexts": [5], "num_targets": 100, "validation_targets": 50, "every_targets": 1_000},
     }
 
 

@@ -35,7 +35,7 @@ def test_a_run_on_ray_ends_resumes_and_refuses_what_is_not_its_own(config, ray_s
 
     config = replace(with_targets(config, 4), num_workers=2)
     result = train_on_ray(config)
-    assert result.targets_seen >= config.optimiser.total_targets
+    assert result.targets_seen >= config.optimizer.total_targets
     assert [row["context"] for row in result.rows] == [5]
     assert {row["kind"] for row in read_log(config.out)} >= {"train", "eval"}
     before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()}
@@ -46,8 +46,8 @@ def test_a_run_on_ray_ends_resumes_and_refuses_what_is_not_its_own(config, ray_s
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()} == before
 
-    with pytest.raises(UserError, match=r"optimiser.learning_rate is 0.003 there, 0.1 here"):
-        train_on_ray(replace(config, optimiser=replace(config.optimiser, learning_rate=0.1)))
+    with pytest.raises(UserError, match=r"optimizer.learning_rate is 0.003 there, 0.1 here"):
+        train_on_ray(replace(config, optimizer=replace(config.optimizer, learning_rate=0.1)))
 
     stranger = tmp_path / "letters"
     stranger.mkdir()
@@ -60,7 +60,7 @@ def test_a_run_on_ray_ends_resumes_and_refuses_what_is_not_its_own(config, ray_s
 def test_a_run_on_ray_that_cannot_learn_is_a_users_error_and_is_not_restarted(config, ray_session):
     from wm.launch.ray_train import train_on_ray
 
-    hopeless = replace(config, optimiser=replace(config.optimiser, learning_rate=1e30))
+    hopeless = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(UserError, match="not finite"):
         train_on_ray(hopeless)
     assert resumed_at(hopeless) == [0]
@@ -100,7 +100,7 @@ def test_a_bug_that_comes_back_at_the_same_update_ends_the_run_with_a_diagnosis_
     assert (config.out / CRASH_FILE).read_text().count("in update_with_a_bug") == 2
     assert resumed_at(config) == [0, 4 * STEP]  # saved when it was judged
 
-    assert train_on_ray(config).targets_seen >= config.optimiser.total_targets
+    assert train_on_ray(config).targets_seen >= config.optimizer.total_targets
     assert resumed_at(config) == [0, 4 * STEP, 4 * STEP]
 
 
@@ -149,9 +149,9 @@ def test_a_run_whose_node_dies_goes_on_at_another_node(config, tmp_path):
         done = subprocess.run(script, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3_000:]
     facts = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"killed"')))
-    assert facts["targets_seen"] >= config.optimiser.total_targets
+    assert facts["targets_seen"] >= config.optimizer.total_targets
     starts = resumed_at(config)
-    assert len(starts) == 2 and 0 == starts[0] < starts[1] < config.optimiser.total_targets
+    assert len(starts) == 2 and 0 == starts[0] < starts[1] < config.optimizer.total_targets
     assert_same_weights(
         weights(checkpoints(replace(config, out=tmp_path / "undisturbed"))[-1]), weights(checkpoints(config)[-1])
     )

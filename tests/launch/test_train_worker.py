@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_runs import STEP, assert_same_weights, checkpoints, optimiser_tensors, tiny_run, weights
+from tiny_runs import STEP, assert_same_weights, checkpoints, optimizer_tensors, tiny_run, weights
 
 from wm.config.run_config import RunConfig
 from wm.launch.train_worker import work
@@ -37,7 +37,7 @@ def forget(checkpoint: Path) -> None:
 
 
 def flip(checkpoint: Path) -> None:
-    """One bit of the optimiser's state is wrong."""
+    """One bit of the optimizer's state is wrong."""
     path = checkpoint / "resume.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -61,7 +61,7 @@ def test_a_damaged_newest_checkpoint_costs_some_updates_and_changes_nothing(conf
     assert not (broken.out / ENDING_FILE).exists()
     ends = checkpoints(config)[-1], checkpoints(broken)[-1]
     assert_same_weights(*(weights(end) for end in ends))
-    assert_same_weights(*(optimiser_tensors(end) for end in ends))
+    assert_same_weights(*(optimizer_tensors(end) for end in ends))
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_anew(config):
@@ -112,7 +112,7 @@ def test_where_there_is_no_checkpoint_a_run_begins(tmp_path):
 
 def test_a_run_saves_where_its_config_says(config, tmp_path):
     elsewhere = tmp_path / "elsewhere"
-    config = replace(config, checkpoint=replace(config.checkpoint, to=str(elsewhere)))
+    config = replace(config, checkpoint=replace(config.checkpoint, storage_path=str(elsewhere)))
     claim(config)
     work(replace(config, max_seconds=1e-9), "one")
     found, damaged = agreed_checkpoint(str(elsewhere))

@@ -1,4 +1,4 @@
-"""The reported and the optimised loss, against twins that go through every entry one by one."""
+"""The reported and the training loss, against twins that go through every entry one by one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from datasets.loading.sequences import take_rows
 from wm.model.encoding import Frames, category, to_frames
 from wm.model.heads import Prediction
 from wm.objective.losses import (
-    OPTIMISED_FIELDS,
-    OPTIMISED_WEIGHTS,
-    RAW_UNIT_WEIGHTS,
-    SMOOTH_L1_BETA,
-    WEIGHTS,
+    TRAINING_LOSS_FIELDS,
     PartSum,
-    optimised_factors,
-    optimised_parts,
-    reported_parts,
+    training_loss_factors,
+    training_loss_parts,
     truth_of,
+    val_loss_parts,
 )
+from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, TRAINING_LOSS_WEIGHTS, VAL_LOSS_WEIGHTS
 
 DELTAS = {"percent": 0.01, "x": 0.05, "y": 0.05, "shield": 0.01}
 VELOCITIES = dict.fromkeys(("self_air_x", "self_y", "self_ground_x", "attack_x", "attack_y"), 0.05)
@@ -107,7 +104,7 @@ def slow_parts(
 ) -> Twin:
     """Errors of every valid entry of every frame."""
     num_examples, num_frames = prediction.deltas.shape[:2]
-    names = [*WEIGHTS, "position"]
+    names = [*VAL_LOSS_WEIGHTS, "position"]
     parts: Twin = {name: [[[] for _ in range(num_frames)] for _ in range(num_examples)] for name in names}
     for row in range(num_examples):
         for number in range(num_frames):
@@ -169,29 +166,29 @@ def assert_equal_parts(fast: dict[str, PartSum], slow: Twin) -> None:
 
 
 def test_each_part_of_val_loss_equals_its_entries_summed_one_by_one(prediction, frames):
-    fast = reported_parts(prediction, *before_and_after(frames))
+    fast = val_loss_parts(prediction, *before_and_after(frames))
     slow = slow_parts(prediction, frames, squared, lambda name: "continuous")
-    assert set(fast) == set(WEIGHTS)
+    assert set(fast) == set(VAL_LOSS_WEIGHTS)
     assert_equal_parts(fast, slow)
-    assert pooled_loss(fast, WEIGHTS) == pytest.approx(slow_loss(slow, WEIGHTS), rel=1e-5)
+    assert pooled_loss(fast, VAL_LOSS_WEIGHTS) == pytest.approx(slow_loss(slow, VAL_LOSS_WEIGHTS), rel=1e-5)
 
 
 def test_each_part_of_the_optimised_loss_equals_its_entries_summed_one_by_one(prediction, frames):
-    fast = optimised_parts(prediction, *before_and_after(frames))
+    fast = training_loss_parts(prediction, *before_and_after(frames))
     slow = slow_parts(prediction, frames, smooth_l1, lambda name: "position" if name in "xy" else "continuous")
-    assert set(fast) == set(OPTIMISED_WEIGHTS)
+    assert set(fast) == set(TRAINING_LOSS_WEIGHTS)
     assert_equal_parts(fast, slow)
-    assert pooled_loss(fast, OPTIMISED_WEIGHTS) == pytest.approx(slow_loss(slow, OPTIMISED_WEIGHTS), rel=1e-5)
+    assert pooled_loss(fast, TRAINING_LOSS_WEIGHTS) == pytest.approx(slow_loss(slow, TRAINING_LOSS_WEIGHTS), rel=1e-5)
 
 
 def test_the_weights_are_the_yardsticks():
-    assert WEIGHTS == {
+    assert VAL_LOSS_WEIGHTS == {
         "continuous": 1, "velocity": 0.5, "dynamics": 0.5, "binary": 0.5, "action": 2, "jumps": 0.5,
         "l_cancel": 0.3, "hurtbox": 0.3, "ground": 0.3, "last_attack": 0.3,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("parts_of", [reported_parts, optimised_parts])
+@pytest.mark.parametrize("parts_of", [val_loss_parts, training_loss_parts])
 @pytest.mark.parametrize(
     ("field", "part"), [("velocity", "velocity"), ("hitlag", "dynamics"), ("hurtbox", "binary"), ("hurtbox", "hurtbox")]
 )
@@ -247,7 +244,7 @@ def test_an_absent_fields_outputs_get_no_gradient(frames):
     leaves = [prediction.velocities, prediction.dynamics, prediction.binaries, prediction.categories["hurtbox"]]
     for leaf in leaves:
         leaf.requires_grad_()
-    parts = optimised_parts(prediction, *before_and_after(frames))
+    parts = training_loss_parts(prediction, *before_and_after(frames))
     sum(part.total.sum() / part.count.sum() for part in parts.values()).backward()
     for row in range(frames.floats.shape[0]):
         assert bool(leaves[0].grad[row].any()) == has(frames, row, "velocity")
@@ -258,7 +255,7 @@ def test_an_absent_fields_outputs_get_no_gradient(frames):
 
 
 def test_means_pooled_over_batches_are_those_of_one_batch(prediction, frames):
-    whole = reported_parts(prediction, *before_and_after(frames))
+    whole = val_loss_parts(prediction, *before_and_after(frames))
     sums: dict[str, Tensor] = {}
     for rows in torch.arange(frames.floats.shape[0]).split(3):
         part = Frames(floats=frames.floats[rows], codes=frames.codes[rows], game=frames.game[rows])
@@ -269,14 +266,14 @@ def test_means_pooled_over_batches_are_those_of_one_batch(prediction, frames):
             binaries=prediction.binaries[rows],
             categories={name: logits[rows] for name, logits in prediction.categories.items()},
         )
-        for name, found in reported_parts(said, *before_and_after(part)).items():
+        for name, found in val_loss_parts(said, *before_and_after(part)).items():
             sums[name] = sums.get(name, torch.zeros(2)) + torch.stack([found.total.sum(), found.count.sum()])
     for name, part in whole.items():
         assert sums[name][1] == part.count.sum()
         torch.testing.assert_close(sums[name][0] / sums[name][1], part.total.sum() / part.count.sum())
 
 
-@pytest.mark.parametrize("parts_of", [reported_parts, optimised_parts])
+@pytest.mark.parametrize("parts_of", [val_loss_parts, training_loss_parts])
 def test_a_prediction_that_is_the_truth_has_no_loss(frames, parts_of):
     before, after = before_and_after(frames)
     truth = truth_of(before, after)
@@ -295,10 +292,10 @@ def test_a_prediction_that_is_the_truth_has_no_loss(frames, parts_of):
 
 def test_the_factors_make_means_of_totals_without_looking_at_any_entry(prediction, frames):
     before, after = frames.slice(0, NUM_FRAMES - 1), frames.slice(1, NUM_FRAMES)
-    factors = optimised_factors(frames.game, NUM_FRAMES - 1)
-    parts = optimised_parts(prediction, before, after)
-    assert len(factors) == len(parts) == len(OPTIMISED_FIELDS)
-    for factor, name in zip(factors, OPTIMISED_FIELDS, strict=True):
+    factors = training_loss_factors(frames.game, NUM_FRAMES - 1)
+    parts = training_loss_parts(prediction, before, after)
+    assert len(factors) == len(parts) == len(TRAINING_LOSS_FIELDS)
+    for factor, name in zip(factors, TRAINING_LOSS_FIELDS, strict=True):
         part = parts[name]
         mean = part.total.sum() / part.count.sum().clamp(min=1)
-        torch.testing.assert_close(factor * part.total.sum(), OPTIMISED_WEIGHTS[name] * mean)
+        torch.testing.assert_close(factor * part.total.sum(), TRAINING_LOSS_WEIGHTS[name] * mean)

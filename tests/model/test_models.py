@@ -25,7 +25,7 @@ from wm.model.world_model import (
     num_parameters,
 )
 
-TINY = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, core="torch")
+TINY = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, scan_backend="torch")
 NUM_FRAMES = 140
 """Frames of a test sequence: more than two chunks of the scan."""
 CONTROLLER_COLUMNS = ("main_x", "main_y", "c_x", "c_y", "trigger", "buttons")
@@ -200,7 +200,7 @@ def test_a_frames_controllers_change_its_own_prediction_and_no_earlier_one(frame
 
 @torch.no_grad()
 def test_of_the_last_frame_only_the_controllers_are_seen(frames, model):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden=(32, 16)), 10))
+    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
     window = frames.slice(0, 11)
     for network in (model, mlp):
         said = network(window, last_only=True)
@@ -212,7 +212,7 @@ def test_of_the_last_frame_only_the_controllers_are_seen(frames, model):
 
 @torch.no_grad()
 def test_the_mlp_reads_every_one_of_its_frames(frames):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden=(32, 16)), 10))
+    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
     assert isinstance(mlp, MLPWorldModel)
     window = frames.slice(0, 11)
     said = mlp(window)
@@ -223,7 +223,7 @@ def test_the_mlp_reads_every_one_of_its_frames(frames):
 
 @torch.no_grad()
 def test_the_mlp_says_of_windows_that_share_frames_what_it_says_of_each(frames):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden=(32, 16)), 10))
+    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
     together = mlp(frames.slice(3, 3 + 10 + 5))
     assert together.deltas.shape[:2] == (4, 5)
     for window in range(5):
@@ -327,14 +327,14 @@ def test_the_scan_gives_the_same_with_and_without_a_state_asked_for():
 
 def test_a_mixers_parameters_are_named_as_in_mamba_ssm():
     with torch.device("meta"):
-        mixer = Mamba2Mixer(384, d_state=64, headdim=64, expand=2, d_conv=4, core="torch")
+        mixer = Mamba2Mixer(384, d_state=64, headdim=64, expand=2, d_conv=4, scan_backend="torch")
     assert set(mixer.state_dict()) == MAMBA_SSM_NAMES
     assert num_parameters(mixer) == 943_780
 
 
 def test_a_mixer_starts_with_steps_and_decays_in_mamba_ssms_ranges():
     torch.manual_seed(0)
-    mixer = Mamba2Mixer(512, d_state=8, headdim=4, expand=2, d_conv=4, core="torch")
+    mixer = Mamba2Mixer(512, d_state=8, headdim=4, expand=2, d_conv=4, scan_backend="torch")
     steps = torch.nn.functional.softplus(mixer.dt_bias)
     assert 1e-3 * 0.99 < steps.min() < 2e-3
     assert 0.05 < steps.max() < 0.1 * 1.01

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from datasets.runtime.errors import UserError
-from wm.model import ssd_triton as kernels
+from wm.model import ssd_triton
 
 NEEDED = ("triton", "mamba_ssm", "einops")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -26,7 +26,7 @@ torch.cuda.device = lambda *_: contextlib.nullcontext()
 torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=1)
 torch.set_num_threads(1)
 
-from wm.model import ssd_triton as kernels
+from wm.model import ssd_triton
 
 from wm.model import ssd
 from wm.model.mamba2 import Mamba2Mixer
@@ -52,14 +52,14 @@ def scan_case(name, num_frames, with_state):
     names = ["x", "dt", "a", "b", "c", "state"]
     weight_y, weight_state = torch.randn(2, num_frames, 2, 16), torch.randn(2, 2, 16, 16)
     results = {}
-    for core, scan in (("torch", ssd.scan), ("kernels", kernels.scan)):
+    for backend, scan in (("torch", ssd.scan), ("triton", ssd_triton.scan)):
         leaves = [tensor.clone().requires_grad_() for tensor in inputs]
         y, state = scan(*leaves, return_state=True) if with_state else scan(*leaves)
         loss = (y * weight_y).sum() + ((state * weight_state).sum() if with_state else 0)
         loss.backward()
         values = {"y": y} | ({"state after": state} if with_state else {})
-        results[core] = values | {f"gradient of {n}": t.grad for n, t in zip(names, leaves)}
-    for what, value in results["kernels"].items():
+        results[backend] = values | {f"gradient of {n}": t.grad for n, t in zip(names, leaves)}
+    for what, value in results["triton"].items():
         found[f"{name}: {what}"] = apart(value, results["torch"][what])
 
 
@@ -68,11 +68,11 @@ scan_case("scan of 70 frames with a state", 70, True)
 
 torch.manual_seed(1)
 sizes = dict(d_state=16, headdim=16, expand=2, d_conv=4)
-ours = {core: Mamba2Mixer(32, **sizes, core=core) for core in ("torch", "kernels")}
+ours = {backend: Mamba2Mixer(32, **sizes, scan_backend=backend) for backend in ("torch", "triton")}
 with torch.no_grad():
     for parameter in ours["torch"].parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-ours["kernels"].load_state_dict(ours["torch"].state_dict())
+ours["triton"].load_state_dict(ours["torch"].state_dict())
 
 # mamba_ssm's module wants the model hub only to publish models with.
 hub = types.ModuleType("huggingface_hub")
@@ -83,26 +83,26 @@ from mamba_ssm.modules.mamba2 import Mamba2
 
 theirs = Mamba2(32, **sizes, chunk_size=64, use_mem_eff_path=False)
 theirs.load_state_dict(ours["torch"].state_dict(), strict=True)
-Mamba2Mixer(32, **sizes, core="torch").load_state_dict(Mamba2(32, **sizes).state_dict(), strict=True)
+Mamba2Mixer(32, **sizes, scan_backend="torch").load_state_dict(Mamba2(32, **sizes).state_dict(), strict=True)
 found["names loaded both ways"] = sorted(theirs.state_dict())
 
 u, weight = torch.randn(2, 10, 32), torch.randn(2, 10, 32)
 results = {}
-for name, mixer in {"torch": ours["torch"], "kernels": ours["kernels"], "mamba-ssm": theirs}.items():
+for name, mixer in {"torch": ours["torch"], "triton": ours["triton"], "mamba-ssm": theirs}.items():
     leaf = u.clone().requires_grad_()
     out = mixer(leaf) if name == "mamba-ssm" else mixer(leaf)[0]
     (out * weight).sum().backward()
     gradients = {f"gradient of {n}": p.grad for n, p in mixer.named_parameters()}
     results[name] = {"output": out, "gradient of the input": leaf.grad} | gradients
-for name in ("kernels", "mamba-ssm"):
+for name in ("triton", "mamba-ssm"):
     for what, value in results[name].items():
         found[f"mixer, {name}: {what}"] = apart(value, results["torch"][what])
 
 with torch.no_grad():
     whole, _ = ours["torch"](u)
-    first, state = ours["kernels"](u[:, :6], return_state=True)
-    second, _ = ours["kernels"](u[:, 6:], state)
-found["mixer, kernels: in two parts"] = apart(torch.cat([first, second], dim=1), whole)
+    first, state = ours["triton"](u[:, :6], return_state=True)
+    second, _ = ours["triton"](u[:, 6:], state)
+found["mixer, triton: in two parts"] = apart(torch.cat([first, second], dim=1), whole)
 print(json.dumps(found))
 """
 
@@ -131,10 +131,10 @@ def test_the_kernels_scan_and_its_gradients_equal_plain_torch(found, case):
 
 
 @needs_kernels
-@pytest.mark.parametrize("other", ["kernels", "mamba-ssm"])
+@pytest.mark.parametrize("other", ["triton", "mamba-ssm"])
 def test_a_whole_mixer_equals_plain_torch_forward_and_backward(found, other):
     differences = checked(found, f"mixer, {other}")
-    assert len(differences) == 10 + (other == "kernels")
+    assert len(differences) == 10 + (other == "triton")
     assert not {name: d for name, d in differences.items() if not d < 1e-5}
 
 
@@ -146,7 +146,7 @@ def test_a_state_dict_loads_strictly_into_mamba_ssm_and_back(found):
 
 
 def test_kernels_asked_for_where_they_are_missing_is_a_users_error(monkeypatch):
-    kernels._chunk_scan.cache_clear()
-    monkeypatch.setattr(kernels, "available", lambda: False)
+    ssd_triton._chunk_scan.cache_clear()
+    monkeypatch.setattr(ssd_triton, "available", lambda: False)
     with pytest.raises(UserError, match="make gpu"):
-        kernels._chunk_scan()
+        ssd_triton._chunk_scan()

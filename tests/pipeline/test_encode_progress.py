@@ -15,7 +15,7 @@ from datasets.corpus.manifest import LOG_FILE
 from datasets.pipeline import progress
 from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.pipeline.progress import EncodeProgress
-from wm.config.run_config import OptimiserConfig, RunConfig
+from wm.config.run_config import OptimizerConfig, RunConfig
 from wm.runs.console import POLL_SECONDS, line_of, shown
 from wm.runs.run_folder import RunLog
 
@@ -72,7 +72,7 @@ def tiny_replays(tmp_path_factory) -> Path:
     return out
 
 
-CONFIG = RunConfig(optimiser=OptimiserConfig(total_targets=2_000_000))
+CONFIG = RunConfig(optimizer=OptimizerConfig(total_targets=2_000_000))
 TRAIN_ROW = {
     "kind": "train", "targets_seen": 520_000, "seconds": 65.0, "loss": 1.2345, "change_acc": 0.412,
     "targets_per_s": 8_012.0,
@@ -90,7 +90,7 @@ def test_a_progress_line_of_training_says_how_far_how_fast_how_good_and_how_long
 
 @pytest.mark.parametrize("total", [2_000_000, 33_000_000_000, 10**15])
 def test_a_progress_line_of_training_has_less_than_120_characters(total):
-    config = RunConfig(optimiser=OptimiserConfig(total_targets=total))
+    config = RunConfig(optimizer=OptimizerConfig(total_targets=total))
     row = TRAIN_ROW | {"targets_seen": total - 1, "targets_per_s": 1_234_567.0}
     row |= {"wait_share": 1.0, "peak_gb": 139.9, "data": "resident"}
     assert len(line_of(row, config)) < 120

@@ -70,7 +70,9 @@ def test_operations_of_the_mlp_are_those_that_torch_counts():
 def test_operations_of_mamba_2_are_nearly_those_that_torch_counts(objective):
     """Torch counts the masked half of the scan, which is waste, and no depthwise convolution: each about 2 %."""
     medium = shipped("mamba2-medium")
-    config = replace(medium, objective=ObjectiveConfig(kind=objective), model=replace(medium.model, core="torch"))
+    config = replace(
+        medium, objective=ObjectiveConfig(kind=objective), model=replace(medium.model, scan_backend="torch")
+    )
     assert flops_per_target(config) == pytest.approx(counted_flops(config, 2), rel=0.05)
 
 
@@ -264,7 +266,7 @@ def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tin
     }
     assert set(found) == set(PARTS)
     assert found["gpu_correctness"]["wrong"] == []
-    keys = {"targets_per_s", "flops_per_target", "share_of_matmul_peak", "device", "config", "objective", "core"}
+    keys = {"targets_per_s", "flops_per_target", "share_of_matmul_peak", "device", "config", "objective", "backend"}
     assert keys <= set(found["train_step"])
     assert (found["train_step"]["config"], found["train_step"]["objective"]) == ("mamba2-medium", "sequence")
     assert all(case["targets_per_s"] > 0 for case in found["train_step"]["cases"])

@@ -17,9 +17,10 @@ import torch
 from datasets.corpus.manifest import CORPUS_FILE
 from wm import cli
 from wm.checkpoints.reader import save_checkpoint
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
 from wm.model.encoding import ENCODING_VERSION
-from wm.model.world_model import ModelConfig, build_model
+from wm.model.world_model import build_model
 
 ROOT = Path(__file__).parent.parent
 VERBS = ("demo", "synth", "encode", "corpus", "train", "eval", "sweep", "choose-k", "submit")
@@ -70,14 +71,14 @@ def write_config(folder: Path, text: str) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained network, in a run's folder."""
-    config = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"))
+    config = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"))
     run = tmp_path_factory.mktemp("cli") / "run"
     save_checkpoint(
         run / "checkpoints",
         model=build_model(config.model, 10),
         config=config,
         meta={"targets_seen": 5, "step": 1, "seconds": 0.1},
-        resume={"optimiser": {}, "cursors": [{"epoch": 0, "pool": 0, "batch": 1}]},
+        resume={"optimizer": {}, "cursors": [{"epoch": 0, "pool": 0, "batch": 1}]},
         keep=1,
     )
     return run
@@ -116,8 +117,8 @@ def test_an_unknown_verb_is_named_beside_the_known_ones():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("optimiser: {learnin_rate: 1e-3}", ("run.yaml", "unknown key optimiser.learnin_rate", "did you mean")),
-        ("optimiser: {batch_size: many}", ("run.yaml", "optimiser.batch_size", "'many'")),
+        ("optimizer: {learnin_rate: 1e-3}", ("run.yaml", "unknown key optimizer.learnin_rate", "did you mean")),
+        ("optimizer: {batch_size: many}", ("run.yaml", "optimizer.batch_size", "'many'")),
         ("model: {kind: mlp}", ("run.yaml", "set objective.kind: window")),
     ],
     ids=["unknown key", "wrong type", "impossible combination"],
@@ -127,12 +128,12 @@ def test_a_mistake_in_a_config_is_one_line(wm, tmp_path, text, words):
 
 
 def test_a_mistake_in_a_config_is_one_line_of_the_installed_command_too(tmp_path):
-    done = installed_wm("train", write_config(tmp_path, "optimiser: {learnin_rate: 1e-3}"))
-    assert_one_line(done, "wm train:", "run.yaml", "unknown key optimiser.learnin_rate")
+    done = installed_wm("train", write_config(tmp_path, "optimizer: {learnin_rate: 1e-3}"))
+    assert_one_line(done, "wm train:", "run.yaml", "unknown key optimizer.learnin_rate")
 
 
 def test_an_override_that_cannot_be_is_refused_without_a_traceback(wm, tmp_path):
-    for override in (("--objective.context-frames", "500"), ("--optimiser.learning-rate", "fast")):
+    for override in (("--objective.context-frames", "500"), ("--optimizer.learning-rate", "fast")):
         done = wm("train", write_config(tmp_path, "seed: 1"), *override)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
@@ -155,7 +156,7 @@ def test_training_on_what_is_no_corpus_is_one_line_and_leaves_no_folder(wm, tmp_
 
 def test_a_context_longer_than_any_game_is_one_line(wm, tmp_path, tiny_corpus):
     text = f"train_corpus: {tiny_corpus}\nout: {tmp_path / 'run'}\nobjective: {{sequence_frames: 90_000}}\n"
-    text += "split: {validation_share: 0.4}\n"
+    text += "split: {validation_fraction: 0.4}\n"
     assert_one_line(wm("train", write_config(tmp_path, text)), "an example needs 90001", "sequence_frames")
     assert not (tmp_path / "run").exists()
 
@@ -163,14 +164,14 @@ def test_a_context_longer_than_any_game_is_one_line(wm, tmp_path, tiny_corpus):
 def test_a_run_folder_that_is_somebody_elses_is_left_alone(wm, tmp_path, tiny_corpus):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("mine")
-    text = f"train_corpus: {tiny_corpus}\nsplit: {{validation_share: 0.4}}\n"
+    text = f"train_corpus: {tiny_corpus}\nsplit: {{validation_fraction: 0.4}}\n"
     done = wm("train", write_config(tmp_path, text), "--out", tmp_path / "thesis")
     assert_one_line(done, "is no run", "--out")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
 
 
 def test_a_split_without_games_is_one_line(wm, tmp_path, tiny_corpus):
-    text = f"train_corpus: {tiny_corpus}\nsplit: {{test_share: 0.0, validation_share: 0.0}}\n"
+    text = f"train_corpus: {tiny_corpus}\nsplit: {{test_fraction: 0.0, validation_fraction: 0.0}}\n"
     done = wm("train", write_config(tmp_path, text), "--out", tmp_path / "run")
     assert_one_line(done, "the validation split of", "holds none of its 12 games")
 

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
+from pydantic import Field, PositiveInt
 
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import (
     NOT_PART_OF_A_RUN,
+    CheckpointConfig,
+    DataConfig,
+    DivergenceConfig,
     EvalConfig,
     ObjectiveConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
     identity,
     short_hash,
 )
 from wm.config.shipped import SHIPPED_CONFIGS
-from wm.config.typed_yaml import from_plain, load_yaml, to_plain, with_overrides
-from wm.model.world_model import ModelConfig
+from wm.config.typed_yaml import (
+    checked,
+    from_plain,
+    from_stored,
+    load_yaml,
+    renamed_path,
+    to_plain,
+    with_overrides,
+)
 from wm.runs.run_folder import claim
 
 RUN_CONFIGS = [path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml")) if path.stem != "context-length"]
@@ -53,18 +71,18 @@ def test_a_config_is_what_the_file_says_and_defaults_elsewhere(tmp_path):
         train_corpus: corpora/mine
         model: {d_model: 512, num_layers: 6}
         objective: {kind: window, context_frames: 30}
-        optimiser: {learning_rate: 1e-3, total_targets: 2_000_000}
+        optimizer: {learning_rate: 1e-3, total_targets: 2_000_000}
         eval: {contexts: [1, 10]}
-        split: {test_share: 0.1}
+        split: {test_fraction: 0.1}
         """,
     )
     assert config == RunConfig(
         train_corpus=Path("corpora/mine"),
         model=ModelConfig(d_model=512, num_layers=6),
         objective=ObjectiveConfig(kind="window", context_frames=30),
-        optimiser=OptimiserConfig(learning_rate=0.001, total_targets=2_000_000),
+        optimizer=OptimizerConfig(learning_rate=0.001, total_targets=2_000_000),
         eval=EvalConfig(contexts=(1, 10)),
-        split=SplitConfig(test_share=0.1),
+        split=SplitConfig(test_fraction=0.1),
     )
 
 
@@ -75,7 +93,7 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001", ".001"])
 def test_a_learning_rate_is_a_number_however_it_is_written(tmp_path, text):
-    found = load(tmp_path, f"optimiser: {{learning_rate: {text}}}").optimiser.learning_rate
+    found = load(tmp_path, f"optimizer: {{learning_rate: {text}}}").optimizer.learning_rate
     assert found == 1e-3
     assert isinstance(found, float)
 
@@ -87,43 +105,58 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("optimiser: {learnin_rate: 1e-3}", ["unknown key optimiser.learnin_rate", "did you mean learning_rate?"]),
+        ("optimizer: {learnin_rate: 1e-3}", ["unknown key optimizer.learnin_rate", "did you mean learning_rate?"]),
         ("modle: {d_model: 3}", ["unknown key modle", "did you mean model?"]),
         ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, d_model"]),
-        ("split: {tests: 0.1}", ["unknown key split.tests", "did you mean test_share?"]),
-        ("optimiser: {batch_size: many}", ["optimiser.batch_size", "'many'", "integer"]),
-        ("optimiser: {batch_size: 3.5}", ["optimiser.batch_size", "3.5", "integer"]),
-        ("optimiser: {learning_rate: fast}", ["optimiser.learning_rate", "'fast'", "number"]),
+        ("split: {test_fractions: 0.1}", ["unknown key split.test_fractions", "did you mean test_fraction?"]),
+        ("optimizer: {batch_size: many}", ["optimizer.batch_size", "'many'", "integer"]),
+        ("optimizer: {batch_size: 3.5}", ["optimizer.batch_size", "3.5", "integer"]),
+        ("optimizer: {learning_rate: fast}", ["optimizer.learning_rate", "'fast'", "number"]),
         ("objective: {kind: sequences}", ["objective.kind", "'sequences'", "'sequence' or 'window'"]),
         ("model: 12", ["model", "12"]),
         ("eval: {contexts: 10}", ["eval.contexts", "10", "tuple"]),
         ("eval: {split: testing}", ["eval.split", "'testing'", "'validation'"]),
-        ("objective: {context_frames: 124}", ["objective", "context_frames=124", "1 .. 123"]),
-        ("objective: {context_frames: 0}", ["objective", "context_frames=0", "1 .. 123"]),
-        ("objective: {sequence_frames: 0}", ["objective", "sequence_frames=0"]),
-        ("objective: {windows: 0}", ["objective", "windows=0"]),
-        ("objective: {windows: 2, context_frames: 1}", ["objective", "windows=2", "expected 1"]),
-        ("objective: {kind: window, windows: 2}", ["objective.windows=2", "objective.kind: sequence"]),
-        ("eval: {contexts: [10, 200]}", ["eval", "contexts=(10, 200)", "1 .. 123"]),
-        ("eval: {contexts: []}", ["eval", "contexts=()"]),
-        ("optimiser: {learning_rate: -1}", ["optimiser", "learning_rate", "positive"]),
-        ("optimiser: {final_share: 2}", ["optimiser", "final_share=2", "between 0 and 1"]),
-        ("optimiser: {total_targets: 0}", ["optimiser", "total_targets"]),
+        ("objective: {context_frames: 124}", ["objective.context_frames: found 124", "less than or equal to 123"]),
+        ("objective: {context_frames: 0}", ["objective.context_frames: found 0", "greater than or equal to 1"]),
+        ("objective: {sequence_frames: 0}", ["objective.sequence_frames: found 0, expected a number greater than 0"]),
+        ("objective: {num_windows: 0}", ["objective.num_windows: found 0"]),
+        ("objective: {num_windows: 2, context_frames: 1}", ["objective: num_windows=2", "expected 1"]),
+        ("objective: {kind: window, num_windows: 2}", ["objective.num_windows=2", "objective.kind: sequence"]),
+        ("eval: {contexts: [10, 200]}", ["eval.contexts.1: found 200", "123"]),
+        ("eval: {contexts: []}", ["eval.contexts: found [], expected at least 1 item"]),
+        ("optimizer: {learning_rate: -1}", ["optimizer.learning_rate: found -1, expected a number greater than 0"]),
+        (
+            "optimizer: {min_lr_ratio: 2}",
+            ["optimizer.min_lr_ratio: found 2", "less than or equal to 1"],
+        ),
+        ("optimizer: {total_targets: 0}", ["optimizer.total_targets: found 0"]),
+        ("optimizer: {learning_rate: .nan}", ["optimizer.learning_rate: found nan, expected a finite number"]),
+        ("optimizer: {learning_rate: .inf}", ["optimizer.learning_rate: found inf, expected a finite number"]),
+        ("optimizer: {min_lr_ratio: .nan}", ["optimizer.min_lr_ratio: found nan, expected a number"]),
+        ("optimizer: {beta2: 1}", ["optimizer.beta2: found 1, expected a number less than 1"]),
+        ("split: {test_fraction: .nan}", ["split: test_fraction=nan"]),
+        ("data: {device_cache_fraction: 1}", ["data.device_cache_fraction: found 1", "less than or equal to 0.9"]),
+        ("divergence: {spike_ratio: 1}", ["divergence.spike_ratio: found 1, expected a number greater than 1"]),
+        ("checkpoint: {every_s: .nan}", ["checkpoint.every_s: found nan, expected a finite number"]),
+        ("max_seconds: -1", ["max_seconds: found -1, expected a number greater than 0"]),
+        ("max_seconds: .nan", ["max_seconds: found nan, expected a finite number"]),
+        ("seed: -1", ["seed: found -1"]),
+        ("seed: 9223372036854775808", ["seed: found 9223372036854775808, expected a number less than"]),
         ("model: {kind: mlp}", ["model.kind mlp", "set objective.kind: window"]),
-        ("num_workers: 0", ["num_workers=0"]),
-        ("num_threads: 0", ["num_threads=0", "expected auto"]),
+        ("num_workers: 0", ["num_workers: found 0, expected a number greater than 0"]),
+        ("num_threads: 0", ["num_threads: found 0, expected a number greater than 0 or 'auto'"]),
         ("num_threads: true", ["num_threads: found True, expected a number"]),
         ("num_threads: many", [": num_threads: found 'many'", "integer", "or 'auto'"]),
-        ("optimiser: {batch_size: 1.5}", [": optimiser.batch_size: found 1.5", "integer", "or 'auto'"]),
+        ("optimizer: {batch_size: 1.5}", [": optimizer.batch_size: found 1.5", "integer", "or 'auto'"]),
         ("checkpoint: {every_s: soon}", [": checkpoint.every_s: found 'soon'", "number"]),
         ("max_seconds: soon", [": max_seconds: found 'soon'", "number"]),
         ("eval: {contexts: [soon]}", [": eval.contexts.0: found 'soon'", "integer"]),
         ("num_workers: 17", ["batch_size=32", "num_workers=17"]),
         ("model: {d_model: 100}", ["model", "headdim=64", "200"]),
-        ("model: {num_layers: 0}", ["model", "positive"]),
-        ("model: {kind: mlp, hidden: []}", ["model", "hidden=()"]),
-        ("split: {test_share: 0.6, validation_share: 0.6}", ["split", "0.6"]),
-        ("- a\n- b", ["found list", "expected names with values"]),
+        ("model: {num_layers: 0}", ["model.num_layers: found 0"]),
+        ("model: {kind: mlp, hidden_sizes: []}", ["model", "hidden_sizes=()"]),
+        ("split: {test_fraction: 0.6, validation_fraction: 0.6}", ["split", "0.6"]),
+        ("- a\n- b", ["found list", "expected a mapping of keys to values"]),
         ("a: [", ["is not YAML"]),
         ("just words", ["found str"]),
     ],
@@ -157,7 +190,7 @@ def test_a_run_is_the_same_run_on_more_workers_and_with_more_time_but_not_with_a
         replace(config, seed=1),
         replace(config, train_corpus=Path("else")),
         replace(config, model=replace(config.model, d_model=512)),
-        replace(config, optimiser=replace(config.optimiser, batch_size=64)),
+        replace(config, optimizer=replace(config.optimizer, batch_size=64)),
         replace(config, objective=replace(config.objective, context_frames=11)),
     ):
         assert identity(other) != identity(config)
@@ -171,7 +204,7 @@ def test_a_run_is_the_same_run_on_more_workers_and_with_more_time_but_not_with_a
 def test_every_field_of_a_config_says_what_it_is_and_is_read_somewhere():
     root = Path(__file__).parents[2]
     sources = {path: path.read_text() for room in ("wm", "tune", "datasets") for path in (root / room).rglob("*.py")}
-    for kind in (RunConfig, ModelConfig, ObjectiveConfig, OptimiserConfig, EvalConfig, SplitConfig):
+    for kind in (RunConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, EvalConfig, SplitConfig):
         for field in dataclasses.fields(kind):
             uses = sum(text.count(f".{field.name}") for text in sources.values())
             assert uses, f"{kind.__name__}.{field.name} is read nowhere"
@@ -180,7 +213,7 @@ def test_every_field_of_a_config_says_what_it_is_and_is_read_somewhere():
 def test_an_example_holds_its_predictions_and_the_frames_before_them():
     sequence = ObjectiveConfig(kind="sequence", sequence_frames=64, context_frames=10)
     window = ObjectiveConfig(kind="window", sequence_frames=64, context_frames=10)
-    windows = ObjectiveConfig(kind="window", context_frames=10, windows=8)
+    windows = ObjectiveConfig(kind="window", context_frames=10, num_windows=8)
     assert (sequence.predictions, sequence.example_frames) == (64, 65)
     assert (window.predictions, window.example_frames) == (1, 11)
     assert (windows.predictions, windows.example_frames) == (8, 18)
@@ -218,7 +251,7 @@ def test_a_folder_is_a_runs_own_or_empty_or_refused(tmp_path):
     [
         (["--seed", "3", "--use-gpu"], {"seed": 3, "use_gpu": True}),
         (["--no-use-gpu"], {"use_gpu": False}),
-        (["--optimiser.learning-rate=3e-4"], {"optimiser": {"learning_rate": "3e-4"}}),
+        (["--optimizer.learning-rate=3e-4"], {"optimizer": {"learning_rate": "3e-4"}}),
         (["--eval.contexts", "10"], {"eval": {"contexts": [10]}}),
         (["--eval.contexts", "10", "60"], {"eval": {"contexts": [10, 60]}}),
         (["--out", "2024"], {"out": "2024"}),
@@ -234,6 +267,143 @@ def test_words_of_the_command_line_that_mean_nothing_are_refused(words):
         with_overrides({}, RunConfig, words)
 
 
+STORED_BY_0_1 = """
+optimiser: {kind: muon, final_share: 0.1, clip_norm: 2.0, micro_batch: 4, learning_rate: 3e-4}
+model: {core: kernels, hidden: [64, 32]}
+objective: {windows: 1, swap_players: true}
+eval: {progress_targets: 50}
+data: {resident: never, resident_share: 0.2}
+checkpoint: {to: "s3://bucket/run"}
+divergence: {rate_factor: 0.5, explosion: 3.0}
+split: {test_share: 0.2, validation_share: 0.3}
+"""
+"""Every key that has been renamed since version 0.1."""
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("optimiser: {batch_size: 16}", "optimiser", "optimizer"),
+        ("optimizer: {final_share: 0.1}", "optimizer.final_share", "optimizer.min_lr_ratio"),
+        ("model: {hidden: [64]}", "model.hidden", "model.hidden_sizes"),
+        ("split: {test_share: 0.1}", "split.test_share", "split.test_fraction"),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_new_name(tmp_path, text, old, new):
+    with pytest.raises(UserError, match=rf"run.yaml: {old} was renamed; use {new}$"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--optimiser.learning-rate", "--optimizer.learning_rate"),
+        ("--optimiser.final-share", "--optimizer.min_lr_ratio"),
+        ("--checkpoint.to=s3://bucket/run", "--checkpoint.storage_path"),
+        ("--data.resident", "--data.device_cache"),
+    ],
+)
+def test_a_renamed_key_on_the_command_line_is_refused_with_its_new_name(word, expected):
+    with pytest.raises(UserError, match=f"^{word.split('=')[0]} was renamed; use {expected}$"):
+        with_overrides({}, RunConfig, [word, "1"] if "=" not in word else [word])
+
+
+def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
+    stored = yaml.safe_load(STORED_BY_0_1)
+    expected = RunConfig(
+        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32)),
+        objective=ObjectiveConfig(swap_players=True),
+        optimizer=OptimizerConfig(
+            kind="muon", min_lr_ratio=0.1, max_grad_norm=2.0, micro_batch_size=4, learning_rate=3e-4
+        ),
+        eval=EvalConfig(validation_targets=50),
+        data=DataConfig(device_cache="never", device_cache_fraction=0.2),
+        checkpoint=CheckpointConfig(storage_path="s3://bucket/run"),
+        divergence=DivergenceConfig(lr_factor=0.5, spike_ratio=3.0),
+        split=SplitConfig(test_fraction=0.2, validation_fraction=0.3),
+    )
+    assert from_stored(stored, RunConfig, "checkpoint") == expected
+    (tmp_path / "config.yaml").write_text(STORED_BY_0_1)
+    (tmp_path / "run.json").write_text("{}")
+    assert load_yaml(tmp_path / "config.yaml", RunConfig) == expected
+    assert from_stored(to_plain(expected), RunConfig, "checkpoint") == expected
+
+
+def test_a_run_folder_of_an_older_version_is_still_the_same_run(tmp_path):
+    config = RunConfig(out=tmp_path / "run", optimizer=OptimizerConfig(min_lr_ratio=0.1))
+    claim(config)
+    stored = identity(config)
+    stored["optimiser"] = stored.pop("optimizer")
+    stored["optimiser"]["final_share"] = stored["optimiser"].pop("min_lr_ratio")
+    stored["model"]["core"] = stored["model"].pop("scan_backend")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(stored))
+    claim(config)
+    with pytest.raises(UserError, match=r"optimizer.min_lr_ratio is 0.1 there, 0.2 here"):
+        claim(replace(config, optimizer=OptimizerConfig(min_lr_ratio=0.2)))
+
+
+def test_a_renamed_path_is_found_below_any_section():
+    assert renamed_path("optimiser.final_share", RunConfig) == "optimizer.min_lr_ratio"
+    assert renamed_path("base.optimiser.seed", RunConfig) is None
+    assert renamed_path("optimizer.learning_rate", RunConfig) is None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Options as a dataclass."""
+
+    min_damage: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+
+
+def command(num_targets: PositiveInt, limit: PositiveInt | None = None, filters: Filters = Filters()) -> int:
+    """A command of the CLI.
+
+    Args:
+        num_targets: how many.
+    """
+    return num_targets
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_targets": 0}, "--num-targets: found 0, expected a number greater than 0"),
+        ({"num_targets": -5}, "--num-targets: found -5, expected a number greater than 0"),
+        ({"num_targets": 1, "limit": 0}, "--limit: found 0, expected a number greater than 0"),
+        (
+            {"num_targets": 1, "filters": Filters(min_damage=math.nan)},
+            "--min-damage: found nan, expected a finite number",
+        ),
+    ],
+)
+def test_options_of_a_command_are_checked_before_it_runs(options, expected):
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
+        checked(command)(**options)
+    assert checked(command)(3, filters=Filters(min_damage=2.0)) == 3
+    assert checked(command).__doc__ == command.__doc__
+
+
+@pytest.mark.parametrize("module", ["wm.config.run_config", "wm.evaluation.metrics", "tune.config"])
+def test_config_and_metrics_import_no_torch(module):
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_help_of_wm_imports_nothing_that_is_slow():
+    script = (
+        "import sys\n"
+        "sys.argv = ['wm', '--help']\n"
+        "from wm.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "slow = {'torch', 'ray', 'pyarrow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {slow}' if slow else 0)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "wm train" in ended.stdout
+
+
 def test_yes_is_no_number(tmp_path):
-    with pytest.raises(UserError, match=r"optimiser\.total_targets: found True, expected a number"):
-        from_plain({"optimiser": {"total_targets": True}}, RunConfig, "run.yaml")
+    with pytest.raises(UserError, match=r"optimizer\.total_targets: found True, expected a number"):
+        from_plain({"optimizer": {"total_targets": True}}, RunConfig, "run.yaml")

@@ -353,7 +353,7 @@ numbers = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20)
 def test_flagged_games_are_never_judged_and_train_only_where_they_would_anyway(split_numbers, seeded):
     array = np.array(split_numbers)
     flags = np.array([seeded.random() < 0.5 for _ in split_numbers])
-    config = SplitConfig(test_share=0.3, validation_share=0.3)
+    config = SplitConfig(test_fraction=0.3, validation_fraction=0.3)
     for split in ("test", "validation"):
         assert np.array_equal(in_split(array, split, config, flags), in_split(array, split, config) & ~flags)
     for split in ("train", "all"):
@@ -372,7 +372,7 @@ def test_a_corpus_of_flagged_games_judges_only_the_others(parsed_corpus):
     corpus = open_corpus(parsed_corpus)
     flags = corpus.games["may_hold_rollbacks"].to_pylist()
     assert sorted(flags) == [False, False, True, True, True]
-    everything = SplitConfig(test_share=0.0, validation_share=1.0)
+    everything = SplitConfig(test_fraction=0.0, validation_fraction=1.0)
     judged = index_games(corpus, "validation", everything)
     flag_of = dict(zip(corpus.games["game_id"].to_pylist(), flags, strict=True))
     assert sorted(flag_of[game_id] for game_id in judged.game_ids) == [False, False]

@@ -304,7 +304,7 @@ def test_an_event_file_begins_as_tensorboard_wants_it(tmp_path):
 
 def test_the_config_in_the_folder_is_one_that_wm_train_takes(config, tmp_path):
     config = replace(
-        config, checkpoint=CheckpointConfig(every_s=1e-5, to="s3://bucket/run"), eval=EvalConfig(contexts=(1, 60))
+        config, checkpoint=CheckpointConfig(every_s=1e-5, storage_path="s3://bucket/run"), eval=EvalConfig(contexts=(1, 60))
     )
     claim(config)
     data = open_data(config)
@@ -372,8 +372,8 @@ def test_a_full_disk_keeps_no_attempt_from_starting(tmp_path, capsys):
 
 
 def test_a_command_is_shown_without_credentials():
-    words = ["wm", "train", "x.yaml", "--checkpoint.to", "s3://KEY:SECRET@bucket/run"]
-    assert command_line(words) == "wm train x.yaml --checkpoint.to s3://bucket/run"
+    words = ["wm", "train", "x.yaml", "--checkpoint.storage_path", "s3://KEY:SECRET@bucket/run"]
+    assert command_line(words) == "wm train x.yaml --checkpoint.storage_path s3://bucket/run"
     assert command_line(["/somewhere/wm/__main__.py", "train"]) == "wm train"
 
 
@@ -422,5 +422,5 @@ def test_the_profile_is_whole_at_every_moment(tmp_path):
 
 def test_checkpoints_lie_in_the_folder_or_where_the_config_says(config):
     assert place_of_checkpoints(config) == os.fspath(config.out / "checkpoints")
-    elsewhere = replace(config, checkpoint=CheckpointConfig(to="gs://bucket/run"))
+    elsewhere = replace(config, checkpoint=CheckpointConfig(storage_path="gs://bucket/run"))
     assert place_of_checkpoints(elsewhere) == "gs://bucket/run"

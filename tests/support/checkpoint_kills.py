@@ -38,7 +38,7 @@ def snapshot(targets_seen: int) -> Snapshot:
         model_state={name: torch.full((20_000,), float(targets_seen)) for name in ("a", "b")},
         config=RunConfig(),
         meta={"targets_seen": targets_seen, "metrics": [row]},
-        resume={"optimiser": torch.full((40_000,), float(targets_seen))},
+        resume={"optimizer": torch.full((40_000,), float(targets_seen))},
     )
 
 
@@ -80,7 +80,7 @@ def trial(place: str, targets_seen: int, seed: int) -> tuple[int, int]:
     assert found is not None
     there = found.meta["targets_seen"]
     assert there >= max(told), f"{max(told)} was acknowledged, {there} is there"
-    for tensor in (*load_file(found.path / "model.safetensors").values(), load_resume(found.path)["optimiser"]):
+    for tensor in (*load_file(found.path / "model.safetensors").values(), load_resume(found.path)["optimizer"]):
         assert bool((tensor == there).all()), "a torn state"
     return max(told), there
 

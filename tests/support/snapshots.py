@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from wm.checkpoints.writer import Snapshot
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
-from wm.model.world_model import ModelConfig
 
-CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"))
+CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"))
 
 
 def snapshot(targets_seen: int, *, val_loss: float = 1.0, change_acc: float = 0.0, num_numbers: int = 8) -> Snapshot:
@@ -18,7 +18,7 @@ def snapshot(targets_seen: int, *, val_loss: float = 1.0, change_acc: float = 0.
         model_state={"weight": torch.full((num_numbers,), float(targets_seen))},
         config=CONFIG,
         meta={"targets_seen": targets_seen, "metrics": [row]},
-        resume={"optimiser": {0: {"step": torch.tensor(float(targets_seen))}}, "order": [1, (2.5, None, "x")]},
+        resume={"optimizer": {0: {"step": torch.tensor(float(targets_seen))}}, "order": [1, (2.5, None, "x")]},
     )
 
 

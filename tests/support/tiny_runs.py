@@ -11,16 +11,16 @@ from torch import Tensor
 
 from datasets.schema.splits import SplitConfig
 from wm.checkpoints.reader import list_checkpoints, load_resume
+from wm.config.model_config import ModelConfig
 from wm.config.run_config import (
     CheckpointConfig,
     DivergenceConfig,
     EvalConfig,
     ObjectiveConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     RunConfig,
 )
 from wm.data.training_data import open_data
-from wm.model.world_model import ModelConfig
 from wm.runs.run_folder import checkpoints_of, claim, read_log
 from wm.training.trainer import Row, TrainResult, train
 
@@ -35,14 +35,14 @@ def tiny_run(corpus: Path, out: Path) -> RunConfig:
         train_corpus=corpus,
         out=out,
         precision="fp32",
-        split=SplitConfig(test_share=0.0, validation_share=0.4),
+        split=SplitConfig(test_fraction=0.0, validation_fraction=0.4),
         log_every_s=0.0,
         checkpoint=CheckpointConfig(every_s=0.0, keep_last=1_000),
         divergence=DivergenceConfig(action="stop"),
-        model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"),
+        model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"),
         objective=ObjectiveConfig(sequence_frames=S),
-        optimiser=OptimiserConfig(total_targets=10 * STEP, batch_size=BATCH, learning_rate=3e-3, warmup_targets=STEP),
-        eval=EvalConfig(contexts=(5,), num_targets=60, progress_targets=20, every_targets=4 * STEP),
+        optimizer=OptimizerConfig(total_targets=10 * STEP, batch_size=BATCH, learning_rate=3e-3, warmup_targets=STEP),
+        eval=EvalConfig(contexts=(5,), num_targets=60, validation_targets=20, every_targets=4 * STEP),
     )
 
 
@@ -71,11 +71,11 @@ def assert_same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> 
         assert torch.equal(tensor, second[name]), f"{name}: {(tensor - second[name]).abs().max()}"
 
 
-def optimiser_tensors(checkpoint: Path) -> dict[str, Tensor]:
+def optimizer_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """Moments and momenta by part, parameter and name."""
     return {
         f"{part}.{number}.{name}": tensor
-        for part, state in enumerate(load_resume(checkpoint)["optimiser"]["parts"])
+        for part, state in enumerate(load_resume(checkpoint)["optimizer"]["parts"])
         for number, moments in state["state"].items()
         for name, tensor in moments.items()
     }
@@ -88,4 +88,4 @@ def losses(config: RunConfig) -> list[float]:
 
 def with_targets(config: RunConfig, num_updates: int) -> RunConfig:
     """The same run, of about so many updates."""
-    return replace(config, optimiser=replace(config.optimiser, total_targets=num_updates * STEP))
+    return replace(config, optimizer=replace(config.optimizer, total_targets=num_updates * STEP))

@@ -5,7 +5,7 @@
 A tiny network trains for some seconds on a synthetic corpus (or the one named), over several epochs, with a checkpoint
 twice a second. At each seeded random moment between the first and the last update a run of its own is hit, the kinds
 taking turns. A run whose worker was hit goes on by itself; otherwise the same command is typed again.
-Prints a table; the last line is one JSON object. Exit code 1 if any weight or optimiser state differs.
+Prints a table; the last line is one JSON object. Exit code 1 if any weight or optimizer state differs.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from datasets.pipeline.encode import encode, encode_in_process
 from datasets.schema.splits import SplitConfig
 from datasets.synth import SynthOptions, synthesise
 from wm.checkpoints.reader import latest_checkpoint, load_resume, newest_sound, open_checkpoint
-from wm.config.run_config import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimiserConfig, RunConfig
+from wm.config.model_config import ModelConfig
+from wm.config.run_config import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.model.world_model import ModelConfig
 from wm.runs.crash_history import ATTEMPTS_FILE
 from wm.runs.run_folder import checkpoints_of, read_log
 
@@ -99,15 +99,15 @@ def tiny_run(corpus: Path, out: Path, num_updates: int) -> RunConfig:
         train_corpus=corpus,
         out=out,
         precision="fp32",
-        split=SplitConfig(test_share=0.0, validation_share=0.2),
+        split=SplitConfig(test_fraction=0.0, validation_fraction=0.2),
         log_every_s=0.2,
         checkpoint=CheckpointConfig(every_s=0.5, keep_last=2),
-        model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, core="torch"),
+        model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"),
         objective=ObjectiveConfig(sequence_frames=S, swap_players=True),
-        optimiser=OptimiserConfig(
+        optimizer=OptimizerConfig(
             total_targets=num_updates * BATCH * S, batch_size=BATCH, learning_rate=1e-3, warmup_targets=BATCH * S
         ),
-        eval=EvalConfig(contexts=(5,), num_targets=60, progress_targets=20, every_targets=100_000),
+        eval=EvalConfig(contexts=(5,), num_targets=60, validation_targets=20, every_targets=100_000),
     )
 
 
@@ -208,7 +208,7 @@ def finish(config: RunConfig) -> None:
 
 
 def differences(first: RunConfig, second: RunConfig) -> list[str]:
-    """Names of weights and optimiser values that differ between the ends of two runs, bit for bit."""
+    """Names of weights and optimizer values that differ between the ends of two runs, bit for bit."""
     states = []
     for config in (first, second):
         newest = latest_checkpoint(checkpoints_of(config.out))

@@ -117,12 +117,12 @@ def test_without_a_finished_trial_there_is_nothing_to_choose():
 
 
 def test_every_combination_is_a_trial_with_a_name_of_its_own():
-    axes = {"size": ["small", "xl"], "optimiser.learning_rate": ["1e-3", 0.01], "seed": [0, 1]}
+    axes = {"size": ["small", "xl"], "optimizer.learning_rate": ["1e-3", 0.01], "seed": [0, 1]}
     trials = trials_of(a_sweep(axes=axes))
     assert len({trial.name for trial in trials}) == 8
     first = trials[0]
     assert first.name.startswith("small_learning_rate0.001_seed0_") and first.config.out.name == first.name
-    assert first.axes == {"size": "small", "optimiser.learning_rate": 0.001, "seed": 0}
+    assert first.axes == {"size": "small", "optimizer.learning_rate": 0.001, "seed": 0}
     assert (first.config.model.d_model, first.config.model.num_layers) == (SIZES["small"].d_model, 2)
     assert trials[-1].config.model.d_model == SIZES["xl"].d_model
 
@@ -147,9 +147,9 @@ def test_the_sizes_of_mamba_do_not_multiply_an_mlp():
         ({"size": ["huge"]}, "found 'huge', expected small, medium, large, xl"),
         ({"size": ["small"], "model.d_model": [64]}, "the axis size sets it too"),
         ({"model.d_model": [33]}, r"axes \(model.d_model=33\): model: headdim=64 does not divide"),
-        ({"optimiser.learning_rate": ["fast"]}, "optimiser.learning_rate: found 'fast'"),
+        ({"optimizer.learning_rate": ["fast"]}, "optimizer.learning_rate: found 'fast'"),
         ({"eval.num_targets": [10]}, "judged on the same frames"),
-        ({"optimiser.total_targets": [10]}, "after equal targets"),
+        ({"optimizer.total_targets": [10]}, "after equal targets"),
         ({"seed": []}, "found no value"),
     ],
 )
@@ -205,8 +205,8 @@ def test_the_cost_of_a_context_grows_with_it_and_counts_the_network_itself():
 TINY = {
     "model": {"d_model": 32, "headdim": 32, "d_state": 16, "num_layers": 1},
     "objective": {"sequence_frames": 16},
-    "optimiser": {"total_targets": 512, "batch_size": 4, "warmup_targets": 64},
-    "eval": {"contexts": [1, 5], "num_targets": 60, "progress_targets": 30, "every_targets": 128},
+    "optimizer": {"total_targets": 512, "batch_size": 4, "warmup_targets": 64},
+    "eval": {"contexts": [1, 5], "num_targets": 60, "validation_targets": 30, "every_targets": 128},
     "checkpoint": {"every_s": 0.001},
 }
 
@@ -227,7 +227,7 @@ def test_a_sweep_stops_the_weak_keeps_a_row_for_each_trial_k_and_targets_and_res
     out = tmp_path / "sweep"
     sweep = a_sweep(
         out=str(out),
-        axes={"optimiser.learning_rate": [1e-2, 1e-9]},
+        axes={"optimizer.learning_rate": [1e-2, 1e-9]},
         asha={"grace_targets": 256, "reduction_factor": 2, "metric": "val_loss", "context": 5},
         max_concurrent=1,
         base=TINY | {"train_corpus": str(tiny_corpus)},

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny_runs import losses, run, tiny_run, with_targets
 
-from wm.config.run_config import OptimiserConfig, RunConfig
-from wm.model.world_model import ModelConfig, build_model
+from wm.config.model_config import ModelConfig
+from wm.config.run_config import OptimizerConfig, RunConfig
+from wm.model.world_model import build_model
 from wm.runs.run_folder import PROFILE_FILE, read_log
 from wm.training.compilation import is_to_be_compiled
 
@@ -48,7 +49,7 @@ def test_a_run_goes_on_uncompiled_where_the_compiler_fails(config, tmp_path, mon
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(compiler)))
     result = run(replace(config, compile="always"))
-    assert result.targets_seen >= config.optimiser.total_targets
+    assert result.targets_seen >= config.optimizer.total_targets
     assert not was_compiled(config)
     (problem,) = [row["message"] for row in read_log(config.out) if row["kind"] == "problem"]
     assert problem.startswith("the network runs as it is, it cannot be compiled here (") and "\n" not in problem
@@ -58,7 +59,7 @@ def test_auto_compiles_on_a_cpu_with_a_compiler_what_is_worth_it(config, monkeyp
     cpu, medium = torch.device("cpu"), ModelConfig(d_model=384, num_layers=4)
     with torch.device("meta"):
         model, mlp = build_model(medium, 10), build_model(ModelConfig(kind="mlp"), 10)
-    short, long = (replace(config, optimiser=OptimiserConfig(total_targets=n)) for n in (1_000_000, 4_000_000))
+    short, long = (replace(config, optimizer=OptimizerConfig(total_targets=n)) for n in (1_000_000, 4_000_000))
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert is_to_be_compiled(model, long, cpu)
     assert not is_to_be_compiled(model, short, cpu)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from one_rank import RESUMED_FROM, run_job
-from tiny_runs import assert_same_weights, checkpoints, losses, optimiser_tensors, tiny_run, weights, with_targets
+from tiny_runs import assert_same_weights, checkpoints, losses, optimizer_tensors, tiny_run, weights, with_targets
 from torch import Tensor
 
 from wm.checkpoints.reader import list_checkpoints, open_checkpoint
@@ -104,14 +104,14 @@ def mixed_corpus(tmp_path_factory) -> Path:
 
 def unclipped(config: RunConfig) -> RunConfig:
     """Adam does not see the gradient's scale, nor does its clipped norm: only without clipping do its moments."""
-    return replace(config, optimiser=replace(config.optimiser, clip_norm=1e9))
+    return replace(config, optimizer=replace(config.optimizer, max_grad_norm=1e9))
 
 
 @pytest.fixture(scope="module", params=["adamw", "muon"])
 def together(mixed_corpus, tmp_path_factory, request) -> tuple[RunConfig, dict[str, Outcome]]:
     """Runs of one and of two ranks: straight, resumed with as many, resumed with more and with fewer, and broken."""
     config = unclipped(with_targets(tiny_run(mixed_corpus, tmp_path_factory.mktemp("ranks") / "runs"), UPDATES))
-    config = replace(config, optimiser=replace(config.optimiser, kind=request.param))
+    config = replace(config, optimizer=replace(config.optimizer, kind=request.param))
     config.out.mkdir()
     outcomes = do_alone(config, job(config, "one"))
     jobs = [job(config, "two"), job(config, "more", "one"), job(config, "again", "two")]
@@ -122,8 +122,8 @@ def together(mixed_corpus, tmp_path_factory, request) -> tuple[RunConfig, dict[s
 def assert_equal_to_rounding(config: RunConfig, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Of float32; of what torch's Muon computes in bfloat16, to a rounding of every update there."""
     assert found.keys() == expected.keys()
-    is_muon = config.optimiser.kind == "muon"
-    rounding = UPDATES * config.optimiser.learning_rate * torch.finfo(torch.bfloat16).eps if is_muon else 2e-5
+    is_muon = config.optimizer.kind == "muon"
+    rounding = UPDATES * config.optimizer.learning_rate * torch.finfo(torch.bfloat16).eps if is_muon else 2e-5
     for name, tensor in expected.items():
         atol = rounding if name.endswith("_proj.weight") else 2e-5
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
@@ -137,7 +137,7 @@ def test_two_ranks_make_the_updates_of_one(together):
     alone, both = (replace(config, out=config.out / name) for name in ("one", "two"))
     assert_same_weights(two.weights[0], weights(checkpoints(both)[-1]))
     assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
-    moments, expected = (optimiser_tensors(checkpoints(c)[0]) for c in (both, alone))
+    moments, expected = (optimizer_tensors(checkpoints(c)[0]) for c in (both, alone))
     for name, tensor in expected.items():
         scale = float(tensor.abs().max())
         torch.testing.assert_close(moments[name], tensor, rtol=1e-3, atol=1e-4 * scale + 1e-9)

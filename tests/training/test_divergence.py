@@ -11,7 +11,7 @@ import pytest
 from wm.config.run_config import DivergenceConfig
 from wm.training.divergence import DivergenceWatch
 
-CONFIG = DivergenceConfig(explosion=4.0, window_steps=5)
+CONFIG = DivergenceConfig(spike_ratio=4.0, window_steps=5)
 
 
 def first_alarm(losses: list[float], config: DivergenceConfig = CONFIG) -> int | None:
@@ -27,7 +27,7 @@ def first_alarm_by_hand(losses: list[float], config: DivergenceConfig) -> int | 
         if not math.isfinite(losses[step]):
             return step
         means = [float(np.mean(losses[end - size + 1 : end + 1])) for end in range(size - 1, step + 1)]
-        if step + 1 >= 2 * size and means[-1] >= config.explosion * min(means[:-1]):
+        if step + 1 >= 2 * size and means[-1] >= config.spike_ratio * min(means[:-1]):
             return step
     return None
 
@@ -36,7 +36,7 @@ def first_alarm_by_hand(losses: list[float], config: DivergenceConfig) -> int | 
 def test_the_watch_speaks_at_the_step_at_which_its_obvious_twin_does(seed):
     random = np.random.default_rng(seed)
     config = DivergenceConfig(
-        explosion=float(random.uniform(1.2, 6)),
+        spike_ratio=float(random.uniform(1.2, 6)),
         window_steps=int(random.integers(1, 9)),
     )
     walk = np.exp(np.cumsum(random.normal(0.02, 0.3, size=80))).tolist()

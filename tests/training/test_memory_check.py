@@ -18,15 +18,16 @@ from tiny_runs import tiny_run
 
 from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
-from wm.config.run_config import ObjectiveConfig, OptimiserConfig, RunConfig
+from wm.config.model_config import ModelConfig
+from wm.config.run_config import ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.synthetic_batch import made_up_share
 from wm.model.encoding import Frames, category, controllers
-from wm.model.world_model import ModelConfig, build_model
+from wm.model.world_model import build_model
 from wm.training import memory_check as room
 from wm.training.host_memory import PeakOfHost, available_bytes
 from wm.training.memory_check import dry_step, largest_batch
-from wm.training.optimizer import Optimiser
+from wm.training.optimizer import Optimizer
 from wm.training.train_step import Step
 
 CPU = torch.device("cpu")
@@ -49,17 +50,17 @@ def plain_kernels():
     torch.use_deterministic_algorithms(False)
 
 
-def made(config: RunConfig, device: torch.device = CPU) -> tuple[torch.nn.Module, Optimiser, Step]:
+def made(config: RunConfig, device: torch.device = CPU) -> tuple[torch.nn.Module, Optimizer, Step]:
     torch.manual_seed(0)
     model = build_model(config.model, config.objective.context_frames).to(device)
-    optimiser = Optimiser(model, config)
-    return model, optimiser, Step(model, optimiser, config, device)
+    optimizer = Optimizer(model, config)
+    return model, optimizer, Step(model, optimizer, config, device)
 
 
-def tensors_of(model: torch.nn.Module, optimiser: Optimiser) -> dict[str, torch.Tensor]:
+def tensors_of(model: torch.nn.Module, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     """Weights and moments, copied."""
     found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for part, state in enumerate(optimiser.state_dict()["parts"]):
+    for part, state in enumerate(optimizer.state_dict()["parts"]):
         for number, moments in state["state"].items():
             found |= {f"{part}.{number}.{name}": tensor.clone() for name, tensor in moments.items()}
     return found
@@ -73,14 +74,14 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 def mlp(config: RunConfig) -> RunConfig:
     return replace(
         config,
-        model=ModelConfig(kind="mlp", hidden=(32, 16)),
+        model=ModelConfig(kind="mlp", hidden_sizes=(32, 16)),
         objective=ObjectiveConfig(kind="window", context_frames=6),
     )
 
 
 def muon(config: RunConfig) -> RunConfig:
     objective = replace(config.objective, swap_players=True, mirror=True)
-    return replace(config, optimiser=replace(config.optimiser, kind="muon", micro_batch=3), objective=objective)
+    return replace(config, optimizer=replace(config.optimizer, kind="muon", micro_batch_size=3), objective=objective)
 
 
 VARIANTS: list[Callable[[RunConfig], RunConfig]] = [lambda config: config, mlp, muon]
@@ -93,22 +94,22 @@ def test_training_after_a_dry_step_is_bit_for_bit_training_without_one(config, v
     config = variant(config)
     outcomes = []
     for is_dry in (False, True):
-        model, optimiser, step = made(config, device)
+        model, optimizer, step = made(config, device)
         for number in range(updates_before):
             step(made_up_share(config, 4, device), 1e-3, number)
-        before = tensors_of(model, optimiser), copy.deepcopy(optimiser.state_dict()), torch.get_rng_state()
+        before = tensors_of(model, optimizer), copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
         if is_dry:
             dry_step(step, config, 8)
-            assert_equal(before[0], tensors_of(model, optimiser))
+            assert_equal(before[0], tensors_of(model, optimizer))
             assert [part["param_groups"] for part in before[1]["parts"]] == [
-                part["param_groups"] for part in optimiser.state_dict()["parts"]
+                part["param_groups"] for part in optimizer.state_dict()["parts"]
             ]
             assert torch.equal(before[2], torch.get_rng_state())
             assert all(parameter.grad is None for parameter in model.parameters())
             assert step.read({}).num_steps == 0
         for number in range(updates_before, updates_before + 3):
             step(made_up_share(config, 5, device), 1e-3, number)
-        outcomes.append((tensors_of(model, optimiser), torch.rand(3), step.read({}).loss))
+        outcomes.append((tensors_of(model, optimizer), torch.rand(3), step.read({}).loss))
     assert_equal(outcomes[0][0], outcomes[1][0])
     assert torch.equal(outcomes[0][1], outcomes[1][1])
     if updates_before == 0:
@@ -116,7 +117,7 @@ def test_training_after_a_dry_step_is_bit_for_bit_training_without_one(config, v
 
 
 def test_the_dry_step_is_an_update_of_the_full_batch_in_its_micro_batches(config, monkeypatch):
-    config = replace(config, optimiser=replace(config.optimiser, micro_batch=5))
+    config = replace(config, optimizer=replace(config.optimizer, micro_batch_size=5))
     _, _, step = made(config)
     seen: list[tuple[int, int]] = []
     accumulate = step._accumulate
@@ -148,7 +149,7 @@ def test_made_up_frames_are_of_the_shapes_types_and_ranges_of_real_ones(config):
 
 def test_a_batch_that_memory_does_not_hold_is_refused_in_one_line_before_it_is_tried(config):
     examples = int(1e12) // 10_000
-    config = replace(config, optimiser=replace(config.optimiser, batch_size=examples))
+    config = replace(config, optimizer=replace(config.optimizer, batch_size=examples))
     _, _, step = made(config)
     with pytest.raises(UserError) as refusal, PeakOfHost() as peak:
         dry_step(step, config, examples)
@@ -156,7 +157,7 @@ def test_a_batch_that_memory_does_not_hold_is_refused_in_one_line_before_it_is_t
     assert "\n" not in message
     assert message.startswith("an update of 100,000,000 examples of 17 frames a worker (0.1 M parameters, fp32) needs")
     assert "GB of memory are free" in message
-    assert message.endswith("or a smaller optimiser.batch_size or optimiser.batch_size: auto")
+    assert message.endswith("or a smaller optimizer.batch_size or optimizer.batch_size: auto")
     assert peak.bytes is not None and peak.bytes < 2e9
 
 
@@ -164,7 +165,7 @@ def test_the_frames_need_their_place_beside_the_step(config):
     _, _, step = made(config)
     free = available_bytes()
     dry_step(step, config, 4, reserved_bytes=free // 2)
-    with pytest.raises(UserError, match=r"4 examples .* 0\.0 GB .* free .* use data.resident: never or a smaller data"):
+    with pytest.raises(UserError, match=r"4 examples .* 0\.0 GB .* free .* use data.device_cache: never or a smaller"):
         dry_step(step, config, 4, reserved_bytes=2 * free)
     assert largest_batch(step, config, games(10**9), CPU, reserved_bytes=2 * free) == 1
 
@@ -172,7 +173,7 @@ def test_the_frames_need_their_place_beside_the_step(config):
 def test_a_micro_batch_makes_the_same_batch_fit(config):
     _, _, step = made(config)
     whole = room._measure(step, config, 4_096)
-    config = replace(config, optimiser=replace(config.optimiser, micro_batch=32))
+    config = replace(config, optimizer=replace(config.optimizer, micro_batch_size=32))
     _, _, step = made(config)
     parts = room._measure(step, config, 4_096)
     assert whole is not None and parts is not None
@@ -186,24 +187,24 @@ from pathlib import Path
 from wm.config.run_config import RunConfig
 from wm.training.memory_check import _measure, _peak
 from wm.model.world_model import build_model
-from wm.training.optimizer import Optimiser
+from wm.training.optimizer import Optimizer
 from wm.training.train_step import Step
 from wm.config.typed_yaml import from_plain
 config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
 model = build_model(config.model, config.objective.context_frames)
-step = Step(model, Optimiser(model, config), config, torch.device("cpu"))
+step = Step(model, Optimizer(model, config), config, torch.device("cpu"))
 needs = _measure(step, config, int(sys.argv[2]))
 print(json.dumps([needs.bytes_of(int(sys.argv[2])), _peak(step, config, int(sys.argv[2]))]))
 """
 
 
-@pytest.mark.parametrize("micro_batch", [None, 32])
-def test_what_a_full_step_takes_is_foretold_from_small_ones(config, micro_batch):
+@pytest.mark.parametrize("micro_batch_size", [None, 32])
+def test_what_a_full_step_takes_is_foretold_from_small_ones(config, micro_batch_size):
     config = replace(
         config,
-        model=ModelConfig(d_model=256, num_layers=2, core="torch"),
+        model=ModelConfig(d_model=256, num_layers=2, scan_backend="torch"),
         objective=ObjectiveConfig(sequence_frames=32),
-        optimiser=OptimiserConfig(micro_batch=micro_batch),
+        optimizer=OptimizerConfig(micro_batch_size=micro_batch_size),
     )
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(to_plain(config)), "128"],
@@ -221,12 +222,12 @@ from datasets.runtime.errors import UserError
 from wm.config.run_config import RunConfig
 from wm.training.memory_check import dry_step
 from wm.model.world_model import build_model
-from wm.training.optimizer import Optimiser
+from wm.training.optimizer import Optimizer
 from wm.training.train_step import Step
 from wm.config.typed_yaml import from_plain
 config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
 model = build_model(config.model, config.objective.context_frames)
-step = Step(model, Optimiser(model, config), config, torch.device("cpu"))
+step = Step(model, Optimizer(model, config), config, torch.device("cpu"))
 dry_step(step, config, 2)
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 200_000_000, resource.RLIM_INFINITY))
@@ -240,7 +241,7 @@ print("and on")
 
 
 def test_a_step_that_the_system_refuses_memory_is_a_users_error_and_leaves_a_sound_process(config):
-    config = replace(config, model=ModelConfig(d_model=64, num_layers=2, core="torch"))
+    config = replace(config, model=ModelConfig(d_model=64, num_layers=2, scan_backend="torch"))
     done = subprocess.run(
         [sys.executable, "-c", REFUSED, json.dumps(to_plain(config))],
         capture_output=True, text=True, timeout=120, check=False,
@@ -275,18 +276,18 @@ def games(num_frames: int) -> GameIndex:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_auto_takes_the_largest_power_of_two_that_leaves_an_epoch_its_updates(config, device):
-    config = replace(config, optimiser=replace(config.optimiser, batch_size="auto"))
-    model, optimiser, step = made(config, device)
-    before = tensors_of(model, optimiser)
+    config = replace(config, optimizer=replace(config.optimizer, batch_size="auto"))
+    model, optimizer, step = made(config, device)
+    before = tensors_of(model, optimizer)
     examples = 64 * 50
     assert largest_batch(step, config, games(examples * 16), device) == 32
     assert largest_batch(step, config, games(10**9), device) == 4_096
     assert largest_batch(step, config, games(20), device) == 1
-    assert_equal(before, tensors_of(model, optimiser))
+    assert_equal(before, tensors_of(model, optimizer))
 
 
 def test_auto_takes_no_more_than_a_part_of_the_free_memory(config, monkeypatch):
-    config = replace(config, optimiser=replace(config.optimiser, batch_size="auto"))
+    config = replace(config, optimizer=replace(config.optimizer, batch_size="auto"))
     _, _, step = made(config)
     needs = room._measure(step, config, 4_096)
     assert needs is not None
@@ -317,7 +318,7 @@ from wm.training import memory_check as room
 from wm.config.run_config import RunConfig
 from wm.data.synthetic_batch import made_up_share
 from wm.model.world_model import build_model
-from wm.training.optimizer import Optimiser
+from wm.training.optimizer import Optimizer
 from wm.training.train_step import Step
 from wm.config.typed_yaml import from_plain
 rank, meeting = int(sys.argv[1]), sys.argv[2]
@@ -328,7 +329,7 @@ ends = []
 for is_dry in (False, True):
     torch.manual_seed(0)
     model = build_model(config.model, config.objective.context_frames)
-    step = Step(model, Optimiser(model, config), config, cpu)
+    step = Step(model, Optimizer(model, config), config, cpu)
     if is_dry:
         room.dry_step(step, config, 8)
     for number in range(3):

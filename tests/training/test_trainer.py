@@ -17,7 +17,7 @@ from tiny_runs import (
     assert_same_weights,
     checkpoints,
     losses,
-    optimiser_tensors,
+    optimizer_tensors,
     run,
     tiny_run,
     weights,
@@ -29,11 +29,11 @@ from datasets.loading.sequences import Cursor
 from datasets.runtime.errors import UserError
 from wm.checkpoints.reader import latest_checkpoint, load_weights, open_checkpoint
 from wm.checkpoints.writer import CheckpointWriter
-from wm.config.run_config import CheckpointConfig, ObjectiveConfig, OptimiserConfig, RunConfig
+from wm.config.model_config import ModelConfig
+from wm.config.run_config import CheckpointConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.batches import Feed, Share
 from wm.data.training_data import check_same_games, digest_of_games, open_data
-from wm.model.world_model import ModelConfig
 from wm.runs.run_folder import checkpoints_of, claim, held, read_log
 from wm.runs.stop_request import STOP_FILE
 from wm.training.optimizer import learning_rate
@@ -86,10 +86,10 @@ def test_the_loss_falls(config, kind):
     config = replace(with_targets(config, 60), checkpoint=CheckpointConfig())
     if kind != "sequence":
         objective = ObjectiveConfig(kind="window", context_frames=6)
-        optimiser = replace(config.optimiser, total_targets=60 * 64, batch_size=64, warmup_targets=64)
-        config = replace(config, objective=objective, optimiser=optimiser)
+        optimizer = replace(config.optimizer, total_targets=60 * 64, batch_size=64, warmup_targets=64)
+        config = replace(config, objective=objective, optimizer=optimizer)
     if kind == "mlp":
-        config = replace(config, model=ModelConfig(kind="mlp", hidden=(32, 16)))
+        config = replace(config, model=ModelConfig(kind="mlp", hidden_sizes=(32, 16)))
     rows: list[Row] = []
     result = run(config, rows=rows)
     falling = losses(config)
@@ -98,7 +98,7 @@ def test_the_loss_falls(config, kind):
     assert result.rows == rows[-1:]
     assert result.rows[0]["context"] == (6 if kind == "mlp" else 5)
     assert result.rows[0]["num_targets"] == 60
-    assert result.targets_seen >= config.optimiser.total_targets
+    assert result.targets_seen >= config.optimizer.total_targets
 
 
 def test_a_run_reports_a_row_for_each_context_at_each_validation(config):
@@ -117,7 +117,7 @@ def test_a_run_reports_a_row_for_each_context_at_each_validation(config):
 def test_a_run_resumed_half_way_has_the_next_batch_and_the_next_update_of_one_that_never_stopped(
     config, tmp_path, taken, kind
 ):
-    config = replace(config, optimiser=replace(config.optimiser, kind=kind))
+    config = replace(config, optimizer=replace(config.optimizer, kind=kind))
     run(config)
     straight, straight_shares = checkpoints(config), taken.copy()
     assert len(straight) == 10
@@ -133,9 +133,9 @@ def test_a_run_resumed_half_way_has_the_next_batch_and_the_next_update_of_one_th
     assert [path.name for path in resumed] == [path.name for path in straight[5:]]
     for first, second in zip(straight[5:], resumed, strict=True):
         assert_same_weights(weights(first), weights(second))
-        assert_same_weights(optimiser_tensors(first), optimiser_tensors(second))
+        assert_same_weights(optimizer_tensors(first), optimizer_tensors(second))
         assert open_checkpoint(first).meta["cursor"] == open_checkpoint(second).meta["cursor"]
-    assert optimiser_tensors(half).keys()
+    assert optimizer_tensors(half).keys()
     assert not all(torch.equal(t, weights(half)[n]) for n, t in weights(straight[5]).items())
 
 
@@ -273,8 +273,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_forgets_what_it_logge
 
 @pytest.mark.usefixtures("every_update_saved")
 def test_a_learning_rate_too_high_stops_the_run_before_the_update_that_would_spoil_it(config, built):
-    config = replace(config, optimiser=replace(config.optimiser, learning_rate=1e30))
-    with pytest.raises(DivergedError, match="lower optimiser"):
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30))
+    with pytest.raises(DivergedError, match="lower optimizer"):
         run(config)
     kept = checkpoints(config)
     assert len(kept) < 10
@@ -304,10 +304,10 @@ def test_a_poisoned_weight_stops_the_run_before_any_update(config, tmp_path, bui
 
 
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(config):
-    optimiser = OptimiserConfig(
-        total_targets=1_000, batch_size=10, learning_rate=2.0, warmup_targets=100, final_share=0.1
+    optimizer = OptimizerConfig(
+        total_targets=1_000, batch_size=10, learning_rate=2.0, warmup_targets=100, min_lr_ratio=0.1
     )
-    config = replace(config, optimiser=optimiser)
+    config = replace(config, optimizer=optimizer)
     assert learning_rate(config, 10, 0) == pytest.approx(2.0 * 0.1)
     assert learning_rate(config, 10, 40) == pytest.approx(2.0 * 0.5 * cosine(0.04))
     assert learning_rate(config, 10, 500) == pytest.approx(2.0 * cosine(0.5)) == pytest.approx(2.0 * 0.55)

@@ -2,7 +2,7 @@
 
 model.safetensors   weights
 config.json         the run's config
-resume.pt           optimiser and the run's place in its data; tensors and plain values only, so no code is unpickled
+resume.pt           optimizer and the run's place in its data; tensors and plain values only, so no code is unpickled
 meta.json           versions, targets seen, metrics, bytes and checksum of each other file and of itself; written last:
                     without it there is no checkpoint
 

@@ -35,7 +35,7 @@ from wm.checkpoints.retention import Metric, best_of
 from wm.checkpoints.stores import LocalPlace, Place, below, place_at, reason_of
 from wm.checkpoints.writer import CheckpointWriter, Snapshot
 from wm.config.run_config import RunConfig
-from wm.config.typed_yaml import from_plain
+from wm.config.typed_yaml import from_stored
 from wm.model.world_model import WorldModel, build_model
 
 __all__ = [
@@ -182,7 +182,7 @@ def load_weights(model: WorldModel, path: Path) -> None:
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """What a run goes on from: optimiser, place in the data.
+    """What a run goes on from: optimizer, place in the data.
 
     Raises:
         UserError: it is missing or damaged.
@@ -242,7 +242,7 @@ def _open(there: Place, name: Name | None, into: Path | None, *, every_file: boo
             raise DamagedCheckpointError(reason_of(error)) from error
         raise UserError(f"{location} cannot be read ({reason_of(error)}); see that it can be reached") from error
     check_content(CONFIG_FILE, content, meta)
-    config = from_plain(json.loads(content), RunConfig, f"{location}/{CONFIG_FILE}")
+    config = from_stored(json.loads(content), RunConfig, f"{location}/{CONFIG_FILE}")
     return Checkpoint(path=path, location=location, config=config, meta=meta)
 
 

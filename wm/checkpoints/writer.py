@@ -230,4 +230,4 @@ def _way_on(error: Exception) -> str:
         return "make room on that disk"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "give yourself the right to write there"
-    return "see that it can be reached and written to, or name another place in checkpoint.to"
+    return "see that it can be reached and written to, or name another place in checkpoint.storage_path"

@@ -71,11 +71,11 @@ class Feed:
             data: its `resident` and `resident_share`; the rest is in `order`.
             local_ranks: workers on this machine.
         Raises:
-            UserError: there are too few examples for the workers, or `data.resident` is always and does not fit.
+            UserError: there are too few examples for the workers, or `data.device_cache` is always and does not fit.
         """
         if world_size > 1 and order.batch_size < 2 * world_size:
             raise UserError(
-                f"optimiser.batch_size={order.batch_size} is too small for {world_size} workers, since some batches "
+                f"optimizer.batch_size={order.batch_size} is too small for {world_size} workers, since some batches "
                 f"are smaller; use {2 * world_size} or more, or fewer num_workers"
             )
         data = data or DataConfig()
@@ -189,18 +189,19 @@ def fits_on_device(num_frames: int, device: torch.device, data: DataConfig, loca
     """Whether the device shall hold all games, of so many frames.
 
     Raises:
-        UserError: `data.resident` is always, and they take more than `data.resident_share` of its free memory.
+        UserError: `data.device_cache` is always, and they exceed `data.device_cache_fraction` of its free memory.
     """
-    if data.resident == "never":
+    if data.device_cache == "never":
         return False
     needed = num_frames * BYTES_PER_FRAME
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes() // local_ranks
-    fits = needed <= data.resident_share * memory
-    if data.resident == "always" and not fits:
+    fits = needed <= data.device_cache_fraction * memory
+    if data.device_cache == "always" and not fits:
         raise UserError(
-            f"data.resident is always, but the games take {needed / 1e9:.1f} GB, and data.resident_share="
-            f"{data.resident_share} of a worker's {memory / 1e9:.1f} free GB is "
-            f"{data.resident_share * memory / 1e9:.1f} GB; raise data.resident_share, or set data.resident: auto"
+            f"data.device_cache is always, but the games take {needed / 1e9:.1f} GB, and data.device_cache_fraction="
+            f"{data.device_cache_fraction} of a worker's {memory / 1e9:.1f} free GB is "
+            f"{data.device_cache_fraction * memory / 1e9:.1f} GB; raise data.device_cache_fraction, or set "
+            "data.device_cache: auto"
         )
     return fits
 

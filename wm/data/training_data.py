@@ -42,10 +42,10 @@ def open_data(config: RunConfig) -> TrainingData:
             f"{config.objective.example_frames}; use a smaller context_frames or sequence_frames"
         )
     judged_frames = int(np.maximum(0, judged.num_frames - COUNTDOWN_FRAMES).sum())
-    if min(judged_frames, config.eval.num_targets, config.eval.progress_targets) < config.num_workers:
+    if min(judged_frames, config.eval.num_targets, config.eval.validation_targets) < config.num_workers:
         raise UserError(
-            f"{judged_frames} frames can be judged, with num_targets={config.eval.num_targets} and progress_targets="
-            f"{config.eval.progress_targets} under `eval`; each of {config.num_workers} workers needs one at least"
+            f"{judged_frames} frames can be judged, with num_targets={config.eval.num_targets} and validation_targets="
+            f"{config.eval.validation_targets} under `eval`; each of {config.num_workers} workers needs one at least"
         )
     return TrainingData(train=train, judged=judged)
 

@@ -22,7 +22,8 @@ from wm.model.encoding import Frames, category, controllers, positions, to_frame
 from wm.model.heads import Prediction, displacement_prior
 from wm.model.precision import autocast
 from wm.model.world_model import Mamba2WorldModel, WorldModel, WorldState
-from wm.objective.losses import WEIGHTS, reported_parts, truth_of
+from wm.objective.losses import truth_of, val_loss_parts
+from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 Context = int | Literal["stream"]
 Baseline = Literal["repeat last frame", "last displacement", "last velocities"]
@@ -184,9 +185,9 @@ def _judgement(prediction: Prediction, before: Frames, after: Frames, games: np.
     truth = truth_of(before, after)
     error = (prediction.deltas[..., 1:3] - truth.deltas[..., 1:3]).abs().mean(-1)
     said = prediction.categories["action"].argmax(-1)
-    parts = reported_parts(prediction, before, after)
-    totals = {name: parts[name].total.flatten().double().cpu().numpy() for name in WEIGHTS}
-    counts = {name: parts[name].count.flatten().double().cpu().numpy() for name in WEIGHTS}
+    parts = val_loss_parts(prediction, before, after)
+    totals = {name: parts[name].total.flatten().double().cpu().numpy() for name in VAL_LOSS_WEIGHTS}
+    counts = {name: parts[name].count.flatten().double().cpu().numpy() for name in VAL_LOSS_WEIGHTS}
     return _pairs(games, before, after, said, error, totals, counts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wm.objective.losses import WEIGHTS
+from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 NUM_RESAMPLES = 1_000
 INTERVAL = 0.95
@@ -104,7 +104,7 @@ def _pair_metrics(judgement: Judgement, chosen: np.ndarray, resampling: Resampli
 def _val_loss(judgement: Judgement, resampling: Resampling) -> Metric:
     """The weighted sum of the parts, each a mean over valid entries."""
     total = np.zeros(NUM_RESAMPLES + 1)
-    for name, weight in WEIGHTS.items():
+    for name, weight in VAL_LOSS_WEIGHTS.items():
         means = resampling.ratios(judgement.loss_totals[name], judgement.loss_counts[name])
         total += weight * np.nan_to_num(means)  # a part that no judged game has says nothing
     return _metric(total)

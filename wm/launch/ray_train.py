@@ -183,7 +183,12 @@ def _resources(config: RunConfig) -> dict[str, float] | None:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with paths that hold in workers, which change directory."""
     plain = to_plain(config)
-    for room, name in ((plain, "train_corpus"), (plain, "eval_corpus"), (plain, "out"), (plain["checkpoint"], "to")):
+    for room, name in (
+        (plain, "train_corpus"),
+        (plain, "eval_corpus"),
+        (plain, "out"),
+        (plain["checkpoint"], "storage_path"),
+    ):
         if room[name] is not None and not is_remote(str(room[name])):
             room[name] = str(Path(room[name]).expanduser().resolve())
     return from_plain(plain, RunConfig, "config")
@@ -206,7 +211,7 @@ def _is_done(config: RunConfig) -> bool:
 def _is_finished(meta: dict[str, Any], config: RunConfig) -> bool:
     """Whether it is through and judged; a run that was told to stop at its last update is not."""
     out_of_time = config.max_seconds is not None and meta["seconds"] >= config.max_seconds
-    return meta["finished"] and (out_of_time or meta["targets_seen"] >= config.optimiser.total_targets)
+    return meta["finished"] and (out_of_time or meta["targets_seen"] >= config.optimizer.total_targets)
 
 
 def _result(meta: dict[str, Any]) -> TrainResult:

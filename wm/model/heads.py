@@ -84,10 +84,10 @@ def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
 class Heads(nn.Module):
     """Hidden vector -> Prediction, as a correction to what the frame before already tells."""
 
-    def __init__(self, width: int, *, knows_ages: bool) -> None:
+    def __init__(self, width: int, *, use_age_bias: bool) -> None:
         """
         Args:
-            knows_ages: learn the log-odds of staying in an action for each frame of its age.
+            use_age_bias: learn the log-odds of staying in an action for each frame of its age.
         """
         super().__init__()
         self.linear = nn.Linear(width, NUM_PLAYERS * NUM_OUTPUTS)
@@ -101,7 +101,7 @@ class Heads(nn.Module):
         )
         sideways = torch.tensor([name in SIDEWAYS for name in (*DELTAS, *VELOCITIES)])
         self.register_buffer("sideways", sideways, persistent=False)
-        self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES)) if knows_ages else None
+        self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES)) if use_age_bias else None
 
     def forward(self, hidden_BTC: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
         """

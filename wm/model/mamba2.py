@@ -1,4 +1,4 @@
-"""Mamba-2 blocks with two interchangeable cores and one state dict: plain torch, and mamba-ssm's Triton kernels.
+"""Mamba-2 blocks with one state dict and two scan backends: plain torch, and mamba-ssm's Triton kernels.
 
 Parameter names are those of `mamba_ssm.modules.mamba2.Mamba2`, which loads them strictly, both ways.
 Shape legend: B = batch, T = frames, C = channels, H = heads, D = head width, N = state size.
@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datasets.runtime.errors import UserError
-from wm.model import ssd
+from wm.config.model_config import ScanBackend
+from wm.model import ssd, ssd_triton
 from wm.model.autograd_ops import CausalConvolution, RMSNorm
-
-ScanCore = Literal["auto", "torch", "kernels"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +33,14 @@ class BlockState:
 class Mamba2Mixer(nn.Module):
     """One Mamba-2 mixer (Dao and Gu 2024, section 7), one group of B and C."""
 
-    def __init__(self, d_model: int, *, d_state: int, headdim: int, expand: int, d_conv: int, core: ScanCore) -> None:
+    def __init__(
+        self, d_model: int, *, d_state: int, headdim: int, expand: int, d_conv: int, scan_backend: ScanBackend
+    ) -> None:
         super().__init__()
         self.d_inner = expand * d_model
         self.d_state, self.headdim, self.d_conv = d_state, headdim, d_conv
         self.num_heads = self.d_inner // headdim
-        self.core = core
+        self.scan_backend = scan_backend
         channels = self.d_inner + 2 * d_state
         self.in_proj = nn.Linear(d_model, self.d_inner + channels + self.num_heads, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1)
@@ -67,7 +67,7 @@ class Mamba2Mixer(nn.Module):
         x, b, c = F.silu(xbc).split([self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(-1, (self.num_heads, self.headdim))
         dt = F.softplus(dt.float() + self.dt_bias)
-        scan = _kernel_scan if _use_kernels(self.core, u_BTC.device) else ssd.scan
+        scan = ssd_triton.scan if _use_triton(self.scan_backend, u_BTC.device) else ssd.scan
         y, ssm_state = scan(x, dt, -self.A_log.float().exp(), b, c, None if state is None else state.ssm, return_state)
         y = (y + self.D.to(x.dtype)[:, None] * x).flatten(-2)
         out = self.out_proj(self.norm(y, z))
@@ -130,17 +130,9 @@ class Mamba2Backbone(nn.Module):
         return self.final_norm(x_BTC), tuple(after) if return_state else None
 
 
-def _use_kernels(core: ScanCore, device: torch.device) -> bool:
-    if core == "auto":
-        from wm.model import ssd_triton as kernels
-
-        return device.type == "cuda" and kernels.available()
-    if core == "kernels" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError("model.core is `kernels`, which run on CUDA alone; set core: auto, or use a GPU")
-    return core == "kernels"
-
-
-def _kernel_scan(x, dt, a, b, c, state=None, return_state=False):
-    from wm.model import ssd_triton as kernels
-
-    return kernels.scan(x, dt, a, b, c, state, return_state)
+def _use_triton(backend: ScanBackend, device: torch.device) -> bool:
+    if backend == "auto":
+        return device.type == "cuda" and ssd_triton.available()
+    if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("model.scan_backend is triton, which needs CUDA; set scan_backend: auto, or use a GPU")
+    return backend == "triton"

@@ -25,7 +25,9 @@ def _chunk_scan():
     """The kernels' entry point. mamba_ssm's own __init__ wants a compiled CUDA extension that Mamba-2 does not
     need, so an empty package with the real one's path stands in for it."""
     if not available():
-        raise UserError("model.core is `kernels`, but mamba-ssm is not installed; run `make gpu`, or use core: torch")
+        raise UserError(
+            "model.scan_backend is triton, but mamba-ssm is not installed; run `make gpu`, or set scan_backend: torch"
+        )
     if "mamba_ssm" not in sys.modules:
         spec = importlib.util.find_spec("mamba_ssm")
         assert spec is not None

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wm.config.model_config import ModelConfig
 from wm.model.encoding import (
     NUM_CONTROLLER_FEATURES,
     NUM_FRAME_FEATURES,
@@ -26,42 +26,10 @@ from wm.model.encoding import (
     waves,
 )
 from wm.model.heads import Heads, Prediction, displacement_prior
-from wm.model.mamba2 import BlockState, Mamba2Backbone, ScanCore
+from wm.model.mamba2 import BlockState, Mamba2Backbone
 
 NUM_INPUTS = NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS + NUM_WAVES
 """What a Mamba-2 reads of a frame and of the controllers after it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """Shape of the network."""
-
-    kind: Literal["mamba2", "mlp"] = "mamba2"
-    """mamba2 reads frames one after another; mlp reads context_frames stacked."""
-    d_model: int = 384
-    """Width of a frame's vector (mamba2)."""
-    num_layers: int = 4
-    """Blocks (mamba2)."""
-    d_state: int = 64
-    """State size N of a head (mamba2)."""
-    headdim: int = 64
-    """Width of a head (mamba2)."""
-    expand: int = 2
-    """Inner width over d_model (mamba2)."""
-    d_conv: int = 4
-    """Frames under the convolution (mamba2)."""
-    hidden: tuple[int, ...] = (512, 256)
-    """Widths of the hidden layers (mlp)."""
-    core: ScanCore = "auto"
-    """torch runs anywhere; kernels are mamba-ssm's (CUDA); auto takes kernels where they can run."""
-
-    def __post_init__(self) -> None:
-        if min(self.d_model, self.num_layers, self.d_state, self.headdim, self.expand, self.d_conv - 1) < 1:
-            raise ValueError("sizes of the network must be positive (d_conv at least 2)")
-        if self.kind == "mamba2" and (self.expand * self.d_model) % self.headdim:
-            raise ValueError(f"headdim={self.headdim} does not divide expand * d_model = {self.expand * self.d_model}")
-        if self.kind == "mlp" and not self.hidden:
-            raise ValueError("hidden=(): an MLP needs at least one hidden layer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +55,10 @@ class Mamba2WorldModel(nn.Module):
             headdim=config.headdim,
             expand=config.expand,
             d_conv=config.d_conv,
-            core=config.core,
+            scan_backend=config.scan_backend,
         )
         self.controller = nn.Linear(NUM_CONTROLLER_FEATURES, config.d_model, bias=False)
-        self.heads = Heads(config.d_model, knows_ages=True)
+        self.heads = Heads(config.d_model, use_age_bias=True)
 
     def forward(self, frames: Frames, last_only: bool = False) -> Prediction:
         """Predict frames 1 .. T-1 (or only the last) from zero state.
@@ -148,9 +116,9 @@ class MLPWorldModel(nn.Module):
         super().__init__()
         self.context_frames = context_frames
         self.encoder = FrameEncoder()
-        widths = (context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS, *config.hidden)
+        widths = (context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS, *config.hidden_sizes)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.heads = Heads(config.hidden[-1], knows_ages=False)  # as the yardstick's
+        self.heads = Heads(config.hidden_sizes[-1], use_age_bias=False)  # as the yardstick's
 
     def forward(self, frames: Frames, last_only: bool = True) -> Prediction:
         """Predict each frame that has context_frames before it: one, or as many as windows fit into the frames."""

@@ -26,24 +26,7 @@ from wm.model.heads import (
     raw,
     scales,
 )
-
-WEIGHTS: dict[str, float] = {
-    "continuous": 1.0, "velocity": 0.5, "dynamics": 0.5, "binary": 0.5, "action": 2.0, "jumps": 0.5,
-    "l_cancel": 0.3, "hurtbox": 0.3, "ground": 0.3, "last_attack": 0.3,
-}  # fmt: skip
-"""Of the parts of `val_loss`, as the older system has them."""
-
-OPTIMISED_WEIGHTS: dict[str, float] = WEIGHTS | {"position": 5.0}
-SMOOTH_L1_BETA = 0.1
-"""Raw units at which an error stops counting by its square: small motions matter as much as large ones."""
-RAW_UNIT_WEIGHTS: dict[str, float] = {
-    "percent": 0.1,
-    "shield": 0.1,
-    "hitlag": 0.1,
-    "stocks": 1.0,
-    "combo": 0.1,
-}
-"""What one raw unit of error counts beside one game unit of position."""
+from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, TRAINING_LOSS_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +67,14 @@ ABSENT: dict[str, str] = dict.fromkeys(VELOCITIES, "velocity") | {
     "hitlag": "hitlag", "invulnerable": "hurtbox", "hurtbox": "hurtbox",
 }  # fmt: skip
 """Fields that a version may lack, and the fact that says so; all others are always there."""
-OPTIMISED_FIELDS: dict[str, tuple[str, ...]] = {
+TRAINING_LOSS_FIELDS: dict[str, tuple[str, ...]] = {
     "position": ("x", "y"), "continuous": ("percent", "shield"), "velocity": VELOCITIES, "dynamics": DYNAMICS,
     "binary": BINARIES, **{name: (name,) for name in CATEGORIES},
 }  # fmt: skip
-"""Fields of each part of the optimised loss."""
-_PART_WEIGHTS = tuple(OPTIMISED_WEIGHTS[part] for part in OPTIMISED_FIELDS)
+"""Fields of each part of the training loss."""
+_PART_WEIGHTS = tuple(TRAINING_LOSS_WEIGHTS[part] for part in TRAINING_LOSS_FIELDS)
 _NEEDED_FACTS = [
-    [f"has_{ABSENT[name]}" if name in ABSENT else "stage" for name in names] for names in OPTIMISED_FIELDS.values()
+    [f"has_{ABSENT[name]}" if name in ABSENT else "stage" for name in names] for names in TRAINING_LOSS_FIELDS.values()
 ]
 _FIELDS_BY_FACT = tuple(tuple(float(needed.count(fact)) for fact in GAME_COLUMNS) for needed in _NEEDED_FACTS)
 """(parts, facts): how many fields of a part hang on each fact of GAME_COLUMNS; in the stage's place, on none."""
@@ -124,8 +107,8 @@ def _classified(prediction: Prediction, truth: Truth, targets: Frames) -> dict[s
     return parts
 
 
-def reported_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
-    """The parts of `val_loss`: squared errors in scaled units, cross-entropies, as WEIGHTS names them."""
+def val_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
+    """The parts of `val_loss`: squared errors in scaled units, cross-entropies, as VAL_LOSS_WEIGHTS names them."""
     truth = truth_of(context, targets)
     device = prediction.deltas.device
 
@@ -139,13 +122,13 @@ def reported_parts(prediction: Prediction, context: Frames, targets: Frames) -> 
     } | _classified(prediction, truth, targets)
 
 
-def optimised_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
+def training_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
     """The parts that training follows: smooth-L1 in raw units where `val_loss` has squares in scaled ones."""
     truth = truth_of(context, targets)
     device = prediction.deltas.device
 
     def smooth(predicted: Tensor, actual: Tensor, part: str) -> PartSum:
-        names = OPTIMISED_FIELDS[part]
+        names = TRAINING_LOSS_FIELDS[part]
         weights = constant(tuple(RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names), device)
         errors = F.smooth_l1_loss(predicted, actual, reduction="none", beta=SMOOTH_L1_BETA) * weights
         return _part(errors, targets, names)
@@ -161,7 +144,7 @@ def optimised_parts(prediction: Prediction, context: Frames, targets: Frames) ->
     } | _classified(prediction, truth, targets)
 
 
-def optimised_factors(game_BC: Tensor, num_predictions: int) -> Tensor:
+def training_loss_factors(game_BC: Tensor, num_predictions: int) -> Tensor:
     """What a part's total is multiplied by, so that the parts of a whole batch add up to its loss.
 
     A part is a mean over the valid entries of all ranks' examples. Their number follows from the games' facts,
@@ -171,7 +154,7 @@ def optimised_factors(game_BC: Tensor, num_predictions: int) -> Tensor:
         game_BC: int16 (B, C), facts of every example of the batch, over all ranks.
         num_predictions: frames that each example predicts.
     Returns:
-        float32 (parts,), as OPTIMISED_FIELDS has them: a part's weight over its number of valid entries.
+        float32 (parts,), as TRAINING_LOSS_FIELDS has them: a part's weight over its number of valid entries.
     """
     facts = game_BC.clone()
     facts[:, 0] = 1  # in the stage's place what every game has

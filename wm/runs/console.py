@@ -39,7 +39,7 @@ def _start_line(row: dict[str, Any], _config: RunConfig) -> str:
 
 def _train_line(row: dict[str, Any], config: RunConfig) -> str:
     """The figures that matter, then as many of the others as there is room for."""
-    total = config.optimiser.total_targets
+    total = config.optimizer.total_targets
     left = (total - row["targets_seen"]) / max(1.0, row["targets_per_s"])
     if config.max_seconds is not None:
         left = min(left, config.max_seconds - row["seconds"])

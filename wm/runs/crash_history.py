@@ -141,7 +141,7 @@ def where_to_look(out: Path) -> str:
     """What a person should do about a run that died."""
     crash = out / CRASH_FILE
     return (
-        f"see {crash}" if crash.exists() else "see whether memory ran out (a smaller optimiser.micro_batch needs less)"
+        f"see {crash}" if crash.exists() else "see whether memory ran out (a smaller optimizer.micro_batch_size needs less)"
     )
 
 

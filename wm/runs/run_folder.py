@@ -44,7 +44,7 @@ from wm.config.run_config import RunConfig, identity
 from wm.runs.environment import command_line, environment
 from wm.runs.append_file import say_on_stderr
 from wm.runs.run_log import LOG_FILE, RunLog, read_log
-from wm.config.typed_yaml import to_plain
+from wm.config.typed_yaml import to_plain, translate_keys
 
 __all__ = [
     "CHECKPOINTS", "CONFIG_FILE", "DATA_FILE", "ENVIRONMENT_FILE", "LOG_FILE", "PROFILE_FILE", "RUN_FILE", "RunLog",
@@ -73,7 +73,7 @@ def claim(config: RunConfig) -> None:
     mine = identity(config)
     if mark.exists():
         try:
-            there = json.loads(mark.read_text())
+            there = translate_keys(json.loads(mark.read_text()), RunConfig)
         except ValueError as error:
             raise UserError(f"{mark} is damaged; name another folder with --out") from error
         if there != mine:
@@ -145,13 +145,13 @@ def read_profile(out: Path) -> dict[str, Any] | None:
 
 
 def checkpoints_of(out: Path) -> Path:
-    """Folder of a run's checkpoints, where `checkpoint.to` names no other place."""
+    """Folder of a run's checkpoints, where `checkpoint.storage_path` names no other place."""
     return out / CHECKPOINTS
 
 
 def place_of_checkpoints(config: RunConfig) -> str:
     """Folder or URI of a run's checkpoints."""
-    return config.checkpoint.to or str(checkpoints_of(config.out))
+    return config.checkpoint.storage_path or str(checkpoints_of(config.out))
 
 
 def held(out: Path) -> IO[bytes]:

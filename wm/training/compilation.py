@@ -24,7 +24,7 @@ def is_to_be_compiled(model: WorldModel, config: RunConfig, device: torch.device
     """Whether a run's network is to be compiled; `auto`: on a CPU with a C++ compiler, if its schedule is worth it."""
     if not isinstance(model, Mamba2WorldModel) or config.compile == "never":
         return False
-    flops = 6 * num_parameters(model) * config.optimiser.total_targets / config.num_workers
+    flops = 6 * num_parameters(model) * config.optimizer.total_targets / config.num_workers
     has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     pays = device.type == "cpu" and has_compiler is not None and flops >= WORTH_IT_FLOPS
     return config.compile == "always" or pays

@@ -60,7 +60,7 @@ class DivergenceWatch:
         self._lowest = mean if before is None else min(before, mean)
         if self._num_steps < FIRST_VERDICT_WINDOWS * window_steps or before is None:
             return None
-        if mean < self._config.explosion * before or before <= 0:
+        if mean < self._config.spike_ratio * before or before <= 0:
             return None
         return (
             f"the loss has exploded at {targets_seen:,} targets: its mean over {window_steps} steps is {mean:.4g}, "

@@ -1,6 +1,6 @@
 """One update at full size before the data starts, on made-up frames: out of memory shows now, not in the night.
 
-It leaves weights, optimiser and random numbers as they were, bit for bit. No rank waits for another one during it:
+It leaves weights, optimizer and random numbers as they were, bit for bit. No rank waits for another one during it:
 one that runs out of memory would let the others wait for ever. It is a part of `Step`'s room, and looks into it.
 """
 
@@ -112,9 +112,9 @@ def _measure(step: Step, config: RunConfig, batch_size: int) -> _Needs | None:
 
     A step of twice the examples takes at most twice the memory, so it is known beforehand that the next one fits.
     """
-    at_once = min(batch_size, config.optimiser.micro_batch or batch_size)
+    at_once = min(batch_size, config.optimizer.micro_batch_size or batch_size)
     small, large = (1, 2) if at_once < 4 else (2, 4)
-    _fits(step, config, small)  # what is made once: the optimiser's state, oneDNN's kernels
+    _fits(step, config, small)  # what is made once: the optimizer's state, oneDNN's kernels
     before, peak = _peak(step, config, small), _peak(step, config, large)
     while peak is not None and peak < min(MEASURABLE_BYTES, _free_bytes() / 2) and 2 * large <= at_once:
         small, large = large, 2 * large
@@ -141,7 +141,7 @@ def _update(step: Step, config: RunConfig, num_examples: int) -> None:
     """One update on made-up frames; that its gradient may not be a number is no matter here."""
     share = made_up_share(config, num_examples, step.device, workers=distributed.world_size())
     with contextlib.suppress(NonFiniteGradientError):
-        step(share, config.optimiser.learning_rate, 0)
+        step(share, config.optimizer.learning_rate, 0)
     if step.device.type == "cuda":
         torch.cuda.synchronize(step.device)
 
@@ -154,7 +154,7 @@ def _fits(step: Step, config: RunConfig, num_examples: int) -> bool:
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS):
             raise
-    step.optimiser.zero_grad()
+    step.optimizer.zero_grad()
     if step.device.type == "cuda":
         torch.cuda.empty_cache()
     return False
@@ -208,14 +208,14 @@ def _problem_on_cpu(step: Step, config: RunConfig, batch_size: int, reserved_byt
 
 def _too_large(step: Step, config: RunConfig, batch_size: int, found: str, *, crowded: bool) -> str:
     """What was tried, what is there, what to do."""
-    at_once = min(batch_size, config.optimiser.micro_batch or batch_size)
+    at_once = min(batch_size, config.optimizer.micro_batch_size or batch_size)
     passing = f", {at_once:,} at once" if at_once < batch_size else ""
     precision = "bf16" if uses_bf16(step.device, config.precision) else "fp32"
-    smaller = [f"optimiser.micro_batch below {at_once:,}"] if at_once > 1 else []
-    smaller += ["a smaller optimiser.batch_size"] if config.optimiser.batch_size != "auto" else []
-    smaller += ["optimiser.batch_size: auto"] if config.optimiser.batch_size != "auto" else []
+    smaller = [f"optimizer.micro_batch_size below {at_once:,}"] if at_once > 1 else []
+    smaller += ["a smaller optimizer.batch_size"] if config.optimizer.batch_size != "auto" else []
+    smaller += ["optimizer.batch_size: auto"] if config.optimizer.batch_size != "auto" else []
     if crowded:  # by the frames
-        smaller = ["data.resident: never", "a smaller data.pool_frames", *smaller]
+        smaller = ["data.device_cache: never", "a smaller data.pool_frames", *smaller]
     return (
         f"an update of {batch_size:,} examples of {config.objective.example_frames} frames a worker{passing} "
         f"({num_parameters(step.model) / 1e6:.1f} M parameters, {precision}) {found}; "
@@ -232,15 +232,15 @@ def _free_bytes() -> int:
 def _untouched(step: Step, config: RunConfig) -> Iterator[None]:
     """Put back what updates change, and give back their memory. What was there is kept on the host meanwhile."""
     weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in step.model.state_dict().items()}
-    moments = _on_host(step.optimiser.state_dict())
+    moments = _on_host(step.optimizer.state_dict())
     cuda = [step.device] if step.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), _alone(step):
         yield
-    step.optimiser.zero_grad()
+    step.optimizer.zero_grad()
     with torch.no_grad():
         for name, tensor in step.model.state_dict().items():
             tensor.copy_(weights[name])
-    step.optimiser.load_state_dict(moments)
+    step.optimizer.load_state_dict(moments)
     step.read({})
     if cuda:
         torch.cuda.empty_cache()

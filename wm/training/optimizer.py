@@ -14,19 +14,19 @@ from wm.model.world_model import WorldModel
 MUON_MOMENTUM = 0.95
 
 
-class Optimiser:
-    """One or two of torch's optimisers as one. Learning rates of both mean the same (`match_rms_adamw`)."""
+class Optimizer:
+    """One or two of torch's optimizers as one. Learning rates of both mean the same (`match_rms_adamw`)."""
 
     def __init__(self, model: WorldModel, config: RunConfig) -> None:
-        optimiser = config.optimiser
+        optimizer = config.optimizer
         inner, matrices, others = _groups(model)
         self._parts: list[torch.optim.Optimizer] = []
-        if optimiser.kind == "muon" and inner:
+        if optimizer.kind == "muon" and inner:
             self._parts.append(
                 torch.optim.Muon(
                     inner,
-                    lr=optimiser.learning_rate,
-                    weight_decay=optimiser.weight_decay,
+                    lr=optimizer.learning_rate,
+                    weight_decay=optimizer.weight_decay,
                     momentum=MUON_MOMENTUM,
                     adjust_lr_fn="match_rms_adamw",
                 )
@@ -34,11 +34,11 @@ class Optimiser:
         else:
             matrices = [*inner, *matrices]
         groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": optimiser.weight_decay},
+            {"params": matrices, "weight_decay": optimizer.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        betas = (optimiser.beta1, optimiser.beta2)
-        self._parts.append(torch.optim.AdamW(groups, lr=optimiser.learning_rate, betas=betas, fused=True))
+        betas = (optimizer.beta1, optimizer.beta2)
+        self._parts.append(torch.optim.AdamW(groups, lr=optimizer.learning_rate, betas=betas, fused=True))
 
     def step(self, learning_rate: float) -> None:
         """One update."""
@@ -76,9 +76,9 @@ def _groups(model: WorldModel) -> tuple[list[Tensor], list[Tensor], list[Tensor]
 
 
 def learning_rate(config: RunConfig, batch_size: int, targets_seen: int) -> float:
-    """Linear warm-up, then a cosine down to `final_share`, over targets seen."""
-    optimiser = config.optimiser
-    warmup = min(1.0, (targets_seen + batch_size) / max(1, optimiser.warmup_targets))
-    progress = min(1.0, targets_seen / optimiser.total_targets)
+    """Linear warm-up, then a cosine down to `min_lr_ratio`, over targets seen."""
+    optimizer = config.optimizer
+    warmup = min(1.0, (targets_seen + batch_size) / max(1, optimizer.warmup_targets))
+    progress = min(1.0, targets_seen / optimizer.total_targets)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return optimiser.learning_rate * warmup * (optimiser.final_share + (1 - optimiser.final_share) * cosine)
+    return optimizer.learning_rate * warmup * (optimizer.min_lr_ratio + (1 - optimizer.min_lr_ratio) * cosine)

@@ -22,9 +22,9 @@ from wm.model.encoding import Frames, category
 from wm.model.heads import Prediction
 from wm.model.precision import autocast
 from wm.model.world_model import WorldModel
-from wm.objective.losses import OPTIMISED_FIELDS, optimised_factors, optimised_parts
+from wm.objective.losses import TRAINING_LOSS_FIELDS, training_loss_factors, training_loss_parts
 from wm.training import distributed
-from wm.training.optimizer import Optimiser
+from wm.training.optimizer import Optimizer
 
 NUM_SUMS = 6
 
@@ -47,8 +47,8 @@ class Reading:
 class Step:
     """Forward, backward and update over every rank's share of a batch."""
 
-    def __init__(self, model: WorldModel, optimiser: Optimiser, config: RunConfig, device: torch.device) -> None:
-        self.model, self.optimiser, self._config, self.device = model, optimiser, config, device
+    def __init__(self, model: WorldModel, optimizer: Optimizer, config: RunConfig, device: torch.device) -> None:
+        self.model, self.optimizer, self._config, self.device = model, optimizer, config, device
         self._replicated: nn.Module = distributed.replicate(model, device)
         self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
         self._num_steps = 0
@@ -60,17 +60,17 @@ class Step:
         """
         config = self._config
         frames = augment(share, config.objective, (config.seed, number))
-        factors = optimised_factors(share.game, config.objective.predictions)
+        factors = training_loss_factors(share.game, config.objective.predictions)
         size = frames.floats.shape[0]
-        at_once = min(size, config.optimiser.micro_batch or size)
-        self.optimiser.zero_grad()
+        at_once = min(size, config.optimizer.micro_batch_size or size)
+        self.optimizer.zero_grad()
         for start in range(0, size, at_once):
             is_last = start + at_once >= size
             with contextlib.nullcontext() if is_last else self._without_exchange():
                 self._accumulate(frames.examples(start, start + at_once), factors)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimiser.clip_norm, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.max_grad_norm, foreach=True)
         self._drop_if_not_finite(norm)
-        self.optimiser.step(learning_rate)
+        self.optimizer.step(learning_rate)
         self._num_steps += 1
 
     def read(self, wishes: Mapping[str, bool]) -> Reading:
@@ -103,8 +103,8 @@ class Step:
             prediction = self._replicated(frames, last_only=last_only)
         first = last - self._config.objective.predictions
         before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
-        parts = optimised_parts(prediction, before, after)
-        loss = (factors * torch.stack([parts[name].total.sum() for name in OPTIMISED_FIELDS])).sum()
+        parts = training_loss_parts(prediction, before, after)
+        loss = (factors * torch.stack([parts[name].total.sum() for name in TRAINING_LOSS_FIELDS])).sum()
         # DDP averages gradients over ranks, and the factors already count all ranks' entries.
         (loss * distributed.world_size()).backward()
         self._sums[0] += loss.detach()

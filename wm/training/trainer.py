@@ -30,7 +30,7 @@ from wm.training.compilation import compile_for, is_compiled, is_to_be_compiled,
 from wm.training.divergence import DivergenceWatch
 from wm.training.host_memory import keep_freed
 from wm.training.memory_check import dry_step, largest_batch
-from wm.training.optimizer import Optimiser, learning_rate
+from wm.training.optimizer import Optimizer, learning_rate
 from wm.training.resume import agreed_checkpoint
 from wm.training.throughput import Pace, peak_gb
 from wm.training.train_step import NonFiniteGradientError, Reading, Step
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 Report = Callable[[list[Row]], None]
 """Takes the rows of one validation, one for each judged context; called on every rank equally often."""
 
-LESS_STEEP = "lower optimiser.learning_rate, or raise optimiser.warmup_targets"
+LESS_STEEP = "lower optimizer.learning_rate, or raise optimizer.warmup_targets"
 STEPS_BETWEEN_READINGS = {"cuda": 8, "cpu": 1}
 """Updates that are queued on a device before the host waits for it."""
 
@@ -133,7 +133,7 @@ class _Run:
             keep_freed()
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, config.objective.context_frames).to(self.device)
-        self.optimiser = Optimiser(self.model, config)
+        self.optimizer = Optimizer(self.model, config)
         meta: dict[str, Any] = {} if resume is None else self._restore(resume)
         self.targets_seen: int = meta.get("targets_seen", 0)
         self.num_updates: int = meta.get("step", 0)
@@ -156,7 +156,7 @@ class _Run:
             closing.callback(self._writer.close)
         self._is_to_be_compiled = is_to_be_compiled(self.model, config, self.device)
         closing.callback(run_as_it_is, self.model)
-        self._step = Step(self.model, self.optimiser, config, self.device)
+        self._step = Step(self.model, self.optimizer, config, self.device)
         self.batch_size = self._batch_size(meta)
         order = self._order(self.batch_size)
         of_worker = -(-self.batch_size // distributed.world_size())
@@ -174,7 +174,7 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        return self._is_late or self.interrupted or self.targets_seen >= self.config.optimiser.total_targets
+        return self._is_late or self.interrupted or self.targets_seen >= self.config.optimizer.total_targets
 
     def to_the_end(self) -> TrainResult:
         """Update after update, until the schedule or the time is over, or somebody says stop."""
@@ -186,7 +186,7 @@ class _Run:
             if validates or self._is_time_to_read:
                 self.read()
             if validates and not self.finished:
-                self.validate(self.config.eval.progress_targets)
+                self.validate(self.config.eval.validation_targets)
             if self._save_is_due and not self.finished:
                 self.save()
         self._pace.stop()
@@ -202,7 +202,7 @@ class _Run:
         )
 
     def update(self, share: Share) -> None:
-        """One step of the optimiser over every rank's share of a batch."""
+        """One step of the optimizer over every rank's share of a batch."""
         step = functools.partial(self._step, share, self._learning_rate(), self.num_updates)
         try:
             if self._is_to_be_compiled and share.num_examples == self.batch_size:
@@ -223,7 +223,7 @@ class _Run:
         """Equal on every rank: it depends on the data alone."""
         self._save_is_due |= self._feed.cursor.epoch != self._epoch
         enough = self.num_updates % STEPS_BETWEEN_READINGS[self.device.type] == 0
-        return enough or self._save_is_due or self.targets_seen >= self.config.optimiser.total_targets
+        return enough or self._save_is_due or self.targets_seen >= self.config.optimizer.total_targets
 
     def read(self) -> None:
         """Look at the updates since the last time, and agree with the other ranks what comes now."""
@@ -282,13 +282,14 @@ class _Run:
             self._writer.drop_after(to_targets)
         if self._log is not None:
             row = {"kind": "rollback", "targets_seen": self.targets_seen, "reason": reason, "to_targets": to_targets}
-            self._log.write(row | {"rate_factor": self.config.divergence.rate_factor})
+            self._log.write(row | {"rate_factor": self.config.divergence.lr_factor})
         return None if there is None else there.path
 
     def _restore(self, path: Path) -> dict[str, Any]:
-        """Weights and optimiser of a checkpoint; returns what else it says."""
+        """Weights and optimizer of a checkpoint; returns what else it says."""
         load_weights(self.model, path)
-        self.optimiser.load_state_dict(load_resume(path)["optimiser"])
+        resume = load_resume(path)
+        self.optimizer.load_state_dict(resume.get("optimizer") or resume["optimiser"])  # version 0.1: optimiser
         meta = open_checkpoint(path).meta
         check_same_games(meta, self.data)
         return meta
@@ -312,7 +313,7 @@ class _Run:
             model_state=self.model.state_dict(),
             config=self.config,
             meta=meta,
-            resume={"optimiser": self.optimiser.state_dict()},
+            resume={"optimizer": self.optimizer.state_dict()},
         )
 
     def _order(self, batch_size: int) -> SequenceOrder:
@@ -362,7 +363,7 @@ class _Run:
         """Examples of a batch over all ranks: as configured, as the run began, or as much as fits."""
         if meta:
             return meta["batch_size"]
-        size = self.config.optimiser.batch_size
+        size = self.config.optimizer.batch_size
         if size != "auto":
             return size
         reserved = self._frames_bytes(self._order(2 * distributed.world_size()))
@@ -371,7 +372,7 @@ class _Run:
 
     def _learning_rate(self) -> float:
         rate = learning_rate(self.config, self.batch_size, self.targets_seen)
-        return rate * self.config.divergence.rate_factor**self.rollbacks
+        return rate * self.config.divergence.lr_factor**self.rollbacks
 
     def _logged_rollbacks(self) -> int:
         logged = self._log.count("rollback") if self._log is not None else 0
@@ -420,7 +421,7 @@ class _Run:
                 "precision": "bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
                 "resident": self._feed.is_resident, "targets_per_s": self._pace.steady_targets_per_s,
                 "wait_share": pace["wait_share"], "checkpoint_held_s": self._held_s,
-                "core": self.config.model.core, "compiled": is_compiled(self.model),
+                "core": self.config.model.scan_backend, "compiled": is_compiled(self.model),
                 **peak_gb(self.device),
             },
         )  # fmt: skip

@@ -1,0 +1,40 @@
+"""The shape of a network as plain data; `wm.model.world_model.build_model` builds it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+ScanBackend = Literal["auto", "torch", "triton"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of the network."""
+
+    kind: Literal["mamba2", "mlp"] = "mamba2"
+    """mamba2 is a recurrent model over frames; mlp reads the last context_frames frames, concatenated."""
+    d_model: PositiveInt = 384
+    """Width of the residual stream (mamba2)."""
+    num_layers: PositiveInt = 4
+    """Blocks (mamba2)."""
+    d_state: PositiveInt = 64
+    """State size N of a head (mamba2)."""
+    headdim: PositiveInt = 64
+    """Width of a head (mamba2)."""
+    expand: PositiveInt = 2
+    """Inner width over d_model (mamba2)."""
+    d_conv: Annotated[int, Field(ge=2)] = 4
+    """Kernel size of the causal convolution, in frames (mamba2)."""
+    hidden_sizes: tuple[PositiveInt, ...] = (512, 256)
+    """Widths of the hidden layers (mlp)."""
+    scan_backend: ScanBackend = "auto"
+    """State-space scan: torch runs anywhere, triton is mamba-ssm's kernels (CUDA); auto takes triton if available."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "mamba2" and (self.expand * self.d_model) % self.headdim:
+            raise ValueError(f"headdim={self.headdim} does not divide expand * d_model = {self.expand * self.d_model}")
+        if self.kind == "mlp" and not self.hidden_sizes:
+            raise ValueError("hidden_sizes=(): an MLP needs at least one hidden layer")
