@@ -13,7 +13,7 @@ from typing import Any
 from datasets.runtime.errors import UserError
 from tune.config import SIZES, AxisValue, SweepConfig
 from wm.config.run_config import RunConfig, identity, short_hash
-from wm.config.typed_yaml import from_plain, to_plain
+from wm.config.typed_yaml import from_plain, renamed_path, to_plain
 
 SIZE = "size"
 SIZE_FIELDS = ("model.d_model", "model.num_layers")
@@ -123,6 +123,8 @@ def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, ba
         if wrong:
             raise UserError(f"axes.size: found {wrong[0]!r}, expected {_listed(SIZES)}")
         return
+    if renamed := renamed_path(path, RunConfig):
+        raise UserError(f"axes.{path} was renamed; use axes.{renamed}")
     fields = [*_leaves(base), SIZE]
     if path not in fields:
         near = difflib.get_close_matches(path, fields, n=1)

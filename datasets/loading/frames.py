@@ -85,7 +85,8 @@ def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, for_evalua
     if not rows.num_rows:
         raise UserError(
             f"the {split} split of {corpus.root} holds none of its {games.num_rows} games; "
-            "use more games, or change split.test_share and split.validation_share"
+            "use more games, another split (wm eval: --split all; a run: train_split, eval.split), or other "
+            "split.test_fraction and split.validation_fraction"
         )
     return GameIndex(
         corpus=corpus,

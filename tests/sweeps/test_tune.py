@@ -162,7 +162,8 @@ def test_a_wrong_axis_is_named_with_its_value(axes: dict, message: str):
     ("content", "message"),
     [
         ({"axis": {}}, "unknown key axis; did you mean axes"),
-        ({"base": {"optimizer": {}}}, "unknown key base.optimizer"),
+        ({"base": {"optimiser": {}}}, "base.optimiser was renamed; use base.optimizer"),
+        ({"base": {"optimisation": {}}}, "unknown key base.optimisation"),
         ({"base": {"max_seconds": 5}}, "base.max_seconds"),
         ({"base": {"num_workers": 2}}, "base.num_workers=2"),
         ({"base": {"out": "x"}}, "base.out"),
