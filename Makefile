@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Test processes. More than cores, because many tests wait for Ray or for a process that they killed.
+JOBS ?= 4
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 MAMBA := mamba-ssm==2.3.2.post1
 REPLAYS ?=
 DEMO_OUT ?= runs/demo
@@ -48,10 +51,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: lint
-	$(BIN)/pytest -m 'slow or not slow'
+	$(PYTEST) -m 'slow or not slow'
 
 faults: $(VENV)/.dev
 	$(if $(REPLAYS),$(BIN)/python tests/support/kills.py --sources "$(REPLAYS)")

@@ -1,10 +1,18 @@
-"""What tests share: real replays where they are, synthetic ones everywhere, and one Ray for the session."""
+"""Fixtures that tests share: real replays where available, synthetic ones everywhere, one Ray per process.
+
+`make test` runs the tests in several processes. A file is the unit of work, except where a test has an `xdist_group`
+of its own; all tests that use `ray_session` are one group, so that one process starts Ray for them.
+"""
 
 from __future__ import annotations
 
+import atexit
 import csv
 import gzip
 import os
+import secrets
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,30 +24,82 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
 from datasets.schema.splits import SplitConfig
 
-# Ray's own waiting times, shortened: set before anything imports ray.
+# Shorter Ray polling intervals; must be set before ray is imported.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 
-torch.set_num_threads(1)  # of tensors as small as the tests' a second thread only has to be waited for
+# Commands that tests start share the cores with other tests: a thread that waits must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+torch.set_num_threads(1)  # tensors in tests are too small for a second thread
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY_CPUS = 8
-"""Logical CPUs of the session's Ray: with as many as workers, jobs with data tasks hang without a word."""
+"""Logical CPUs of `ray_session`: Ray Train hangs silently if its workers leave no CPU for data tasks."""
 NUM_SYNTHETIC_GAMES = 12
+LONGEST_FIRST = (
+    "training/test_train_kills.py",
+    "pipeline/test_encode_kills.py",
+    "gpu-script",
+    "ray",
+    "jobs/test_submit.py",
+    "pipeline/test_encode_cluster.py",
+)
+"""Groups that take longer than a process' fair part of what is left; they start first."""
+
+
+def own_ray_folder() -> Path:
+    """A folder for the Ray sessions of this process and its commands, with a token of its own.
+
+    Without it, the processes of a parallel run would find each other's clusters in Ray's default folder and overwrite
+    each other's token in the home folder. The path is short because Ray puts sockets below it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    token = folder / "auth_token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    return folder
+
+
+RAY_FOLDER = own_ray_folder()
+os.environ["RAY_TMPDIR"] = str(RAY_FOLDER)
+os.environ["RAY_AUTH_TOKEN_PATH"] = str(RAY_FOLDER / "auth_token")
+
+
+def group_of(item: pytest.Item) -> str:
+    """Name of the group of tests that run in one process, in order."""
+    marked = item.get_closest_marker("xdist_group")
+    if marked is not None:
+        return marked.args[0]
+    if "ray_session" in getattr(item, "fixturenames", ()):
+        return "ray"
+    return item.path.relative_to(ROOT / "tests").as_posix()
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests, the longest groups first."""
+    groups = {item: group_of(item) for item in items}
+    for item, group in groups.items():
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    names = [*LONGEST_FIRST, *dict.fromkeys(group for group in groups.values() if group not in LONGEST_FIRST)]
+    items.sort(key=lambda item: names.index(groups[item]))
 
 
 def replays_folder() -> Path | None:
-    """Where the real replays are, if they are there."""
+    """Folder of the real replays, or None."""
     folder = Path(os.environ.get("WM_REPLAYS", ROOT.parent / "shared" / "replays"))
     return folder if (folder / "inventory.csv").exists() else None
 
 
 @pytest.fixture(scope="session")
 def have_real_replays() -> bool:
-    """Whether real replays are there: for tests that can do with synthetic ones."""
+    """Whether real replays are available, for tests that can use synthetic ones instead."""
     return replays_folder() is not None
 
 
@@ -48,13 +108,13 @@ def real_replays() -> Path:
     """Folder of dev.zip, edge.zip and inventory.csv: WM_REPLAYS, or shared/replays beside the repository."""
     folder = replays_folder()
     if folder is None:
-        pytest.skip("needs real replays: name their folder in WM_REPLAYS")
+        pytest.skip("needs real replays; set WM_REPLAYS to their folder")
     return folder
 
 
 @pytest.fixture(scope="session")
 def inventory(real_replays: Path) -> list[dict[str, str]]:
-    """One row for each real file: what it is and what the default options make of it."""
+    """One row per real file: its content and its outcome with the default options."""
     with (real_replays / "inventory.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -88,7 +148,7 @@ def dev_corpus(real_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def synthetic_replays(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of synthetic replays: there on every machine."""
+    """A folder of synthetic replays."""
     from datasets.synth import SynthOptions, synthesise
 
     out = tmp_path_factory.mktemp("synthetic") / "replays"
@@ -109,16 +169,16 @@ def tiny_corpus(synthetic_replays: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def index(request: pytest.FixtureRequest) -> GameIndex:
-    """All real dev games, or the synthetic ones where there are no real replays."""
+    """All games of dev.zip, or the synthetic ones if there are no real replays."""
     root = request.getfixturevalue("tiny_corpus" if replays_folder() is None else "dev_corpus")
     return index_games(open_corpus(root), "all", SplitConfig())
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray for all tests that need one."""
+    """A local Ray, shared by the tests of the group `ray`."""
     import ray
 
-    ray.init(num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -94,8 +94,12 @@ class Trial:
 
 
 def tiny_run(corpus: Path, out: Path, num_updates: int) -> RunConfig:
-    """A run of a tiny network: about 150 updates a second on one core."""
+    """A run of a tiny network: about 150 updates a second on one core.
+
+    One thread: at this size a second one only waits, and on a busy machine it waits for its core.
+    """
     return RunConfig(
+        num_threads=1,
         train_corpus=corpus,
         out=out,
         precision="fp32",
@@ -140,9 +144,14 @@ def trains(config: RunConfig, since: int) -> bool:
     """Whether workers that began after the first `since` have made progress."""
     if starts(config) <= since:
         return False
+    return any(row["kind"] == "train" for row in rows_of_latest_attempt(config))
+
+
+def rows_of_latest_attempt(config: RunConfig) -> list[dict[str, Any]]:
+    """Rows of the log from the last start of the workers on."""
     rows = read_log(config.out)
     begun = [number for number, row in enumerate(rows) if row["kind"] == "start"]
-    return bool(begun) and any(row["kind"] == "train" for row in rows[begun[-1] :])
+    return rows[begun[-1] :] if begun else []
 
 
 def wait_until(process: subprocess.Popen[bytes], config: RunConfig, since: int, at_targets: int) -> None:
@@ -152,8 +161,8 @@ def wait_until(process: subprocess.Popen[bytes], config: RunConfig, since: int, 
 
 
 def seen_by(config: RunConfig) -> int:
-    """Targets seen at the log's last line."""
-    return max([row["targets_seen"] for row in read_log(config.out)], default=0)
+    """Targets seen by the latest attempt, by its log. Problem rows of earlier attempts may be ahead of it."""
+    return max([row["targets_seen"] for row in rows_of_latest_attempt(config)], default=0)
 
 
 def strike(process: subprocess.Popen[bytes], kind: str) -> dict[int, str]:

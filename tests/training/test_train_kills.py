@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 from train_kills import (
     KINDS,
     Hit,
@@ -21,7 +20,6 @@ from train_kills import (
     trial,
 )
 
-from datasets.runtime.hardware import num_cores
 from wm.data.training_data import open_data
 from wm.launch.train_worker import work
 from wm.runs.run_folder import claim
@@ -37,16 +35,6 @@ def config(tmp_path_factory):
     return tiny_run(small_corpus(folder), folder / "undisturbed", NUM_UPDATES)
 
 
-@pytest.fixture
-def threads_of_a_worker():
-    """A worker on a lone machine computes with all its cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_cores())
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads_of_a_worker")
 def test_notices_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_weights(config):
     claim(config)
     train(config, open_data(config), lambda rows: None, None)
