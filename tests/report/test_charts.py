@@ -90,8 +90,8 @@ def test_intervals_are_drawn_around_points_and_bars():
     points = points_with_intervals({"model": [category("10"), category("60", None)]}, x=TARGETS, y=SHARE).data[0]
     bars = bars_with_intervals([category("Fox"), category("Marth", None)], value=SHARE).data[0]
     for errors in (points.error_y, bars.error_x):
-        assert errors.array == pytest.approx((0.1, 0.0))
-        assert errors.arrayminus == pytest.approx((0.1, 0.0))
+        for lengths in (errors.array, errors.arrayminus):
+            assert lengths[0] == pytest.approx(0.1) and lengths[1] is None
 
 
 def test_groups_share_the_positions_of_equal_names():
@@ -111,6 +111,11 @@ def test_a_bar_below_its_baseline_is_hatched_and_every_value_is_written_beside_i
 def test_the_hover_text_has_value_interval_baseline_and_detail():
     figure = bars_with_intervals([category("Fox", 0.5, baseline=0.6, detail="120 games")], value=SHARE)
     assert figure.data[0].customdata[0] == "Fox: 50.0%<br>95% interval 40.0% to 60.0%<br>baseline 60.0%<br>120 games"
+
+
+def test_a_point_that_is_not_finite_is_left_out_of_the_smoothed_line():
+    figure = learning_curve({"loss": [(1, 4.0), (2, math.nan), (3, 4.0)]}, x=TARGETS, y=LOSS, smooth=True)
+    assert all(list(trace.x) == [1, 3] and list(trace.y) == [4.0, 4.0] for trace in figure.data)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])

@@ -65,7 +65,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A value with its confidence interval, in the units of its axis; None where there is no data."""
+    """A value with its 95% confidence interval, in the units of its axis; None where there is no data."""
 
     value: float | None = None
     low: float | None = None
@@ -104,7 +104,8 @@ def learning_curve(
         smooth: draw the points faint and a rolling mean (see `smoothed`) in front; otherwise join the points.
     """
     figure = _figure(HEIGHT_PX)
-    for i, (name, points) in enumerate(lines.items()):
+    for i, (name, all_points) in enumerate(lines.items()):
+        points = [point for point in all_points if finite(point[1]) is not None]
         color = SERIES_COLORS[i % len(SERIES_COLORS)]
         options: dict[str, Any] = {"line": {"color": color, "width": 2.5}, "mode": "lines+markers", "cliponaxis": False}
         options["marker"] = {"color": color, "size": 7, "symbol": MARKERS[i % len(MARKERS)]}
@@ -167,7 +168,7 @@ def bars_with_intervals(bars: Sequence[Category], *, value: Axis) -> go.Figure:
         line = {"width": 3, "color": LIGHT["baseline"]}
         marker = {"symbol": "line-ns", "size": 17, "line": line}
         figure.add_scatter(**_hover(bars, value), x=[b.baseline for b in bars], y=rows, mode="markers", marker=marker)
-    texts = [bar.text or value.format(bar.estimate.value) for bar in bars]
+    texts = [plain_text(bar.text or value.format(bar.estimate.value)) for bar in bars]
     for row, text in zip(rows, texts, strict=True):
         figure.add_annotation(
             x=1, xref="paper", xanchor="left", xshift=8, y=row, text=text, showarrow=False, font_color=LIGHT["text"]
@@ -181,11 +182,11 @@ def bars_with_intervals(bars: Sequence[Category], *, value: Axis) -> go.Figure:
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """Centered rolling mean over a twentieth of the points; near both ends the window shrinks and stays centered.
+    """Centered rolling mean over a tenth of the points; near both ends the window shrinks and stays centered.
 
     Unlike an exponential moving average it does not lag behind a falling curve.
     """
-    half, last = max(1, len(points) // 40), len(points) - 1
+    half, last = max(1, len(points) // 20), len(points) - 1
     sums = [0.0]
     for _, value in points:
         sums.append(sums[-1] + value)
@@ -256,13 +257,11 @@ def _add_value_axis(figure: go.Figure, axis: Axis, values: Iterable[float], base
 
 
 def _error_bars(categories: Sequence[Category], color: str) -> dict[str, Any]:
-    ends = [
-        (e.value - e.low, e.high - e.value)
-        if e.value is not None and e.low is not None and e.high is not None
-        else (0, 0)
-        for e in (category.estimate for category in categories)
-    ]
-    above, below = [high for _, high in ends], [low for low, _ in ends]
+    above: list[float | None] = []
+    below: list[float | None] = []
+    for value, low, high in ((c.estimate.value, c.estimate.low, c.estimate.high) for c in categories):
+        above.append(None if value is None or high is None else high - value)
+        below.append(None if value is None or low is None else value - low)
     return {"type": "data", "array": above, "arrayminus": below, "color": color, "thickness": 1.5, "width": 4}
 
 
@@ -274,7 +273,7 @@ def _hover(categories: Sequence[Category], axis: Axis) -> dict[str, Any]:
         if category.estimate.interval is not None:
             lines.append("95% interval {} to {}".format(*map(axis.format, category.estimate.interval)))
         if category.baseline is not None:
-            lines.append(f"baseline {axis.format(category.baseline)}")
+            lines.append(f"baseline {axis.format(category.baseline)}{', better' if category.is_worse else ''}")
         texts.append("<br>".join([*lines, plain_text(category.detail)] if category.detail else lines))
     return {"customdata": texts, "hovertemplate": "%{customdata}<extra></extra>"}
 

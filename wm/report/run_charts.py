@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from datasets.corpus.info import CorpusInfo
@@ -14,22 +14,20 @@ from wm.report.charts import (
     learning_curve,
     points_with_intervals,
 )
-from wm.report.numbers import finite, format_count
+from wm.report.numbers import finite
 from wm.report.page import Chart
 from wm.report.results import (
+    CHANGE_ACC,
     HEADLINE_METRICS,
     METRICS,
     MetricInfo,
     Result,
-    Scores,
     best_baseline,
     context_order,
     context_text,
 )
 
 TARGETS_SEEN = Axis(title="targets seen")
-MAX_BARS = 12
-"""Rows of a bar chart; the table below it has all of them."""
 
 Row = dict[str, Any]
 
@@ -90,23 +88,23 @@ def headline_chart(metric: MetricInfo, model: Result, results: Sequence[Result])
     return _metric_chart("headline", metric, bars_with_intervals(bars, value=Axis(title="", kind=metric.kind)))
 
 
-def breakdown_chart(key: str, metric: MetricInfo, slices: Sequence[Scores], baseline: Mapping[str, float]) -> Chart:
-    """A metric by kind of frames, with the baseline's value marked on each bar.
-
-    Args:
-        baseline: values of the baseline by kind.
-    """
-    bars = [
-        Category(
-            name=part.name,
-            estimate=part.estimate(metric.key),
-            detail=f"{format_count(part.count)} pairs of frame and player",
-            baseline=baseline.get(part.name),
-            is_worse=is_worse(metric, part.estimate(metric.key), baseline.get(part.name)),
-        )
-        for part in slices[:MAX_BARS]
-    ]
-    return _metric_chart(key, metric, bars_with_intervals(bars, value=metric.axis))
+def breakdown_charts(results: Sequence[Result], model: Result, dimension: str) -> list[Chart]:
+    """Each metric by kind of frames, the most frequent first, beside the baseline that is best over all frames."""
+    charts = []
+    for metric in HEADLINE_METRICS:
+        # By definition every baseline has a change_acc of 0, so a mark would say nothing.
+        baseline = best_baseline(results, metric) if metric is not CHANGE_ACC else None
+        slices = baseline.slices.get(dimension, []) if baseline else []
+        marks = {part.name: part.estimate(metric.key).value for part in slices}
+        bars = []
+        for part in model.slices[dimension]:
+            estimate, mark = part.estimate(metric.key), marks.get(part.name)
+            is_worse = estimate.value is not None and mark is not None and metric.is_better(mark, estimate.value)
+            detail = f"{part.count:,} pairs of frame and player"
+            bars.append(Category(name=part.name, estimate=estimate, detail=detail, baseline=mark, is_worse=is_worse))
+        figure = bars_with_intervals(bars, value=metric.axis)
+        charts.append(_metric_chart(f"breakdown-{list(model.slices).index(dimension)}", metric, figure))
+    return charts
 
 
 def corpus_charts(corpus: CorpusInfo) -> list[Chart]:
@@ -120,11 +118,6 @@ def corpus_charts(corpus: CorpusInfo) -> list[Chart]:
         figure = bars_with_intervals(bars, value=Axis(title="games", kind="count"))
         charts.append(Chart(key=f"games-by-{kind}", title=f"Games by {kind}", figure=figure))
     return charts
-
-
-def is_worse(metric: MetricInfo, estimate: Estimate, baseline: float | None) -> bool:
-    """Whether a baseline is better than an estimate."""
-    return estimate.value is not None and baseline is not None and metric.is_better(baseline, estimate.value)
 
 
 def _baselines(results: Sequence[Result], metric: MetricInfo) -> list[Category]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from datasets.schema.reject_reasons import REJECT_REASONS
 from wm.report.numbers import finite, format_count, format_duration
 from wm.report.page import render_page, write_page
 from wm.report.results import (
-    CHANGE_ACC,
     HEADLINE_METRICS,
     METRICS,
     MetricInfo,
@@ -28,14 +26,13 @@ from wm.report.results import (
     read_results,
 )
 from wm.report.run_charts import (
-    MAX_BARS,
-    breakdown_chart,
+    breakdown_charts,
     context_charts,
     corpus_charts,
     headline_chart,
-    is_worse,
     learning_charts,
 )
+from wm.runs.environment import command_line
 from wm.runs.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_log
 
 FRAMES_PER_HOUR = 60 * 3600
@@ -55,13 +52,13 @@ def write_report(
         run: the run's folder; its log, environment and config are read as far as they exist.
         title, evaluation, corpus: see `render_report`.
     """
-    environment, config = run / ENVIRONMENT_FILE, run / CONFIG_FILE
+    config = run / CONFIG_FILE
     page = render_report(
         title=title,
         log_rows=read_log(run),
         evaluation=evaluation,
         corpus=corpus,
-        environment=json.loads(environment.read_text()) if environment.exists() else None,
+        environment=_read_environment(run / ENVIRONMENT_FILE),
         config=config.read_text() if config.exists() else "",
     )
     return write_page(path, page)
@@ -103,7 +100,11 @@ def render_report(
         learning_charts=learning_charts(log_rows, results),
         has_validation=any(row.get("kind") == "eval" for row in log_rows),
         context_charts=context_charts(results),
-        breakdown=_breakdown(model, results) if model else [],
+        breakdown=[
+            (HEADINGS.get(dimension, f"By {dimension}"), breakdown_charts(results, model, dimension))
+            for dimension, slices in (model.slices if model else {}).items()
+            if model and slices
+        ],
         corpus=corpus,
         corpus_facts=_corpus_facts(corpus) if corpus else [],
         corpus_charts=corpus_charts(corpus) if corpus else [],
@@ -112,6 +113,14 @@ def render_report(
         environment_facts=_environment_facts(environment),
         config=config,
     )
+
+
+def _read_environment(path: Path) -> Mapping[str, Any]:
+    """The environment of a run; empty if it was not recorded or the file is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _tile(metric: MetricInfo, model: Result, results: Sequence[Result]) -> dict[str, Any]:
@@ -141,36 +150,6 @@ def _verdict(metric: MetricInfo, model: Result, baseline: Result | None) -> tupl
     return (f"✓ better than {versus}", "good") if is_better else (f"✗ worse than {versus}", "bad")
 
 
-def _breakdown(model: Result, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """For each dimension its heading, charts of the largest groups, and table rows of all groups."""
-    dimensions = []
-    for i, (dimension, slices) in enumerate(model.slices.items()):
-        if not slices:
-            continue
-        baselines = {metric: _baseline_values(results, metric, dimension) for metric in HEADLINE_METRICS}
-        rows = []
-        for part in slices:
-            cells = [(metric, part.estimate(metric.key), values.get(part.name)) for metric, values in baselines.items()]
-            rows.append((part, [(*cell, is_worse(*cell)) for cell in cells]))
-        dimensions.append(
-            {
-                "heading": HEADINGS.get(dimension, f"By {dimension}"),
-                "charts": [breakdown_chart(f"breakdown-{i}", m, slices, values) for m, values in baselines.items()],
-                "num_hidden": max(0, len(slices) - MAX_BARS),
-                "rows": rows,
-            }
-        )
-    return dimensions
-
-
-def _baseline_values(results: Sequence[Result], metric: MetricInfo, dimension: str) -> dict[str, float]:
-    """Group -> the metric of the baseline that is best over all frames. Every baseline has a change_acc of 0."""
-    baseline = best_baseline(results, metric) if metric is not CHANGE_ACC else None
-    slices = baseline.slices.get(dimension, []) if baseline else []
-    values = {part.name: part.estimate(metric.key).value for part in slices}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _training_facts(train: Sequence[dict[str, Any]]) -> Facts:
     facts = [("Targets seen", format_count(row.get("targets_seen"))) for row in train[-1:]]
     seconds, speeds = (
@@ -194,13 +173,13 @@ def _corpus_facts(corpus: CorpusInfo) -> Facts:
 
 
 def _commands(evaluation: Mapping[str, Any], results: Sequence[Result], environment: Mapping[str, Any]) -> list[str]:
-    """The run's commands without repetitions, and the evaluation."""
+    """The run's commands without repetitions, and the evaluation; no home folder and no credentials."""
     commands = list(dict.fromkeys(str(entry.get("command")) for entry in environment.get("commands") or []))
     if evaluation.get("checkpoint") and evaluation.get("corpus"):
         words = ["wm", "eval", evaluation["checkpoint"], evaluation["corpus"]]
         words += ["--split", evaluation.get("split", "validation"), "--num-targets", evaluation.get("num_targets")]
         words += ["--context", *(result.context for result in results if result.is_model)]
-        commands.append(shlex.join(map(str, words)))
+        commands.append(command_line([str(word) for word in words]))
     return commands
 
 

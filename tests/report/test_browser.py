@@ -1,0 +1,65 @@
+"""The report in a real browser without a network: charts appear, colors follow the theme, nothing is reported."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from report_inputs import hostile_inputs, report_inputs
+
+from wm.report.charts import PALETTE
+from wm.report.page import write_page
+from wm.report.run_report import render_report
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the PATH")
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=20000",
+)  # fmt: skip
+NUM_CHARTS = 19
+
+
+def open_page(page: Path, *flags: str) -> str:
+    """The page's DOM after its scripts have run; fails if the console has any message."""
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={page.parent / 'profile'}", *flags, "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout
+
+
+def chart_colors(dom: str) -> set[str]:
+    """Colors of all lines and areas within the charts, as `#rrggbb`."""
+    charts = "".join(re.findall(r"<svg class=\"main-svg\".*?</svg>", dom, re.DOTALL))
+    found = re.findall(r"(?:stroke|fill): rgb\((\d+), (\d+), (\d+)\)", charts)
+    return {"#" + "".join(f"{int(channel):02x}" for channel in color) for color in found}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_chart_appears_in_the_colors_of_the_theme(theme: str, tmp_path: Path):
+    page = write_page(tmp_path / "report.html", render_report(**report_inputs()))
+    dom = open_page(page, f"--blink-settings=preferredColorScheme={int(theme == 'light')}")
+    charts = dom.split('<div class="chart js-plotly-plot')[1:]
+    assert len(charts) == NUM_CHARTS
+    assert all("<svg" in chart for chart in charts)
+    light, dark = PALETTE["model"]
+    assert (light in chart_colors(dom), dark in chart_colors(dom)) == (theme == "light", theme == "dark")
+
+
+def test_hostile_names_run_no_script_and_are_shown_as_text(tmp_path: Path):
+    page = write_page(tmp_path / "report.html", render_report(**hostile_inputs()))
+    dom = open_page(page)
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    assert title is not None and title[1].startswith("&lt;script&gt;alert")
+    assert "<img" not in dom
+    assert dom.count('<svg class="main-svg"') > 0
+
+
+def test_a_page_without_data_opens(tmp_path: Path):
+    page = render_report(title="A run", log_rows=[], evaluation={}, corpus=None)
+    assert "This run has not been evaluated yet" in open_page(write_page(tmp_path / "report.html", page))
