@@ -1,32 +1,42 @@
-# One virtual environment, made by whichever target comes first.
-PYTHON ?= python3.11
+# Each target creates the virtual environment if it is not there, with what the target needs.
+SUPPORTED := python3.13 python3.12 python3.11
+# The newest supported Python that starts and can create virtual environments. Another one: make PYTHON=path.
+PYTHON ?= $(firstword $(foreach name,$(SUPPORTED),$(shell $(name) -c 'import ensurepip, venv' 2>/dev/null && echo $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Test processes. More than cores, because many tests wait for Ray or for a process that they killed.
-JOBS ?= 4
-PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 MAMBA := mamba-ssm==2.3.2.post1
+# Test processes: more than cores, because many tests wait for Ray or for a process that they killed.
+JOBS ?= 4
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 REPLAYS ?=
 DEMO_OUT ?= runs/demo
 
-.PHONY: help demo test test-slow faults lint format gpu clean
+.PHONY: help demo test test-slow faults lint format gpu wheel clean
 
 help:
-	@echo "make demo                 replays -> corpus -> world model -> report, in minutes (REPLAYS=path for your own)"
-	@echo "make test                 format, lint, types and tests"
-	@echo "make test-slow            the slow tests too"
-	@echo "make faults               kills encodes (REPLAYS=path) and training runs at random moments, compares what comes out"
-	@echo "make gpu                  adds the CUDA kernels of mamba-ssm"
+	@echo "make demo        replays -> corpus -> world model -> report, in minutes; REPLAYS=path uses your own replays"
+	@echo "make test        format check, linter, type check and tests; JOBS=4 sets the number of test processes"
+	@echo "make test-slow   the same, with the slow tests"
+	@echo "make faults      kills training runs, and encodes of REPLAYS=path, at random moments and compares the results"
+	@echo "make format      formats the code and fixes what the linter can fix"
+	@echo "make gpu         adds the GPU kernels of mamba-ssm"
+	@echo "make wheel       builds a wheel in dist/"
+	@echo "make clean       removes the virtual environment and build files"
+	@echo "PYTHON=path      sets the Python of a new virtual environment (3.11, 3.12 or 3.13; now: $(or $(PYTHON),none found))"
 
-# torch before the rest: the packages that depend on it then take the build that is there.
-$(VENV)/.core: pyproject.toml constraints.txt
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Found no Python 3.11, 3.12 or 3.13 with the venv module." \
+		"Install one (Debian, Ubuntu: apt install python3-venv) or set PYTHON=path." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+
+# torch first: the packages that depend on it then keep the build that is installed.
+$(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt torch==2.13.0
 	$(PIP) -c constraints.txt -e .
 	@touch $@
 
-# mamba-ssm ships sources whose build wants a CUDA compiler; Mamba-2 needs only its Triton kernels.
+# mamba-ssm is a source package whose build needs a CUDA compiler. Mamba-2 needs only its Triton kernels.
 $(VENV)/.gpu: $(VENV)/.core
 	$(PIP) -c constraints.txt -e '.[gpu]' setuptools wheel packaging ninja
 	MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) --no-build-isolation --no-deps $(MAMBA)
@@ -60,5 +70,11 @@ faults: $(VENV)/.dev
 	$(if $(REPLAYS),$(BIN)/python tests/support/kills.py --sources "$(REPLAYS)")
 	$(BIN)/python tests/support/train_kills.py
 
+# setuptools would pack what an earlier build left in build/.
+wheel: $(BIN)/python
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info
