@@ -4,7 +4,7 @@
 
 Guards `datasets/legacy/parsed_game.py` and `datasets/legacy/rollback_frames.py`. Times are this process' CPU, the
 least of some repeats, by form. "Parquet alone" decompresses and reads all columns; "wanted columns" is what
-`ParsedFile` does, and the third is the whole of `parse_parsed`. The last line is one JSON object.
+`ParsedFile` does, and the third is the whole of `parse_parsed_game`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.legacy.parsed_container import ParsedFile
-from datasets.legacy.parsed_game import WANTED, parse_parsed
+from datasets.legacy.parsed_game import FIELDS_TO_READ, parse_parsed_game
 from datasets.sources.reading import read_ahead
 from datasets.sources.scan import Inputs
 
@@ -42,8 +42,8 @@ READERS: dict[str, Callable[[bytes, str, dict | None], object]] = {
     "parquet_alone": lambda content, name, meta: pq.read_table(
         pa.BufferReader(zlib.decompress(content)), use_threads=False
     ),
-    "wanted_columns": lambda content, name, meta: ParsedFile(content, WANTED),
-    "parse_parsed": parse_parsed,
+    "wanted_columns": lambda content, name, meta: ParsedFile(content, FIELDS_TO_READ),
+    "parse_parsed_game": parse_parsed_game,
 }
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     num_rows: dict[str, int] = defaultdict(int)
     for replay, read in read_ahead(Inputs(arguments.sources, lambda key: False)):
         content = read()
-        game = parse_parsed(content, replay.name, replay.meta)
+        game = parse_parsed_game(content, replay.name, replay.meta)
         by_form[game.facts.form].append((content, replay.name, replay.meta))
         num_rows[game.facts.form] += game.num_frames + game.num_rollback_rows
     print(f"{'':12s}" + "".join(f"{name:>18s}" for name in READERS) + "   rows a second")
@@ -65,7 +65,7 @@ def main() -> None:
     for form, files in sorted(by_form.items()):
         speeds = {name: num_rows[form] / seconds(read, files, arguments.repeats) for name, read in READERS.items()}
         results[form] = {name: round(speed) for name, speed in speeds.items()} | {"games": len(files)}
-        share = speeds["parse_parsed"] / speeds["parquet_alone"]
+        share = speeds["parse_parsed_game"] / speeds["parquet_alone"]
         print(
             f"{form:12s}" + "".join(f"{speed:18,.0f}" for speed in speeds.values()) + f"   {share:.2f} of Parquet alone"
         )

@@ -1,1 +1,1 @@
-"""The older pipelines' parsed games: their containers, their metadata, and the rollback frames that they kept."""
+"""Games of the older pipelines: their containers, their metadata, and the rollback frames that they kept."""

@@ -26,7 +26,7 @@ from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.corpus.commit import Committer
 from datasets.corpus.commit_files import durable_file_record
 from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
-from datasets.legacy.parsed_game import parse_parsed
+from datasets.legacy.parsed_game import parse_parsed_game
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError, UserError
@@ -181,7 +181,7 @@ def _stored_form(replay: ReplayInput, content: bytes, options: EncodeOptions) ->
     """
     try:
         if replay.kind == "parsed":
-            game = parse_parsed(content, replay.name, replay.meta)
+            game = parse_parsed_game(content, replay.name, replay.meta)
         else:
             game = parse_replay(content, repair_old=options.repair_old)
         check_game(game, options.filters)

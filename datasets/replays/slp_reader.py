@@ -70,14 +70,14 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
     if len(parsed.frames.ports) != NUM_PLAYERS:
         raise ReplayError("not_two_players", f"{len(parsed.frames.ports)} players, expected 2")
     frame_ids = parsed.frames.id.to_numpy()  # pyrefly: ignore[missing-attribute]
-    last_rows = rows_without_rollbacks(frame_ids)
-    num_frames = len(frame_ids) if last_rows is None else len(last_rows)
-    players, cross_checks = zip(*(_player_columns(port.leader, last_rows) for port in parsed.frames.ports), strict=True)
+    rows = final_rows(frame_ids)
+    num_frames = len(frame_ids) if rows is None else len(rows)
+    players, cross_checks = zip(*(_player_columns(port.leader, rows) for port in parsed.frames.ports), strict=True)
     return Game(
         game_id=game_id_of(content),
         facts=_facts(parsed),
         players=players,
-        followers=tuple(_followers(parsed.frames, last_rows)),
+        followers=tuple(_followers(parsed.frames, rows)),
         num_frames=num_frames,
         num_rollback_rows=len(frame_ids) - num_frames,
         cross_check=CrossCheck(players=cross_checks, last_frame=_last_frame(parsed)),
@@ -89,7 +89,7 @@ def game_id_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def rows_without_rollbacks(frame_ids: np.ndarray) -> np.ndarray | None:
+def final_rows(frame_ids: np.ndarray) -> np.ndarray | None:
     """The final row of each frame: the last row with its id, ordered by id.
 
     Args:

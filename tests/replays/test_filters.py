@@ -1,4 +1,4 @@
-"""What is taken and what is refused, on the odd files that real dumps hold."""
+"""Which games are accepted and which are rejected, on the odd files of real dumps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOOD_GAME = "1b72eddbd56faf6f.slp"
 
 
 def code_of(content: bytes, filters: FilterConfig) -> str | None:
-    """Reason code of a refused replay; None for one that is taken."""
+    """Reject code of a replay; None if it is accepted."""
     try:
         check_game(parse_replay(content), filters)
     except ReplayError as error:
@@ -36,7 +36,7 @@ def with_value(game: Game, column: str, value: float) -> Game:
     return dataclasses.replace(game, players=(game.players[0], game.players[1] | {column: values}))
 
 
-def test_each_odd_file_fares_as_the_inventory_expects(inventory, read_real):
+def test_each_odd_file_is_accepted_or_rejected_as_the_inventory_expects(inventory, read_real):
     edge = [row for row in inventory if row["set"] == "edge"]
     assert len(edge) == 70
     for row in edge:
@@ -45,7 +45,7 @@ def test_each_odd_file_fares_as_the_inventory_expects(inventory, read_real):
         assert code is None or code in REJECT_REASONS
 
 
-def test_each_reason_that_the_inventory_gives_is_among_those_named(inventory, read_real):
+def test_each_reason_of_the_inventory_is_in_the_message(inventory, read_real):
     words = {"cpu_player", "items_on", "odd_stage", "odd_stocks", "short", "low_damage", "idle_player"}
     checked = 0
     for row in inventory:
@@ -53,9 +53,9 @@ def test_each_reason_that_the_inventory_gives_is_among_those_named(inventory, re
         if row["set"] != "edge" or not reasons <= words | {"odd_timer", "no_game_end"}:
             continue
         game = parse_replay(read_real(row["file"]))
-        with pytest.raises(ReplayError) as refused:
+        with pytest.raises(ReplayError) as rejected:
             check_game(game, FilterConfig())
-        named = {part.split(":")[0] for part in refused.value.message.split("; ")}
+        named = {part.split(":")[0] for part in rejected.value.message.split("; ")}
         assert reasons & words <= named, row["file"]
         checked += 1
     assert checked > 10
@@ -79,25 +79,28 @@ def test_each_filter_can_be_relaxed(why, filters, inventory, read_real):
     assert None in codes
 
 
-def test_a_game_of_two_in_teams_is_taken_on_request(read_real):
+def test_a_team_game_of_two_is_accepted_on_request(read_real):
     game = parse_replay(read_real(GOOD_GAME))
     game = dataclasses.replace(game, facts=dataclasses.replace(game.facts, is_teams=True))
-    with pytest.raises(ReplayError) as refused:
+    with pytest.raises(ReplayError) as rejected:
         check_game(game, FilterConfig())
-    assert refused.value.code == "teams"
+    assert rejected.value.code == "teams"
     check_game(game, FilterConfig(allow_teams=True))
 
 
-def test_what_a_source_does_not_say_never_speaks_against_a_game(read_real):
+def test_unknown_metadata_never_rejects_a_game(read_real):
     game = parse_replay(read_real(GOOD_GAME))
     players = tuple(dataclasses.replace(p, port=None, is_human=None, stocks=None) for p in game.facts.players)
-    unsaid = {name: None for name in ("slippi_version", "is_teams", "has_items", "is_pal", "start_time", "end_method")}
-    facts = dataclasses.replace(game.facts, players=players, placements=None, **unsaid)
+    unknown = {name: None for name in ("slippi_version", "is_teams", "has_items", "is_pal", "start_time", "end_method")}
+    facts = dataclasses.replace(game.facts, players=players, placements=None, **unknown)
     check_game(dataclasses.replace(game, facts=facts, cross_check=None), FilterConfig())
 
 
-@pytest.mark.parametrize("options", [{"min_frames": 0}, {"min_damage_percent": -1.0}, {"num_stocks": 100}])
-def test_a_filter_that_means_nothing_is_refused_by_name(options):
+@pytest.mark.parametrize(
+    "options",
+    [{"min_frames": 0}, {"min_damage_percent": -1.0}, {"min_damage_percent": float("nan")}, {"num_stocks": 100}],
+)
+def test_an_invalid_filter_is_rejected_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         FilterConfig(**options)
 
@@ -110,7 +113,7 @@ def test_a_filter_can_be_made_stricter(read_real):
     assert code_of(content, FilterConfig(num_stocks=3)) == "odd_stocks"
 
 
-def test_damage_is_the_sum_of_all_rises_in_percent(read_real):
+def test_damage_is_the_sum_of_all_increases_in_percent(read_real):
     game = parse_replay(read_real(GOOD_GAME))
     for player, columns in enumerate(game.players):
         total, before = 0.0, 0.0
@@ -124,24 +127,24 @@ def test_damage_is_the_sum_of_all_rises_in_percent(read_real):
     ("column", "value"),
     [("percent", 1e30), ("x", -2e8), ("state_age", 1e9), ("stocks", 200), ("jumps", 255), ("main_x", -128)],
 )
-def test_a_value_that_the_game_cannot_make_is_refused(column, value, read_real):
+def test_a_value_out_of_range_is_rejected(column, value, read_real):
     game = parse_replay(read_real(GOOD_GAME))
     check_game(game, FilterConfig())
-    with pytest.raises(ReplayError) as refused:
+    with pytest.raises(ReplayError) as rejected:
         check_game(with_value(game, column, value), FilterConfig())
-    assert refused.value.code == "bad_values"
-    assert column in refused.value.message
+    assert rejected.value.code == "bad_values"
+    assert column in rejected.value.message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_number_that_is_not_finite_is_refused(value, read_real):
+def test_a_number_that_is_not_finite_is_rejected(value, read_real):
     content = read_real(GOOD_GAME)
     position = parse_replay(content).players[0]["x"][1_000]
     code = code_of(content.replace(struct.pack(">f", position), struct.pack(">f", value)), FilterConfig())
     assert code == "bad_values"
 
 
-def test_each_plausible_range_is_of_a_column_and_within_its_dtype():
+def test_each_value_range_belongs_to_a_column_and_lies_within_its_dtype():
     for name, (lowest, highest) in VALUE_RANGES.items():
         assert lowest < highest
         dtype = np.dtype(PLAYER_COLUMNS[name].to_pandas_dtype())
@@ -149,7 +152,7 @@ def test_each_plausible_range_is_of_a_column_and_within_its_dtype():
         assert limits.min <= lowest and highest <= limits.max
 
 
-def test_reason_codes_are_words_with_an_explanation():
+def test_reject_codes_are_words_with_a_description():
     for code, text in REJECT_REASONS.items():
         assert code.replace("_", "").isalpha() and code.islower()
         assert len(text) > 5

@@ -1,4 +1,4 @@
-"""Every rule of a sound game sees the damage that it is there for, and none sees any in sound games."""
+"""Every plausibility check detects its kind of damage, and none rejects an undamaged game."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ PRE, POST = 0x37, 0x38
 """Command bytes of the events before and after a frame (SPEC.md)."""
 THIRD_PORT = 2
 
-Where = Callable[[PlayerTimeline], np.ndarray]
+FrameMask = Callable[[PlayerTimeline], np.ndarray]
 
 
-def calm(timeline: PlayerTimeline) -> np.ndarray:
-    """Frames in the middle of an action whose clock runs."""
+def mid_action(timeline: PlayerTimeline) -> np.ndarray:
+    """Frames in the middle of an action whose state age advances."""
     runs = timeline.steady & (np.diff(timeline["state_age"]) > 0)[:-1] & (np.diff(timeline["state_age"]) > 0)[1:]
-    calm = np.zeros(len(timeline["action"]), bool)
-    calm[4:-4] = runs[3:-3] & runs[2:-4] & runs[4:-2] & runs[1:-5] & runs[5:-1]
-    return calm & (timeline["state_age"] > 1) & (timeline["shield"] == 60)
+    mid_action = np.zeros(len(timeline["action"]), bool)
+    mid_action[4:-4] = runs[3:-3] & runs[2:-4] & runs[4:-2] & runs[1:-5] & runs[5:-1]
+    return mid_action & (timeline["state_age"] > 1) & (timeline["shield"] == 60)
 
 
 def flying(timeline: PlayerTimeline) -> np.ndarray:
-    return calm(timeline) & timeline.airborne & np.isin(timeline["action"], (29, 65, 66, 67, 68, 69))
+    return mid_action(timeline) & timeline.airborne & np.isin(timeline["action"], (29, 65, 66, 67, 68, 69))
 
 
 def walking(timeline: PlayerTimeline) -> np.ndarray:
-    return calm(timeline) & ~timeline.airborne & (timeline["action"] < FIRST_SPECIAL)
+    return mid_action(timeline) & ~timeline.airborne & (timeline["action"] < FIRST_SPECIAL)
 
 
-def frozen(timeline: PlayerTimeline) -> np.ndarray:
+def mid_hitlag(timeline: PlayerTimeline) -> np.ndarray:
     middle = np.zeros(len(timeline["action"]), bool)
     middle[2:-2] = (
         timeline.in_hitlag[1:-3]
@@ -57,11 +57,11 @@ def frozen(timeline: PlayerTimeline) -> np.ndarray:
     return middle
 
 
-def still_many(timeline: PlayerTimeline) -> np.ndarray:
-    return calm(timeline) & (timeline["stocks"] > 2)
+def many_stocks_left(timeline: PlayerTimeline) -> np.ndarray:
+    return mid_action(timeline) & (timeline["stocks"] > 2)
 
 
-def long_flying(timeline: PlayerTimeline) -> np.ndarray:
+def late_flying(timeline: PlayerTimeline) -> np.ndarray:
     return flying(timeline) & (timeline["state_age"] > 14)
 
 
@@ -79,51 +79,51 @@ def to(value: float) -> Callable[[float], float]:
 
 @dataclass(frozen=True)
 class Damage:
-    """One number in one event of the third port's player."""
+    """A changed value in one event of the player on the third port."""
 
     event: int
     offset: int
-    """Of the number, from the event's command byte (SPEC.md)."""
+    """Offset of the value from the event's command byte (SPEC.md)."""
     kind: str
-    """For `struct`."""
+    """Format for `struct`."""
     change: Callable
     code: str
-    where: Where = calm
+    where: FrameMask = mid_action
 
 
 DAMAGE = {
-    "stocks that rise": Damage(POST, 0x21, ">B", changed(1), "stocks_jump"),
-    "stocks that fall by two": Damage(POST, 0x21, ">B", changed(-2), "stocks_jump", still_many),
-    "a character not chosen": Damage(POST, 0x7, ">B", to(5), "character_mismatch"),
-    "a little more percent": Damage(POST, 0x16, ">f", changed(0.01), "percent_falls"),
-    "percent before a frame": Damage(PRE, 0x3C, ">f", changed(0.01), "pre_post_mismatch"),
+    "increasing stocks": Damage(POST, 0x21, ">B", changed(1), "stocks_jump"),
+    "stocks dropping by two": Damage(POST, 0x21, ">B", changed(-2), "stocks_jump", many_stocks_left),
+    "a character that was not selected": Damage(POST, 0x7, ">B", to(5), "character_mismatch"),
+    "slightly more percent": Damage(POST, 0x16, ">f", changed(0.01), "percent_falls"),
+    "pre-frame percent": Damage(PRE, 0x3C, ">f", changed(0.01), "pre_post_mismatch"),
     "another action": Damage(POST, 0x8, ">H", with_bits(1), "pre_post_mismatch"),
-    "another action in hitlag": Damage(POST, 0x8, ">H", with_bits(1), "pre_post_mismatch", frozen),
-    "a little to the right": Damage(POST, 0xA, ">f", changed(0.01), "pre_post_mismatch", walking),
-    "a little higher": Damage(POST, 0xE, ">f", changed(0.01), "pre_post_mismatch", flying),
-    "a little higher in a special move": Damage(
-        POST, 0xE, ">f", changed(0.01), "pre_post_mismatch", lambda t: calm(t) & (t["action"] >= FIRST_SPECIAL)
+    "another action in hitlag": Damage(POST, 0x8, ">H", with_bits(1), "pre_post_mismatch", mid_hitlag),
+    "slightly to the right": Damage(POST, 0xA, ">f", changed(0.01), "pre_post_mismatch", walking),
+    "slightly higher": Damage(POST, 0xE, ">f", changed(0.01), "pre_post_mismatch", flying),
+    "slightly higher in a special move": Damage(
+        POST, 0xE, ">f", changed(0.01), "pre_post_mismatch", lambda t: mid_action(t) & (t["action"] >= FIRST_SPECIAL)
     ),
-    "far off in hitlag": Damage(POST, 0xE, ">f", changed(12), "pre_post_mismatch", frozen),
-    "farther than a frame goes": Damage(POST, 0xA, ">f", changed(150), "position_jump", frozen),
-    "far off and back": Damage(POST, 0xE, ">f", changed(40), "position_jump", frozen),
+    "far away in hitlag": Damage(POST, 0xE, ">f", changed(12), "pre_post_mismatch", mid_hitlag),
+    "too far for one frame": Damage(POST, 0xA, ">f", changed(150), "position_jump", mid_hitlag),
+    "far away and back": Damage(POST, 0xE, ">f", changed(40), "position_jump", mid_hitlag),
     "half a facing": Damage(POST, 0x12, ">f", to(0.5), "bad_values"),
-    "a stick off its grid": Damage(PRE, 0x19, ">f", to(0.5001), "off_grid"),
-    "a c-stick off its grid": Damage(PRE, 0x25, ">f", to(-0.7001), "off_grid"),
-    "a trigger off its grid": Damage(PRE, 0x29, ">f", to(0.5001), "off_grid"),
-    "a button pressed": Damage(PRE, 0x31, ">H", with_bits(0x200), "buttons_mismatch"),
-    "a button seen": Damage(PRE, 0x2D, ">I", with_bits(0x200), "buttons_mismatch"),
-    "a button that is none": Damage(PRE, 0x2D, ">I", with_bits(0x0100_0000), "buttons_mismatch"),
-    "a shield that shrinks while down": Damage(POST, 0x1A, ">f", changed(-0.001), "shield_jump"),
-    "a shield that grows fast": Damage(
+    "a stick between steps": Damage(PRE, 0x19, ">f", to(0.5001), "off_grid"),
+    "a c-stick between steps": Damage(PRE, 0x25, ">f", to(-0.7001), "off_grid"),
+    "a trigger between steps": Damage(PRE, 0x29, ">f", to(0.5001), "off_grid"),
+    "a physical button": Damage(PRE, 0x31, ">H", with_bits(0x200), "buttons_mismatch"),
+    "a processed button": Damage(PRE, 0x2D, ">I", with_bits(0x200), "buttons_mismatch"),
+    "an unused button bit": Damage(PRE, 0x2D, ">I", with_bits(0x0100_0000), "buttons_mismatch"),
+    "a shield that shrinks while it is down": Damage(POST, 0x1A, ">f", changed(-0.001), "shield_jump"),
+    "a shield that grows too fast": Damage(
         POST, 0x1A, ">f", changed(0.5), "shield_jump", lambda t: (t["shield"] < 59) & (t["action"] == 14)
     ),
     "hitlag without its flag": Damage(POST, 0x49, ">f", to(3), "hitlag_mismatch"),
-    "half a frame of hitlag": Damage(POST, 0x49, ">f", changed(0.5), "hitlag_mismatch", frozen),
+    "half a frame of hitlag": Damage(POST, 0x49, ">f", changed(0.5), "hitlag_mismatch", mid_hitlag),
     "half a frame of hitstun": Damage(POST, 0x2B, ">f", changed(0.5), "bad_values", lambda t: t["hitstun"] > 2),
-    "hit by somebody not there": Damage(POST, 0x20, ">B", to(9), "bad_values"),
-    "a surface that is not there": Damage(POST, 0x30, ">H", to(200), "bad_values"),
-    "an l-cancel of a third kind": Damage(POST, 0x33, ">B", to(3), "bad_values"),
+    "hit by a port that does not exist": Damage(POST, 0x20, ">B", to(9), "bad_values"),
+    "a surface that does not exist": Damage(POST, 0x30, ">H", to(200), "bad_values"),
+    "an undefined l-cancel value": Damage(POST, 0x33, ">B", to(3), "bad_values"),
     "another last attack": Damage(POST, 0x1E, ">B", with_bits(16), "one_frame_value"),
     "another combo": Damage(POST, 0x1F, ">B", with_bits(16), "one_frame_value"),
     "another number of jumps": Damage(POST, 0x32, ">B", with_bits(1), "one_frame_value"),
@@ -132,23 +132,23 @@ DAMAGE = {
     "flag byte 3": Damage(POST, 0x28, ">B", with_bits(0x02), "one_frame_value"),
     "flag byte 4": Damage(POST, 0x29, ">B", with_bits(0x80), "one_frame_value"),
     "flag byte 5": Damage(POST, 0x2A, ">B", with_bits(0x02), "one_frame_value"),
-    "a fraction of a frame's age": Damage(POST, 0x22, ">f", changed(0.001), "one_frame_value"),
-    "an age that leaps ahead": Damage(POST, 0x22, ">f", changed(30), "one_frame_value"),
-    "an age that leaps back": Damage(POST, 0x22, ">f", changed(-9), "one_frame_value", long_flying),
-    "an age that moves in hitlag": Damage(POST, 0x22, ">f", changed(0.25), "one_frame_value", frozen),
-    "a velocity that moves in hitlag": Damage(POST, 0x39, ">f", changed(0.25), "one_frame_value", frozen),
-    "another speed in the air, x": Damage(POST, 0x35, ">f", changed(0.01), "velocity_mismatch", flying),
-    "another speed in the air, y": Damage(POST, 0x39, ">f", changed(0.01), "velocity_mismatch", flying),
+    "a fractional state age": Damage(POST, 0x22, ">f", changed(0.001), "one_frame_value"),
+    "a state age that jumps ahead": Damage(POST, 0x22, ">f", changed(30), "one_frame_value"),
+    "a state age that jumps back": Damage(POST, 0x22, ">f", changed(-9), "one_frame_value", late_flying),
+    "a state age that changes in hitlag": Damage(POST, 0x22, ">f", changed(0.25), "one_frame_value", mid_hitlag),
+    "a velocity that changes in hitlag": Damage(POST, 0x39, ">f", changed(0.25), "one_frame_value", mid_hitlag),
+    "another air velocity, x": Damage(POST, 0x35, ">f", changed(0.01), "velocity_mismatch", flying),
+    "another air velocity, y": Damage(POST, 0x39, ">f", changed(0.01), "velocity_mismatch", flying),
     "other knockback in the air": Damage(
         POST, 0x3D, ">f", changed(0.01), "velocity_mismatch", lambda t: flying(t) & (t["attack_x"] != 0)
     ),
-    "a speed along the ground, in the air": Damage(POST, 0x45, ">f", to(0.5), "velocity_mismatch", flying),
-    "another speed along the ground": Damage(POST, 0x45, ">f", changed(0.3), "velocity_mismatch", walking),
-    "another speed on the ground, y": Damage(POST, 0x39, ">f", changed(0.3), "velocity_mismatch", walking),
-    "knockback from nowhere": Damage(
+    "ground speed in the air": Damage(POST, 0x45, ">f", to(0.5), "velocity_mismatch", flying),
+    "another ground speed": Damage(POST, 0x45, ">f", changed(0.3), "velocity_mismatch", walking),
+    "another vertical velocity on the ground": Damage(POST, 0x39, ">f", changed(0.3), "velocity_mismatch", walking),
+    "knockback without a hit": Damage(
         POST, 0x3D, ">f", to(0.5), "velocity_mismatch", lambda t: walking(t) & (t["attack_x"] == 0)
     ),
-    "a speed of almost nothing": Damage(POST, 0x39, ">f", to(1e-35), "bad_values", walking),
+    "a tiny velocity": Damage(POST, 0x39, ">f", to(1e-35), "bad_values", walking),
 }  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def damaged(content: bytes, damage: Damage, frame: int, port: int, *, is_followe
 
 
 def codes_of(game: Game, filters: FilterConfig | None = None) -> set[str]:
-    """All reason codes that are named where a game is refused; empty where it is taken."""
+    """All reject codes in the message; empty if the game is accepted."""
     try:
         check_game(game, filters or FilterConfig())
     except ReplayError as error:
@@ -176,7 +176,7 @@ def codes_of(game: Game, filters: FilterConfig | None = None) -> set[str]:
 
 @pytest.fixture(scope="module")
 def good(read_real) -> tuple[bytes, PlayerTimeline]:
-    """A sound replay, and the timeline of its second player."""
+    """An undamaged replay, and the timeline of its second player."""
     content = read_real(GOOD_GAME)
     game = parse_replay(content)
     assert not game.num_rollback_rows and not codes_of(game)
@@ -184,7 +184,7 @@ def good(read_real) -> tuple[bytes, PlayerTimeline]:
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_each_damage_is_seen_by_its_rule(name, good):
+def test_each_kind_of_damage_is_detected_by_its_check(name, good):
     content, timeline = good
     damage = DAMAGE[name]
     frames = np.flatnonzero(damage.where(timeline))
@@ -193,15 +193,15 @@ def test_each_damage_is_seen_by_its_rule(name, good):
     assert damage.code in codes
 
 
-def test_no_good_game_contradicts_itself(inventory, read_real):
+def test_good_games_are_plausible(inventory, read_real):
     dev = [row["file"] for row in inventory if row["set"] == "dev"]
     assert len(dev) == 42
     for file in dev:
         assert implausibilities(parse_replay(read_real(file))) == [], file
 
 
-def test_an_odd_game_is_not_taken_for_a_damaged_one(inventory, read_real):
-    """CPU players, items, other modes and stages: refused or not, their values are the game's own."""
+def test_unusual_games_are_plausible(inventory, read_real):
+    """Games with CPU players, items, other modes and stages have plausible values, whether they are accepted or not."""
     checked = 0
     for row in inventory:
         if row["set"] != "edge":
@@ -216,7 +216,7 @@ def test_an_odd_game_is_not_taken_for_a_damaged_one(inventory, read_real):
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "2.2.0", "3.7.0", "3.9.0", "3.16.0"])
-def test_no_synthetic_game_contradicts_itself(version, tmp_path):
+def test_synthetic_games_are_plausible(version, tmp_path):
     netplay = version > "3"
     options = SynthOptions(num_games=3, seed=5, version=version, max_frames=3_000, rollbacks=netplay)
     synthesise(tmp_path / "replays", options)
@@ -225,9 +225,9 @@ def test_no_synthetic_game_contradicts_itself(version, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["stocks that rise", "a little to the right", "a stick off its grid", "another action"]
+    "name", ["increasing stocks", "slightly to the right", "a stick between steps", "another action"]
 )
-def test_damage_is_seen_in_synthetic_games_too(name, synthetic_replays: Path):
+def test_damage_is_detected_in_synthetic_games(name, synthetic_replays: Path):
     damage = DAMAGE[name]
     content = next(path for path in sorted(synthetic_replays.rglob("*.slp"))).read_bytes()
     game = parse_replay(content)
@@ -240,7 +240,7 @@ def test_damage_is_seen_in_synthetic_games_too(name, synthetic_replays: Path):
     assert damage.code in {code for code, _ in found}
 
 
-def test_a_recording_that_ends_before_its_metadata_says_is_cut_short(good):
+def test_a_recording_that_ends_before_the_last_frame_of_its_metadata_is_cut_short(good):
     content, timeline = good
     key = b"lastFramel"
     at = content.index(key) + len(key)
@@ -251,32 +251,32 @@ def test_a_recording_that_ends_before_its_metadata_says_is_cut_short(good):
     }
 
 
-def test_a_message_says_where_the_damage_is_and_to_whom(good):
+def test_a_message_names_the_player_and_the_frame(good):
     content, timeline = good
-    frame = int(np.flatnonzero(calm(timeline))[0])
-    game = parse_replay(damaged(content, DAMAGE["stocks that rise"], frame, THIRD_PORT))
+    frame = int(np.flatnonzero(mid_action(timeline))[0])
+    game = parse_replay(damaged(content, DAMAGE["increasing stocks"], frame, THIRD_PORT))
     ((code, text),) = implausibilities(game)
     assert code == "stocks_jump"
     assert "player 1" in text and f"frame {frame + FIRST_FRAME_ID}" in text
 
 
-def test_all_damage_is_named_not_the_first_alone(good):
+def test_a_message_names_all_damage(good):
     content, timeline = good
-    frame = int(np.flatnonzero(calm(timeline))[0])
-    for name in ("stocks that rise", "a stick off its grid", "a button pressed"):
+    frame = int(np.flatnonzero(mid_action(timeline))[0])
+    for name in ("increasing stocks", "a stick between steps", "a physical button"):
         content = damaged(content, DAMAGE[name], frame, THIRD_PORT)
     assert codes_of(parse_replay(content)) == {"stocks_jump", "off_grid", "buttons_mismatch"}
 
 
-def test_buttons_that_differ_in_many_frames_are_a_scripted_recording_not_damage(good):
+def test_buttons_that_differ_in_many_frames_are_accepted_as_a_scripted_recording(good):
     content, timeline = good
-    frames = np.flatnonzero(calm(timeline))[:30].tolist()
+    frames = np.flatnonzero(mid_action(timeline))[:30].tolist()
     for frame in frames:
-        content = damaged(content, DAMAGE["a button pressed"], frame, THIRD_PORT)
+        content = damaged(content, DAMAGE["a physical button"], frame, THIRD_PORT)
     assert codes_of(parse_replay(content)) == set()
 
 
-def test_sticks_of_cpu_players_need_not_lie_on_a_grid(inventory, read_real):
+def test_the_sticks_of_cpu_players_may_lie_between_steps(inventory, read_real):
     row = next(row for row in inventory if row["set"] == "edge" and row["why"] == "cpu_player")
     game = parse_replay(read_real(row["file"]))
     assert game.cross_check is not None
@@ -285,23 +285,23 @@ def test_sticks_of_cpu_players_need_not_lie_on_a_grid(inventory, read_real):
     assert codes_of(game, FilterConfig(allow_cpu=True)) == set()
 
 
-def test_rows_that_may_be_sent_again_are_not_held_against_each_other(good):
+def test_games_that_may_hold_rollback_frames_are_not_checked(good):
     content, timeline = good
-    frame = int(np.flatnonzero(calm(timeline))[0])
-    game = parse_replay(damaged(content, DAMAGE["stocks that rise"], frame, THIRD_PORT))
+    frame = int(np.flatnonzero(mid_action(timeline))[0])
+    game = parse_replay(damaged(content, DAMAGE["increasing stocks"], frame, THIRD_PORT))
     assert implausibilities(dataclasses.replace(game, may_hold_rollbacks=True)) == []
 
 
-def test_a_source_that_says_nothing_twice_is_judged_by_what_it_says_once(good):
+def test_games_without_cross_check_values_are_checked_by_their_columns(good):
     content, timeline = good
     sound = dataclasses.replace(parse_replay(content), cross_check=None)
     assert implausibilities(sound) == []
-    frame = int(np.flatnonzero(calm(timeline))[0])
-    game = parse_replay(damaged(content, DAMAGE["a little more percent"], frame, THIRD_PORT))
+    frame = int(np.flatnonzero(mid_action(timeline))[0])
+    game = parse_replay(damaged(content, DAMAGE["slightly more percent"], frame, THIRD_PORT))
     assert {code for code, _ in implausibilities(dataclasses.replace(game, cross_check=None))} == {"percent_falls"}
 
 
-def test_columns_that_a_source_lacks_are_not_asked_for(good):
+def test_checks_skip_columns_that_the_source_lacks(good):
     content, _ = good
     game = parse_replay(content)
     for name in game.players[0]:
@@ -309,7 +309,7 @@ def test_columns_that_a_source_lacks_are_not_asked_for(good):
         assert implausibilities(dataclasses.replace(game, players=players)) == [], name
 
 
-def test_an_ice_climbers_partner_is_looked_at_too(inventory, read_real):
+def test_the_ice_climbers_partner_is_checked(inventory, read_real):
     file = next(row["file"] for row in inventory if row["set"] == "dev" and "Ice Climbers" in row["character_names"])
     content = read_real(file)
     game = parse_replay(content)
@@ -323,20 +323,20 @@ def test_an_ice_climbers_partner_is_looked_at_too(inventory, read_real):
     assert {code for code, _ in found} == {damage.code}
 
 
-def test_the_marks_of_calm_frames_are_what_their_words_say(good):
+def test_the_masks_of_a_timeline_match_their_definitions(good):
     _, timeline = good
-    action, before, frozen = (
+    action, before, in_hitlag = (
         values.tolist() for values in (timeline["action"], timeline.pre_frame("action"), timeline.in_hitlag)
     )
     for frame in range(1, len(action)):
         stays = action[frame] == action[frame - 1] == before[frame]
         assert bool(timeline.same_action[frame - 1]) == stays
-        assert bool(timeline.uninterrupted[frame - 1]) == (stays and not frozen[frame] and not frozen[frame - 1])
+        assert bool(timeline.uninterrupted[frame - 1]) == (stays and not in_hitlag[frame] and not in_hitlag[frame - 1])
     for frame in range(1, len(action) - 1):
         assert timeline.steady[frame - 1] == (timeline.uninterrupted[frame - 1] and timeline.uninterrupted[frame])
 
 
-def test_every_rule_asks_for_columns_that_there_are(good):
+def test_every_check_needs_existing_columns(good):
     _, timeline = good
     for check in PLAUSIBILITY_CHECKS:
         assert check.columns <= timeline.names

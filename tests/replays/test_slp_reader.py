@@ -1,4 +1,4 @@
-"""The replay reader against slow, obvious twins, on real games."""
+"""The replay reader against slow, obvious reference implementations, on real games."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.replays.game import Game
-from datasets.replays.slp_reader import HITSTUN_FLAG, parse_replay, rows_without_rollbacks
+from datasets.replays.slp_reader import HITSTUN_FLAG, final_rows, parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FIRST_FRAME_ID, OPTIONAL_FIELDS, PLAYER_COLUMNS, POST_COLUMNS, PRE_COLUMNS
 
@@ -55,7 +55,7 @@ def slow_value(data: Any, column: str, row: int) -> Any:
 
 
 def last_row_of_each_frame(frame_ids: list[int]) -> dict[int, int]:
-    """The slow twin of `rows_without_rollbacks`."""
+    """The slow reference of `final_rows`."""
     rows = {}
     for row, frame_id in enumerate(frame_ids):
         rows[frame_id] = row
@@ -63,7 +63,7 @@ def last_row_of_each_frame(frame_ids: list[int]) -> dict[int, int]:
 
 
 def both(read_real: Callable[[str], bytes], tmp_path: Path, file: str) -> tuple[Game, Any]:
-    """A game from our reader and from peppi-py alone."""
+    """A game from our reader, and from peppi-py alone."""
     content = read_real(file)
     path = tmp_path / "game.slp"
     path.write_bytes(content)
@@ -80,7 +80,7 @@ def varied_games(inventory: list[dict[str, str]]) -> list[str]:
     return list(dict.fromkeys([*smallest.values(), *climbers[:1], rolled_back]))
 
 
-def test_every_value_is_what_peppi_says_field_by_field(varied_games, read_real, tmp_path):
+def test_every_value_equals_peppi_pys_value_of_the_field(varied_games, read_real, tmp_path):
     for file in varied_games:
         game, peppi = both(read_real, tmp_path, file)
         rows = last_row_of_each_frame(peppi.frames.id.to_pylist())
@@ -100,7 +100,7 @@ def test_every_value_is_what_peppi_says_field_by_field(varied_games, read_real, 
                     assert found == np.float32(expected), (file, column, frame)
 
 
-def test_sticks_and_triggers_are_stored_without_any_loss(varied_games, read_real, tmp_path):
+def test_sticks_and_triggers_are_stored_exactly(varied_games, read_real, tmp_path):
     for file in varied_games:
         game, peppi = both(read_real, tmp_path, file)
         rows = list(last_row_of_each_frame(peppi.frames.id.to_pylist()).values())
@@ -115,7 +115,7 @@ def test_sticks_and_triggers_are_stored_without_any_loss(varied_games, read_real
             assert np.array_equal(trigger, pre.triggers.to_numpy()[rows])
 
 
-def test_rollbacks_leave_the_last_row_of_each_frame(inventory, read_real, tmp_path):
+def test_the_last_row_of_each_frame_remains_after_rollbacks(inventory, read_real, tmp_path):
     rolled_back = [row for row in inventory if row["set"] == "dev" and int(row["rollback_rows"])]
     assert len(rolled_back) == 14
     for row in sorted(rolled_back, key=lambda row: int(row["frames"]))[:5]:
@@ -130,8 +130,8 @@ def test_rollbacks_leave_the_last_row_of_each_frame(inventory, read_real, tmp_pa
 
 
 @st.composite
-def sent_frame_ids(draw: st.DrawFn) -> list[int]:
-    """Frame ids as netplay sends them: forward, and now and then back by up to seven frames."""
+def recorded_frame_ids(draw: st.DrawFn) -> list[int]:
+    """Frame ids as netplay records them: ascending, and sometimes back by up to seven frames."""
     ids = [FIRST_FRAME_ID]
     for step in draw(st.lists(st.sampled_from([1, 1, 1, 0, -2, -7]), max_size=60)):
         back = max(FIRST_FRAME_ID, ids[-1] + min(step, 0))
@@ -139,19 +139,19 @@ def sent_frame_ids(draw: st.DrawFn) -> list[int]:
     return ids
 
 
-@given(sent_frame_ids())
-def test_the_fast_removal_of_rollbacks_equals_the_slow_one(frame_ids):
+@given(recorded_frame_ids())
+def test_final_rows_equals_its_slow_reference(frame_ids):
     expected = list(last_row_of_each_frame(frame_ids).values())
-    rows = rows_without_rollbacks(np.array(frame_ids, dtype=np.int32))
+    rows = final_rows(np.array(frame_ids, dtype=np.int32))
     assert (list(range(len(frame_ids))) if rows is None else rows.tolist()) == expected
 
 
 @given(st.lists(st.integers(FIRST_FRAME_ID - 2, FIRST_FRAME_ID + 8), min_size=1, max_size=20))
-def test_any_frame_ids_are_complete_or_refused(frame_ids):
+def test_incomplete_frame_ids_are_rejected(frame_ids):
     present = sorted(set(frame_ids))
     complete = present == list(range(FIRST_FRAME_ID, FIRST_FRAME_ID + len(present)))
     try:
-        rows = rows_without_rollbacks(np.array(frame_ids, dtype=np.int32))
+        rows = final_rows(np.array(frame_ids, dtype=np.int32))
     except ReplayError as error:
         assert not complete
         assert error.code == ("frame_gap" if present[0] == FIRST_FRAME_ID else "odd_first_frame")
@@ -174,7 +174,7 @@ def test_only_fields_that_a_version_lacks_are_absent(read_real):
         assert {name for name, values in columns.items() if values is None} == absent
 
 
-def test_the_ice_climbers_partner_is_there_in_its_own_frames_only(inventory, read_real, tmp_path):
+def test_the_ice_climbers_partner_is_stored_in_its_own_frames_only(inventory, read_real, tmp_path):
     file = next(
         row["file"] for row in inventory if row["set"] == "dev" and "Ice Climbers" in row["character_names"].split("|")
     )
@@ -204,9 +204,9 @@ def test_player_0_is_the_lower_port(inventory, read_real):
 
 
 def test_the_same_game_in_other_bytes_has_the_same_fingerprint(read_real):
-    game, twin = (parse_replay(read_real(f"{name}.slp")) for name in ("518a86732694c96b", "b5c188ae887c0171"))
-    assert game.game_id != twin.game_id
-    assert game.fingerprint == twin.fingerprint
+    game, copy = (parse_replay(read_real(f"{name}.slp")) for name in ("518a86732694c96b", "b5c188ae887c0171"))
+    assert game.game_id != copy.game_id
+    assert game.fingerprint == copy.fingerprint
 
 
 def test_different_games_have_different_fingerprints(varied_games, read_real):
@@ -214,7 +214,7 @@ def test_different_games_have_different_fingerprints(varied_games, read_real):
     assert len(prints) == len(varied_games)
 
 
-def test_a_damaged_replay_is_read_or_named_but_never_stops_the_reader(varied_games, read_real):
+def test_a_damaged_replay_is_parsed_or_rejected_but_never_crashes_the_reader(varied_games, read_real):
     generator = random.Random(3)
     content = min((read_real(file) for file in varied_games), key=len)
     outcomes = set()
@@ -236,11 +236,33 @@ def test_a_damaged_replay_is_read_or_named_but_never_stops_the_reader(varied_gam
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"<!DOCTYPE html>", b"\x00" * 1_000])
-def test_bytes_that_are_no_replay_are_refused_by_name(content):
-    with pytest.raises(ReplayError) as refused:
+def test_bytes_that_are_not_a_replay_are_rejected(content):
+    with pytest.raises(ReplayError) as rejected:
         parse_replay(content)
-    assert refused.value.code == "not_a_replay"
+    assert rejected.value.code == "not_a_replay"
 
 
-def test_no_column_is_in_both_halves_of_a_frame():
+def test_no_column_is_both_pre_frame_and_post_frame():
     assert not set(POST_COLUMNS) & set(PRE_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError("I/O error: failed to fill whole buffer"), "the replay is truncated"),
+        (
+            ValueError('OutOfSpec("The children must have an equal number of values")'),
+            "event is missing in some frames",
+        ),
+        (ValueError("something new\nand more"), "the parser cannot read this replay (peppi-py: something new)"),
+        (KeyError(), "the parser cannot read this replay (peppi-py: KeyError)"),
+    ],
+)
+def test_errors_of_the_parser_are_explained(error, expected, monkeypatch, read_real):
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(peppi_py, "read_slippi", fail)
+    with pytest.raises(ReplayError) as rejected:
+        parse_replay(read_real(OLD_GAME))
+    assert expected in rejected.value.message

@@ -1,6 +1,6 @@
-"""The older pipelines, as far as tests need them: a .slp's recording row by row, without frame ids, as they stored it.
+"""Writes the older pipelines' forms for tests: the rows of a .slp in recording order, without frame ids.
 
-Made after the real files of the three forms; `test_parsed.py` holds it against them.
+Modelled on the real files of the three forms; `test_parsed_games.py` compares it with them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLAGS = tuple(f"flags_{index}" for index in range(5))
 
 
 class Recording:
-    """All rows of a .slp, in the order in which they were written."""
+    """All rows of a .slp, in recording order."""
 
     def __init__(self, content: bytes) -> None:
         with tempfile.NamedTemporaryFile(suffix=".slp") as file:
@@ -32,19 +32,19 @@ class Recording:
             file.flush()
             self.game = peppi_py.read_slippi(file.name)
         self.frame_ids = self.game.frames.id.to_numpy()
-        self.rows_that_count = len(self.frame_ids) - 1 - np.unique(self.frame_ids[::-1], return_index=True)[1]
+        self.final_rows = len(self.frame_ids) - 1 - np.unique(self.frame_ids[::-1], return_index=True)[1]
 
     def fields(self, form: str) -> dict[str, np.ndarray]:
-        """The form's fields by path below `root`."""
+        """The fields of a form, by path below `root`."""
         fields = {}
         for player, port in enumerate(self.game.frames.ports):
             of_player = self._player(port.leader.pre, port.leader.post, form)
             fields |= {f"p{player}.{name}": values for name, values in of_player.items()}
         stage = self.game.start.stage
-        fields["stage"] = self._full(INTERNAL_STAGES[stage] if form == "slippi-db" else stage, np.int64)
+        fields["stage"] = self._constant(INTERNAL_STAGES[stage] if form == "slippi-db" else stage, np.int64)
         return fields
 
-    def _full(self, value: float, dtype: Any) -> np.ndarray:
+    def _constant(self, value: float, dtype: Any) -> np.ndarray:
         return np.full(len(self.frame_ids), value, dtype=dtype)
 
     def _player(self, pre: Any, post: Any, form: str) -> dict[str, np.ndarray]:
@@ -83,13 +83,13 @@ class Recording:
         }  # fmt: skip
         values = source[name] if name in source else getattr(post, name)
         if values is None:
-            return self._full(0, np.float32)
+            return self._constant(0, np.float32)
         array = values.to_numpy()
         return array.astype(np.float32) if name == "stocks" else array
 
 
 def stored(fields: Mapping[str, np.ndarray | pa.Array]) -> bytes:
-    """What the pipelines wrote of fields, by path below `root`."""
+    """The file that the pipelines write for some fields, by path below `root`."""
     buffer = io.BytesIO()
     pq.write_table(pa.table({"root": _struct(fields)}), buffer)
     return zlib.compress(buffer.getvalue(), 1)
