@@ -11,6 +11,7 @@ in them. Figures use the light colors of `PALETTE`; a page in dark mode replaces
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def learning_curve(
             figure.add_trace(_line(name, points, x, y, **options))
     _add_value_axis(figure, y, [value for points in lines.values() for _, value in points], baselines)
     figure.update_xaxes(title_text=plain_text(x.title), rangemode="tozero", exponentformat="B")
-    return figure.update_layout(showlegend=smooth or len(lines) > 1 or bool(baselines))
+    return figure.update_layout(showlegend=True)
 
 
 def points_with_intervals(
@@ -145,7 +146,7 @@ def points_with_intervals(
     _add_value_axis(figure, y, [end for group in groups.values() for c in group for end in _ends(c)], baselines)
     ticks = {"tickvals": list(range(len(names))), "ticktext": [plain_text(name) for name in names]}
     figure.update_xaxes(title_text=plain_text(x.title), range=[-0.5, len(names) - 0.5], showgrid=False, **ticks)
-    return figure.update_layout(showlegend=len(groups) > 1 or bool(baselines))
+    return figure.update_layout(showlegend=len(groups) > 1)
 
 
 def bars_with_intervals(bars: Sequence[Category], *, value: Axis) -> go.Figure:
@@ -182,15 +183,16 @@ def bars_with_intervals(bars: Sequence[Category], *, value: Axis) -> go.Figure:
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:
-    """Centered rolling mean over a tenth of the points; near both ends the window shrinks and stays centered.
+    """Centered rolling mean over at most a tenth of the points.
 
-    Unlike an exponential moving average it does not lag behind a falling curve.
+    Unlike an exponential moving average it does not lag behind a falling curve. The window narrows towards both ends,
+    and covers at most half of the points before its end, so that it does not flatten a steep start.
     """
     half, last = max(1, len(points) // 20), len(points) - 1
     sums = [0.0]
     for _, value in points:
         sums.append(sums[-1] + value)
-    reaches = [min(half, i, last - i) for i in range(len(points))]
+    reaches = [min(half, (i + 1) // 3, last - i) for i in range(len(points))]
     return [(points[i][0], (sums[i + r + 1] - sums[i - r]) / (2 * r + 1)) for i, r in enumerate(reaches)]
 
 
@@ -209,7 +211,7 @@ def plain_text(text: str) -> str:
 
 
 def _figure(height: int) -> go.Figure:
-    axis = {"gridcolor": LIGHT["grid"], "zerolinecolor": LIGHT["grid"], "automargin": True, "fixedrange": True}
+    axis = {"gridcolor": LIGHT["grid"], "zeroline": False, "automargin": True, "fixedrange": True}
     axis |= {"ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)", "tickfont_color": LIGHT["muted"]}
     axis |= {"title_font": {"size": 12, "color": LIGHT["muted"]}, "title_standoff": 8}
     template = go.layout.Template(
@@ -237,23 +239,40 @@ def _line(name: str, points: Points, x: Axis, y: Axis, **options: Any) -> go.Sca
 def _add_value_axis(figure: go.Figure, axis: Axis, values: Iterable[float], baselines: Sequence[Category]) -> None:
     """The vertical axis, and the baselines as dashed lines with their intervals as bands."""
     known = [value for value in values if finite(value) is not None] + [end for b in baselines for end in _ends(b)]
-    figure.update_yaxes(title_text=plain_text(axis.title), nticks=6)
     low, high = min(known, default=0.0), max(known, default=1.0)
+    is_log = axis.kind != "share" and low > 0 and high / low >= LOG_RATIO
+    figure.update_yaxes(title_text=plain_text(axis.title), nticks=6)
     if axis.kind == "share":
-        pad = 0.06 * (high - low) or 0.02
-        figure.update_yaxes(tickformat="~%", range=[max(0.0, low - pad), min(1.0, high + pad)])
-    elif low > 0 and high / low >= LOG_RATIO:
-        figure.update_yaxes(type="log", dtick="D2", title_text=f"{plain_text(axis.title)} (log scale)")
+        pad, beyond = 0.06 * (high - low) or 0.02, 0.02 * (high - low)
+        figure.update_yaxes(tickformat="~%", range=[max(-beyond, low - pad), min(1 + beyond, high + pad)])
+    if is_log:
+        ticks = [digit * 10.0**power for power in range(-12, 13) for digit in (1, 2, 5)]
+        figure.update_yaxes(type="log", tickvals=ticks, title_text=f"{plain_text(axis.title)} (log scale)")
     for baseline in baselines:
-        if (value := finite(baseline.estimate.value)) is None:
-            continue
-        if baseline.estimate.interval is not None:
-            figure.add_hrect(
-                *baseline.estimate.interval, fillcolor=LIGHT["baseline"], opacity=0.14, line_width=0, layer="below"
-            )
-        line = {"color": LIGHT["baseline"], "width": 2, "dash": "dash"}
-        name = f"{plain_text(baseline.name)}: {axis.format(value)}"
-        figure.add_hline(value, line=line, name=name, showlegend=True)
+        if (value := finite(baseline.estimate.value)) is not None:
+            _add_baseline(figure, baseline, axis, value, low, high, is_log=is_log)
+
+
+def _add_baseline(
+    figure: go.Figure, baseline: Category, axis: Axis, value: float, low: float, high: float, *, is_log: bool
+) -> None:
+    """Its label is at the right end, or at the left end where the first line ends close to it."""
+    color = LIGHT["baseline"]
+    if interval := baseline.estimate.interval:
+        figure.add_hrect(*interval, fillcolor=color, opacity=0.14, line_width=0, layer="below")
+    figure.add_hline(value, line={"color": color, "width": 2, "dash": "dash"})
+    line = [y for y in (figure.data[0].y if figure.data else ()) if y is not None]  # pyrefly: ignore
+    side = "left" if line and abs(line[-1] - value) < 0.15 * (high - low) else "right"
+    figure.add_annotation(
+        text=f"{plain_text(baseline.name)}: {axis.format(value)}",
+        font_color=color,
+        showarrow=False,
+        x=0 if side == "left" else 1,
+        xref="paper",
+        xanchor=side,
+        y=math.log10(value) if is_log else value,
+        yanchor="top" if value > low + 0.75 * (high - low) else "bottom",
+    )
 
 
 def _error_bars(categories: Sequence[Category], color: str) -> dict[str, Any]:
