@@ -33,6 +33,11 @@ def open_page(page: Path, *flags: str) -> str:
     return done.stdout
 
 
+def theme_flag(theme: str) -> str:
+    """Tells the browser which color scheme the system prefers."""
+    return f"--blink-settings=preferredColorScheme={int(theme == 'light')}"
+
+
 def chart_colors(dom: str) -> set[str]:
     """Colors of all lines and areas within the charts, as `#rrggbb`."""
     charts = "".join(re.findall(r"<svg class=\"main-svg\".*?</svg>", dom, re.DOTALL))
@@ -43,12 +48,38 @@ def chart_colors(dom: str) -> set[str]:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_chart_appears_in_the_colors_of_the_theme(theme: str, tmp_path: Path):
     page = write_page(tmp_path / "report.html", render_report(**report_inputs()))
-    dom = open_page(page, f"--blink-settings=preferredColorScheme={int(theme == 'light')}")
+    dom = open_page(page, theme_flag(theme))
     charts = dom.split('<div class="chart js-plotly-plot')[1:]
     assert len(charts) == NUM_CHARTS
     assert all("<svg" in chart for chart in charts)
     light, dark = PALETTE["model"]
     assert (light in chart_colors(dom), dark in chart_colors(dom)) == (theme == "light", theme == "dark")
+
+
+def with_script(page: str, script: str) -> str:
+    """The page without its content policy, and with a script that runs before its own."""
+    return re.sub(r"<meta http-equiv=[^>]*>", f"<script>{script}</script>", page, count=1)
+
+
+THEME_CHANGES = """
+const theme = new EventTarget();
+theme.matches = false;
+window.matchMedia = () => theme;
+addEventListener("load", () => setTimeout(() => { theme.matches = true; theme.dispatchEvent(new Event("change")); }));
+"""
+PRINTS = 'addEventListener("load", () => setTimeout(() => dispatchEvent(new Event("beforeprint"))));'
+
+
+@pytest.mark.parametrize(
+    ("script", "system_theme", "shown"), [(THEME_CHANGES, "light", "dark"), (PRINTS, "dark", "light")]
+)
+def test_an_open_page_follows_a_change_of_the_theme_and_prints_in_light_colors(
+    script: str, system_theme: str, shown: str, tmp_path: Path
+):
+    page = write_page(tmp_path / "report.html", with_script(render_report(**report_inputs()), script))
+    dom = open_page(page, theme_flag(system_theme))
+    light, dark = PALETTE["model"]
+    assert (light in chart_colors(dom), dark in chart_colors(dom)) == (shown == "light", shown == "dark")
 
 
 def test_hostile_names_run_no_script_and_are_shown_as_text(tmp_path: Path):

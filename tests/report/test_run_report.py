@@ -63,22 +63,30 @@ def inputs() -> dict:
     return report_inputs()
 
 
-def test_the_page_is_well_formed_and_has_each_section(inputs):
-    ids = set(Page(render_report(**inputs)).attributes("id"))
+@pytest.fixture(scope="module")
+def text() -> str:
+    return render_report(**report_inputs())
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_the_page_is_well_formed_and_has_each_section(page):
+    ids = set(page.attributes("id"))
     sections = {"summary", "learning", "comparison", "context", "breakdown", "confusions", "corpus", "reproduce"}
     assert sections | {"glossary"} <= ids
 
 
-def test_ids_are_unique_and_every_link_and_label_has_its_target(inputs):
-    page = Page(render_report(**inputs))
+def test_ids_are_unique_and_every_link_and_label_has_its_target(page):
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))
     links = {href.removeprefix("#") for href in page.attributes("href")}
     assert links | set(page.attributes("aria-labelledby")) <= set(ids)
 
 
-def test_every_table_has_a_caption_and_scopes_and_every_chart_a_description(inputs):
-    page = Page(render_report(**inputs))
+def test_every_table_has_a_caption_and_scopes_and_every_chart_a_description(page):
     count = {name: sum(tag == name for tag, _ in page.tags) for name in ("table", "caption")}
     assert count["table"] == count["caption"] == 4
     assert all("scope" in attributes for tag, attributes in page.tags if tag == "th")
@@ -89,8 +97,7 @@ def test_every_table_has_a_caption_and_scopes_and_every_chart_a_description(inpu
     assert any("model: 71.2%, 95% interval 70.2% to 72.2%" in str(label) for label in labels)
 
 
-def test_the_numbers_of_the_page_are_the_numbers_given(inputs):
-    page = Page(render_report(**inputs))
+def test_the_numbers_of_the_page_are_the_numbers_given(inputs, page):
     given = {
         end
         for result in inputs["evaluation"]["results"]
@@ -106,8 +113,8 @@ def test_the_numbers_of_the_page_are_the_numbers_given(inputs):
     assert (0.1234, "0.123") in page.numbers
 
 
-def test_the_charts_hold_the_numbers_given(inputs):
-    figures = Page(render_report(**inputs)).figures
+def test_the_charts_hold_the_numbers_given(page):
+    figures = page.figures
     raw, line = figures["chart-loss-figure"]["data"]
     assert len(raw["y"]) == len(line["y"]) == 40 and raw["y"][0] == 4.0
     headline = figures["chart-headline-change_acc-figure"]["data"][0]
@@ -118,8 +125,7 @@ def test_the_charts_hold_the_numbers_given(inputs):
     assert context["layout"]["xaxis"]["ticktext"] == ["10", "whole game"]
 
 
-def test_the_log_and_the_corpus_are_shown(inputs):
-    page = Page(render_report(**inputs))
+def test_the_log_and_the_corpus_are_shown(page):
     for text in ("40,000", "2,400 targets/s", "2,000,000", "16.3", "32.6 MB", "too short", "1.5% of all"):
         assert text in page.words
     stages = page.figures["chart-games-by-stage-figure"]
@@ -127,8 +133,8 @@ def test_the_log_and_the_corpus_are_shown(inputs):
     assert [note["text"] for note in stages["layout"]["annotations"]] == ["120 (60%)", "80 (40%)"]
 
 
-def test_the_page_tells_how_to_reproduce_the_run(inputs):
-    words = Page(render_report(**inputs)).words
+def test_the_page_tells_how_to_reproduce_the_run(page):
+    words = page.words
     assert words.count("wm train a.yaml") == 1
     assert "wm eval runs/a/step-40 corpora/a --split validation --num-targets 20000 --context 10 stream" in words
     for text in ("0123456789ab with local changes", "3.12.1", "EPYC, 2 cores", "25.0 GB", "2 x H100", "seed: 7"):
@@ -142,12 +148,12 @@ def test_the_page_shows_neither_the_home_folder_nor_credentials(inputs):
     assert "secret" not in words
 
 
-def test_a_missing_value_is_an_en_dash(inputs):
-    assert re.search(rf"<td>\s*{NO_VALUE}\s*</td>", render_report(**inputs))
+def test_a_missing_value_is_an_en_dash(text):
+    assert re.search(rf"<td>\s*{NO_VALUE}\s*</td>", text)
 
 
-def test_the_best_of_each_column_is_marked_in_words_too(inputs):
-    words = re.sub(r"\s+", " ", Page(render_report(**inputs)).words)
+def test_the_best_of_each_column_is_marked_in_words_too(page):
+    words = re.sub(r"\s+", " ", page.words)
     assert words.count("★ 71.2% (best)") == 1
     assert "★ 0.700" not in words
 
@@ -186,17 +192,15 @@ def test_hostile_names_are_escaped_everywhere():
     assert Page(text).words.count("<script>") > 8
 
 
-def test_nothing_is_loaded_from_the_network(inputs):
-    text = render_report(**inputs)
-    page = Page(text)
+def test_nothing_is_loaded_from_the_network(text, page):
     assert not re.search(r"https?:|url\(|@import", text.replace(get_plotlyjs(), ""))
     assert not {"link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert not page.attributes("src")
     assert all(href.startswith("#") for href in page.attributes("href"))
 
 
-def test_the_page_allows_no_script_but_its_own_and_no_request(inputs):
-    policy = next(content for content in Page(render_report(**inputs)).attributes("content") if "default" in content)
+def test_the_page_allows_no_script_but_its_own_and_no_request(page):
+    policy = next(content for content in page.attributes("content") if "default" in content)
     scripts = policy.split("script-src")[1]
     assert policy.startswith("default-src 'none'")
     assert scripts.count("'sha256-") == 2 and "unsafe" not in scripts
