@@ -37,7 +37,8 @@ from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.manifest import FRAMES
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table
-from datasets.pipeline.encode import EncodeSummary, RunChunks, encode, encode_chunk, encode_in_process
+from datasets.pipeline.encode import EncodeSummary, RunChunks, encode, encode_in_process
+from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.memory_budget import plan_memory
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
@@ -155,7 +156,9 @@ def encode_warm(folder: Path, out: Path, run_chunks: RunChunks, num_games: int) 
 def encode_in_a_pool(folder: Path, out: Path, num_games: int, cores: int) -> tuple[float, float]:
     """Seconds of an encode with one plain process a core."""
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return encode_warm(folder, out, lambda feed: pool.map(encode_chunk, feed.chunks()), num_games)
+        return encode_warm(
+            folder, out, lambda feed: (result for result in pool.map(encode_chunk, feed.chunks())), num_games
+        )
 
 
 def encode_with_ray(folder: Path, out: Path, num_games: int, cores: int) -> tuple[tuple[float, float], float]:

@@ -1,6 +1,7 @@
-"""The child's side of `datasets.pipeline.parser_process`: serves chunks from a socket, under limits of its own.
+"""The child's side of `datasets.pipeline.parser_process`: serves chunks from a socket, under resource limits.
 
-Imports nothing heavy until it has set those limits up, and then only what the encoding needs.
+It sets the limits before it imports anything heavy. The memory limit (RLIMIT_DATA), its out-of-memory rejects, and the
+kernel killing the child with its parent exist on Linux only; elsewhere the child runs without them.
 """
 
 from __future__ import annotations
@@ -9,75 +10,87 @@ import ctypes
 import dataclasses
 import errno
 import fcntl
-import importlib
+import importlib.abc
 import os
 import pickle
 import resource
 import signal
 import socket
 import struct
+import sys
 import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 OUT_OF_MEMORY_EXIT = 77
-"""The child's exit code after a MemoryError: to say it takes no memory."""
+"""The child's exit code when it is out of memory, since a message would need memory."""
 MESSAGE = struct.Struct("<bq")
-"""Kind, then a number: of an input after BEGIN, else of the bytes that follow."""
+"""Kind and number: the index of an input for BEGIN, else the number of bytes that follow."""
 READY, BEGIN, FOLDER, RESULT, ERROR = range(5)
 NO_INPUT = -1
-SHORTAGES = ("Allocation error : not enough memory", "can't start new thread")
-"""How messages end of libraries (zstd in pyarrow, threading) that do not raise MemoryError where they should."""
-KEPT_BYTES = 200 * 10**6
-"""Resident memory that a child keeps between chunks: it is soon needed again, and fetching it anew costs 5 to 8 %."""
+OUT_OF_MEMORY_MESSAGES = ("Allocation error : not enough memory", "can't start new thread")
+"""Ends of messages of libraries (zstd in pyarrow, threading) that raise another exception than MemoryError."""
+TRIM_ABOVE_BYTES = 200 * 10**6
+"""Freed memory goes back to the OS above this resident size; doing that after every chunk costs 5 to 8 % of speed."""
 
 
-def serve(socket_fd: int, lifeline_fd: int, memory_bytes: int, encode: str) -> None:
+def serve(socket_fd: int, liveness_fd: int, memory_bytes: int, encode: str) -> None:
     """Encode chunks from a socket until it closes.
 
     Args:
-        socket_fd: descriptor of the child's end.
-        lifeline_fd: read end of a pipe that nobody writes to and that closes with the parent.
-        memory_bytes, encode: as `ParserProcess` takes them.
+        socket_fd: descriptor of the child's socket.
+        liveness_fd: read end of a pipe that nobody writes to; the OS closes the other end when the parent exits.
+        memory_bytes, encode: see `ParserProcess`.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _die_with_parent(lifeline_fd)
+    _die_with_parent(liveness_fd)
     connection = socket.socket(fileno=socket_fd)
     try:
         _serve(connection, memory_bytes, encode)
     except BaseException as error:
-        if _is_memory_shortage(error):
+        if _is_out_of_memory(error):
             os._exit(OUT_OF_MEMORY_EXIT)
-        _send(connection, ERROR, _sendable(error))
-    os._exit(0)  # threads that a library left may never end
+        _send(connection, ERROR, _pickled_exception(error))
+    os._exit(0)  # a library's threads may never end
+
+
+class _WithoutPandas(importlib.abc.MetaPathFinder):
+    """Hides pandas, which pyarrow would import at its first array: 42 MB, and a second on a busy machine."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("not needed in the parser", name=fullname)
 
 
 def _serve(connection: socket.socket, memory_bytes: int, encode: str) -> None:
-    # mimalloc takes 1 GiB of address space at once, which the limit would count, and malloc_trim frees only malloc's.
+    # mimalloc reserves 1 GiB of address space, which the limit would count; malloc_trim frees only malloc's memory
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # no linear algebra here, but a thread and its buffers for each core
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # else it starts a thread with buffers for each core
+    sys.meta_path.insert(0, _WithoutPandas())
     module, _, name = encode.partition(":")
     function = getattr(importlib.import_module(module), name)
     _limit_memory(memory_bytes)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)  # native libraries' last words; our own travel as messages
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)  # output of native libraries; our own errors are sent as messages
     reader = connection.makefile("rb")
     _send(connection, READY)
     while reader.peek(1):
-        refused = pickle.load(reader)
-        _send(connection, RESULT, _encode(pickle.load(reader), refused, function, connection))
+        rejected = pickle.load(reader)
+        _send(connection, RESULT, _encode(pickle.load(reader), rejected, function, connection))
         _free_memory()
 
 
-def _encode(chunk: Any, refused: dict[int, tuple[str, str]], function: Callable, connection: socket.socket) -> bytes:
-    """Encode in a folder of its own, so that the parent can remove what a dead child left."""
+def _encode(chunk: Any, rejected: dict[int, tuple[str, str]], function: Callable, connection: socket.socket) -> bytes:
+    """Encode in a separate folder, so that the parent can delete the files of a dead child."""
 
     def begin(index: int | None) -> tuple[str, str] | None:
-        refusal = None if index is None else refused.get(index)
-        connection.sendall(MESSAGE.pack(BEGIN, NO_INPUT if index is None or refusal is not None else index))
-        return refusal
+        rejection = None if index is None else rejected.get(index)
+        connection.sendall(MESSAGE.pack(BEGIN, NO_INPUT if index is None or rejection is not None else index))
+        return rejection
 
     folder = Path(chunk.staging) / f"attempt-{uuid.uuid4().hex}"
     _send(connection, FOLDER, os.fsencode(folder))
@@ -89,8 +102,8 @@ def _send(connection: socket.socket, kind: int, content: bytes = b"") -> None:
     connection.sendall(MESSAGE.pack(kind, len(content)) + content)
 
 
-def _sendable(error: BaseException) -> bytes:
-    """The exception, where it survives pickling and may be raised in a parent, and its traceback as text."""
+def _pickled_exception(error: BaseException) -> bytes:
+    """The exception, or None if it cannot be pickled or must not be raised in the parent; and its traceback as text."""
     try:
         pickled = pickle.dumps(error) if isinstance(error, Exception) else None
         pickle.loads(pickled or pickle.dumps(None))
@@ -99,55 +112,47 @@ def _sendable(error: BaseException) -> bytes:
     return pickle.dumps((pickled, "".join(traceback.format_exception(error))))
 
 
-def _is_memory_shortage(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, (OSError, RuntimeError)) and str(error).endswith(SHORTAGES)
+    return isinstance(error, (OSError, RuntimeError)) and str(error).endswith(OUT_OF_MEMORY_MESSAGES)
 
 
-def _die_with_parent(lifeline_fd: int) -> None:
-    """Have the kernel kill this process when its parent's end of the lifeline closes, however the parent ends.
+def _die_with_parent(liveness_fd: int) -> None:
+    """Make the kernel kill this process when the parent's end of the liveness pipe closes.
 
-    Unlike PR_SET_PDEATHSIG this follows the parent process and not the thread that started the child; and it works
-    while native code holds Python's lock. Elsewhere than on Linux the child ends when it next uses the socket.
+    Unlike PR_SET_PDEATHSIG this follows the parent process, not the thread that started the child, and it works while
+    native code holds the GIL. Linux only; elsewhere the child exits when it next uses the socket.
     """
     if not hasattr(fcntl, "F_SETSIG"):
         return
-    fcntl.fcntl(lifeline_fd, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
-    os.set_blocking(lifeline_fd, False)
-    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | fcntl.FASYNC)
+    fcntl.fcntl(liveness_fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(liveness_fd, fcntl.F_SETOWN, os.getpid())
+    os.set_blocking(liveness_fd, False)
+    fcntl.fcntl(liveness_fd, fcntl.F_SETFL, fcntl.fcntl(liveness_fd, fcntl.F_GETFL) | fcntl.FASYNC)
     try:
-        os.read(lifeline_fd, 1)
+        os.read(liveness_fd, 1)
     except BlockingIOError:
         return
-    os._exit(0)  # the parent ended before the kernel knew whom to tell
+    os._exit(0)  # the parent exited before the signal was set up
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Bound this process' private writable memory. RLIMIT_AS would count mapped files and reserved addresses too."""
+    """Limit this process's private writable memory (Linux). RLIMIT_AS would count mapped files and reservations too."""
     try:
-        with open("/proc/self/status") as file:
-            taken = sum(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData:"))
+        with open("/proc/self/status") as file:  # psutil does not report VmData
+            used = sum(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData:"))
     except OSError:
         return
     _, allowed = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = taken + memory_bytes if allowed == resource.RLIM_INFINITY else min(taken + memory_bytes, allowed)
+    limit = used + memory_bytes if allowed == resource.RLIM_INFINITY else min(used + memory_bytes, allowed)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _free_memory() -> None:
-    """Give freed memory back to the system once it is much, or the largest chunk so far would stay taken."""
-    if _resident_bytes() < KEPT_BYTES:
+    """Return freed memory to the OS (glibc); otherwise the process keeps the size of its largest chunk."""
+    if psutil.Process().memory_info().rss < TRIM_ABOVE_BYTES:
         return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return KEPT_BYTES

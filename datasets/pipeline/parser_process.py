@@ -1,12 +1,12 @@
-"""Encoding in a child process: a panic, an abort, a hang or a memory blow-up costs the one input that caused it.
+"""Encoding in a child process: a panic, an abort, a hang or excessive memory use costs only the input that caused it.
 
-`ParserProcess` is the parent's side of one long-lived child that runs `datasets.pipeline.encode.encode_chunk`. The
-child says which input it is about to parse; when it dies or falls silent, a new one gets the chunk again. An input at
-which two children in a row failed is refused with a reason (once may be the machine's doing: a killed process, a
-stalled disk, a heap that an earlier game broke), so a stray signal loses no game.
+`ParserProcess` is the parent's side of a long-lived child that runs `encode_chunk`. The child reports which input it is
+about to parse. When it dies or stops answering, a new child gets the chunk again. An input at which two children failed
+is rejected; a single failure may have another cause (a killed process, a stalled disk, a heap that an earlier game
+corrupted), so one stray signal loses no game.
 
-The two speak over a socket: the parent sends pickles, a dictionary of refused inputs and the chunk; the child answers
-with messages of a kind, a number and, for some, that many bytes.
+They communicate over a socket: the parent sends two pickles, a dictionary of rejected inputs and the chunk; the child
+answers with messages of a kind, a number and, for some kinds, that many bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from datasets.pipeline.parser_main import BEGIN, ERROR, FOLDER, MESSAGE, NO_INPU
 from datasets.runtime.hardware import process_memory
 
 START_TIMEOUT_S = 60.0
-"""Until a new child has imported what it needs; about half a second on an idle machine."""
-MAX_INPUT_FAULTS = 2
-"""Children that an input may cost before it is refused."""
-MAX_OTHER_FAULTS = 3
-"""Children that a chunk may cost outside of its inputs (starting, writing Parquet) before that is our error."""
+"""Time for a new child to import its modules; about half a second on an idle machine."""
+MAX_INPUT_FAILURES = 2
+"""Children that an input may cost before it is rejected."""
+MAX_OTHER_FAILURES = 3
+"""Children that a chunk may cost outside of its inputs (starting, writing Parquet) before it fails."""
 
 CHILD = """\
 import json, sys
@@ -42,11 +42,11 @@ serve(*arguments)
 
 
 class ParserError(Exception):
-    """The child cannot do its work, and no input is at fault; or it met an exception that cannot be sent as it is."""
+    """The child failed outside of any input, or raised an exception that cannot be pickled."""
 
 
 class _ChildError(Exception):
-    """A child died or fell silent, at an input or (None) outside of any."""
+    """A child died or stopped answering, at an input or (None) outside of any."""
 
     def __init__(self, index: int | None, code: str, message: str) -> None:
         super().__init__(message)
@@ -54,16 +54,17 @@ class _ChildError(Exception):
 
 
 class ParserProcess:
-    """One child process that encodes chunks. For one thread at a time, but for `memory_bytes_used`.
+    """One child process that encodes chunks. Not thread-safe, except for `memory_bytes_used`.
 
     Args:
-        memory_bytes: private memory that the child may take beyond what it has after its imports (Linux only).
-        timeout_s: longest silence at one input, reading included, in seconds.
-        encode: `module:function` that the child runs, called as `encode_chunk` is.
+        memory_bytes: private memory that the child may allocate beyond what it has after its imports; enforced on Linux
+            only (RLIMIT_DATA).
+        timeout_s: longest time for one input, reading included, in seconds.
+        encode: `module:function` that the child calls, with the signature of `encode_chunk`.
     """
 
     def __init__(
-        self, memory_bytes: int, timeout_s: float = 60.0, encode: str = "datasets.pipeline.encode:encode_chunk"
+        self, memory_bytes: int, timeout_s: float = 60.0, encode: str = "datasets.pipeline.encode_chunk:encode_chunk"
     ) -> None:
         if memory_bytes <= 0 or timeout_s <= 0:
             raise ValueError(f"memory_bytes={memory_bytes}, timeout_s={timeout_s:g}: both must be above 0")
@@ -74,48 +75,48 @@ class ParserProcess:
         """Encode one chunk.
 
         Args:
-            chunk: a pickled `datasets.pipeline.encode.Chunk`.
+            chunk: a pickled `datasets.pipeline.feed.Chunk`.
         Returns:
-            A pickled `datasets.pipeline.encode.ChunkResult`. Inputs that killed or stalled their child are among its
+            A pickled `datasets.corpus.chunk.ChunkResult`. Inputs that killed or stalled their child are among its
             rejects, as `parser_crashed`, `parser_hung` or `too_much_memory`.
         Raises:
-            ParserError: the child died MAX_OTHER_FAULTS times outside of any input.
-            Exception: what was raised in the child, with the child's traceback as its cause.
+            ParserError: the child died MAX_OTHER_FAILURES times outside of any input.
+            Exception: an exception of the child, with the child's traceback as its cause.
         """
-        faults: Counter[int | None] = Counter()
-        refused: dict[int, tuple[str, str]] = {}
+        failures: Counter[int | None] = Counter()
+        rejected: dict[int, tuple[str, str]] = {}
         while True:
             if self._child is None:
                 self._child = _Child(self._memory_bytes, self._encode)
             try:
-                return self._child.encode(chunk, refused, self._timeout_s)
-            except _ChildError as fault:
+                return self._child.encode(chunk, rejected, self._timeout_s)
+            except _ChildError as failure:
                 self.close()
-                faults[fault.index] += 1
-                if fault.index is None and faults[None] == MAX_OTHER_FAULTS:
-                    raise ParserError(f"{fault.message}, {MAX_OTHER_FAULTS} times, at no input's parsing") from None
-                if fault.index is not None and faults[fault.index] == MAX_INPUT_FAULTS:
-                    refused[fault.index] = (fault.code, fault.message)
+                failures[failure.index] += 1
+                if failure.index is None and failures[None] == MAX_OTHER_FAILURES:
+                    raise ParserError(f"{failure.message}, {MAX_OTHER_FAILURES} times, outside of any input") from None
+                if failure.index is not None and failures[failure.index] == MAX_INPUT_FAILURES:
+                    rejected[failure.index] = (failure.code, failure.message)
             except BaseException:
                 self.close()
                 raise
 
     @property
     def pid(self) -> int | None:
-        """Of the child that there is now; None after `close`, until the next chunk."""
+        """Process id of the child; None after `close`, until the next chunk."""
         child = self._child
         return None if child is None else child.process.pid
 
     def memory_bytes_used(self) -> int:
-        """Memory of the child, pages that it shares counted in proportion (PSS), else all resident; 0 without one."""
+        """Memory of the child (`process_memory`); 0 without one."""
         pid = self.pid
         return 0 if pid is None else process_memory(pid)
 
     def close(self) -> None:
-        """End the child and remove what it left unfinished."""
+        """Kill the child and delete its unfinished files."""
         child, self._child = self._child, None
         if child is not None:
-            child.end()
+            child.kill()
 
     def __enter__(self) -> ParserProcess:
         return self
@@ -125,64 +126,64 @@ class ParserProcess:
 
 
 class _Child:
-    """The parent's ends of one child. It is a fresh interpreter: a fork would copy its parent's threads' locks."""
+    """The parent's side of one child. It is a new interpreter: a fork would copy locks that other threads hold."""
 
     def __init__(self, memory_bytes: int, encode: str) -> None:
-        self._socket, theirs = socket.socketpair()
-        lifeline_read, lifeline_write = os.pipe()
-        self._lifeline = os.fdopen(lifeline_write, "wb", buffering=0)
+        self._socket, child_socket = socket.socketpair()
+        liveness_read, liveness_write = os.pipe()
+        self._liveness = os.fdopen(liveness_write, "wb", buffering=0)
         self._reader = self._socket.makefile("rb")
         self._folder: str | None = None
         self._is_ready = False
         self._index: int | None = None
         self._memory_bytes = memory_bytes
         paths = [path or os.getcwd() for path in sys.path]
-        arguments = json.dumps([paths, theirs.fileno(), lifeline_read, memory_bytes, encode])
+        arguments = json.dumps([paths, child_socket.fileno(), liveness_read, memory_bytes, encode])
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD, arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lifeline_read),
-                start_new_session=True,  # a terminal's Ctrl-C is the parent's to answer
+                pass_fds=(child_socket.fileno(), liveness_read),
+                start_new_session=True,  # Ctrl-C in a terminal is handled by the parent
             )
         finally:
-            theirs.close()
-            os.close(lifeline_read)
+            child_socket.close()
+            os.close(liveness_read)
 
-    def encode(self, chunk: bytes, refused: dict[int, tuple[str, str]], timeout_s: float) -> bytes:
+    def encode(self, chunk: bytes, rejected: dict[int, tuple[str, str]], timeout_s: float) -> bytes:
         self._index = None
         if not self._is_ready:
-            self._await_answer((), START_TIMEOUT_S)
+            self._request((), START_TIMEOUT_S)
             self._is_ready = True
-        return self._await_answer((pickle.dumps(refused), chunk), timeout_s)
+        return self._request((pickle.dumps(rejected), chunk), timeout_s)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         self.process.wait()
         self._reader.close()
         self._socket.close()
-        self._lifeline.close()
+        self._liveness.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _await_answer(self, parts: tuple[bytes, ...], timeout_s: float) -> bytes:
+    def _request(self, parts: tuple[bytes, ...], timeout_s: float) -> bytes:
         self._socket.settimeout(timeout_s)
         try:
             for part in parts:
                 self._socket.sendall(part)
-            kind, content = self._next_answer()
+            kind, content = self._receive()
         except TimeoutError:
             raise _ChildError(self._index, "parser_hung", f"no answer within {timeout_s:g} s") from None
         except (EOFError, ConnectionError):
             raise self._death() from None
         if kind == ERROR:
-            _raise_as_sent(content)
-        self._take_files()
+            _raise_child_exception(content)
+        self._collect_files()
         return content
 
-    def _take_files(self) -> None:
-        """Move what the child wrote out of its own folder, which goes."""
+    def _collect_files(self) -> None:
+        """Move the child's files out of its own folder, and delete that."""
         if self._folder is None:
             return
         folder, self._folder = Path(self._folder), None
@@ -190,8 +191,8 @@ class _Child:
             path.rename(folder.parent / path.name)
         folder.rmdir()
 
-    def _next_answer(self) -> tuple[int, bytes]:
-        """The child's next READY, RESULT or ERROR; what it says before that is noted."""
+    def _receive(self) -> tuple[int, bytes]:
+        """Process messages until the child's next READY, RESULT or ERROR, which is returned."""
         while True:
             kind, number = MESSAGE.unpack(self._read(MESSAGE.size))
             if kind == BEGIN:
@@ -211,16 +212,16 @@ class _Child:
         self.process.kill()
         status = self.process.wait()
         if status == OUT_OF_MEMORY_EXIT:
-            message = f"more than {self._memory_bytes / 1e6:.0f} MB of memory needed"
+            message = f"needs more than {self._memory_bytes / 1e6:.0f} MB of memory"
             return _ChildError(self._index, "too_much_memory", message)
-        how = f"died of {_signal_name(-status)}" if status < 0 else f"ended itself with exit code {status}"
-        return _ChildError(self._index, "parser_crashed", f"the parser {how}")
+        reason = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with code {status}"
+        return _ChildError(self._index, "parser_crashed", f"the parser {reason}")
 
 
-def _raise_as_sent(content: bytes) -> None:
+def _raise_child_exception(content: bytes) -> None:
     pickled, trace = pickle.loads(content)
     error = None if pickled is None else pickle.loads(pickled)
-    cause = ParserError(f"in the parser's process:\n{trace}")
+    cause = ParserError(f"in the parser process:\n{trace}")
     raise cause if error is None else error from cause
 
 

@@ -1,9 +1,8 @@
-"""A feed's chunks over the processes and machines of a Ray cluster, with Ray Data.
+"""Encoding the chunks of a feed on the processes and machines of a Ray cluster, with Ray Data.
 
-One reader, beside the driver, walks the sources and streams chunks: references where members can be read by
-range, contents where an archive can only be read from its start. A pool of parsers encodes them, each in a child
-process that may die (`datasets.pipeline.parser_process`). Ray Data holds the reader back when the parsers are behind,
-so memory stays bounded.
+One read task on the driver's node scans the sources and streams chunks: byte ranges where members can be read by range,
+contents where an archive must be read from its start. A pool of actors encodes them, each in a child process that may
+crash (`datasets.pipeline.parser_process`). Ray Data applies backpressure to the read task, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from datasets.corpus.chunk import ChunkResult
-from datasets.pipeline.encode import Feed
+from datasets.pipeline.feed import Feed
 from datasets.pipeline.memory_budget import PARSER_BYTES, MemoryPlan, plan_for_cluster, plan_memory
 from datasets.pipeline.parser_process import ParserProcess
 from datasets.runtime.errors import UserError
@@ -34,23 +34,22 @@ from datasets.runtime.ray_cluster import start_ray, uses_cluster
 from datasets.sources.storage import is_remote
 
 CHUNKS_IN_FLIGHT = 2
-"""Chunks at a parser: while it encodes one the next waits there, so that it never waits for the driver's next
-look (`benchmarks/encode.py`)."""
+"""Chunks assigned to a parser at once, so that it does not wait for the driver (`benchmarks/encode.py`)."""
 
 
 class _ChunkSource(Datasource):
-    """A feed as a source of Ray Data: one task that yields a row a chunk."""
+    """A feed as a Ray Data source: one task that yields one row per chunk."""
 
     def __init__(self, feed: Feed) -> None:
         super().__init__()
         self._feed = feed
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: that of the archives' contents."""
+        """Unknown: depends on the contents of the archives."""
         return None
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list:
-        """One task: the order of the chunks is that of the sources."""
+        """One task, so that the chunks are in the order of the sources."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(partial(_blocks, self._feed), metadata)]
 
@@ -63,32 +62,33 @@ def _blocks(feed: Feed) -> Iterator[pa.Table]:
 class _Parser:
     """An actor of the pool."""
 
-    def __init__(self, spare_bytes: int, paths: tuple[str, ...]) -> None:
-        if missing := _missing_here(paths):
+    def __init__(self, headroom_bytes: int, paths: tuple[str, ...]) -> None:
+        if missing := _missing_paths(paths):
             raise UserError(_not_shared(missing[0], ray.util.get_node_ip_address()))
-        self._process = ParserProcess(memory_bytes=spare_bytes)
+        self._process = ParserProcess(memory_bytes=headroom_bytes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"result": self._process.encode(row["chunk"])}
 
 
-def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkResult]:
+def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Generator[ChunkResult]:
     """Run `encode_chunk` over a feed's chunks with Ray Data and yield the results in order.
 
-    Frames go from the worker's memory to its shard; only rows of games and rejects come back.
+    Workers write frames to the staging folder; only rows of games and rejects come back. Closing the generator stops
+    the workers.
 
     Args:
-        plan: what may be used of this machine's memory; None is the default share of it, or on a cluster what
-            suits a machine with a few GB for each CPU.
+        plan: memory limits; None is the default for this machine, or on a cluster for machines with a few GB per CPU.
     Raises:
-        UserError: a machine of the cluster does not see the sources or the corpus.
+        UserError: a node of the cluster cannot see the sources or the corpus.
+        OSError: a worker could not write to the staging folder.
     """
     if plan is None and not uses_cluster():
         plan = plan_memory(None, num_cores())
     start_ray(object_store_bytes=None if plan is None else plan.object_store_bytes)
     if uses_cluster():
         cluster = plan_for_cluster(max(1, int(ray.cluster_resources().get("CPU", 1))))
-        plan = cluster if plan is None else replace(cluster, parser_spare_bytes=plan.parser_spare_bytes)
+        plan = cluster if plan is None else replace(cluster, parser_headroom_bytes=plan.parser_headroom_bytes)
     assert plan is not None
     paths = (*(source for source in feed.sources if not is_remote(source)), feed.staging)
     if uses_cluster():
@@ -96,10 +96,8 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=plan.object_store_bytes)
-    context.target_max_block_size = 1  # a block a chunk
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.target_max_block_size = 1  # one chunk per block
+    _silence_ray_data(context)
     chunks = ray.data.read_datasource(
         _ChunkSource(feed),
         override_num_blocks=1,
@@ -108,34 +106,44 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Iterator[ChunkR
     )
     results = chunks.map(
         _Parser,
-        fn_constructor_kwargs={"spare_bytes": plan.parser_spare_bytes, "paths": paths},
+        fn_constructor_kwargs={"headroom_bytes": plan.parser_headroom_bytes, "paths": paths},
         compute=_pool(plan),
         num_cpus=1,
-        memory=PARSER_BYTES + plan.parser_spare_bytes if uses_cluster() else None,  # so a small node has fewer of them
+        memory=PARSER_BYTES + plan.parser_headroom_bytes if uses_cluster() else None,  # a small node runs fewer parsers
     )
-    with _users_mistakes():
-        for row in results.iter_rows():
+    with _reraise_user_errors(), contextlib.closing(iter(results.iter_rows())) as rows:
+        for row in rows:
             yield pickle.loads(row["result"])
 
 
+def _silence_ray_data(context: ray.data.DataContext) -> None:
+    """Keep Ray Data's progress bars and messages off the console; its log file still has everything."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # fewer chunks than parsers
+
+
 def _pool(plan: MemoryPlan) -> ActorPoolStrategy:
-    """As many parsers as the plan has; on a cluster one a CPU, and more when it grows."""
+    """The plan's number of parsers; on a cluster one per CPU, and more when the cluster grows."""
     if not uses_cluster():
         return ActorPoolStrategy(size=plan.num_parsers, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
     return ActorPoolStrategy(min_size=1, initial_size=plan.num_parsers, max_tasks_in_flight_per_actor=CHUNKS_IN_FLIGHT)
 
 
-def _missing_here(paths: Iterable[str]) -> list[str]:
+def _missing_paths(paths: Iterable[str]) -> list[str]:
     return [path for path in paths if not Path(path).exists()]
 
 
 def _require_shared(paths: tuple[str, ...]) -> None:
-    """Find out before the job starts that a machine does not see what it is to read or to write."""
-    look = ray.remote(num_cpus=0)(_missing_here)
+    """Fail before the job starts if a node cannot see the sources or the corpus."""
+    check = ray.remote(num_cpus=0)(_missing_paths)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     found = ray.get(
         [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)).remote(paths)
+            check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)).remote(paths)
             for n in nodes
         ]
     )
@@ -146,20 +154,22 @@ def _require_shared(paths: tuple[str, ...]) -> None:
 
 def _not_shared(path: str, node: str) -> str:
     return (
-        f"{path} is not to be seen on the cluster's node {node}; every node must see the sources and the corpus: "
-        "put them on shared storage or name sources by s3:// or gs://"
+        f"node {node} of the cluster cannot see {path}; put the corpus on shared storage, and the sources on shared "
+        "storage or behind s3:// or gs:// URIs"
     )
 
 
 @contextlib.contextmanager
-def _users_mistakes() -> Iterator[None]:
-    """A parser that could not start for a reason the user can mend, told as such."""
+def _reraise_user_errors() -> Iterator[None]:
+    """Raise the UserError or the full disk of a worker as such, without Ray's wrappers."""
     try:
         yield
     except ray.exceptions.RayError as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise UserError(str(cause)) from error
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise OSError(cause.errno, cause.strerror, cause.filename) from error
             cause = cause.__cause__ or getattr(cause, "cause", None)
-        if cause is not None:
-            raise UserError(str(cause)) from error
         raise

@@ -26,7 +26,8 @@ from datasets.corpus.manifest import CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_P
 from datasets.corpus.reader import Corpus, open_corpus
 from datasets.corpus.shard import ROW_GROUP_FRAMES
 from datasets.corpus.verify import verify
-from datasets.pipeline.encode import Feed, encode, encode_in_process
+from datasets.pipeline.encode import encode, encode_in_process
+from datasets.pipeline.feed import Feed
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import UserError
 from datasets.runtime.version import tool_version

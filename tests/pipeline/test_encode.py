@@ -57,7 +57,7 @@ encode([Path(source)], Path(out), EncodeOptions(), encode_in_process)
 KILL_MOMENTS = {
     "while the folder is claimed": ("os", "fsync", 1, "before"),
     "after the folder was claimed": ("datasets.corpus.commit", "write_json_atomically", 1, "after"),
-    "while the second chunk is parsed": ("datasets.pipeline.encode", "parse_replay", 6, "after"),
+    "while the second chunk is parsed": ("datasets.pipeline.encode_chunk", "parse_replay", 6, "after"),
     "after the first frames were moved": ("datasets.corpus.commit", "move_files", 1, "after"),
     "after later rows were written": ("datasets.corpus.commit", "move_files", 2, "before"),
     "between moving files and the first commit": ("datasets.corpus.commit", "write_json_atomically", 2, "before"),
@@ -297,10 +297,10 @@ def test_other_options_than_those_of_the_corpus_are_refused(few_replays, undistu
 
 def test_a_folder_that_is_no_corpus_is_left_untouched(few_replays, tmp_path):
     (tmp_path / "letter.txt").write_text("dear diary")
-    with pytest.raises(UserError, match="is no corpus"):
+    with pytest.raises(UserError, match="is not a corpus"):
         encode_plainly(few_replays, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
-    with pytest.raises(UserError, match="is no corpus"):
+    with pytest.raises(UserError, match="is not a corpus"):
         encode_plainly(few_replays, tmp_path / "letter.txt")
 
 

@@ -110,7 +110,7 @@ def test_a_path_that_one_node_does_not_see_is_an_error_before_the_job(synthetic_
     folder = tmp_path / "seen by one" / "replays"
     shutil.copytree(synthetic_many, folder)
     printed = run(NODE_IS_BLIND, str(folder), str(tmp_path / "corpus"))
-    assert f"{folder} is not to be seen on the cluster's node" in printed
+    assert f"of the cluster cannot see {folder}" in printed
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What an encode may use of the memory, and what processes are said to use."""
+"""How a memory limit is divided, and how the memory of processes is measured."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from datasets.pipeline import memory_budget
 from datasets.pipeline.memory_budget import (
-    DEFAULT_SHARE,
+    DEFAULT_FRACTION,
     parse_bytes,
     plan_memory,
 )
@@ -21,22 +22,20 @@ TAKES_200_MB = "import os, sys, time; block = os.urandom(200_000_000); print('re
 
 def test_sizes_are_read_with_any_unit():
     assert parse_bytes("6GB") == parse_bytes("6 gb") == parse_bytes("6000M") == 6_000_000_000
-    assert parse_bytes("1.5GiB") == 1_610_612_736
+    assert parse_bytes("1.5GiB") == parse_bytes("1.5 Gi") == 1_610_612_736
     assert parse_bytes("123") == 123
-    for wrong in ("", "much", "-1GB", "6 apples"):
+    for wrong in ("", "much", "-1GB", "0", "0.4", "nan", "inf GB", "6 apples", "9" * 400 + "GB"):
         with pytest.raises(UserError, match="6GB"):
             parse_bytes(wrong)
 
 
 @pytest.mark.parametrize("limit_gb", [2.1, 3, 4, 5])
-def test_a_plan_never_shares_out_more_than_the_limit(limit_gb):
-    from datasets.runtime import hardware as memory
-
+def test_a_plan_never_exceeds_the_limit(limit_gb):
     limit = int(limit_gb * 1e9)
     plan = plan_memory(limit, num_cores=64)
-    parsers = plan.num_parsers * (memory.PARSER_BYTES + plan.parser_spare_bytes)
-    assert memory.BASE_BYTES + memory.READER_BYTES + plan.object_store_bytes + parsers <= limit
-    assert plan.parser_spare_bytes >= memory.SPARE_BYTES
+    parsers = plan.num_parsers * (memory_budget.PARSER_BYTES + plan.parser_headroom_bytes)
+    assert memory_budget.BASE_BYTES + memory_budget.READER_BYTES + plan.object_store_bytes + parsers <= limit
+    assert plan.parser_headroom_bytes >= memory_budget.MIN_HEADROOM_BYTES
     assert plan.num_parsers >= plan_memory(int(2.1e9), num_cores=64).num_parsers
 
 
@@ -45,14 +44,23 @@ def test_there_are_no_more_parsers_than_cores():
 
 
 def test_the_default_is_a_quarter_of_the_machine():
-    assert plan_memory(None, num_cores=1).limit_bytes == int(total_memory_bytes() * DEFAULT_SHARE)
+    assert plan_memory(None, num_cores=1).limit_bytes == int(total_memory_bytes() * DEFAULT_FRACTION)
 
 
-def test_a_limit_that_cannot_be_held_is_an_error_that_says_what_can():
-    with pytest.raises(UserError, match=r"needs \d\.\d GB"):
-        plan_memory(500_000_000, num_cores=2)
-    with pytest.raises(UserError, match="this machine has"):
-        plan_memory(total_memory_bytes() * 2, num_cores=2)
+def test_an_impossible_limit_is_an_error_that_names_the_possible_range():
+    expected = (
+        rf"expected at least the \d\.\d GB .* and at most the {total_memory_bytes() / 1e9:.1f} GB of this machine"
+    )
+    for limit in (500_000_000, total_memory_bytes() * 2):
+        with pytest.raises(UserError, match=expected):
+            plan_memory(limit, num_cores=2)
+
+
+def test_a_machine_that_is_too_small_is_an_error_whatever_the_limit(monkeypatch):
+    monkeypatch.setattr(memory_budget, "total_memory_bytes", lambda: 2 * 10**9)
+    for limit in (None, 10**9, 4 * 10**9):
+        with pytest.raises(UserError, match=r"needs 2\.1 GB of memory; this machine has 2\.0 GB"):
+            plan_memory(limit, num_cores=2)
 
 
 def test_the_memory_of_a_tree_counts_its_children():

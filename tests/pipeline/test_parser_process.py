@@ -21,8 +21,9 @@ import pytest
 from faulty_encoding import refusing
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
-from datasets.pipeline.encode import Chunk, Feed, encode_chunk
-from datasets.pipeline.parser_process import MAX_OTHER_FAULTS, ParserError, ParserProcess
+from datasets.pipeline.encode_chunk import encode_chunk
+from datasets.pipeline.feed import Chunk, Feed
+from datasets.pipeline.parser_process import MAX_OTHER_FAILURES, ParserError, ParserProcess
 
 SPARE_BYTES = 400 * 10**6
 TIMEOUT_S = 30.0
@@ -115,9 +116,9 @@ def test_without_a_fault_the_result_is_that_of_encoding_in_the_same_process(chun
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("abort", "the parser died of SIGABRT"),
-        ("segfault", "the parser died of SIGSEGV"),
-        ("exit", "the parser ended itself with exit code 3"),
+        ("abort", "the parser was killed by SIGABRT"),
+        ("segfault", "the parser was killed by SIGSEGV"),
+        ("exit", "the parser exited with code 3"),
     ],
 )
 def test_a_crash_costs_the_input_at_which_it_happened(chunk, fault, message):
@@ -131,7 +132,7 @@ def test_a_hang_costs_one_input_also_while_pythons_lock_is_held(chunk, fault):
 
 @pytest.mark.parametrize("fault", ["take_at_once", "take_bit_by_bit", "compress"])
 def test_a_memory_blow_up_costs_one_input(chunk, fault):
-    assert_costs_one_input(chunk, fault, "too_much_memory", "more than 400 MB of memory needed")
+    assert_costs_one_input(chunk, fault, "too_much_memory", "needs more than 400 MB of memory")
 
 
 def test_several_bad_inputs_in_a_chunk_are_each_refused(chunk):
@@ -177,7 +178,7 @@ def test_a_child_killed_at_any_moment_loses_no_game(have_real_replays, request, 
 def test_a_child_that_dies_outside_of_any_input_is_our_error_and_leaves_no_files(chunk):
     with (
         ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:dies_before_any_input") as parser,
-        pytest.raises(ParserError, match=f"died of SIGABRT, {MAX_OTHER_FAULTS} times, at no input's parsing"),
+        pytest.raises(ParserError, match=f"killed by SIGABRT, {MAX_OTHER_FAILURES} times, outside of any input"),
     ):
         encode_isolated(parser, chunk)
     assert os.listdir(chunk.staging) == []
@@ -186,7 +187,7 @@ def test_a_child_that_dies_outside_of_any_input_is_our_error_and_leaves_no_files
 def test_a_child_that_dies_after_its_inputs_is_not_tried_for_ever(chunk):
     with (
         ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:dies_after_the_last_input") as parser,
-        pytest.raises(ParserError, match="died of SIGABRT"),
+        pytest.raises(ParserError, match="killed by SIGABRT"),
     ):
         encode_isolated(parser, chunk)
     assert os.listdir(chunk.staging) == []
@@ -220,7 +221,7 @@ def test_an_exception_that_cannot_be_pickled_is_told_by_its_traceback(chunk):
 
 def test_a_function_that_is_not_there_is_named(chunk):
     with (
-        ParserProcess(SPARE_BYTES, TIMEOUT_S, "datasets.pipeline.encode:no_such_function") as parser,
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, "datasets.pipeline.encode_chunk:no_such_function") as parser,
         pytest.raises(AttributeError, match="no_such_function"),
     ):
         encode_isolated(parser, chunk)

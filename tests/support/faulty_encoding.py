@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets.corpus.chunk import ChunkResult
-from datasets.pipeline.encode import Chunk, encode_chunk
+from datasets.pipeline.encode_chunk import encode_chunk
+from datasets.pipeline.feed import Chunk
 
 Begin = Callable[[int | None], tuple[str, str] | None]
 
