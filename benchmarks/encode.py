@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 import peppi_py
-from default_sources import default_sources
+from inputs.default_sources import default_sources
 
 from datasets.checks.filters import FilterConfig, check_game
 from datasets.corpus.chunk import EncodeOptions

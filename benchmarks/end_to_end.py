@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from synthetic_corpus import synthetic_corpus
+from inputs.synthetic_corpus import synthetic_corpus
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games

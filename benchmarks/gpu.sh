@@ -82,7 +82,7 @@ corpus=${CORPUS:-}
 if [ -z "$corpus" ]; then
   scratch=$(mktemp -d)
   trap 'rm -rf "$scratch"' EXIT
-  part corpus 120 "$PYTHON" benchmarks/synthetic_corpus.py "$scratch" "${games[@]}"
+  part corpus 120 "$PYTHON" benchmarks/inputs/synthetic_corpus.py "$scratch" "${games[@]}"
   corpus=$scratch/corpus
 fi
 part gpu_correctness 150 "$PYTHON" benchmarks/gpu_correctness.py "$corpus" "${tiny[@]}"

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from synthetic_corpus import synthetic_corpus
+from inputs.synthetic_corpus import synthetic_corpus
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 import torch
-from synthetic_corpus import synthetic_corpus
+from inputs.synthetic_corpus import synthetic_corpus
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.corpus.reader import open_corpus

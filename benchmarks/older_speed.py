@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from older_recipe import CONTEXT_FRAMES, OlderRecipe
-from synthetic_corpus import synthetic_corpus
+from inputs.synthetic_corpus import synthetic_corpus
+from older_system.recipe import CONTEXT_FRAMES, OlderRecipe
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from synthetic_corpus import synthetic_corpus
+from inputs.synthetic_corpus import synthetic_corpus
 
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from default_sources import default_sources
+from inputs.default_sources import default_sources
 
 from datasets.checks.filters import FilterConfig, check_game
 from datasets.replays.game import Columns, Game

@@ -4,7 +4,7 @@
 
 Ours is trained by `wm train` and judged by `wm eval`, at K = 10 on 20,000 frames of all games of the eval corpus; for
 each of the `--seconds` a run of its own, since the schedule ends where --total-targets says (by default where the
-config does). The twin (`older_recipe.py`) has a constant rate, so one run is judged at each. Seconds are those of
+config does). The older recipe has a constant rate, so one run is judged at each. Seconds are those of
 training: from the first batch asked for to the last update, judging left out. Further `--dotted.name value` go to
 `wm train`.
 
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from older_recipe import CONTEXT_FRAMES, OlderRecipe
+from inputs.synthetic_corpus import synthetic_corpus
 from older_speed import our_speed, twin_speed
-from synthetic_corpus import synthetic_corpus
+from older_system.recipe import CONTEXT_FRAMES, OlderRecipe
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from flops import flops_per_target
-from host_traffic import measure_traffic
+from measures.flops import flops_per_target
+from measures.host_traffic import measure_traffic
 
 from wm.config.run_config import RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS

@@ -31,13 +31,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu_correctness  # noqa: E402
-import host_traffic  # noqa: E402
-import older_networks  # noqa: E402
-import older_recipe  # noqa: E402
 import ray_overhead  # noqa: E402
 import time_to_quality  # noqa: E402
 import train_step  # noqa: E402
-from flops import flops_per_target  # noqa: E402
+from measures import host_traffic  # noqa: E402
+from measures.flops import flops_per_target  # noqa: E402
+from older_system import networks as older_networks  # noqa: E402
+from older_system import recipe as older_recipe  # noqa: E402
 
 CPU = torch.device("cpu")
 

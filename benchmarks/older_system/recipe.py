@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from older_networks import NUMBERS, OlderMamba2, OlderMLP, Window
+from older_system.networks import NUMBERS, OlderMamba2, OlderMLP, Window
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset

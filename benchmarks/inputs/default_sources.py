@@ -8,7 +8,7 @@ from pathlib import Path
 
 def default_sources(scratch: Path) -> list[Path]:
     """The real dev games where they are, else synthetic games."""
-    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "replays"
+    beside = Path(__file__).resolve().parents[3] / "shared" / "replays"
     real = Path(os.environ.get("WM_REPLAYS", beside)) / "dev.zip"
     if real.exists():
         return [real]

@@ -1,6 +1,6 @@
 """The corpus of the benchmarks of training where none is named: synthetic games.
 
-python benchmarks/synthetic_corpus.py FOLDER [--games 64] [--max-frames 9000]     writes FOLDER/corpus
+python benchmarks/inputs/synthetic_corpus.py FOLDER [--games 64] [--max-frames 9000]     writes FOLDER/corpus
 """
 
 from __future__ import annotations
