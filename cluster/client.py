@@ -1,4 +1,4 @@
-"""The connection to a cluster's Jobs API. Ray is imported inside, so that `wm --help` stays fast."""
+"""The connection to a cluster's Jobs API. Functions import Ray when they run, so that `wm --help` is fast."""
 
 import http.client
 import json
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-"""Where `ray dashboard cluster.yaml` forwards the head node's port to."""
+"""The local port to which `ray dashboard cluster.yaml` forwards the head node's."""
 
 CONNECT_TIMEOUT_S = 5.0
-"""A closed firewall swallows packets; Ray's own requests would then hang for minutes."""
+"""A firewall may drop packets without an answer; Ray's own requests have no timeout and would hang for minutes."""
 
 OVERRIDING_VARIABLE = "RAY_API_SERVER_ADDRESS"
-"""Ray lets this variable, and RAY_ADDRESS, win over an address given in the call."""
+"""In Ray this variable, and RAY_ADDRESS, take precedence over an address in the call."""
 
 
 def resolve_address(address: str | None) -> str:
@@ -43,46 +43,46 @@ def resolve_address(address: str | None) -> str:
     if not usable:
         raise ClusterError(
             f"{source} is {found!r}; expected the URL of the Jobs API such as {DEFAULT_ADDRESS} "
-            "(`ray dashboard cluster.yaml` brings it there)"
+            "(`ray dashboard cluster.yaml` forwards it)"
         )
     return found
 
 
 def connect(address: str | None) -> "JobSubmissionClient":
-    """A client of the Jobs API that has proved that it may talk to it.
+    """A client of the Jobs API, after a check of the address and the token.
 
     Raises:
         ClusterError: bad address, nothing answers there, it is not Ray, or the token is missing or wrong.
     """
     url = resolve_address(address)
     headers = _auth_headers()
-    # Ourselves first: Ray's client sets no time limit, and its C++ code looks for a token in its own way.
+    # Our own request first: Ray's client sets no timeout, and its C++ code looks for the token elsewhere.
     _check_answer(url, headers)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
-        with _address_from_us(url):
+        with _address_override(url):
             return JobSubmissionClient(url, headers=headers)
     except AuthenticationError as error:
         raise ClusterError(
-            f"RAY_AUTH_MODE is token, but there is none ({_find_token()[1]}); expected one although "
-            f"{url} asks for none; unset RAY_AUTH_MODE, or start the cluster with a token"
+            f"RAY_AUTH_MODE is token, but there is none ({_find_token()[1]}); expected a token, although "
+            f"{url} needs none; unset RAY_AUTH_MODE, or start the cluster with a token"
         ) from error
 
 
 def token_error(url: str) -> ClusterError:
-    """The line for a server that refused us: which token was sent, if any, and where one belongs."""
+    """The error for a server that refused the token, or the lack of one: what was sent and where the token belongs."""
     token, source = _find_token()
     found = f"the token of {source} was refused" if token else f"no token was sent ({source})"
     return ClusterError(
-        f"{url} asks for the cluster's token and {found}; expected the token its head node was started "
+        f"{url} requires the cluster's token and {found}; expected the token that its head node was started "
         "with; copy it to ~/.ray/auth_token (mode 600) or name its file in RAY_AUTH_TOKEN_PATH"
     )
 
 
 def _check_answer(url: str, headers: dict[str, str]) -> None:
-    """Ask for the version, which needs the token like every other request."""
+    """Request the version, which needs the token like every other request."""
     try:
         request = urllib.request.Request(f"{url}/api/version", headers=headers)
         with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT_S) as answer:
@@ -94,30 +94,29 @@ def _check_answer(url: str, headers: dict[str, str]) -> None:
     except (http.client.HTTPException, ValueError) as error:
         found = type(error).__name__
     except OSError as error:
-        why = getattr(error, "reason", error)
+        reason = getattr(error, "reason", error)
         raise ClusterError(
-            f"nothing answers at {url} ({why}); expected a cluster's Jobs API; start one "
+            f"nothing answers at {url} ({reason}); expected a cluster's Jobs API; start one "
             "(`ray up cluster.yaml`) and forward its port (`ray dashboard cluster.yaml`), or give --address"
         ) from error
     if found:
         raise ClusterError(
-            f"{url} is not Ray's Jobs API (it gave {found}); expected a head node's dashboard port, "
+            f"{url} is not Ray's Jobs API (it returned {found}); expected a head node's dashboard port, "
             "8265 unless changed; check the address"
         )
 
 
 def _auth_headers() -> dict[str, str]:
-    """The token as a header, found as Ray finds it.
+    """The token as a header, from where Ray reads it.
 
-    Not left to Ray, which sends a token only under RAY_AUTH_MODE=token, while `ray start` demands one as soon
-    as a token file exists.
+    Ray itself sends a token only with RAY_AUTH_MODE=token, while `ray start` requires one if a token file exists.
     """
     token, _ = _find_token()
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _find_token() -> tuple[str, str]:
-    """The token ("" if none) and, for messages, where it comes from or why there is none."""
+    """The token ("" if there is none) and, for messages, its source or why there is none."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return "", "RAY_AUTH_MODE is disabled"
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
@@ -131,8 +130,8 @@ def _find_token() -> tuple[str, str]:
 
 
 @contextmanager
-def _address_from_us(url: str) -> Iterator[None]:
-    """Inside, Ray's environment variables name `url`: an explicit --address must not lose to RAY_ADDRESS."""
+def _address_override(url: str) -> Iterator[None]:
+    """Set Ray's environment variable to `url`: an explicit --address takes precedence over RAY_ADDRESS."""
     before = os.environ.get(OVERRIDING_VARIABLE)
     os.environ[OVERRIDING_VARIABLE] = url
     try:

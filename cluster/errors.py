@@ -1,4 +1,4 @@
-"""The one error of this room that is meant for the user."""
+"""The exception of this package whose message is for the user."""
 
 
 class ClusterError(Exception):

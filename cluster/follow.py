@@ -1,7 +1,10 @@
-"""Follow a job's log from afar until the job ends, over a connection that may break."""
+"""Follow the log of a job until the job ends, over a connection that may break."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from cluster.client import connect, resolve_address, token_error
@@ -10,12 +13,25 @@ from cluster.errors import ClusterError
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-MAX_SILENT_RETRIES = 12
-"""Lost contacts in a row before giving up: with RETRY_WAIT_S a minute, enough to restart a port forward."""
+MAX_RETRIES = 12
+"""Failed connections in a row before giving up: a minute with RETRY_WAIT_S, enough to restart a port forward."""
 
 RETRY_WAIT_S = 5.0
+SIGNAL_POLL_S = 0.2
+"""How often the main thread wakes up to run signal handlers."""
+
 INTERRUPTED_EXIT_CODE = 130
 COMMAND_NOT_FOUND_EXIT_CODE = 127
+
+
+@dataclass(frozen=True, slots=True)
+class _JobEnd:
+    """The terminal state of a job."""
+
+    status: str
+    """Ray's name of the status: SUCCEEDED, FAILED or STOPPED."""
+    exit_code: int | None
+    """Exit code of the job's command, if Ray knows it."""
 
 
 def follow(job_id: str, address: str | None = None, write: Callable[[str], object] | None = None) -> int:
@@ -24,67 +40,93 @@ def follow(job_id: str, address: str | None = None, write: Callable[[str], objec
     Args:
         job_id: the submission id.
         address: as in SubmitRequest.
-        write: takes each piece of the log; default: standard output.
+        write: called with each piece of the log; default: print to standard output.
     Returns:
-        0 if the job succeeded, 1 if it failed or was stopped, 130 after Ctrl-C, which leaves it running.
+        0 if the job succeeded, 1 if it failed or was stopped, 130 after Ctrl-C, which does not stop the job.
     Raises:
-        ClusterError: no such job, or contact lost for good; the job itself goes on.
+        ClusterError: there is no such job, or the connection is lost; the job itself keeps running.
     """
     url = resolve_address(address)
+    received: SimpleQueue[str | _JobEnd | Exception] = SimpleQueue()
+    threading.Thread(target=_receive, args=(job_id, address, url, received), daemon=True).start()
     try:
-        client = connect(address)
-        status, exit_code = asyncio.run(_until_it_ends(client, job_id, url, write or _print))
+        end = _write_until_end(received, write or _print)
     except KeyboardInterrupt:
-        print(f"\n{job_id} is left running; {how_to_look(job_id, url)}", flush=True)
+        print(f"\n{job_id} keeps running; {log_and_stop_commands(job_id, url)}", flush=True)
         return INTERRUPTED_EXIT_CODE
-    print(f"{job_id}: {status}{_hint(exit_code)}", flush=True)
-    return 0 if status == "SUCCEEDED" else 1
+    except SystemExit:  # SIGTERM
+        print(f"{job_id} keeps running; {log_and_stop_commands(job_id, url)}", flush=True)
+        raise
+    print(f"{job_id}: {end.status}{_hint(end.exit_code)}", flush=True)
+    return 0 if end.status == "SUCCEEDED" else 1
 
 
-def how_to_look(job_id: str, url: str) -> str:
-    """The commands that show and end the job, in Ray's own words."""
+def log_and_stop_commands(job_id: str, url: str) -> str:
+    """The Ray commands that follow the job's log and stop the job."""
     return f"log: ray job logs --address {url} --follow {job_id}; stop: ray job stop --address {url} {job_id}"
 
 
-async def _until_it_ends(
-    client: "JobSubmissionClient", job_id: str, url: str, write: Callable[[str], object]
-) -> tuple[str, int | None]:
-    """Tail the log, again after each lost contact, until the job's status is terminal.
+def _write_until_end(received: "SimpleQueue[str | _JobEnd | Exception]", write: Callable[[str], object]) -> _JobEnd:
+    """Write what the receiving thread delivers.
 
-    Returns:
-        The status and, where Ray knows it, the exit code of the job's command.
+    The main thread never blocks for longer than SIGNAL_POLL_S. `asyncio.run` in the main thread misses a SIGINT that
+    arrives after Python releases the GIL and before epoll_wait starts, because it sets no wakeup file descriptor
+    (`signal.set_wakeup_fd`): Ctrl-C then waits for the next line of the log.
     """
+    while True:
+        try:
+            item = received.get(timeout=SIGNAL_POLL_S)
+        except Empty:
+            continue
+        if isinstance(item, Exception):
+            raise item
+        if isinstance(item, _JobEnd):
+            return item
+        write(item)
+
+
+def _receive(job_id: str, address: str | None, url: str, received: "SimpleQueue[str | _JobEnd | Exception]") -> None:
+    """Put each piece of the log into the queue, then the end of the job or the error."""
+    try:
+        received.put(asyncio.run(_tail(connect(address), job_id, url, received.put)))
+    except Exception as error:  # raised again in the main thread
+        received.put(error)
+
+
+async def _tail(client: "JobSubmissionClient", job_id: str, url: str, write: Callable[[str], object]) -> _JobEnd:
+    """Tail the log until the job's status is terminal; reconnect when the connection is lost."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
 
-    num_written, num_silent = 0, 0
+    num_written, num_retries = 0, 0
     while True:
         try:
             num_seen = 0
-            _job(client, job_id, url)
+            _job_info(client, job_id, url)
             async for piece in client.tail_job_logs(job_id):
-                # A new connection starts from the log's beginning: write only what is new.
+                # A new connection starts at the beginning of the log: write only what is new.
                 write(piece[max(0, num_written - num_seen) :])
                 num_seen += len(piece)
-                num_written, num_silent = max(num_written, num_seen), 0
-            job = _job(client, job_id, url)
+                num_written, num_retries = max(num_written, num_seen), 0
+            job = _job_info(client, job_id, url)
             if job.status.is_terminal():
-                return job.status.value, job.driver_exit_code
+                return _JobEnd(job.status.value, job.driver_exit_code)
         except AuthenticationError as error:
             raise token_error(url) from error
         except (RuntimeError, OSError, aiohttp.ClientError, requests.RequestException) as error:
-            num_silent += 1
-            if num_silent > MAX_SILENT_RETRIES:
+            num_retries += 1
+            if num_retries > MAX_RETRIES:
                 raise ClusterError(
-                    f"lost contact with {url}; {job_id} may still be running; expected an answer within "
-                    f"{MAX_SILENT_RETRIES * RETRY_WAIT_S:.0f} s; when it is back, {how_to_look(job_id, url)}"
+                    f"lost the connection to {url} and {MAX_RETRIES} retries in {MAX_RETRIES * RETRY_WAIT_S:.0f} s "
+                    f"failed; expected an answer; {job_id} may still be running; once the cluster is reachable, "
+                    f"{log_and_stop_commands(job_id, url)}"
                 ) from error
-        await asyncio.sleep(RETRY_WAIT_S if num_silent else 1.0)
+        await asyncio.sleep(RETRY_WAIT_S if num_retries else 1.0)
 
 
-def _job(client: "JobSubmissionClient", job_id: str, url: str) -> Any:
-    """The job's details, a JobDetails, whose type Ray declares as possibly None.
+def _job_info(client: "JobSubmissionClient", job_id: str, url: str) -> Any:
+    """The job's JobDetails, which Ray types as optional.
 
     Raises:
         ClusterError: the cluster has no such job.
@@ -94,14 +136,16 @@ def _job(client: "JobSubmissionClient", job_id: str, url: str) -> Any:
     except RuntimeError as error:
         if "status code 404" not in str(error):
             raise
-        raise ClusterError(f"{url} knows no job {job_id}; expected one of: ray job list --address {url}") from error
+        raise ClusterError(
+            f"{url} has no job {job_id}; expected one that `ray job list --address {url}` shows"
+        ) from error
 
 
 def _hint(exit_code: int | None) -> str:
-    """Why it failed, where the exit code alone is a riddle."""
+    """An explanation of exit codes that have a known cause."""
     if exit_code == COMMAND_NOT_FOUND_EXIT_CODE:
         return (
-            " (the head node found no `wm`: start Ray there from this project's environment, "
+            " (`wm` is not on the PATH of the head node: start Ray there from this project's environment, "
             "as the start commands of cluster.yaml do)"
         )
     return ""

@@ -1,7 +1,7 @@
-"""The checkout as one zip: code and configs only.
+"""The upload of a job: code and configs of the checkout as one zip.
 
-What is not listed here does not travel, so neither data nor a forgotten `.env` or key file can. Ray could
-pack the folder itself, but by exclusion; and it would leave out a config that .gitignore names.
+Only files with a listed suffix are uploaded, so that data and `.env` files stay here. Ray can upload the folder
+itself, but it excludes instead of includes, and it skips a config that .gitignore names.
 """
 
 import os
@@ -12,37 +12,42 @@ from pathlib import Path
 from cluster.errors import ClusterError
 
 SUFFIXES = frozenset({".py", ".yaml", ".yml", ".toml", ".json", ".html", ".css", ".js", ".md", ".txt", ".sh"})
-"""Endings of the files that travel."""
+"""Suffixes of the files that are uploaded."""
 
 SKIPPED_FOLDERS = frozenset({"runs", "corpora", "shared", "build", "dist", "venv", "node_modules", "__pycache__"})
-"""Folders left out at any depth, beside all whose names start with a dot or end in .egg-info."""
+"""Folders skipped at any depth, as are those whose names start with a dot or end in .egg-info."""
 
 MAX_PACKAGE_BYTES = 50 * 2**20
-"""Code and configs take about one megabyte; what is fifty times that is data under a listed ending."""
+"""Code and configs have about one megabyte; a package fifty times as large contains data with a listed suffix."""
 
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""One time for all files: the same code is the same zip, which Ray then uploads only once."""
+"""Timestamp of every file: the same code gives the same bytes, which Ray uploads only once."""
 
 
-def package(working_dir: Path, config: Path, target: Path) -> Path:
+def package(working_dir: Path, config: Path | None, target: Path) -> Path:
     """Write the code and configs of `working_dir` to the zip `target`.
 
     Args:
         working_dir: the checkout.
-        config: path of the run's config, relative to `working_dir`; packed wherever it lies.
-        target: the zip to write; the ending must be .zip.
+        config: path of the run's config, relative to `working_dir`, which is always included; None for a shipped one.
+        target: the zip to write; its suffix must be .zip.
     Returns:
         `target`.
     Raises:
-        ClusterError: the files are larger than MAX_PACKAGE_BYTES together.
+        ClusterError: the files exceed MAX_PACKAGE_BYTES, or the name of one is not valid UTF-8.
     """
-    files = sorted({*packed_files(working_dir), config})
+    files = sorted({*packed_files(working_dir), *([] if config is None else [config])})
+    if undecodable := [str(file) for file in files if not _is_utf8(str(file))]:
+        raise ClusterError(
+            f"the file name {undecodable[0]!r} in {working_dir} is not valid UTF-8; expected UTF-8, which a zip needs; "
+            "rename the file or move it out of the working dir"
+        )
     sizes = {file: (working_dir / file).stat().st_size for file in files}
     if sum(sizes.values()) > MAX_PACKAGE_BYTES:
         largest = max(files, key=sizes.__getitem__)
         raise ClusterError(
-            f"{working_dir} holds {sum(sizes.values()) / 2**20:.0f} MiB of code and configs, the largest "
-            f"{largest}; expected at most {MAX_PACKAGE_BYTES / 2**20:.0f}; move data to runs/ or out of it"
+            f"{working_dir} has {sum(sizes.values()) / 2**20:.0f} MiB of code and configs, the largest file is "
+            f"{largest}; expected at most {MAX_PACKAGE_BYTES / 2**20:.0f} MiB; move data to runs/ or elsewhere"
         )
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
@@ -54,7 +59,7 @@ def package(working_dir: Path, config: Path, target: Path) -> Path:
 
 
 def packed_files(working_dir: Path) -> Iterator[Path]:
-    """Paths, relative to `working_dir`, of the files that travel; linked folders are not entered."""
+    """Paths, relative to `working_dir`, of the files to upload; symbolic links to folders are not followed."""
     for folder, subfolders, names in os.walk(working_dir):
         subfolders[:] = [name for name in subfolders if not _is_skipped(name)]
         for name in names:
@@ -65,3 +70,11 @@ def packed_files(working_dir: Path) -> Iterator[Path]:
 
 def _is_skipped(folder: str) -> bool:
     return folder in SKIPPED_FOLDERS or folder.startswith(".") or folder.endswith(".egg-info")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""What is asked of the cluster: the request, the command line that runs there, and the name of the job."""
+"""A job request: the `wm` command to run, its command line on the cluster, and the name of the job."""
 
 import hashlib
 import re
@@ -19,25 +19,28 @@ class SubmitRequest:
     """One `wm` command to run as a Ray job on a cluster."""
 
     config: Path
-    """YAML config of the run; it must lie inside the working directory, which travels to the cluster."""
+    """YAML config of the run; inside the working directory, which is uploaded, unless it is a shipped config."""
+
+    is_shipped: bool = False
+    """The config is shipped with the package, so that the job passes its name only, as in `wm train demo`."""
 
     overrides: tuple[str, ...] = ()
-    """Words added after the config, as `wm train` takes them: --seed 1"""
+    """Arguments after the config, as for `wm train`: --seed 1"""
 
     command: tuple[str, ...] = ("train",)
     """The `wm` verb to run there: train, sweep, encode, ..."""
 
     address: str | None = None
-    """Where the Jobs API answers, http://HOST:PORT; default: RAY_ADDRESS, else http://127.0.0.1:8265"""
+    """URL of the Jobs API, http://HOST:PORT; default: RAY_ADDRESS, else http://127.0.0.1:8265"""
 
     working_dir: Path = Path(".")
-    """The checkout whose code and configs are uploaded; data, runs and hidden files stay here"""
+    """The checkout whose code and configs are uploaded; data, runs and hidden files are not"""
 
     follow: bool = True
-    """Print the job's log until it ends, and exit as it does; Ctrl-C leaves it running"""
+    """Print the job's log until the job ends; Ctrl-C does not stop the job"""
 
     name: str | None = None
-    """First part of the job's name; default: the config's file name without its ending"""
+    """Readable part of the job's name; default: the config's file name without its suffix"""
 
     def __post_init__(self) -> None:
         if not self.command:
@@ -57,8 +60,8 @@ def relative_config(request: SubmitRequest) -> Path:
         raise ClusterError(f"config {request.config} is not a file; expected the path of a YAML config")
     if not config.is_relative_to(working_dir):
         raise ClusterError(
-            f"config {config} lies outside the working dir {working_dir}, and only that is uploaded; "
-            "move the config into it, or name another --working-dir"
+            f"config {config} is outside the working dir {working_dir}; expected it inside, because only the working "
+            "dir is uploaded; move the config, or name another --working-dir"
         )
     return config.relative_to(working_dir)
 
@@ -66,43 +69,43 @@ def relative_config(request: SubmitRequest) -> Path:
 def entrypoint(request: SubmitRequest) -> str:
     """The shell command of the job: `wm COMMAND CONFIG OVERRIDES`.
 
-    `wm` is found on the PATH of the head node's `ray start`; its code is the uploaded one all the same, since
-    Ray puts the working directory first on PYTHONPATH. `python -m wm.cli` would be looked up on the same
-    PATH, and a foreign python answers there with a riddle about imports where a missing `wm` says so.
+    `wm` is found on the PATH of the head node's `ray start`, and imports the uploaded code, since Ray puts the working
+    directory first on PYTHONPATH. Without this project's environment on that PATH the shell reports `wm: not found`;
+    `python -m wm.cli` would run in any other Python and fail with an unrelated import error.
     """
-    config = relative_config(request).as_posix()
+    config = request.config.stem if request.is_shipped else relative_config(request).as_posix()
     return shlex.join(["wm", *request.command, config, *request.overrides])
 
 
 def job_name(request: SubmitRequest) -> str:
-    """A readable name ending in a hash of what decides the run: verb, config values and overrides.
+    """A readable name ending in a hash of the verb, the config's values and the overrides.
 
-    Comments, spacing and the order of keys do not count: the same run has the same name from every checkout.
+    The hash ignores comments, spacing and the order of keys: the same run has the same name in every checkout.
 
     Raises:
         ClusterError: the config is not a YAML mapping.
     """
-    decisive = {
+    identity = {
         "command": list(request.command),
         "config": _load_mapping(request.config),
         "overrides": list(request.overrides),
     }
-    digest = hashlib.sha256(yaml.safe_dump(decisive, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(yaml.safe_dump(identity, sort_keys=True).encode()).hexdigest()
     readable = "-".join([*request.command, request.name or request.config.stem])
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', readable).strip('-')}-{digest[:HASH_CHARACTERS]}"
 
 
 def _load_mapping(path: Path) -> dict:
-    """The YAML mapping in `path`; its fields are for `wm` to check, not for this room."""
+    """The YAML mapping in `path`. `wm` checks its fields."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        why = " ".join(str(error).split())
-        raise ClusterError(f"config {path} is not YAML ({why}); expected a mapping of fields") from error
+        reason = " ".join(str(error).split())
+        raise ClusterError(f"config {path} is not YAML ({reason}); expected a mapping of fields") from error
     except OSError as error:
         raise ClusterError(f"config {path} cannot be read ({error.strerror}); expected a YAML file") from error
     if not isinstance(loaded, dict):
         raise ClusterError(
-            f"config {path} holds a {type(loaded).__name__}; expected a YAML mapping such as `model: ...`"
+            f"config {path} contains a {type(loaded).__name__}; expected a YAML mapping such as `model: ...`"
         )
     return loaded

@@ -1,8 +1,8 @@
-"""`wm submit`: the same `wm` command as a Ray job.
+"""`wm submit`: run a `wm` command as a Ray job.
 
 job_id = submit(request)              uploads code and config, starts the job, returns at once
-exit_code = follow(job_id)            prints its log until it ends
-exit_code = submit_and_follow(...)    what the command line calls
+exit_code = follow(job_id)            prints its log until the job ends
+exit_code = submit_and_follow(...)    called by the command line
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster.client import connect, resolve_address, token_error
 from cluster.errors import ClusterError
-from cluster.follow import follow, how_to_look
+from cluster.follow import follow, log_and_stop_commands
 from cluster.package import package
 from cluster.request import SubmitRequest, entrypoint, job_name, relative_config
 
@@ -29,15 +29,15 @@ def submit(request: SubmitRequest) -> str:
     """Upload the working directory and start the command there as a Ray job.
 
     Returns:
-        The job's submission id: VERB-NAME-HASH, or VERB-NAME-HASH-2 and so on where earlier attempts ended.
+        The job's submission id: VERB-NAME-HASH, or VERB-NAME-HASH-2 and so on after earlier attempts.
     Raises:
-        ClusterError: a mistake in config, address or token, or the same run is already going on there.
+        ClusterError: a mistake in config, address or token, or the same run has a job that has not ended.
     """
-    config = relative_config(request)
+    config = None if request.is_shipped else relative_config(request)
     command = entrypoint(request)
     name = job_name(request)
     with tempfile.TemporaryDirectory(prefix="wm-submit-") as folder:
-        # Packed before connecting: what is wrong here shows without a cluster.
+        # Before connecting: mistakes in the working directory are reported without a cluster.
         archive = package(request.working_dir.resolve(), config, Path(folder) / "working_dir.zip")
         client = connect(request.address)
         job_id = _next_attempt(client, name, resolve_address(request.address))
@@ -45,33 +45,33 @@ def submit(request: SubmitRequest) -> str:
 
 
 def submit_and_follow(request: SubmitRequest) -> int:
-    """Submit, say how to look at the job, and follow it if the request says so.
+    """Submit, print the commands that show and stop the job, and follow it if the request says so.
 
     Returns:
-        0 if the job succeeded, or was left running as asked; 1 if it failed or was stopped; 130 after Ctrl-C.
+        0 if the job succeeded or is not followed; 1 if it failed or was stopped; 130 after Ctrl-C.
     Raises:
         ClusterError: as `submit` and `follow`.
     """
     job_id = submit(request)
-    print(f"submitted {job_id}; {how_to_look(job_id, resolve_address(request.address))}", flush=True)
+    print(f"submitted {job_id}; {log_and_stop_commands(job_id, resolve_address(request.address))}", flush=True)
     return follow(job_id, request.address) if request.follow else 0
 
 
 def _next_attempt(client: "JobSubmissionClient", name: str, url: str) -> str:
-    """The id after those of earlier attempts: NAME, then NAME-2, NAME-3, ...
+    """The next unused id: NAME, then NAME-2, NAME-3, ...
 
     Raises:
-        ClusterError: one of them has not ended. Two runs of one config would write into the same place.
+        ClusterError: an earlier attempt has not ended. Two runs of one config would write into the same folder.
     """
-    jobs: list[Any] = _call(client.list_jobs, url)  # Ray declares their type as possibly None
+    jobs: list[Any] = _call(client.list_jobs, url)  # Ray's annotation is wrong: JobDetails may be None
     attempt_id = re.compile(re.escape(name) + r"(?:-(\d+))?")
     num_attempts = 0
     for job in jobs:
         if match := attempt_id.fullmatch(job.submission_id or ""):
             if not job.status.is_terminal():
                 raise ClusterError(
-                    f"the same run is already {job.status.value} as {job.submission_id}; expected no second "
-                    f"one beside it; {how_to_look(job.submission_id, url)}"
+                    f"the same run is already {job.status.value} as {job.submission_id}; expected at most one "
+                    f"job of a run at a time; {log_and_stop_commands(job.submission_id, url)}"
                 )
             num_attempts = max(num_attempts, int(match[1] or 1))
     return f"{name}-{num_attempts + 1}" if num_attempts else name
@@ -83,15 +83,14 @@ def _start(client: "JobSubmissionClient", request: SubmitRequest, job_id: str, c
             entrypoint=command,
             submission_id=job_id,
             runtime_env={"working_dir": str(archive)},
-            # For whoever lists the jobs later: which verb and which config this was.
-            metadata={"wm_command": " ".join(request.command), "wm_config": str(relative_config(request))},
+            metadata={"wm_command": " ".join(request.command), "wm_config": request.config.name},  # for `ray job list`
         ),
         resolve_address(request.address),
     )
 
 
 def _call(request: Callable[[], Result], url: str) -> Result:
-    """Run one call of the Jobs API; its failures become one line."""
+    """Call the Jobs API; a failure becomes a ClusterError."""
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -100,5 +99,5 @@ def _call(request: Callable[[], Result], url: str) -> Result:
     except AuthenticationError as error:
         raise token_error(url) from error
     except (RuntimeError, requests.RequestException) as error:
-        why = " ".join(str(error).split())[:300]
-        raise ClusterError(f"{url} refused the request: {why}; expected it to take the job; try again") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ClusterError(f"{url} refused the request: {reason}; expected it to accept the job; try again") from error

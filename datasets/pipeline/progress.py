@@ -14,6 +14,7 @@ from typing import TextIO
 from datasets.corpus.manifest import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
 from datasets.pipeline.encode import EncodeSummary
 from datasets.runtime.hardware import tree_memory
+from datasets.schema.reject_reasons import REJECT_REASONS
 
 LIVE_SECONDS = 1.0
 LOG_SECONDS = 30.0
@@ -105,3 +106,17 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def summary_text(summary: EncodeSummary, out: Path) -> str:
+    """The result of an encode: what was added, and a line for each reason of rejection."""
+    lines = [
+        f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
+        f"{summary.num_already_done:,} of {summary.num_inputs:,} inputs were there already; "
+        f"{summary.num_replaced:,} games replaced by their .slp; {summary.num_ignored_files:,} other files ignored; "
+        f"{summary.rejects.total():,} rejects" + (":" if summary.rejects else "")
+    ]
+    if summary.num_unreachable:
+        lines.append(f"{summary.num_unreachable:8,}  inputs could not be reached; run the same command again to retry")
+    lines += [f"{count:8,}  {code:<18} {REJECT_REASONS[code]}" for code, count in summary.rejects.most_common()]
+    return "\n".join(lines)

@@ -1,16 +1,22 @@
-"""Joins the Ray that is there, or starts a local one with enough logical CPUs not to starve."""
+"""Connects to a Ray cluster, or starts a local Ray with enough logical CPUs to avoid starvation."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
+from datasets.runtime.ray_files import ray_temp_dir, set_ray_logs
+from datasets.runtime.termination import TerminatedError
 
 SPARE_CPUS = 6
 """Logical CPUs beyond the machine's cores on a local Ray. With as many CPUs as workers, a job with data tasks
@@ -47,28 +53,50 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # a warning that tokens are on
     options = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if not uses_cluster():
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's actor pools warn of themselves
-        num_cpus = max(num_cores(), min_cpus) + SPARE_CPUS
+    if uses_cluster():
+        _join_cluster(options)
+        return
+    with _sigterm_handler_kept():
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=max(num_cores(), min_cpus) + SPARE_CPUS,
             include_dashboard=False,
             object_store_memory=object_store_bytes,
+            _temp_dir=ray_temp_dir(),
             **options,
         )
-        _hide_token()
-        return
+    runtime = ray.get_runtime_context()
+    set_ray_logs(Path(runtime.get_temp_dir(), runtime.get_session_name()))
+    _hide_token()
+
+
+def _join_cluster(options: dict[str, Any]) -> None:
     address = os.environ["RAY_ADDRESS"]
     if address.startswith("http"):
         raise UserError(
             f"RAY_ADDRESS is {address}, where jobs are submitted; unset it to run here, or use `wm submit` to run there"
         )
     try:
-        ray.init(**options)
+        with _sigterm_handler_kept():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(f"no Ray answers at RAY_ADDRESS={address} ({reason}); unset it to run here") from error
+
+
+@contextlib.contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Keep the command's SIGTERM handler: ray.init installs one that exits and a C++ one that prints a stack trace."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as error:  # Ray's handler, while ray.init runs
+        raise TerminatedError from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _hide_token() -> None:

@@ -1,4 +1,4 @@
-"""What `wm submit` can tell without a cluster: the command, the name, the package, and mistakes."""
+"""`wm submit` without a cluster: the command, the name, the package, and mistakes."""
 
 import os
 import subprocess
@@ -37,10 +37,10 @@ def test_the_command_is_wm_train_with_the_config_relative_to_the_working_dir_and
     assert entrypoint(replace(request_, command=("sweep",))) == "wm sweep 'configs/small run.yaml'"
 
 
-def test_a_name_is_readable_and_changes_with_what_decides_the_run_only(request_):
+def test_a_name_is_readable_and_changes_only_with_verb_config_values_and_overrides(request_):
     name = job_name(request_)
     assert name.startswith("train-small-run-")
-    request_.config.write_text("# the same, said otherwise\nseed: 1\nmodel:\n  d_model: 384\n")
+    request_.config.write_text("# the same values\nseed: 1\nmodel:\n  d_model: 384\n")
     assert job_name(request_) == name
     others = [replace(request_, overrides=("--seed", "2")), replace(request_, command=("sweep",))]
     assert len({name, *map(job_name, others)}) == 3
@@ -61,17 +61,30 @@ def test_the_package_holds_code_and_configs_and_the_same_code_gives_the_same_byt
     assert package(tmp_path, config, tmp_path / "second.zip").read_bytes() == first.read_bytes()
 
 
-def test_a_config_in_a_folder_that_stays_here_travels_all_the_same(tmp_path):
+def test_a_config_in_a_skipped_folder_is_uploaded(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/again.yaml").write_text("seed: 1")
     archive = package(tmp_path, Path("runs/again.yaml"), tmp_path / "out.zip")
     assert zipfile.ZipFile(archive).namelist() == ["runs/again.yaml"]
 
 
-def test_a_checkout_with_data_under_a_code_ending_is_refused_and_the_file_named(request_, tmp_path, monkeypatch):
+def test_a_shipped_config_is_named_and_not_uploaded(request_, tmp_path_factory):
+    shipped = tmp_path_factory.mktemp("site-packages") / "demo.yaml"
+    shipped.write_text("seed: 1")
+    assert entrypoint(replace(request_, config=shipped, is_shipped=True)) == "wm train demo"
+    assert job_name(replace(request_, config=shipped, is_shipped=True)).startswith("train-demo-")
+
+
+def test_a_file_name_that_is_not_utf8_is_refused_by_its_name(request_, tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    with pytest.raises(ClusterError, match=r"the file name 'caf\\udce9\.txt' in .* is not valid UTF-8"):
+        submit(replace(request_, address="http://127.0.0.1:1"))
+
+
+def test_a_checkout_with_data_under_a_code_suffix_is_refused_by_the_name_of_the_file(request_, tmp_path, monkeypatch):
     monkeypatch.setattr(package_module, "MAX_PACKAGE_BYTES", 1000)
     (tmp_path / "dump.json").write_text("0" * 1001)
-    with pytest.raises(ClusterError, match=r"the largest dump\.json; expected at most"):
+    with pytest.raises(ClusterError, match=r"the largest file is dump\.json; expected at most"):
         submit(request_)
 
 
@@ -82,17 +95,17 @@ def test_mistakes_about_the_config_are_one_line_and_need_no_cluster(request_, tm
     broken.write_text("a: [1,\nb: 2")
     listed.write_text("- 1")
     for config, message in [
-        (outside, "lies outside the working dir"),
+        (outside, "is outside the working dir"),
         (tmp_path / "none.yaml", "is not a file"),
         (broken, "is not YAML"),
-        (listed, "holds a list; expected a YAML mapping"),
+        (listed, "contains a list; expected a YAML mapping"),
     ]:
         with pytest.raises(ClusterError, match=message) as refused:
             submit(replace(request_, config=config, address="http://127.0.0.1:1"))
         assert "\n" not in str(refused.value)
 
 
-def test_where_nothing_answers_or_the_address_is_no_url_the_line_says_what_to_do(request_, monkeypatch):
+def test_an_address_without_an_answer_or_that_is_no_url_is_one_line_with_a_remedy(request_, monkeypatch):
     with pytest.raises(ClusterError, match=r"nothing answers .* start one \(`ray up cluster.yaml`\)"):
         submit(replace(request_, address="http://127.0.0.1:1"))
     for address in ("auto", "10.0.0.1:6379", "ray://10.0.0.1:10001", "http://", "http://host:port"):
@@ -106,7 +119,7 @@ def test_where_nothing_answers_or_the_address_is_no_url_the_line_says_what_to_do
 
 @contextmanager
 def _serving(answer):
-    """A web server on loopback that gives one request one answer; None is a 404."""
+    """A web server on loopback that answers one request; None is a 404."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -125,12 +138,12 @@ def _serving(answer):
 
 
 @pytest.mark.parametrize("answer", [b"hello", b"{}", b"[1]", None])
-def test_a_server_that_is_not_ray_is_named_so(request_, answer):
+def test_a_server_that_is_not_ray_is_reported_as_such(request_, answer):
     with _serving(answer) as url, pytest.raises(ClusterError, match="is not Ray's Jobs API"):
         submit(replace(request_, address=url))
 
 
-def test_token_mode_without_a_token_is_one_line_also_where_the_cluster_wants_none(request_):
+def test_token_mode_without_a_token_is_one_line_even_if_the_cluster_needs_none(request_):
     with _serving(b'{"ray_version": "2.60.0"}') as url:
         code = f"from cluster.client import connect; connect({url!r})"
         environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no/such/token"}
@@ -141,7 +154,7 @@ def test_token_mode_without_a_token_is_one_line_also_where_the_cluster_wants_non
     assert "ClusterError: RAY_AUTH_MODE is token, but there is none (/no/such/token: No such file" in done.stderr
 
 
-def test_a_token_is_looked_for_where_ray_looks_and_never_shown(tmp_path, monkeypatch):
+def test_a_token_is_read_from_where_ray_reads_it_and_never_shown(tmp_path, monkeypatch):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -159,13 +172,13 @@ def test_a_token_is_looked_for_where_ray_looks_and_never_shown(tmp_path, monkeyp
     assert _auth_headers() == {}
 
 
-def test_importing_the_room_imports_no_ray():
+def test_importing_the_package_imports_no_ray():
     code = "import cluster.submit, sys; sys.exit('ray' in sys.modules or 'aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class FlakyClient:
-    """A Jobs API whose connection breaks in the middle of the log; each tail starts from the beginning."""
+    """A Jobs API whose connection breaks in the middle of the log; each tail starts at the beginning."""
 
     def __init__(self, tails, status):
         self.tails, self.status = iter(tails), status
@@ -191,16 +204,16 @@ def follow_flaky(monkeypatch):
     return run
 
 
-def test_a_broken_connection_is_taken_up_again_and_no_line_is_written_twice(follow_flaky):
+def test_a_broken_connection_is_reopened_and_no_line_is_written_twice(follow_flaky):
     tails = [["one\n", None], [None], ["one\ntw", "o\nthr", None], ["o", "ne\ntwo\n", "three\n"]]
     assert follow_flaky(tails, JobStatus.SUCCEEDED) == (0, "one\ntwo\nthree\n")
 
 
-def test_a_connection_lost_for_good_says_that_the_job_may_still_run(follow_flaky):
+def test_the_error_for_a_lost_connection_says_that_the_job_may_still_run(follow_flaky):
     with pytest.raises(ClusterError, match="may still be running"):
         follow_flaky([[None]] * 20, JobStatus.RUNNING)
 
 
 def test_a_head_node_without_wm_is_explained(follow_flaky, capsys):
     assert follow_flaky([["wm: not found\n"]], JobStatus.FAILED)[0] == 1
-    assert "the head node found no `wm`" in capsys.readouterr().out
+    assert "`wm` is not on the PATH of the head node" in capsys.readouterr().out

@@ -28,17 +28,28 @@ VENV_BIN = Path(sys.executable).parent
 MARK = "WM_TEST_CLUSTER"
 """Environment variable that all processes of the head node inherit: teardown ends these and no others."""
 
-SHOUTING_WM = """
+FAKE_WM = """
 import json, sys, time
 from pathlib import Path
 
 def main():
     print("ran", json.dumps({"argv": sys.argv[1:], "file": __file__}))
     print("files", json.dumps(sorted(path.as_posix() for path in Path().rglob("*") if path.is_file())), flush=True)
-    time.sleep(300 * ("--nap" in sys.argv))
+    first_line = Path(sys.argv[2]).read_text().splitlines()[0]
+    if first_line == "# silent":
+        time.sleep(300)
+    if first_line == "# steady":
+        for number in range(3000):
+            print("line", number, flush=True)
+            time.sleep(0.1)
     return 3 * ("--fail" in sys.argv)
 """
-"""A `wm` in the uploaded folder that tells how it was called; the installed one must lose to it."""
+"""A `wm` in the uploaded folder that prints how it was called; it must take precedence over the installed one.
+
+The first line of the config says what it does then."""
+
+CTRL_C_LIMIT_S = 1.0
+"""From SIGINT until following ends."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,13 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head():
-    """`ray start --head` as a user would start it, in a folder and on ports of its own."""
+    """`ray start --head` as a user starts it, with its own folder and ports."""
     with tempfile.TemporaryDirectory(prefix="wmc", dir="/tmp", ignore_cleanup_errors=True) as folder:
         token_path = Path(folder) / "auth_token"
         token_path.touch(mode=0o600)
         token_path.write_text(secrets.token_hex(32))
         gcs, dashboard, client, agent, agent_grpc = _free_ports(5)
-        # An address or a token of another Ray must not reach this one.
+        # Settings of another Ray cluster must not reach this one.
         foreign = ("RAY_AUTH", "RAY_ADDRESS", "RAY_API_SERVER")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
             "PATH": f"{VENV_BIN}:{os.environ['PATH']}",
@@ -107,7 +118,7 @@ def _wait_until_listening(port: int, process: subprocess.Popen, log_path: Path) 
 
 
 def _end(process: subprocess.Popen, mark: str) -> None:
-    """End the head node politely, then whatever of it is left, by process id."""
+    """Terminate the head node, then kill the processes that it left, by process id."""
     process.terminate()
     try:
         process.wait(timeout=10)
@@ -131,21 +142,21 @@ def with_token(head, monkeypatch):
 
 @pytest.fixture
 def request_(head, with_token, tmp_path):
-    """A small checkout with things that must not travel, and a request to run its config on the head node."""
+    """A small checkout with files that must not be uploaded, and a request to run its config on the head node."""
     checkout = tmp_path / "checkout"
     for path in (".venv/lib/x.py", ".git/config.yaml", "runs/1/r.json", "corpora/a/corpus.json",
                  "shared/x.md", "wm/__pycache__/c.py", "replay.slp", "frames.parquet", ".env", "key.pem",
                  "wm/__init__.py", "pyproject.toml"):  # fmt: skip
         (checkout / path).parent.mkdir(parents=True, exist_ok=True)
         (checkout / path).touch()
-    (checkout / "wm/cli.py").write_text(SHOUTING_WM)
+    (checkout / "wm/cli.py").write_text(FAKE_WM)
     config = checkout / "configs" / "tiny.yaml"
     config.parent.mkdir()
-    config.write_text(f"seed: 1\nrun: {tmp_path.name}\n")
+    config.write_text(f"# short\nout: {tmp_path / 'run'}\n")
     return SubmitRequest(config=config, working_dir=checkout, address=head.url)
 
 
-def _said(output: str, word: str):
+def _printed(output: str, word: str):
     return json.loads(re.search(rf"^{word} (.*)$", output, re.MULTILINE)[1])
 
 
@@ -153,12 +164,12 @@ def test_a_job_runs_wm_train_with_config_and_overrides_from_the_uploaded_code_an
     request = replace(request_, overrides=("--trainer.lr", "1e-3", "--note", "two words; $HOME"))
     assert submit_and_follow(request) == 0
     output = capsys.readouterr().out
-    ran = _said(output, "ran")
+    ran = _printed(output, "ran")
     assert ran["argv"] == ["train", "configs/tiny.yaml", "--trainer.lr", "1e-3", "--note", "two words; $HOME"]
     assert str(request.working_dir) not in ran["file"], "the upload must run, not the folder it was made of"
     assert "runtime_resources/working_dir_files" in ran["file"]
     assert output.count("\nran ") == 1
-    assert _said(output, "files") == ["configs/tiny.yaml", "pyproject.toml", "wm/__init__.py", "wm/cli.py"]
+    assert _printed(output, "files") == ["configs/tiny.yaml", "pyproject.toml", "wm/__init__.py", "wm/cli.py"]
     assert re.search(r"submitted train-tiny-[0-9a-f]{8};", output)
 
 
@@ -169,23 +180,80 @@ def test_a_job_that_fails_gives_exit_code_1_and_can_be_tried_again_under_a_new_n
     assert re.fullmatch(r"train-tiny-[0-9a-f]{8}-2", submit(request))
 
 
-def test_a_second_submission_of_a_running_job_is_refused_and_ctrl_c_leaves_the_job_running(request_, capsys):
-    request = replace(request_, overrides=("--nap",), command=("sweep",))
-    job_id = submit(request)
-    client = connect(request.address)
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests behind
+@pytest.fixture(params=["silent", "steady"])
+def long_request(request, request_):
+    """A request for a job that prints its first lines and then nothing for five minutes, or ten lines a second."""
+    request_.config.write_text(f"# {request.param}\n{request_.config.read_text()}")
+    return request_
+
+
+@pytest.fixture
+def running_job(long_request):
+    """The id of such a job, which has printed its first lines."""
+    client = connect(long_request.address)
+    job_id = submit(long_request)
     try:
-        with pytest.raises(ClusterError, match=rf"already (PENDING|RUNNING) as {job_id}") as refused:
-            submit(request)
-        _is_one_line(refused)
-        ran = threading.Event()
-        threading.Thread(target=lambda: ran.wait(30) and os.kill(os.getpid(), signal.SIGINT)).start()
-        assert follow(job_id, request.address, lambda text: ran.set() if "files" in text else None) == 130
-        assert f"{job_id} is left running" in capsys.readouterr().out
+        deadline = time.monotonic() + 60
+        while "files" not in (client.get_job_logs(job_id) or ""):
+            assert time.monotonic() < deadline, client.get_job_info(job_id)
+            time.sleep(0.1)
+        yield job_id
         assert client.get_job_status(job_id) == "RUNNING"
     finally:
-        signal.signal(signal.SIGINT, inherited)
         client.stop_job(job_id)
+
+
+def test_a_second_submission_of_a_running_job_is_refused(long_request, running_job):
+    with pytest.raises(ClusterError, match=rf"already RUNNING as {running_job}") as refused:
+        submit(long_request)
+    _is_one_line(refused)
+
+
+def test_ctrl_c_ends_following_at_once_even_if_it_interrupts_no_system_call(running_job, head, capsys):
+    """The signal goes to another thread, so that it never wakes up the main thread."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
+    try:
+        for _ in range(3):
+            followed, sent_at = threading.Event(), []
+
+            def send(followed=followed, sent_at=sent_at):
+                assert followed.wait(30)
+                sent_at.append(time.monotonic())
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+            threading.Thread(target=send).start()
+            assert follow(running_job, head.url, lambda _text, followed=followed: followed.set()) == 130
+            assert time.monotonic() - sent_at[0] < CTRL_C_LIMIT_S
+            assert f"{running_job} keeps running" in capsys.readouterr().out
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "message"),
+    [(signal.SIGINT, 130, ""), (signal.SIGTERM, 143, "wm submit: stopped by SIGTERM\n")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_signal_ends_wm_submit_within_a_second_and_leaves_the_job_running(long_request, number, exit_code, message):
+    options = ["--working-dir", long_request.working_dir, "--address", long_request.address]
+    command = [sys.executable, "-m", "wm.cli", "submit", long_request.config, *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job_id = None
+    try:
+        for line in process.stdout:
+            job_id = job_id or re.match("submitted ([^;]+);", line)[1]
+            if line.startswith("files"):
+                break
+        sent_at = time.monotonic()
+        process.send_signal(number)
+        printed, errors = process.communicate(timeout=60)
+        assert time.monotonic() - sent_at < CTRL_C_LIMIT_S
+        assert (process.returncode, errors) == (exit_code, message)
+        assert f"{job_id} keeps running; log: ray job logs" in printed
+        assert connect(long_request.address).get_job_status(job_id) == "RUNNING"
+    finally:
+        process.kill()
+        connect(long_request.address).stop_job(job_id)
 
 
 def test_plain_ray_job_submit_runs_the_same_command(request_, head):
@@ -204,7 +272,7 @@ def test_plain_ray_job_submit_runs_the_same_command(request_, head):
         env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert _said(done.stdout, "ran")["argv"] == ["train", "configs/tiny.yaml"]
+    assert _printed(done.stdout, "ran")["argv"] == ["train", "configs/tiny.yaml"]
 
 
 @pytest.mark.parametrize("token", [None, "wr0ng"])
@@ -220,8 +288,8 @@ def test_without_the_right_token_a_submission_is_refused_in_one_line(request_, t
     assert "wr0ng" not in str(refused.value), "a message must not show a token"
 
 
-def test_following_a_job_that_never_was_is_one_line(head, with_token):
-    with pytest.raises(ClusterError, match="knows no job") as refused:
+def test_following_an_unknown_job_is_one_line(head, with_token):
+    with pytest.raises(ClusterError, match="has no job train-nothing") as refused:
         follow("train-nothing-00000000", head.url)
     _is_one_line(refused)
 

@@ -1,0 +1,105 @@
+"""The verbs of the `wm` command line that read and write corpora.
+
+Each verb imports what it needs when it runs, so that `wm --help` is fast.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from datasets.runtime.command import parse_and_run
+from datasets.runtime.errors import UserError
+
+DAMAGED_CORPUS = 1
+"""Exit code of `wm corpus verify` and `repair`."""
+
+
+def synth(args: Sequence[str]) -> int:
+    """write synthetic replays: .slp files of a small platform fighter, for trying things out"""
+    from tyro.conf import OmitArgPrefixes
+
+    from datasets.synth import SynthOptions, synthesise
+
+    def command(out: Path, options: OmitArgPrefixes[SynthOptions]) -> None:
+        """Write synthetic replays.
+
+        Args:
+            out: new folder for them.
+        """
+        summary = synthesise(out, options)
+        print(
+            f"{summary.games:,} games, {summary.frames:,} frames and {summary.broken:,} broken files written to {out}: "
+            f"{summary.num_bytes / 1e6:,.1f} MB in {summary.seconds:.0f} s"
+        )
+
+    return parse_and_run(command, "synth", args)
+
+
+def encode(args: Sequence[str]) -> int:
+    """replays (folders, .slp, zip, 7z, tar, local or s3://) into a corpus; run again to resume or to add"""
+    from tyro.conf import OmitArgPrefixes, Positional
+
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode as run
+    from datasets.pipeline.memory_budget import parse_bytes, plan_memory
+    from datasets.pipeline.progress import EncodeProgress, summary_text
+    from datasets.pipeline.ray_encode import encode_on_ray
+    from datasets.runtime.hardware import num_cores
+    from datasets.runtime.native_stderr import filter_native_stderr
+    from datasets.runtime.ray_cluster import uses_cluster
+    from datasets.sources.source_lists import resolve
+
+    def command(
+        places: Positional[tuple[str, ...]],
+        out: Path,
+        sources: tuple[str, ...] = (),
+        memory: str | None = None,
+        options: OmitArgPrefixes[EncodeOptions] = EncodeOptions(),  # noqa: B008
+    ) -> None:
+        """Encode replays into a corpus.
+
+        Args:
+            places: folders, .slp, .slp.gz, .zip, .7z, .tar(.gz, .zst) and parsed sets, as paths or s3://, gs:// URIs.
+            out: folder of the corpus: new, or an existing corpus to resume or extend.
+            sources: the same, or names of files in datasets/sources/, such as `slippi`.
+            memory: limit for all processes on this machine, such as 6GB (default: a quarter of its memory).
+        """
+        if not (named := resolve((*places, *sources))):
+            raise UserError("no source given; name folders, replays, archives, URIs, or a source file with --sources")
+        limit = None if memory is None else parse_bytes(memory)
+        plan = None if limit is None and uses_cluster() else plan_memory(limit, num_cores())
+        filter_native_stderr()
+        with EncodeProgress(out) as progress:
+            summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
+        print(summary_text(summary, out))
+
+    return parse_and_run(command, "encode", args)
+
+
+def corpus(args: Sequence[str]) -> int:
+    """`wm corpus info|verify|repair CORPUS`: what a corpus contains, why inputs were rejected, whether it is intact"""
+    from tyro.conf import Positional
+
+    from datasets.corpus.info import corpus_info, describe
+    from datasets.corpus.reader import open_corpus
+    from datasets.corpus.verify import repair, verify
+
+    def command(
+        action: Positional[Literal["info", "verify", "repair"]], path: Positional[Path], rejects: bool = False
+    ) -> int:
+        """Describe a corpus, verify its files, or remove the damaged ones.
+
+        Args:
+            action: info, verify or repair.
+            path: the corpus.
+            rejects: with info, also list every rejected input.
+        """
+        if action == "info":
+            print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
+            return 0
+        report = verify(path) if action == "verify" else repair(path)
+        print(report.text)
+        return 0 if report.is_sound else DAMAGED_CORPUS
+
+    return parse_and_run(command, "corpus", args)

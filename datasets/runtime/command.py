@@ -1,0 +1,78 @@
+"""Runs a command of the command line: errors, signals and broken pipes become an exit code and at most one line."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from datasets.runtime.ray_files import ray_logs
+from datasets.runtime.standard_streams import discard_stdout, prepare_standard_streams, stdout_reader_is_gone
+from datasets.runtime.termination import TerminatedError, sigterm_raises
+
+USAGE_ERROR = 2
+
+
+def parse_and_run(command: Callable[..., int | None], verb: str, args: Sequence[str]) -> int:
+    """Call a function with the arguments of the command line; returns the exit code."""
+    import tyro
+
+    return tyro.cli(command, prog=f"wm {verb}", args=args) or 0
+
+
+def run_command(
+    name: str, command: Callable[[], int], *user_errors: type[Exception], resumes: bool = False
+) -> NoReturn:
+    """Run a command and exit: with its exit code, 2 for a user's mistake, or 128 + N for signal N.
+
+    Args:
+        name: starts the line that is printed, such as `wm encode`.
+        command: returns the exit code.
+        user_errors: exceptions whose message is for the user, without a traceback.
+        resumes: whether the same command resumes after an interruption.
+    """
+    atexit.register(gc.freeze)  # the interpreter's shutdown would traverse all objects of torch and Ray several times
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # warnings of libraries are for developers: python -W default -m wm.cli
+    prepare_standard_streams()
+    with sigterm_raises():
+        sys.exit(_exit_code(name, command, user_errors, "; run the same command again to resume" if resumes else ""))
+
+
+def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Exception], ...], resume: str) -> int:
+    try:
+        try:
+            return command()
+        finally:
+            sys.stdout.flush()
+    except user_errors as error:
+        message, code = f"{error}{_logs_hint()}", USAGE_ERROR
+    except TerminatedError:
+        message, code = f"stopped by SIGTERM{resume}", 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        message, code = f"interrupted{resume}", 128 + signal.SIGINT
+    except UnicodeEncodeError as error:
+        message, code = f"the path {error.object!r} is not valid UTF-8; rename it", USAGE_ERROR
+    except OSError as error:
+        if stdout_reader_is_gone():
+            discard_stdout()
+            return 128 + signal.SIGPIPE
+        message, code = f"{_os_error_text(error)}{_logs_hint()}", USAGE_ERROR
+    except Exception:
+        print(f"{name}: failed{_logs_hint()}", file=sys.stderr)
+        raise
+    print(f"{name}: {message}", file=sys.stderr)
+    return code
+
+
+def _os_error_text(error: OSError) -> str:
+    reason = error.strerror or str(error).splitlines()[0]
+    return f"{reason}: {error.filename}; check the path and its permissions" if error.filename else reason
+
+
+def _logs_hint() -> str:
+    return f"; Ray's logs: {logs}" if (logs := ray_logs()) is not None else ""

@@ -1,0 +1,34 @@
+"""SIGTERM as an exception: a command saves its work, cleans up and reports what ended it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+
+class TerminatedError(SystemExit):
+    """The process received SIGTERM. A SystemExit, so that `except Exception` does not swallow it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise TerminatedError in the main thread on SIGTERM; must be entered in the main thread.
+
+    Later SIGTERMs are ignored: `timeout` and some schedulers send two, and the second must not interrupt the clean-up.
+    """
+    before = signal.signal(signal.SIGTERM, _raise_once)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _raise_once:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _raise_once(_number: int, _frame: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise TerminatedError
