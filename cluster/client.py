@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -25,6 +26,9 @@ CONNECT_TIMEOUT_S = 5.0
 
 OVERRIDING_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """In Ray this variable, and RAY_ADDRESS, take precedence over an address in the call."""
+
+LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers of Ray's client, which report each upload and each closed connection."""
 
 
 def resolve_address(address: str | None) -> str:
@@ -61,6 +65,8 @@ def connect(address: str | None) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with _address_override(url):
             return JobSubmissionClient(url, headers=headers)

@@ -281,7 +281,7 @@ def test_without_the_right_token_a_submission_is_refused_in_one_line(request_, t
     if token:
         token_path.write_text(token)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token_path))
-    with pytest.raises(ClusterError, match="asks for the cluster's token") as refused:
+    with pytest.raises(ClusterError, match="requires the cluster's token") as refused:
         submit(request_)
     _is_one_line(refused)
     assert ("no token was sent" in str(refused.value)) == (token is None)
