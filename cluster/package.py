@@ -14,7 +14,10 @@ from cluster.errors import ClusterError
 SUFFIXES = frozenset({".py", ".yaml", ".yml", ".toml", ".json", ".html", ".css", ".js", ".md", ".txt", ".sh"})
 """Suffixes of the files that are uploaded."""
 
-SKIPPED_FOLDERS = frozenset({"runs", "corpora", "shared", "build", "dist", "venv", "node_modules", "__pycache__"})
+DATA_FOLDERS = frozenset({"runs", "corpora", "shared"})
+"""Folders skipped at the top of the checkout; packages may have such a name too."""
+
+SKIPPED_FOLDERS = frozenset({"build", "dist", "venv", "node_modules", "__pycache__"})
 """Folders skipped at any depth, as are those whose names start with a dot or end in .egg-info."""
 
 MAX_PACKAGE_BYTES = 50 * 2**20
@@ -61,7 +64,8 @@ def package(working_dir: Path, config: Path | None, target: Path) -> Path:
 def packed_files(working_dir: Path) -> Iterator[Path]:
     """Paths, relative to `working_dir`, of the files to upload; symbolic links to folders are not followed."""
     for folder, subfolders, names in os.walk(working_dir):
-        subfolders[:] = [name for name in subfolders if not _is_skipped(name)]
+        skipped = DATA_FOLDERS if Path(folder) == working_dir else frozenset()
+        subfolders[:] = [name for name in subfolders if name not in skipped and not _is_skipped(name)]
         for name in names:
             file = Path(folder, name)
             if not name.startswith(".") and file.suffix in SUFFIXES and file.is_file():

@@ -7,6 +7,7 @@ exit_code = submit_and_follow(...)    called by the command line
 
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,11 @@ from cluster.request import SubmitRequest, entrypoint, job_name, relative_config
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+
+AGENT_TIMEOUT_S = 60.0
+RETRY_WAIT_S = 1.0
+NO_AGENT = "No available agent to submit job"
+"""Ray's answer while the agent of a new head node registers."""
 
 Result = TypeVar("Result")
 
@@ -41,7 +47,7 @@ def submit(request: SubmitRequest) -> str:
         archive = package(request.working_dir.resolve(), config, Path(folder) / "working_dir.zip")
         client = connect(request.address)
         job_id = _next_attempt(client, name, resolve_address(request.address))
-        return _start(client, request, job_id, command, archive)
+        return _call(lambda: _start(client, request, job_id, command, archive), resolve_address(request.address))
 
 
 def submit_and_follow(request: SubmitRequest) -> int:
@@ -78,15 +84,20 @@ def _next_attempt(client: "JobSubmissionClient", name: str, url: str) -> str:
 
 
 def _start(client: "JobSubmissionClient", request: SubmitRequest, job_id: str, command: str, archive: Path) -> str:
-    return _call(
-        lambda: client.submit_job(
-            entrypoint=command,
-            submission_id=job_id,
-            runtime_env={"working_dir": str(archive)},
-            metadata={"wm_command": " ".join(request.command), "wm_config": request.config.name},  # for `ray job list`
-        ),
-        resolve_address(request.address),
-    )
+    """Start the job; a head node that has just started accepts jobs only once its agent has registered."""
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=command,
+                submission_id=job_id,
+                runtime_env={"working_dir": str(archive)},
+                metadata={"wm_command": " ".join(request.command), "wm_config": request.config.name},
+            )
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_WAIT_S)
 
 
 def _call(request: Callable[[], Result], url: str) -> Result:

@@ -16,6 +16,7 @@ from ray.job_submission import JobStatus
 
 from cluster import follow as follow_module
 from cluster import package as package_module
+from cluster import submit as submit_module
 from cluster.client import _auth_headers, resolve_address, token_error
 from cluster.errors import ClusterError
 from cluster.package import package
@@ -51,12 +52,12 @@ def test_a_name_is_readable_and_changes_only_with_verb_config_values_and_overrid
 
 def test_the_package_holds_code_and_configs_and_the_same_code_gives_the_same_bytes(request_, tmp_path):
     for path in (".venv/a.py", ".git/a.py", "runs/a.json", "shared/a.md", "x.egg-info/a.txt", "wm/a.py",
-                 ".env.yaml", "a.slp", "a.parquet", "report/a.html"):  # fmt: skip
-        (tmp_path / path).parent.mkdir(exist_ok=True)
+                 ".env.yaml", "a.slp", "a.parquet", "report/a.html", "wm/runs/a.py"):  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x")
     config = request_.config.relative_to(tmp_path)
     first = package(tmp_path, config, tmp_path / "first.zip")
-    assert zipfile.ZipFile(first).namelist() == ["configs/small run.yaml", "report/a.html", "wm/a.py"]
+    assert zipfile.ZipFile(first).namelist() == ["configs/small run.yaml", "report/a.html", "wm/a.py", "wm/runs/a.py"]
     (tmp_path / "wm/a.py").touch()
     assert package(tmp_path, config, tmp_path / "second.zip").read_bytes() == first.read_bytes()
 
@@ -217,3 +218,21 @@ def test_the_error_for_a_lost_connection_says_that_the_job_may_still_run(follow_
 def test_a_head_node_without_wm_is_explained(follow_flaky, capsys):
     assert follow_flaky([["wm: not found\n"]], JobStatus.FAILED)[0] == 1
     assert "`wm` is not on the PATH of the head node" in capsys.readouterr().out
+
+
+def test_a_job_is_submitted_again_until_the_head_nodes_agent_has_registered(request_, monkeypatch):
+    answers = iter([RuntimeError(f"Request failed with status code 500: {submit_module.NO_AGENT}."), "job-1"])
+
+    def submit_job(**_):
+        answer = next(answers)
+        if isinstance(answer, RuntimeError):
+            raise answer
+        return answer
+
+    client = SimpleNamespace(submit_job=submit_job, list_jobs=list)
+    monkeypatch.setattr(submit_module, "connect", lambda address: client)
+    monkeypatch.setattr(submit_module, "RETRY_WAIT_S", 0.0)
+    assert submit(request_) == "job-1"
+    answers = iter([RuntimeError("Request failed with status code 500: no space left")])
+    with pytest.raises(ClusterError, match=r"refused the request: .* no space left"):
+        submit(request_)
