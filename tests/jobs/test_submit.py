@@ -34,7 +34,8 @@ from pathlib import Path
 
 def main():
     print("ran", json.dumps({"argv": sys.argv[1:], "file": __file__}))
-    print("files", json.dumps(sorted(path.as_posix() for path in Path().rglob("*") if path.is_file() and path.suffix != ".pyc")), flush=True)
+    files = [path.as_posix() for path in Path().rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    print("files", json.dumps(sorted(files)), flush=True)
     first_line = Path(sys.argv[2]).read_text().splitlines()[0]
     if first_line == "# silent":
         time.sleep(300)
