@@ -6,7 +6,7 @@ Errors are differences over the largest value (outputs) or norms of differences 
 - scan: each backend against a float64 recurrence, forward and backward, with and without an initial state.
 - network: each backend and precision against plain torch in float32 on the CPU, outputs and gradients.
 - step: frames one by one, with a state, against the sequence pass.
-- update: three updates of `wm.training.train_step.Step` in float32 on the device against the CPU.
+- update: three updates of `wm.training.train_step.TrainStep` in float32 on the device against the CPU.
 - feed: the same batches, bit for bit, from frames held on the device and from pools.
 - waiting (CUDA alone): torch raises an error wherever the host would wait for the device within an update.
 Tolerances: float32 products of the kernels are TF32 (10 bits), those of bf16 have 8. Exit code 1 where any is missed.
@@ -48,7 +48,7 @@ from wm.model.heads import Prediction
 from wm.model.precision import autocast
 from wm.model.world_model import Mamba2WorldModel, WorldModel, build_model
 from wm.training.optimizer import Optimizer
-from wm.training.train_step import Step
+from wm.training.train_step import TrainStep
 
 SCAN_FRAMES = (10, 64, 100)
 SCAN_TOLERANCES = {
@@ -203,7 +203,7 @@ def passed(config: RunConfig, device: torch.device, share: Share) -> tuple[list[
     model = nudged_model(config, device)
     with torch.no_grad(), autocast(device, config.precision):
         said = tensors_of(model(share.frames))
-    Step(model, Optimizer(model, config), config, device)(share, 0.0, 0)
+    TrainStep(model, Optimizer(model, config), config, device)(share, 0.0, 0)
     return said, [p.grad for p in model.parameters() if p.grad is not None]
 
 
@@ -244,11 +244,11 @@ def updated(config: RunConfig, device: torch.device) -> tuple[list[Tensor], floa
     """What three updates change of the weights, and the mean loss."""
     model = nudged_model(config, device)
     before = copy.deepcopy(list(model.parameters()))
-    step = Step(model, Optimizer(model, config), config, device)
+    step = TrainStep(model, Optimizer(model, config), config, device)
     share = made_up_share(config, 4, device)
     for number in range(NUM_UPDATES):
         step(share, config.optimizer.learning_rate, number)
-    return [now - old for now, old in zip(model.parameters(), before, strict=True)], step.read({}).loss
+    return [now - old for now, old in zip(model.parameters(), before, strict=True)], step.synchronize({}).loss
 
 
 def check_updates(scene: Scene) -> Iterator[Check]:
@@ -308,7 +308,7 @@ def check_waiting(scene: Scene) -> Iterator[Check]:
     configs = {"sequence": plain, "window": window, "mlp": mlp, "augmented": augmented}
     for name, config in configs.items():
         model = nudged_model(config, scene.device)
-        step = Step(model, Optimizer(model, config), config, scene.device)
+        step = TrainStep(model, Optimizer(model, config), config, scene.device)
         with feed_of(scene, config, "always") as feed:
             for number in range(NUM_UPDATES):
                 step(next(feed), 1e-4, number)

@@ -186,6 +186,7 @@ def wait_share_of_a_loop(index: GameIndex, options: argparse.Namespace) -> float
 def wait_share_of_training(corpus: Path, options: argparse.Namespace) -> float:
     """Part of the time waited for frames by a run of `wm train`, the first pool included."""
     from wm.data.training_data import open_data
+    from wm.runs.run import Run
     from wm.training.trainer import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +199,7 @@ def wait_share_of_training(corpus: Path, options: argparse.Namespace) -> float:
             log_every_s=1.0,
             use_gpu=options.device.type == "cuda",
         )
-        train(config, open_data(config), lambda rows: None, None)
+        train(Run(config), open_data(config), lambda rows: None, None)
         rows: list[dict[str, Any]] = [json.loads(line) for line in (Path(folder) / "log.jsonl").open()]
     return float(np.mean([row["wait_share"] for row in rows if row["kind"] == "train"]))
 

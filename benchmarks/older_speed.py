@@ -27,6 +27,7 @@ from wm.config.run_config import RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.training_data import TrainingData
+from wm.runs.run import Run
 from wm.runs.run_log import read_log
 from wm.training.trainer import train
 
@@ -57,7 +58,7 @@ def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
             optimizer=replace(config.optimizer, total_targets=10**12),
             eval=replace(config.eval, contexts=(CONTEXT_FRAMES,), num_targets=100, every_targets=10**12),
         )
-        train(config, TrainingData(train=index, judged=index), lambda rows: None, None)
+        train(Run(config), TrainingData(train=index, judged=index), lambda rows: None, None)
         speeds = [row["targets_per_s"] for row in read_log(config.out) if row["kind"] == "train"]
     return float(np.median(speeds[1:] or speeds))  # the first line has the start in it
 

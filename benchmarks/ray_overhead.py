@@ -102,16 +102,17 @@ def child(way: str, config: RunConfig) -> None:
 
         train_on_ray(config)
         return
-    from wm.checkpoints.reader import newest_sound
     from wm.data.training_data import open_data
-    from wm.runs.run_folder import claim, place_of_checkpoints
-    from wm.training.trainer import train, use_cores
+    from wm.runs.run import Run
+    from wm.training.device import set_num_threads
+    from wm.training.trainer import train
 
-    use_cores(config, 1)
+    set_num_threads(config, 1)
+    run = Run(config)
     data = open_data(config)
-    claim(config)
-    newest_sound(place_of_checkpoints(config))  # a run looks where it stands, with Ray or without
-    train(config, data, lambda rows: None, None)
+    run.claim()
+    run.checkpoints.newest_intact()  # as a run under Ray does
+    train(run, data, lambda rows: None, None)
 
 
 def leg_config(options: argparse.Namespace) -> RunConfig:

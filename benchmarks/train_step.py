@@ -37,10 +37,10 @@ from wm.data.synthetic_batch import made_up_share
 from wm.model import ssd_triton
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model
-from wm.training.compilation import is_to_be_compiled
-from wm.training.host_memory import PeakOfHost, keep_freed
+from wm.training.compilation import should_compile
+from wm.training.host_memory import PeakHostMemory, raise_malloc_thresholds
 from wm.training.optimizer import Optimizer
-from wm.training.train_step import Step
+from wm.training.train_step import TrainStep
 
 SHIPPED = ("mlp", "mamba2-medium", "mamba2-medium-k60", "mamba2-large", "mamba2-xl")
 HEAD_CASE = ("mamba2-medium", "sequence")
@@ -160,7 +160,7 @@ def measure(name: str, backend: str, config: RunConfig, device: torch.device, ar
         torch.cuda.reset_peak_memory_stats(device)
     batch = batch_of(name, config, device, arguments.batch)
     targets = batch * config.objective.predictions
-    with contextlib.nullcontext() if device.type == "cuda" else PeakOfHost() as host_peak:
+    with contextlib.nullcontext() if device.type == "cuda" else PeakHostMemory() as host_peak:
         work, compiles = step_of(config, device, batch)
         for _ in range(WARM_UP_STEPS):
             work()
@@ -195,11 +195,11 @@ def step_of(config: RunConfig, device: torch.device, batch: int) -> tuple[Callab
     """A call that makes one update as the trainer does, always on the same share; and whether it is compiled."""
     torch.manual_seed(0)
     model = build_model(config.model, config.objective.context_frames).to(device)
-    compiles = is_to_be_compiled(model, config, device)
+    compiles = should_compile(model, config, device)
     if compiles:
         torch.compiler.reset()  # what was compiled for other cases counts against a limit
         model.compile(dynamic=False)
-    step = Step(model, Optimizer(model, config), config, device)
+    step = TrainStep(model, Optimizer(model, config), config, device)
     share = made_up_share(config, batch, device)
     return lambda: step(share, config.optimizer.learning_rate, 0), compiles
 
@@ -275,7 +275,7 @@ def main() -> None:
     backends = arguments.backends or (["torch", "triton"] if has_triton else ["torch"])
     compiling = ["never"] if arguments.compile is None else [arguments.compile]
     if device.type == "cpu":
-        keep_freed()  # as the trainer does
+        raise_malloc_thresholds()  # as the trainer does
         if arguments.compile is None and not arguments.tiny:
             compiling = ["never", "always"]
     results, skipped, started = [], 0, time.monotonic()

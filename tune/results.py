@@ -1,7 +1,7 @@
 """A sweep's folder: whose it is, how far each trial is, and one result row for each (trial, judged K, targets seen).
 
 sweep.json      what makes the sweep this sweep, and its trials with what they cost
-trials/NAME/    a run's folder (see `wm.runs.run_folder`); its log.jsonl holds the truth of the rows
+trials/NAME/    a run's folder (see `wm.runs.run`); its log.jsonl holds the truth of the rows
                 stopped.json: ASHA ended it; failed.json: it cannot go on; train.log: what it printed
 results.jsonl   all trials' rows, gathered from the logs
 ray/            Ray Tune's own notes, not read again
@@ -20,10 +20,11 @@ from datasets.runtime.errors import UserError
 from tune.config import AxisValue, SweepConfig
 from tune.cost import Cost
 from tune.trials import Trial
-from wm.checkpoints.reader import META_FILE, latest_checkpoint
+from wm.checkpoints.locations import RUN_SUBFOLDER
+from wm.checkpoints.reader import open_store
 from wm.config.run_config import identity
 from wm.config.typed_yaml import to_plain
-from wm.runs.run_folder import checkpoints_of, read_log
+from wm.runs.run_log import read_log
 
 FORMAT_VERSION = 1
 """1: first."""
@@ -156,8 +157,8 @@ def _read_mark(out: Path) -> dict[str, Any]:
 
 def state_of(folder: Path) -> State:
     """How far a trial is, from what lies in its folder."""
-    newest = latest_checkpoint(checkpoints_of(folder))
-    if newest is not None and json.loads((newest / META_FILE).read_text())["finished"]:
+    meta = open_store(folder / RUN_SUBFOLDER).newest_meta()
+    if meta is not None and meta["finished"]:
         return "finished"
     if (folder / FAILED_FILE).exists():
         return "failed"

@@ -39,12 +39,14 @@ from tune.results import (
 )
 from tune.table import number_text, trials_table
 from tune.trials import Trial, place_text, trials_of, with_absolute_paths
-from wm.checkpoints.reader import latest_checkpoint
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import open_data
-from wm.runs.run_folder import checkpoints_of, claim
-from wm.training.trainer import DivergedError, Row, train, use_cores
+from wm.runs.run import Run
+from wm.training.device import set_num_threads
+from wm.training.divergence import DivergedError
+from wm.training.trainer import train
+from wm.training.validation import Row
 
 TIME = "targets_seen"
 SCORE = "score"
@@ -252,10 +254,11 @@ def _run_trial(parameters: dict[str, Any]) -> None:
     setup = parameters[SETUP]
     config = from_plain(setup["run"], RunConfig, "trial")
     asha = from_plain(setup["asha"], AshaConfig, "trial")
-    use_cores(config, setup["concurrent"])
+    set_num_threads(config, setup["concurrent"])
     try:
-        claim(config)
-        final = _train(config, asha)
+        run = Run(config)
+        run.claim()
+        final = _train(run, asha)
     except DivergedError as error:
         mark_failed(config.out, str(error))
         ray_tune.report({TIME: 0})
@@ -266,18 +269,19 @@ def _run_trial(parameters: dict[str, Any]) -> None:
         ray_tune.report(_result(asha, final))
 
 
-def _train(config: RunConfig, asha: AshaConfig) -> list[Row]:
+def _train(run: Run, asha: AshaConfig) -> list[Row]:
     """Train to the end, reporting each validation but the last one, which is returned."""
     final: list[Row] = []
 
     def report(rows: list[Row]) -> None:
-        if rows[0]["targets_seen"] >= config.optimizer.total_targets:
+        if rows[0]["targets_seen"] >= run.config.optimizer.total_targets:
             final.extend(rows)
         else:
             ray_tune.report(_result(asha, rows))
 
-    with (config.out / PRINTED_FILE).open("a", buffering=1) as printed, contextlib.redirect_stdout(printed):
-        train(config, open_data(config), report, latest_checkpoint(checkpoints_of(config.out)))
+    newest, _ = run.checkpoints.newest_intact()
+    with (run.folder / PRINTED_FILE).open("a", buffering=1) as printed, contextlib.redirect_stdout(printed):
+        train(run, open_data(run.config), report, None if newest is None else newest.path)
     return final
 
 

@@ -9,6 +9,11 @@ import psutil
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Memory limits of a container (cgroup v2 and v1), which psutil does not read."""
+CGROUP_USAGE = (
+    ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
+    ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
+)
+"""Memory in use by a container, its statistics, and their field for page cache that the kernel can reclaim."""
 
 
 def num_cores() -> int:
@@ -28,6 +33,20 @@ def total_memory_bytes() -> int:
         except (OSError, ValueError):  # no such control group, or "max"
             continue
     return total
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be allocated now: the machine's available memory, or what is left of a container's limit."""
+    limit = total_memory_bytes()
+    available = [limit, psutil.virtual_memory().available]
+    for usage, statistics, reclaimable in CGROUP_USAGE:
+        try:
+            used = int(Path(usage).read_text())
+            fields = dict(line.split() for line in Path(statistics).read_text().splitlines())
+            available.append(limit - used + int(fields[reclaimable]))
+        except (OSError, ValueError, KeyError):  # no such control group
+            continue
+    return max(0, min(available))
 
 
 def process_tree(root: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, opened again bit for bit, and refused with a reason."""
+"""Checkpoints: written completely or not at all, opened again bit for bit, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from snapshots import list_checkpoints, save_checkpoint
 
 from datasets.runtime.errors import UserError
-from wm.checkpoints.reader import (
-    best_checkpoint,
-    latest_checkpoint,
-    list_checkpoints,
-    load_model,
-    load_resume,
-    newest_meta,
-    newest_sound,
-    open_checkpoint,
-    save_checkpoint,
-)
+from datasets.runtime.version import tool_version
+from wm.checkpoints.files import CheckpointName, read_meta
+from wm.checkpoints.reader import load_model, load_resume, open_checkpoint, open_store
+from wm.checkpoints.retention import Metric, best_of
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
 from wm.model.encoding import ENCODING_VERSION
@@ -47,12 +41,16 @@ def save(
     return save_checkpoint(folder, model=model, config=config, meta=meta, resume=resume, keep=keep)
 
 
-def seal(path: Path, changed: dict) -> None:
-    """Change what meta.json says, with the checksum that it then has."""
+def rewrite_meta(path: Path, changed: dict) -> None:
+    """Change meta.json, with a correct checksum."""
     meta = json.loads((path / "meta.json").read_text()) | changed
     del meta["blake2b"]
-    digest = hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
-    (path / "meta.json").write_text(json.dumps(meta | {"blake2b": digest}))
+    (path / "meta.json").write_text(json.dumps(meta | {"blake2b": checksum(meta)}))
+
+
+def checksum(meta: dict) -> str:
+    """The checksum of meta.json, computed here."""
+    return hashlib.blake2b(json.dumps(meta, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def test_what_is_saved_is_what_is_opened(tmp_path, model):
@@ -91,16 +89,16 @@ def test_only_the_newest_are_kept_in_order_of_targets(tmp_path, model):
     assert open_checkpoint(tmp_path).meta["targets_seen"] == 100_000
 
 
-def test_saving_the_same_place_again_leaves_the_newer_one_alone_there(tmp_path, model):
+def test_a_newer_checkpoint_at_the_same_targets_replaces_the_older_one(tmp_path, model):
     save(tmp_path, model, seconds=1.0)
     path = save(tmp_path, model, seconds=2.0)
     assert list_checkpoints(tmp_path) == [path]
     assert open_checkpoint(tmp_path).meta["seconds"] == 2.0
     tenth = [save(tmp_path, model) for _ in range(9)][-1]
-    assert latest_checkpoint(tmp_path) == tenth
+    assert list_checkpoints(tmp_path) == [tenth]
 
 
-def test_a_run_names_its_newest_checkpoint(tmp_path, model):
+def test_a_run_opens_as_its_newest_checkpoint(tmp_path, model):
     save(tmp_path / "run" / "checkpoints", model, 100)
     newest = save(tmp_path / "run" / "checkpoints", model, 200)
     for path in (tmp_path / "run", tmp_path / "run" / "checkpoints", newest):
@@ -108,28 +106,29 @@ def test_a_run_names_its_newest_checkpoint(tmp_path, model):
 
 
 @pytest.mark.parametrize("name", ["missing", "empty", "file"])
-def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path, name):
+def test_other_paths_are_refused_as_no_checkpoint(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"is no checkpoint \(meta.json is missing\)"):
+    with pytest.raises(UserError, match=r"is not a checkpoint \(meta.json is missing\)"):
         open_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("field", ["encoding_version", "checkpoint_version"])
 def test_a_checkpoint_of_another_version_is_refused_with_both_versions(tmp_path, model, field):
     save(tmp_path, model, 600)
-    seal(save(tmp_path, model), {field: 99})
-    for opened in (open_checkpoint, newest_sound, newest_meta):
+    rewrite_meta(save(tmp_path, model), {field: 99})
+    store = open_store(tmp_path)
+    for open_newest in (lambda: open_checkpoint(tmp_path), store.newest_intact, store.newest_meta):
         with pytest.raises(UserError, match=r"99.*this version reads"):
-            opened(tmp_path)
+            open_newest()
 
 
-def test_a_checkpoint_of_the_time_without_checksums_is_of_another_version_not_damaged(tmp_path, model):
+def test_a_checkpoint_without_checksums_has_another_version_and_is_not_damaged(tmp_path, model):
     path = save(tmp_path, model)
     meta = {"checkpoint_version": 1, "encoding_version": ENCODING_VERSION, "targets_seen": 640}
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match="has version 1"):
-        newest_sound(tmp_path)
+        open_store(tmp_path).newest_intact()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_weights_of_another_shape_are_refused(tmp_path, model):
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", None])
-def test_a_damaged_optimiser_is_named_when_a_run_resumes(tmp_path, model, content):
+def test_a_damaged_optimizer_is_named_when_a_run_resumes(tmp_path, model, content):
     path = save(tmp_path, model)
     resume = path / "resume.pt"
     resume.unlink() if content is None else resume.write_bytes(content)
@@ -183,7 +182,7 @@ def test_a_damaged_optimiser_is_named_when_a_run_resumes(tmp_path, model, conten
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_of_another_time_is_refused_by_the_name_of_its_key(tmp_path, model):
+def test_a_config_with_an_unknown_key_is_refused_by_the_name_of_the_key(tmp_path, model):
     path = save(tmp_path, model)
     plain = json.loads((path / "config.json").read_text())
     plain["model"]["dropout"] = 0.1
@@ -194,7 +193,7 @@ def test_a_config_of_another_time_is_refused_by_the_name_of_its_key(tmp_path, mo
         "bytes": len(content),
         "blake2b": hashlib.blake2b(content, digest_size=16).hexdigest(),
     }
-    seal(path, {"files": files})
+    rewrite_meta(path, {"files": files})
     with pytest.raises(UserError, match=r"config.json: unknown key model.dropout"):
         open_checkpoint(path)
 
@@ -212,68 +211,66 @@ def two(tmp_path_factory, model) -> Path:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_cut_off_anywhere_is_passed_over_for_the_checkpoint_before_and_named(tmp_path, two, file):
+def test_a_checkpoint_with_a_truncated_file_is_named_and_the_one_before_is_used(tmp_path, two, file):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
-    newest = latest_checkpoint(tmp_path)
-    assert newest is not None
+    newest = list_checkpoints(tmp_path)[-1]
     whole = (newest / file).read_bytes()
     for length in (0, 1, len(whole) // 2, len(whole) - 1):
         (newest / file).write_bytes(whole[:length])
-        found, damaged = newest_sound(tmp_path)
+        found, damaged = open_store(tmp_path).newest_intact()
         assert found is not None
         assert found.meta["targets_seen"] == 100
         assert len(damaged) == 1
         assert f"{newest.name} is damaged ({file}: " in damaged[0]
     (newest / file).write_bytes(whole)
-    found, damaged = newest_sound(tmp_path)
+    found, damaged = open_store(tmp_path).newest_intact()
     assert found is not None
     assert (found.path, damaged) == (newest, [])
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_flipped_bit_anywhere_is_passed_over_for_the_checkpoint_before(tmp_path, two, file):
+def test_a_checkpoint_with_a_flipped_bit_is_skipped_for_the_one_before(tmp_path, two, file):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
-    newest = latest_checkpoint(tmp_path)
-    assert newest is not None
+    newest = list_checkpoints(tmp_path)[-1]
     whole = (newest / file).read_bytes()
     chance = random.Random(file)
     for _ in range(60):
         flipped = bytearray(whole)
         flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
         (newest / file).write_bytes(flipped)
-        found, damaged = newest_sound(tmp_path)
+        found, damaged = open_store(tmp_path).newest_intact()
         assert found is not None
         assert (found.meta["targets_seen"], len(damaged)) == (100, 1)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_checkpoint_that_lost_a_file_is_passed_over_for_the_one_before(tmp_path, two, file):
+def test_a_checkpoint_with_a_missing_file_is_skipped_for_the_one_before(tmp_path, two, file):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     (tmp_path / "targets-000000000200" / file).unlink()
-    found, damaged = newest_sound(tmp_path)
+    found, damaged = open_store(tmp_path).newest_intact()
     assert found is not None
     assert found.meta["targets_seen"] == 100
-    # Without meta.json there is none that could be damaged.
+    # A folder without meta.json is not a checkpoint.
     assert len(damaged) == (file != "meta.json")
 
 
-def test_where_there_is_none_or_none_is_sound_none_is_found_and_each_is_named(tmp_path, two):
-    assert newest_sound(tmp_path / "nothing") == (None, [])
+def test_if_no_checkpoint_is_intact_each_damaged_one_is_named(tmp_path, two):
+    assert open_store(tmp_path / "nothing").newest_intact() == (None, [])
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     for path in list_checkpoints(tmp_path):
         (path / "resume.pt").write_bytes(b"")
-    found, damaged = newest_sound(tmp_path)
+    found, damaged = open_store(tmp_path).newest_intact()
     assert found is None
     assert len(damaged) == 2
 
 
-def test_a_checkpoint_without_what_resumes_it_can_still_be_judged(tmp_path, two):
-    shutil.copytree(two / "targets-000000000200", tmp_path / "given-away")
-    (tmp_path / "given-away" / "resume.pt").unlink()
-    assert load_model(open_checkpoint(tmp_path / "given-away")) is not None
+def test_a_checkpoint_without_optimizer_state_can_still_be_evaluated(tmp_path, two):
+    shutil.copytree(two / "targets-000000000200", tmp_path / "copy")
+    (tmp_path / "copy" / "resume.pt").unlink()
+    assert load_model(open_checkpoint(tmp_path / "copy")) is not None
 
 
-def test_nothing_in_a_checkpoint_is_pickled_code(two):
+def test_a_checkpoint_contains_no_pickled_code(two):
     for path in two.rglob("*.pt"):
         assert torch.load(path, weights_only=True)["optimizer"]["step"] == 3
 
@@ -283,7 +280,7 @@ def rows(targets_seen: int, *triples: tuple[int, float, float]) -> list[dict]:
     return [{"context": k, "targets_seen": targets_seen, "val_loss": v, "change_acc": c} for k, v, c in triples]
 
 
-def test_the_best_is_that_of_the_judged_context_and_of_its_own_weights(tmp_path, model):
+def test_the_best_checkpoint_is_that_of_the_judged_context_and_of_its_own_weights():
     judged = {
         100: rows(100, (1, 0.1, 0.9), (10, 0.5, 0.3)),
         200: rows(200, (1, 0.9, 0.1), (10, 0.4, 0.2)),
@@ -291,31 +288,28 @@ def test_the_best_is_that_of_the_judged_context_and_of_its_own_weights(tmp_path,
         400: rows(400, (1, float("nan"), float("nan")), (10, float("nan"), float("nan"))),
         500: [],
     }
-    for folder, more in (("first", {}), ("tenth", {"judged_context": 10})):
-        for targets_seen, metrics in judged.items():
-            save(tmp_path / folder, model, targets_seen, keep=9, metrics=metrics, **more)
-    best = {
-        (folder, metric): Path(best_checkpoint(tmp_path / folder, metric) or "").name[-3:]
-        for folder in ("first", "tenth")
-        for metric in ("val_loss", "change_acc")
-    }
-    assert best == {
-        ("first", "val_loss"): "100",
-        ("first", "change_acc"): "100",
-        ("tenth", "val_loss"): "200",
-        ("tenth", "change_acc"): "100",
-    }
+
+    def best(metric: Metric, **more: int) -> int | None:
+        metas = {CheckpointName(n): {"targets_seen": n, "metrics": metrics} | more for n, metrics in judged.items()}
+        name = best_of(metas, metric)
+        return None if name is None else name.targets_seen
+
+    assert (best("val_loss"), best("change_acc")) == (100, 100)
+    assert (best("val_loss", judged_context=10), best("change_acc", judged_context=10)) == (200, 100)
+    assert best("val_loss", judged_context=5) is None
 
 
-def test_of_runs_that_were_never_judged_none_is_the_best(tmp_path, two):
-    assert best_checkpoint(two, "val_loss") is None
-    assert best_checkpoint(tmp_path / "nothing", "val_loss") is None
-
-
-def test_what_the_newest_says_of_itself_is_known_without_its_weights(tmp_path, two):
+def test_the_newest_meta_is_read_without_the_weights(tmp_path, two):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
     (tmp_path / "targets-000000000200" / "model.safetensors").unlink()
-    newest = newest_meta(tmp_path)
+    newest = open_store(tmp_path).newest_meta()
     assert newest is not None
     assert newest["targets_seen"] == 200
-    assert newest_meta(tmp_path / "nothing") is None
+    assert open_store(tmp_path / "nothing").newest_meta() is None
+
+
+def test_a_checkpoint_carries_the_tools_version_and_opens_without_it(two):
+    meta = open_checkpoint(two).meta
+    assert meta["tool_version"] == tool_version()
+    rewritten = {name: value for name, value in meta.items() if name not in ("tool_version", "blake2b")}
+    assert "tool_version" not in read_meta(json.dumps(rewritten | {"blake2b": checksum(rewritten)}).encode(), "here")

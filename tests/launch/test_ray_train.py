@@ -1,4 +1,4 @@
-"""A run on Ray: it ends, resumes, refuses what is not its own, and survives workers, nodes and bugs."""
+"""A run on Ray: it ends, resumes, refuses the folders of others, and survives lost workers, lost nodes and bugs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from train_kills import resumed_at
 from datasets.runtime.errors import UserError
 from wm.config.run_config import CheckpointConfig, RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.runs.crash_history import CRASH_FILE, Attempts
-from wm.runs.run_folder import read_log
-from wm.runs.stop_request import Told
+from wm.runs.crash_history import CRASH_FILE
+from wm.runs.run import Run
+from wm.runs.run_log import read_log
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def config(tiny_corpus: Path, tmp_path: Path) -> RunConfig:
     return tiny_run(tiny_corpus, tmp_path / "run")
 
 
-def test_a_run_on_ray_ends_resumes_and_refuses_what_is_not_its_own(config, ray_session, capfd, tmp_path):
+def test_a_run_on_ray_ends_resumes_and_refuses_the_folders_of_others(config, ray_session, capfd, tmp_path):
     from wm.launch.ray_train import train_on_ray
 
     config = replace(with_targets(config, 4), num_workers=2)
@@ -42,32 +42,32 @@ def test_a_run_on_ray_ends_resumes_and_refuses_what_is_not_its_own(config, ray_s
 
     capfd.readouterr()
     again = train_on_ray(config)
-    assert "is finished at" in capfd.readouterr().out
+    assert "is complete at" in capfd.readouterr().out
     assert again == result
     assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()} == before
 
     with pytest.raises(UserError, match=r"optimizer.learning_rate is 0.003 there, 0.1 here"):
         train_on_ray(replace(config, optimizer=replace(config.optimizer, learning_rate=0.1)))
 
-    stranger = tmp_path / "letters"
-    stranger.mkdir()
-    (stranger / "letter.txt").write_text("dear Ray")
-    with pytest.raises(UserError, match="is no run"):
-        train_on_ray(replace(config, out=stranger))
-    assert [path.name for path in stranger.iterdir()] == ["letter.txt"]
+    other = tmp_path / "letters"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear Ray")
+    with pytest.raises(UserError, match="is not a run"):
+        train_on_ray(replace(config, out=other))
+    assert [path.name for path in other.iterdir()] == ["letter.txt"]
 
 
-def test_a_run_on_ray_that_cannot_learn_is_a_users_error_and_is_not_restarted(config, ray_session):
+def test_a_diverged_run_on_ray_is_a_users_error_and_is_not_restarted(config, ray_session):
     from wm.launch.ray_train import train_on_ray
 
-    hopeless = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30))
+    diverging = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(UserError, match="not finite"):
-        train_on_ray(hopeless)
-    assert resumed_at(hopeless) == [0]
+        train_on_ray(diverging)
+    assert resumed_at(diverging) == [0]
 
 
 @pytest.mark.slow
-def test_a_bug_that_comes_back_at_the_same_update_ends_the_run_with_a_diagnosis_and_its_traceback(
+def test_a_bug_that_repeats_at_the_same_update_ends_the_run_with_a_diagnosis_and_its_traceback(
     config, ray_session, monkeypatch
 ):
     import wm.launch.ray_train
@@ -78,14 +78,14 @@ def test_a_bug_that_comes_back_at_the_same_update_ends_the_run_with_a_diagnosis_
     def worker_with_a_bug(task) -> None:
         import wm.training.trainer
 
-        update = wm.training.trainer._Run.update
+        update = wm.training.trainer.Trainer.update
 
         def update_with_a_bug(self, share) -> None:
             if self.num_updates == 5:
                 raise ZeroDivisionError("the fifth update")
             update(self, share)
 
-        wm.training.trainer._Run.update = update_with_a_bug
+        wm.training.trainer.Trainer.update = update_with_a_bug
         worker(task)
 
     config = replace(config, checkpoint=CheckpointConfig(every_s=600.0), max_failures=20)
@@ -93,12 +93,12 @@ def test_a_bug_that_comes_back_at_the_same_update_ends_the_run_with_a_diagnosis_
         patch.setattr(wm.launch.ray_train, "_worker", worker_with_a_bug)
         with pytest.raises(UserError) as stopped:
             train_on_ray(config)
-    said = str(stopped.value)
-    assert "the run died 2 times at about" in said and "\n" not in said
-    assert "ZeroDivisionError: the fifth update" in said
-    assert str(config.out / CRASH_FILE) in said
+    message = str(stopped.value)
+    assert "the run crashed 2 times at about" in message and "\n" not in message
+    assert "ZeroDivisionError: the fifth update" in message
+    assert str(config.out / CRASH_FILE) in message
     assert (config.out / CRASH_FILE).read_text().count("in update_with_a_bug") == 2
-    assert resumed_at(config) == [0, 4 * STEP]  # saved when it was judged
+    assert resumed_at(config) == [0, 4 * STEP]  # saved at a validation
 
     assert train_on_ray(config).targets_seen >= config.optimizer.total_targets
     assert resumed_at(config) == [0, 4 * STEP, 4 * STEP]
@@ -110,8 +110,8 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 
 plain = json.loads(sys.argv[1])
-impatient = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": impatient})
+system_config = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": system_config})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
@@ -139,7 +139,7 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_a_run_whose_node_dies_goes_on_at_another_node(config, tmp_path):
+def test_a_run_whose_node_dies_resumes_on_another_node(config, tmp_path):
     config = replace(with_targets(config, 300), checkpoint=CheckpointConfig(every_s=0.3, keep_last=2), log_every_s=0.2)
     run(replace(config, out=tmp_path / "undisturbed"))
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
@@ -157,43 +157,27 @@ def test_a_run_whose_node_dies_goes_on_at_another_node(config, tmp_path):
     )
 
 
-def test_a_run_waits_for_the_workers_of_a_killed_driver_to_end(tmp_path):
-    from wm.launch.train_worker import WORKER_LOCK, _only_writer
-
-    holder = (
-        "import sys, time; from pathlib import Path; from datasets.runtime.file_lock import exclusive_lock\n"
-        "lock = exclusive_lock(Path(sys.argv[1]), ''); print('held', flush=True); time.sleep(1.5)"
-    )
-    arguments = [sys.executable, "-c", holder, str(tmp_path / WORKER_LOCK)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as other:
-        try:
-            assert other.stdout is not None and other.stdout.readline() == "held\n"
-            with _only_writer(tmp_path):
-                assert other.wait(timeout=10) == 0
-        finally:
-            other.send_signal(signal.SIGKILL)
-
-
 @pytest.mark.parametrize(
     ("events", "max_failures", "num_starts", "is_finished"),
     [
         ("PPPPPF", 0, 6, True),
-        ("PDF", 1, 3, True),
-        ("DPDF", 1, 3, False),
-        ("DPPDPDF", 2, 6, False),
-        ("PDF", 0, 2, False),
+        ("PCF", 1, 3, True),
+        ("CPCF", 1, 3, False),
+        ("CPPCPCF", 2, 6, False),
+        ("PCF", 0, 2, False),
         ("NF", 0, 1, False),
         ("PNNNF", 1, 4, False),
-        ("DDDF", 2, 3, False),
+        ("CCCF", 2, 3, False),
     ],
 )
-def test_machines_may_go_as_often_as_they_like_but_deaths_are_counted(
+def test_preemptions_are_unlimited_but_crashes_are_counted(
     tmp_path, monkeypatch, events, max_failures, num_starts, is_finished
 ):
-    """P: preempted, D: died, N: did not begin, F: finished. What Ray does with its budget stands here in five lines."""
-    import wm.launch.ray_train as room
+    """P: preempted, C: crashed, N: did not start, F: finished. `ray_with_a_budget` imitates Ray's FailureConfig."""
+    from wm.launch import ray_train
 
-    attempts, left = Attempts(tmp_path, "command"), list(events)
+    run, left = Run(RunConfig(out=tmp_path, max_failures=max_failures)), list(events)
+    history = run.crash_history("command")
 
     def ray_with_a_budget(budget: int) -> BaseException | None:
         for number in range(budget + 1):
@@ -201,39 +185,39 @@ def test_machines_may_go_as_often_as_they_like_but_deaths_are_counted(
             if event == "F":
                 return None
             if event != "N":
-                attempts.begin(0)
+                history.record_start(0)
             if event == "P":
-                attempts.preempted()
+                history.record_preemption()
             if number == budget:
-                return TrainingFailedError("in Ray's words")
+                return TrainingFailedError("Ray's message")
         return None
 
-    monkeypatch.setattr(room, "_trainer", lambda config, command, max_failures: max_failures)
-    monkeypatch.setattr(room, "_run_aside", ray_with_a_budget)
-    config = RunConfig(out=tmp_path, max_failures=max_failures)
-    failure = room._run_until_over(config, attempts, Told())
+    monkeypatch.setattr(ray_train, "_trainer", lambda config, command, max_failures: max_failures)
+    monkeypatch.setattr(ray_train, "_fit_in_thread", ray_with_a_budget)
+    failure = ray_train._run_until_over(run, history, "command")
     assert (failure is None) == is_finished
     assert len(events) - len(left) == num_starts
     if failure is not None:
-        said = room._too_many_deaths(config, attempts, failure)
-        assert said.startswith(
-            "the run died" if events.count("D") > max_failures else "the run's workers did not begin"
+        message = ray_train._crashed_too_often(run, history, failure)
+        assert message.startswith(
+            "the run crashed" if events.count("C") > max_failures else "the run's workers did not start"
         )
-        assert "it goes on from 0 targets" in said
+        assert "to resume from 0 targets" in message
 
 
-def test_who_tells_a_run_to_stop_while_machines_go_is_not_kept_waiting(tmp_path, monkeypatch):
-    import wm.launch.ray_train as room
+def test_a_stop_request_during_preemptions_ends_the_restarts(tmp_path, monkeypatch):
+    from wm.launch import ray_train
 
-    attempts, told = Attempts(tmp_path, "command"), Told()
+    run = Run(RunConfig(out=tmp_path, max_failures=0))
+    history = run.crash_history("command")
 
     def preempted(_budget: int) -> BaseException:
-        attempts.begin(0)
-        attempts.preempted()
-        told.signal = signal.SIGTERM
-        return TrainingFailedError("in Ray's words")
+        history.record_start(0)
+        history.record_preemption()
+        run.stop_request.signal = signal.SIGTERM
+        return TrainingFailedError("Ray's message")
 
-    monkeypatch.setattr(room, "_trainer", lambda config, command, max_failures: max_failures)
-    monkeypatch.setattr(room, "_run_aside", preempted)
-    assert room._run_until_over(RunConfig(out=tmp_path, max_failures=0), attempts, told) is not None
-    assert len(attempts.past()) == 1
+    monkeypatch.setattr(ray_train, "_trainer", lambda config, command, max_failures: max_failures)
+    monkeypatch.setattr(ray_train, "_fit_in_thread", preempted)
+    assert ray_train._run_until_over(run, history, "command") is not None
+    assert len(history.attempts()) == 1

@@ -1,4 +1,4 @@
-"""A worker goes on from the newest sound checkpoint, whatever happened to newer ones."""
+"""A worker resumes from the newest intact checkpoint, whatever happened to newer ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from tiny_runs import STEP, assert_same_weights, checkpoints, optimizer_tensors, tiny_run, weights
 
+from wm.checkpoints.reader import open_store
 from wm.config.run_config import RunConfig
 from wm.launch.train_worker import work
-from wm.runs.crash_history import ATTEMPTS_FILE, ENDING_FILE, Attempts
-from wm.runs.run_folder import claim, read_log
+from wm.runs.crash_history import ATTEMPTS_FILE, CrashHistory
+from wm.runs.run import Run
+from wm.runs.run_log import read_log
 from wm.runs.stop_request import STOP_FILE
 from wm.training.resume import agreed_checkpoint
 
@@ -26,98 +28,98 @@ def config(tiny_corpus: Path, tmp_path: Path) -> RunConfig:
 
 
 def truncate(checkpoint: Path) -> None:
-    """Half of the weights are gone."""
+    """Cut the weights in half."""
     path = checkpoint / "model.safetensors"
     os.truncate(path, path.stat().st_size // 2)
 
 
-def forget(checkpoint: Path) -> None:
-    """The last file to be written is not there."""
+def remove_meta(checkpoint: Path) -> None:
+    """Delete the last file to be written."""
     (checkpoint / "meta.json").unlink()
 
 
-def flip(checkpoint: Path) -> None:
-    """One bit of the optimizer's state is wrong."""
+def flip_bit(checkpoint: Path) -> None:
+    """Flip one bit of the optimizer's state."""
     path = checkpoint / "resume.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, forget, flip])
+@pytest.mark.parametrize("damage", [truncate, remove_meta, flip_bit])
 def test_a_damaged_newest_checkpoint_costs_some_updates_and_changes_nothing(config, tmp_path, damage: Callable):
-    claim(config)
+    Run(config).claim()
     work(config, "first")
     broken = replace(config, out=tmp_path / "broken")
-    claim(broken)
+    Run(broken).claim()
     work(replace(broken, max_seconds=1e-9), "first")
     work(replace(broken, max_seconds=0.05), "second")
     newest = checkpoints(broken)[-1]
     assert len(checkpoints(broken)) >= 2
     damage(newest)
     work(broken, "third")
-    told = [row["message"] for row in read_log(broken.out) if "is damaged" in row.get("message", "")]
-    assert [newest.name in one for one in told] == ([] if damage is forget else [True])
-    assert not (broken.out / ENDING_FILE).exists()
+    reported = [row["message"] for row in read_log(broken.out) if "is damaged" in row.get("message", "")]
+    assert [newest.name in message for message in reported] == ([] if damage is remove_meta else [True])
+    assert Run(broken).end_reason() is None
     ends = checkpoints(config)[-1], checkpoints(broken)[-1]
     assert_same_weights(*(weights(end) for end in ends))
     assert_same_weights(*(optimizer_tensors(end) for end in ends))
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_anew(config):
-    claim(config)
+def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_over(config):
+    Run(config).claim()
     work(replace(config, max_seconds=1e-9), "first")
     for checkpoint in checkpoints(config):
         truncate(checkpoint)
     work(config, "second")
-    told = (config.out / ENDING_FILE).read_text()
-    assert told.startswith("no checkpoint of the run is sound: ") and "delete them to start anew" in told
-    assert "\n" not in told
+    reason = Run(config).end_reason() or ""
+    assert reason.startswith("all checkpoints of the run are damaged: ") and "delete them to start over" in reason
+    assert "\n" not in reason
 
 
-def test_a_run_that_is_over_is_not_begun_again(config):
-    claim(config)
+def test_a_run_that_is_over_is_not_started_again(config):
+    Run(config).claim()
     (config.out / STOP_FILE).touch()
     work(config, "one")
     (config.out / STOP_FILE).unlink()
-    (config.out / ENDING_FILE).write_text("the loss exploded")
+    Run(config).end("the loss spiked")
     work(config, "one")
     assert not (config.out / ATTEMPTS_FILE).exists()
     assert read_log(config.out) == []
 
 
-def test_a_users_mistake_is_written_down_for_the_driver(config, tmp_path):
-    claim(config)
+def test_a_users_error_is_recorded_for_the_driver(config, tmp_path):
+    Run(config).claim()
     work(replace(config, train_corpus=tmp_path / "nowhere"), "one")
-    assert "nowhere" in (config.out / ENDING_FILE).read_text()
+    assert "nowhere" in (Run(config).end_reason() or "")
 
 
-def test_two_deaths_at_the_same_place_end_the_run(config):
-    claim(config)
-    attempts = Attempts(config.out, "one")
-    attempts.begin(0)
-    attempts.died(ZeroDivisionError("the fifth update"), rank=0)
-    attempts.begin(0)
-    attempts.died(ZeroDivisionError("the fifth update"), rank=0)
+def test_two_crashes_at_the_same_place_end_the_run(config):
+    Run(config).claim()
+    history = CrashHistory(config.out, "one")
+    history.record_start(0)
+    history.record_crash(ZeroDivisionError("the fifth update"), rank=0)
+    history.record_start(0)
+    history.record_crash(ZeroDivisionError("the fifth update"), rank=0)
     work(config, "one")
-    said = (config.out / ENDING_FILE).read_text()
-    assert "died 2 times" in said and "ZeroDivisionError: the fifth update" in said
+    reason = Run(config).end_reason() or ""
+    assert "crashed 2 times" in reason and "ZeroDivisionError: the fifth update" in reason
     rows = [json.loads(line) for line in (config.out / ATTEMPTS_FILE).read_text().splitlines() if line]
-    assert [row["event"] for row in rows] == ["start", "died"] * 2
+    assert [row["event"] for row in rows] == ["start", "crash"] * 2
 
 
-def test_where_there_is_no_checkpoint_a_run_begins(tmp_path):
-    assert agreed_checkpoint(str(tmp_path / "none")) == (None, [])
+def test_without_a_checkpoint_a_run_starts_from_the_beginning(tmp_path):
+    assert agreed_checkpoint(open_store(tmp_path / "none")) == (None, [])
 
 
 def test_a_run_saves_where_its_config_says(config, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     config = replace(config, checkpoint=replace(config.checkpoint, storage_path=str(elsewhere)))
-    claim(config)
+    Run(config).claim()
     work(replace(config, max_seconds=1e-9), "one")
-    found, damaged = agreed_checkpoint(str(elsewhere))
+    found, damaged = agreed_checkpoint(open_store(elsewhere))
     assert found is not None and damaged == []
     assert found.meta["targets_seen"] < 10 * STEP
     work(config, "two")
-    found, _ = agreed_checkpoint(str(elsewhere))
+    found, _ = agreed_checkpoint(open_store(elsewhere))
     assert found is not None and found.meta["finished"]

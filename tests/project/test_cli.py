@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from snapshots import save_checkpoint
 
 from datasets.corpus.manifest import CORPUS_FILE
 from wm import cli
-from wm.checkpoints.reader import save_checkpoint
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
 from wm.model.encoding import ENCODING_VERSION

@@ -41,7 +41,7 @@ from wm.config.typed_yaml import (
     to_plain,
     with_overrides,
 )
-from wm.runs.run_folder import claim
+from wm.runs.run import Run
 
 RUN_CONFIGS = [path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml")) if path.stem != "context-length"]
 
@@ -227,23 +227,23 @@ def test_an_mlp_is_judged_at_its_own_context_alone():
 
 def test_a_folder_is_a_runs_own_or_empty_or_refused(tmp_path):
     config = RunConfig(out=tmp_path / "run")
-    claim(config)
-    claim(config)
-    claim(replace(config, num_workers=2, max_seconds=3.0))
+    Run(config).claim()
+    Run(config).claim()
+    Run(replace(config, num_workers=2, max_seconds=3.0)).claim()
     with pytest.raises(UserError, match=r"other options \(model.d_model is 384 there, 512 here\)"):
-        claim(replace(config, model=replace(config.model, d_model=512)))
+        Run(replace(config, model=replace(config.model, d_model=512))).claim()
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        claim(config)
+        Run(config).claim()
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     for name in ("file", "full"):
-        with pytest.raises(UserError, match="is no run"):
-            claim(replace(config, out=tmp_path / name))
+        with pytest.raises(UserError, match="is not a run"):
+            Run(replace(config, out=tmp_path / name)).claim()
     assert (tmp_path / "file").read_text() == "mine"
     (tmp_path / "empty").mkdir()
-    claim(replace(config, out=tmp_path / "empty"))
+    Run(replace(config, out=tmp_path / "empty")).claim()
 
 
 @pytest.mark.parametrize(
@@ -331,15 +331,15 @@ def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
 
 def test_a_run_folder_of_an_older_version_is_still_the_same_run(tmp_path):
     config = RunConfig(out=tmp_path / "run", optimizer=OptimizerConfig(min_lr_ratio=0.1))
-    claim(config)
+    Run(config).claim()
     stored = identity(config)
     stored["optimiser"] = stored.pop("optimizer")
     stored["optimiser"]["final_share"] = stored["optimiser"].pop("min_lr_ratio")
     stored["model"]["core"] = stored["model"].pop("scan_backend")
     (tmp_path / "run" / "run.json").write_text(json.dumps(stored))
-    claim(config)
+    Run(config).claim()
     with pytest.raises(UserError, match=r"optimizer.min_lr_ratio is 0.1 there, 0.2 here"):
-        claim(replace(config, optimizer=OptimizerConfig(min_lr_ratio=0.2)))
+        Run(replace(config, optimizer=OptimizerConfig(min_lr_ratio=0.2))).claim()
 
 
 def test_a_renamed_path_is_found_below_any_section():

@@ -1,4 +1,4 @@
-"""Signals to a driver become a file that its workers see; a worker's own SIGTERM is its own."""
+"""Signals to a driver become a file that its workers see; a SIGTERM to a worker stops that process alone."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ import threading
 import pytest
 
 import wm.runs.stop_request
-from wm.runs.stop_request import STOP_FILE, Interruption, RunStoppedError, is_told, stopping_on_signals
+from wm.runs.stop_request import STOP_FILE, RunStoppedError, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_becomes_a_file_that_goes_with_the_driver(tmp_path, number):
+def test_a_signal_becomes_a_file_until_the_driver_ends(tmp_path, number):
     before = signal.getsignal(number)
-    with stopping_on_signals(tmp_path) as told:
-        assert not is_told(tmp_path)
+    request = StopRequest(tmp_path)
+    with request.on_signals():
+        assert not request.is_set_for_run()
         os.kill(os.getpid(), number)
-        assert is_told(tmp_path)
-        assert told.signal == number
-        assert Interruption(tmp_path)
-    assert not is_told(tmp_path)
+        assert request.is_set_for_run()
+        assert request.signal == number
+        assert StopRequest(tmp_path).is_set()
+    assert not request.is_set_for_run()
     assert signal.getsignal(number) == before
 
 
 def test_a_second_ctrl_c_ends_the_driver(tmp_path):
-    with pytest.raises(KeyboardInterrupt), stopping_on_signals(tmp_path):
+    request = StopRequest(tmp_path)
+    with pytest.raises(KeyboardInterrupt), request.on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-    assert not is_told(tmp_path)
+    assert not request.is_set_for_run()
 
 
-def test_a_file_that_a_killed_driver_left_stops_nobody(tmp_path):
+def test_the_file_of_a_killed_driver_stops_no_later_run(tmp_path):
     (tmp_path / STOP_FILE).touch()
-    with stopping_on_signals(tmp_path):
-        assert not is_told(tmp_path)
+    request = StopRequest(tmp_path)
+    with request.on_signals():
+        assert not request.is_set_for_run()
 
 
-def test_a_run_looks_for_the_file_now_and_then_only(tmp_path, monkeypatch):
-    interruption = Interruption(tmp_path)
-    assert not interruption
+def test_a_run_polls_for_the_file_at_intervals(tmp_path, monkeypatch):
+    request = StopRequest(tmp_path)
+    assert not request.is_set()
     (tmp_path / STOP_FILE).touch()
-    assert not interruption
+    assert not request.is_set()
     monkeypatch.setattr(wm.runs.stop_request.time, "monotonic", lambda: 1e12)
-    assert interruption
+    assert request.is_set()
 
 
-def test_a_driver_in_another_thread_leaves_signals_alone(tmp_path):
+def test_a_driver_outside_the_main_thread_leaves_signals_alone(tmp_path):
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def drive() -> None:
-        with stopping_on_signals(tmp_path):
+        with StopRequest(tmp_path).on_signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=drive)
@@ -62,17 +65,17 @@ def test_a_driver_in_another_thread_leaves_signals_alone(tmp_path):
     assert seen == [before]
 
 
-def test_a_folder_that_is_gone_does_not_stop_a_run(tmp_path):
-    assert not is_told(tmp_path / "gone")
-    assert not Interruption(tmp_path / "gone")
+def test_a_missing_folder_does_not_stop_a_run(tmp_path):
+    request = StopRequest(tmp_path / "gone")
+    assert not request.is_set_for_run() and not request.is_set()
 
 
-def test_a_workers_sigterm_tells_the_runs_of_its_process_alone(tmp_path):
+def test_sigterm_to_a_worker_stops_the_runs_of_its_process_alone(tmp_path):
     script = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from wm.runs.stop_request import Interruption, is_told, tell_this_process_on_sigterm\n"
-        "tell_this_process_on_sigterm()\nout = Path(sys.argv[1])\nassert not Interruption(out)\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\nassert Interruption(out) and not is_told(out)"
+        "from wm.runs.stop_request import StopRequest, request_stop_on_sigterm\n"
+        "request_stop_on_sigterm()\nrequest = StopRequest(Path(sys.argv[1]))\nassert not request.is_set()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\nassert request.is_set() and not request.is_set_for_run()"
     )
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == 0
 

@@ -1,6 +1,6 @@
-"""Kills a process that writes checkpoints at random moments, and looks whether all that is there is always sound.
+"""Kills a process that writes checkpoints at random moments, and checks that every committed one is always intact.
 
-    python tests/support/checkpoint_kills.py PLACE --kills 40 --seed 1
+    python tests/support/checkpoint_kills.py STORE --kills 40 --seed 1
 
 A process that has imported everything forks the writers, so that a kill takes a fraction of a second.
 """
@@ -21,18 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from safetensors.torch import load_file
 
-from wm.checkpoints.integrity import sound_meta
-from wm.checkpoints.reader import load_resume, newest_sound
-from wm.checkpoints.stores import place_at
+from wm.checkpoints.reader import load_resume, open_store
 from wm.checkpoints.writer import CheckpointWriter, Snapshot
 from wm.config.run_config import RunConfig
 
-LONGEST_S = 0.12
-"""A writer lives at most so long after its first checkpoint: time for several."""
+MAX_LIFETIME_S = 0.12
+"""Longest life of a writer after its first checkpoint: enough for several."""
 
 
 def snapshot(targets_seen: int) -> Snapshot:
-    """A state of which every number says at what place it was taken."""
+    """A state in which every number is the targets seen."""
     row = {"context": 10, "targets_seen": targets_seen, "val_loss": targets_seen % 7, "change_acc": targets_seen % 5}
     return Snapshot(
         model_state={name: torch.full((20_000,), float(targets_seen)) for name in ("a", "b")},
@@ -42,63 +40,63 @@ def snapshot(targets_seen: int) -> Snapshot:
     )
 
 
-def write_for_ever(place: str, targets_seen: int, seed: int, acknowledged: int) -> None:
-    """Write one checkpoint after another; tell of each that is said to be whole."""
-    chance = random.Random(seed)
-    with CheckpointWriter(place, 1, lambda _: None) as writer:
+def write_for_ever(location: str, targets_seen: int, seed: int, acknowledged: int) -> None:
+    """Write one checkpoint after another; acknowledge each that the writer reports as written."""
+    generator = random.Random(seed)
+    with CheckpointWriter(open_store(location), 1, lambda _: None) as writer:
         while True:
-            targets_seen += chance.randrange(2)  # the same place again gets another revision
-            if writer.save(snapshot(targets_seen), wait=chance.random() < 0.7):
-                told = writer.written
-                if told is not None:
-                    os.write(acknowledged, f"{told.targets_seen}\n".encode())
+            targets_seen += generator.randrange(2)  # the same number again gets another revision
+            is_taken = writer.save(snapshot(targets_seen), wait=generator.random() < 0.7)
+            if is_taken and (written := writer.written) is not None:
+                os.write(acknowledged, f"{written.targets_seen}\n".encode())
 
 
-def trial(place: str, targets_seen: int, seed: int) -> tuple[int, int]:
-    """Start a writer, kill it, and give what it had acknowledged and what is there, both in targets."""
-    chance = random.Random(seed)
+def trial(location: str, targets_seen: int, seed: int) -> tuple[int, int]:
+    """Start a writer and kill it; returns the last acknowledged and the newest stored checkpoint, both in targets."""
+    generator = random.Random(seed)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            write_for_ever(place, targets_seen, seed, writing)
+            write_for_ever(location, targets_seen, seed, writing)
         finally:
             os._exit(1)
     os.close(writing)
     select.select([reading], [], [], 60)
-    time.sleep(chance.uniform(0, LONGEST_S))
+    time.sleep(generator.uniform(0, MAX_LIFETIME_S))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), "the writer ended by itself"
+    assert os.WIFSIGNALED(status), "the writer ended before the kill"
     with os.fdopen(reading) as file:
-        told = [int(line) for line in file.read().splitlines()]
-    there_is = place_at(place)
-    for name in there_is.names():
-        sound_meta(there_is, name)
-    found, damaged = newest_sound(place)
+        acknowledged = [int(line) for line in file.read().splitlines()]
+    store = open_store(location)
+    for name in store.names():
+        store.verified_meta(name)
+    found, damaged = store.newest_intact()
     assert not damaged, damaged
     assert found is not None
-    there = found.meta["targets_seen"]
-    assert there >= max(told), f"{max(told)} was acknowledged, {there} is there"
+    stored = found.meta["targets_seen"]
+    assert stored >= max(acknowledged), f"{max(acknowledged)} was acknowledged, {stored} is stored"
     for tensor in (*load_file(found.path / "model.safetensors").values(), load_resume(found.path)["optimizer"]):
-        assert bool((tensor == there).all()), "a torn state"
-    return max(told), there
+        assert bool((tensor == stored).all()), "a mixed state"
+    return max(acknowledged), stored
 
 
 def main() -> int:
-    """Kill, look, and go on in the same place."""
+    """Kill writers of the same store, one after another, and check it each time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("place")
+    parser.add_argument("store")
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    targets_seen = num_in_between = 0
+    targets_seen = num_unacknowledged = 0
     for number in range(arguments.kills):
-        told, targets_seen = trial(arguments.place, targets_seen, arguments.seed * 1_000 + number)
-        num_in_between += targets_seen > told
+        acknowledged, targets_seen = trial(arguments.store, targets_seen, arguments.seed * 1_000 + number)
+        num_unacknowledged += targets_seen > acknowledged
     print(
-        f"{arguments.kills} kills, each left a sound checkpoint; {targets_seen} places; {num_in_between} unacknowledged"
+        f"{arguments.kills} kills, each left an intact checkpoint; {targets_seen} targets; "
+        f"{num_unacknowledged} unacknowledged"
     )
     return 0
 

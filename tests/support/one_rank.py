@@ -1,9 +1,9 @@
-"""One of several ranks of training runs, as `tests/training/test_distributed.py` starts it: RANK WORLD MEETING JOBS.
+"""One of several ranks of training runs, started by `tests/training/test_distributed.py`: RANK WORLD STORE JOBS.
 
 JOBS is a JSON file with a list of {"name", "config", "resume": a run's folder or null, "poisoned": a rank or null}.
-For each, rank r leaves `NAME-r.json`: the examples it took at each update, and what it said at the end; and
+For each, rank r writes `NAME-r.json`: the examples of each update, the validation rows and the error at the end; and
 `NAME-r.pt`: its weights.
-A single rank needs no process of its own: `run_job(job, 0)`.
+A single rank runs in-process: `run_job(job, 0)`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from snapshots import list_checkpoints
 
 import wm.training.trainer
-from wm.checkpoints.reader import list_checkpoints
 from wm.checkpoints.writer import CheckpointWriter, Snapshot
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain
 from wm.data.batches import Feed, Share
 from wm.data.training_data import open_data
-from wm.runs.run_folder import checkpoints_of
-from wm.training.trainer import DivergedError, train
+from wm.runs.run import Run
+from wm.training.divergence import DivergedError
+from wm.training.trainer import train
 
 RESUMED_FROM = 2
-"""Number of the checkpoint, of which there is one after each update, that a job goes on from."""
+"""Index of the checkpoint that a job resumes from; there is one after each update."""
 
 
 def names_of(share: Share) -> list[tuple[str, bool]]:
@@ -44,7 +45,7 @@ def names_of(share: Share) -> list[tuple[str, bool]]:
 
 
 def run_job(job: dict[str, Any], rank: int) -> None:
-    """Train, and leave what was seen."""
+    """Train, and write what was observed."""
     config = from_plain(job["config"], RunConfig, "test")
     config.out.mkdir(exist_ok=True)
     models, taken, rows, error = [], [], [], ""
@@ -54,7 +55,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
         models.append(build(*arguments))
         return models[-1]
 
-    def take_and_note(self: Feed) -> Share:
+    def take_and_record(self: Feed) -> Share:
         share = following(self)
         taken.append(names_of(share))
         if job["poisoned"] == rank:
@@ -62,12 +63,16 @@ def run_job(job: dict[str, Any], rank: int) -> None:
         return share
 
     def save_and_wait(self: CheckpointWriter, snapshot: Snapshot, *, wait: bool = False) -> bool:
-        return save(self, snapshot, wait=True)  # else one that comes while another is under way is left out
+        return save(self, snapshot, wait=True)  # otherwise a save during another one is skipped
 
-    wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save = build_and_keep, take_and_note, save_and_wait
+    wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save = (
+        build_and_keep,
+        take_and_record,
+        save_and_wait,
+    )
     try:
-        resume = job["resume"] and list_checkpoints(checkpoints_of(Path(job["resume"])))[RESUMED_FROM]
-        train(config, open_data(config), rows.extend, resume)
+        resume = job["resume"] and list_checkpoints(Path(job["resume"]) / "checkpoints")[RESUMED_FROM]
+        train(Run(config), open_data(config), rows.extend, resume)
     except DivergedError as stopped:
         error = str(stopped)
     finally:
@@ -78,10 +83,10 @@ def run_job(job: dict[str, Any], rank: int) -> None:
 
 
 def main() -> None:
-    """Meet the other ranks and do all jobs."""
-    rank, world, meeting, jobs = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    """Join the process group and run all jobs."""
+    rank, world, store, jobs = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     for job in json.loads(jobs.read_text()):
         run_job(job, rank)
         dist.barrier()

@@ -1,4 +1,4 @@
-"""Runs of a tiny network, and how two of them are compared: what tests of training share."""
+"""Runs of a tiny network, and comparisons of two of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from snapshots import list_checkpoints
 from torch import Tensor
 
 from datasets.schema.splits import SplitConfig
-from wm.checkpoints.reader import list_checkpoints, load_resume
+from wm.checkpoints.reader import load_resume
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import (
     CheckpointConfig,
@@ -21,12 +22,13 @@ from wm.config.run_config import (
     RunConfig,
 )
 from wm.data.training_data import open_data
-from wm.runs.run_folder import checkpoints_of, claim, read_log
-from wm.training.trainer import Row, TrainResult, train
+from wm.runs.run import Run
+from wm.training.trainer import TrainResult, train
+from wm.training.validation import Row
 
 BATCH, S = 8, 16
 STEP = BATCH * S
-"""Targets of one update, about: batches of a pool may be an example larger or smaller."""
+"""Targets of one update, approximately: batches of a pool may be one example larger or smaller."""
 
 
 def tiny_run(corpus: Path, out: Path) -> RunConfig:
@@ -47,10 +49,11 @@ def tiny_run(corpus: Path, out: Path) -> RunConfig:
 
 
 def run(config: RunConfig, resume: Path | None = None, rows: list[Row] | None = None) -> TrainResult:
-    """Train in this process."""
-    claim(config)
+    """Train in this process; validation rows are appended to `rows`."""
+    of_config = Run(config)
+    of_config.claim()
     reported = [] if rows is None else rows
-    return train(config, open_data(config), reported.extend, resume)
+    return train(of_config, open_data(config), reported.extend, resume)
 
 
 def weights(checkpoint: Path | None) -> dict[str, Tensor]:
@@ -61,11 +64,11 @@ def weights(checkpoint: Path | None) -> dict[str, Tensor]:
 
 def checkpoints(config: RunConfig) -> list[Path]:
     """A run's checkpoints, oldest first."""
-    return list_checkpoints(checkpoints_of(config.out))
+    return list_checkpoints(config.out / "checkpoints")
 
 
 def assert_same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    """Bit for bit."""
+    """Compare bit for bit."""
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), f"{name}: {(tensor - second[name]).abs().max()}"
@@ -82,10 +85,10 @@ def optimizer_tensors(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def losses(config: RunConfig) -> list[float]:
-    """Of a run's progress lines."""
-    return [row["loss"] for row in read_log(config.out) if row["kind"] == "train"]
+    """Losses of a run's progress lines."""
+    return [row["loss"] for row in Run(config).rows() if row["kind"] == "train"]
 
 
 def with_targets(config: RunConfig, num_updates: int) -> RunConfig:
-    """The same run, of about so many updates."""
+    """The same run with about this many updates."""
     return replace(config, optimizer=replace(config.optimizer, total_targets=num_updates * STEP))

@@ -1,10 +1,10 @@
-"""Kills `wm train` at random moments, lets it go on, and compares the final weights with an undisturbed run's, bitwise.
+"""Kills `wm train` at random moments, resumes it, and compares the final weights with an undisturbed run's, bitwise.
 
     python tests/support/train_kills.py [--moments 20] [--seed 1] [--kinds worker driver ...] [--corpus CORPUS]
 
 A tiny network trains for some seconds on a synthetic corpus (or the one named), over several epochs, with a checkpoint
-twice a second. At each seeded random moment between the first and the last update a run of its own is hit, the kinds
-taking turns. A run whose worker was hit goes on by itself; otherwise the same command is typed again.
+twice a second. At each seeded random moment between the first and the last update another run is killed, the kinds in
+turn. A run whose worker was killed resumes without help; otherwise the same command is run again.
 Prints a table; the last line is one JSON object. Exit code 1 if any weight or optimizer state differs.
 """
 
@@ -34,12 +34,12 @@ from datasets.corpus.chunk import EncodeOptions
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.schema.splits import SplitConfig
 from datasets.synth import SynthOptions, synthesise
-from wm.checkpoints.reader import latest_checkpoint, load_resume, newest_sound, open_checkpoint
+from wm.checkpoints.reader import load_resume, open_checkpoint
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.runs.crash_history import ATTEMPTS_FILE
-from wm.runs.run_folder import checkpoints_of, read_log
+from wm.runs.run import Run
 
 KINDS = {
     "worker": "SIGKILL to the process that trains",
@@ -66,31 +66,31 @@ BATCH, S = 8, 16
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A disturbance of a run."""
+    """A signal to a run."""
 
     kind: str
     at_targets: int
-    """When the log says that the run has seen so many."""
+    """Sent once the log reports this many targets seen."""
     delay_s: float = 0.0
-    """Later still: the log has five lines a second."""
+    """Additional delay, since the log has only five lines a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one disturbance did."""
+    """Effect of one signal."""
 
     kind: str
     at_targets: int
     was_running: bool
-    """The run had not ended before."""
+    """Whether the run had not ended before."""
     exit_code: int
-    """Of the disturbed command."""
+    """Of the command that was hit."""
     targets_seen: int
-    """When it was hit, by its log."""
+    """By its log when it was hit."""
     resumed_at: int
-    """By the first checkpoint that was gone on from after."""
+    """Targets seen by the checkpoint that the run resumed from."""
     left_processes: int
-    """Of the disturbed command, some seconds after it ended."""
+    """Processes of the command some seconds after it ended."""
 
 
 def tiny_run(corpus: Path, out: Path, num_updates: int) -> RunConfig:
@@ -99,9 +99,9 @@ def tiny_run(corpus: Path, out: Path, num_updates: int) -> RunConfig:
     One thread: at this size a second one only waits, and on a busy machine it waits for its core.
     """
     return RunConfig(
-        num_threads=1,
         train_corpus=corpus,
         out=out,
+        num_threads=1,
         precision="fp32",
         split=SplitConfig(test_fraction=0.0, validation_fraction=0.2),
         log_every_s=0.2,
@@ -123,39 +123,39 @@ def small_corpus(out: Path) -> Path:
 
 
 def start(config: RunConfig) -> subprocess.Popen[bytes]:
-    """`wm train` as a user types it."""
+    """Run `wm train` as a user does."""
     written = config.out.with_suffix(".yaml")
     written.write_text(json.dumps(to_plain(config)))
     return start_printing_to(printed_by(config), [sys.executable, "-m", "wm.cli", "train", str(written)])
 
 
 def printed_by(config: RunConfig) -> Path:
-    """File with what the last command printed."""
+    """File with the output of the last command."""
     return config.out.with_suffix(".printed")
 
 
 def starts(config: RunConfig) -> int:
-    """How often the run's workers began to train."""
+    """How often the run's workers started."""
     path = config.out / ATTEMPTS_FILE
     return path.read_text().count('"start"') if path.exists() else 0
 
 
 def trains(config: RunConfig, since: int) -> bool:
-    """Whether workers that began after the first `since` have made progress."""
+    """Whether workers that started after the first `since` starts have made progress."""
     if starts(config) <= since:
         return False
     return any(row["kind"] == "train" for row in rows_of_latest_attempt(config))
 
 
 def rows_of_latest_attempt(config: RunConfig) -> list[dict[str, Any]]:
-    """Rows of the log from the last start of the workers on."""
-    rows = read_log(config.out)
+    """Rows of the log since the last start of the workers."""
+    rows = Run(config).rows()
     begun = [number for number, row in enumerate(rows) if row["kind"] == "start"]
     return rows[begun[-1] :] if begun else []
 
 
 def wait_until(process: subprocess.Popen[bytes], config: RunConfig, since: int, at_targets: int) -> None:
-    """Until workers that began after the first `since` have made progress, up to some targets, or the command ends."""
+    """Wait until workers that started after the first `since` starts reach some targets, or the command ends."""
     while process.poll() is None and not (trains(config, since) and seen_by(config) >= at_targets):
         time.sleep(0.02)
 
@@ -166,7 +166,7 @@ def seen_by(config: RunConfig) -> int:
 
 
 def strike(process: subprocess.Popen[bytes], kind: str) -> dict[int, str]:
-    """Do to a run what the kind says; returns its whole tree as it was, empty where there was nothing to hit."""
+    """Send a run the signal of a kind; returns its process tree before, empty if there was no process to hit."""
     tree = descendants(process.pid)
     if kind == "ctrl-c":
         os.killpg(process.pid, signal.SIGINT)
@@ -178,7 +178,7 @@ def strike(process: subprocess.Popen[bytes], kind: str) -> dict[int, str]:
 
 
 def trial(config: RunConfig, *hits: Hit, gone_seconds: float = GONE_SECONDS) -> Trial:
-    """Begin the run or go on with it, and hit it at the moments; only the last one may end the command."""
+    """Start or resume a run and hit it at some moments; only the last hit may end the command."""
     process = start(config)
     seen, tree = 0, {}
     since = starts(config)
@@ -192,7 +192,7 @@ def trial(config: RunConfig, *hits: Hit, gone_seconds: float = GONE_SECONDS) -> 
     left = still_alive(tree, gone_seconds)
     if last.kind in SURVIVES and process.returncode != 0:
         print(printed_by(config).read_text()[-2_000:], flush=True)
-    found, _ = newest_sound(checkpoints_of(config.out))
+    found, _ = Run(config).checkpoints.newest_intact()
     return Trial(
         kind=last.kind,
         at_targets=last.at_targets,
@@ -205,13 +205,13 @@ def trial(config: RunConfig, *hits: Hit, gone_seconds: float = GONE_SECONDS) -> 
 
 
 def resumed_at(config: RunConfig) -> list[int]:
-    """Targets seen by the checkpoint that each start of the workers went on from."""
+    """Targets seen by the checkpoint that each start of the workers resumed from."""
     rows = [json.loads(line) for line in (config.out / ATTEMPTS_FILE).read_text().splitlines() if line]
     return [row["resumed_at"] for row in rows if row["event"] == "start"]
 
 
 def finish(config: RunConfig) -> None:
-    """Type the command, which must do."""
+    """Run the command, which must succeed."""
     process = start(config)
     assert process.wait() == 0, printed_by(config).read_text()[-3_000:]
 
@@ -220,14 +220,17 @@ def differences(first: RunConfig, second: RunConfig) -> list[str]:
     """Names of weights and optimizer values that differ between the ends of two runs, bit for bit."""
     states = []
     for config in (first, second):
-        newest = latest_checkpoint(checkpoints_of(config.out))
-        assert newest is not None
-        meta = open_checkpoint(newest).meta
+        newest = open_checkpoint(config.out)
+        meta = newest.meta
         facts = {name: meta[name] for name in ("targets_seen", "step", "cursor")}
         states.append(
             dict(
                 _flat(
-                    {"weights": load_file(newest / "model.safetensors"), "resume": load_resume(newest), "meta": facts}
+                    {
+                        "weights": load_file(newest.path / "model.safetensors"),
+                        "resume": load_resume(newest.path),
+                        "meta": facts,
+                    }
                 )
             )
         )
@@ -236,12 +239,12 @@ def differences(first: RunConfig, second: RunConfig) -> list[str]:
     )
 
 
-def _flat(thing: Any, name: str = "") -> list[tuple[str, Any]]:
-    if isinstance(thing, dict):
-        return [pair for key, value in thing.items() for pair in _flat(value, f"{name}.{key}")]
-    if isinstance(thing, list | tuple):
-        return [pair for number, value in enumerate(thing) for pair in _flat(value, f"{name}.{number}")]
-    return [(name, thing)]
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}")]
+    if isinstance(value, list | tuple):
+        return [pair for number, item in enumerate(value) for pair in _flat(item, f"{name}.{number}")]
+    return [(name, value)]
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -255,11 +258,11 @@ def run_trials(config: RunConfig, kinds: Sequence[str], num_moments: int, seed: 
     finish(config)
     end = seen_by(config)
     print(f"undisturbed: {end:,} targets", flush=True)
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     results = []
     for number in range(num_moments):
         disturbed = replace(config, out=config.out.parent / f"run-{number}")
-        moment = {"at_targets": round(chance.uniform(0, 0.95) * end), "delay_s": chance.uniform(0, 0.2)}
+        moment = {"at_targets": round(generator.uniform(0, 0.95) * end), "delay_s": generator.uniform(0, 0.2)}
         hit = Hit(kind=kinds[number % len(kinds)], **moment)
         done = trial(disturbed, hit)
         if done.exit_code != 0:
@@ -272,13 +275,13 @@ def run_trials(config: RunConfig, kinds: Sequence[str], num_moments: int, seed: 
 
 
 def main() -> int:
-    """Run the trials and say how many ended at the same weights."""
+    """Run the trials and report how many ended with the same weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--updates", type=int, default=1_500, help="of a run")
+    parser.add_argument("--updates", type=int, default=1_500, help="updates of a run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="train-kills-") as name:
         corpus = arguments.corpus or small_corpus(Path(name))

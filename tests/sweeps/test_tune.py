@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from snapshots import list_checkpoints
 
 from datasets.runtime.errors import UserError
 from tune.choose_k import choose, choose_from, compare, describe
@@ -16,7 +17,6 @@ from tune.config import SIZES, SweepConfig
 from tune.cost import cost_of
 from tune.results import ResultRow, State
 from tune.trials import trials_of
-from wm.checkpoints.reader import list_checkpoints
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml
 from wm.model.world_model import build_model, num_parameters

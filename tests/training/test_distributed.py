@@ -1,4 +1,4 @@
-"""Ranks together are one run: with the same batches, two make the updates of one, also when their number changes."""
+"""Data-parallel ranks: two make the updates of one, from the same batches, also if their number changes."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from typing import Any
 import pytest
 import torch
 from one_rank import RESUMED_FROM, run_job
+from snapshots import list_checkpoints
 from tiny_runs import assert_same_weights, checkpoints, losses, optimizer_tensors, tiny_run, weights, with_targets
 from torch import Tensor
 
-from wm.checkpoints.reader import list_checkpoints, open_checkpoint
+from wm.checkpoints.reader import open_checkpoint
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.runs.run_folder import checkpoints_of
 
 UPDATES, CHANGE_AT = 6, RESUMED_FROM + 1
-ONE_RANK = Path(__file__).with_name("one_rank.py")
+ONE_RANK = Path(__file__).parents[1] / "support" / "one_rank.py"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a job left, rank by rank."""
+    """What a job wrote, by rank."""
 
     weights: list[dict[str, Tensor]]
     taken: list[list[list[tuple[str, bool]]]]
-    """Rank, update, example."""
+    """By rank, update, example."""
     rows: list[list[dict[str, Any]]]
     errors: list[str]
 
 
 def job(config: RunConfig, name: str, resume: str | None = None, poisoned: int | None = None) -> dict[str, Any]:
-    """A run in a folder of its own, for `one_rank.py`."""
-    there = replace(config, out=config.out / name)
+    """A run in its own folder, for `one_rank.py`."""
+    own = replace(config, out=config.out / name)
     return {
         "name": name,
-        "config": to_plain(there),
+        "config": to_plain(own),
         "resume": None if resume is None else str(config.out / resume),
         "poisoned": poisoned,
     }
 
 
-def do_on_two_ranks(config: RunConfig, jobs: list[dict[str, Any]]) -> dict[str, Outcome]:
-    """Have two ranks do some jobs."""
+def run_on_two_ranks(config: RunConfig, jobs: list[dict[str, Any]]) -> dict[str, Outcome]:
+    """Run jobs on two ranks."""
     plan = config.out / "jobs.json"
     plan.write_text(json.dumps(jobs))
     processes = [
         subprocess.Popen(
-            [sys.executable, str(ONE_RANK), str(rank), "2", str(config.out / "meeting"), str(plan)],
+            [sys.executable, str(ONE_RANK), str(rank), "2", str(config.out / "store"), str(plan)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,20 +71,20 @@ def do_on_two_ranks(config: RunConfig, jobs: list[dict[str, Any]]) -> dict[str, 
     return {one["name"]: outcome(config.out, one["name"], 2) for one in jobs}
 
 
-def do_alone(config: RunConfig, one: dict[str, Any]) -> dict[str, Outcome]:
-    """Do a job as a single rank."""
+def run_on_one_rank(config: RunConfig, one: dict[str, Any]) -> dict[str, Outcome]:
+    """Run a job on a single rank."""
     run_job(one, 0)
     return {one["name"]: outcome(config.out, one["name"], 1)}
 
 
 def outcome(folder: Path, name: str, world: int) -> Outcome:
-    """What ranks left of a job."""
-    said = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
+    """What the ranks wrote about a job."""
+    written = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
     return Outcome(
         weights=[torch.load(folder / f"{name}-{rank}.pt") for rank in range(world)],
-        taken=[[[(example, has) for example, has in update] for update in one["taken"]] for one in said],
-        rows=[one["rows"] for one in said],
-        errors=[one["error"] for one in said],
+        taken=[[[(example, has) for example, has in update] for update in one["taken"]] for one in written],
+        rows=[one["rows"] for one in written],
+        errors=[one["error"] for one in written],
     )
 
 
@@ -103,24 +103,24 @@ def mixed_corpus(tmp_path_factory) -> Path:
 
 
 def unclipped(config: RunConfig) -> RunConfig:
-    """Adam does not see the gradient's scale, nor does its clipped norm: only without clipping do its moments."""
+    """Without clipping, which would hide the gradient's scale from Adam's moments."""
     return replace(config, optimizer=replace(config.optimizer, max_grad_norm=1e9))
 
 
 @pytest.fixture(scope="module", params=["adamw", "muon"])
 def together(mixed_corpus, tmp_path_factory, request) -> tuple[RunConfig, dict[str, Outcome]]:
-    """Runs of one and of two ranks: straight, resumed with as many, resumed with more and with fewer, and broken."""
+    """Runs of one and two ranks: uninterrupted, resumed with as many, more and fewer, and with broken data."""
     config = unclipped(with_targets(tiny_run(mixed_corpus, tmp_path_factory.mktemp("ranks") / "runs"), UPDATES))
     config = replace(config, optimizer=replace(config.optimizer, kind=request.param))
     config.out.mkdir()
-    outcomes = do_alone(config, job(config, "one"))
+    outcomes = run_on_one_rank(config, job(config, "one"))
     jobs = [job(config, "two"), job(config, "more", "one"), job(config, "again", "two")]
-    outcomes |= do_on_two_ranks(config, [*jobs, job(config, "broken", poisoned=1)])
-    return config, outcomes | do_alone(config, job(config, "fewer", "two"))
+    outcomes |= run_on_two_ranks(config, [*jobs, job(config, "broken", poisoned=1)])
+    return config, outcomes | run_on_one_rank(config, job(config, "fewer", "two"))
 
 
 def assert_equal_to_rounding(config: RunConfig, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Of float32; of what torch's Muon computes in bfloat16, to a rounding of every update there."""
+    """Up to float32 rounding; where torch's Muon computes in bfloat16, up to its rounding of every update."""
     assert found.keys() == expected.keys()
     is_muon = config.optimizer.kind == "muon"
     rounding = UPDATES * config.optimizer.learning_rate * torch.finfo(torch.bfloat16).eps if is_muon else 2e-5
@@ -143,21 +143,23 @@ def test_two_ranks_make_the_updates_of_one(together):
         torch.testing.assert_close(moments[name], tensor, rtol=1e-3, atol=1e-4 * scale + 1e-9)
 
 
-def test_every_rank_takes_a_part_of_the_same_batches_and_no_example_twice(together):
+def test_ranks_divide_the_same_batches_and_no_example_is_used_twice(together):
     _, outcomes = together
     straight = [sorted(update) for update in outcomes["one"].taken[0]]
     assert len(straight) == UPDATES
     assert [sorted(first + second) for first, second in zip(*outcomes["two"].taken, strict=True)] == straight
 
 
-def test_games_that_lack_fields_may_be_on_one_rank_more_than_on_the_other(together):
+def test_ranks_may_have_different_numbers_of_games_with_missing_fields(together):
     _, outcomes = together
     lacking = [[sum(not has for _, has in update) for update in rank] for rank in outcomes["two"].taken]
     assert any(first != second for first, second in zip(*lacking, strict=True))
 
 
 @pytest.mark.parametrize("name", ["more", "fewer", "again"])
-def test_a_run_that_goes_on_with_more_or_fewer_ranks_in_mid_epoch_sees_what_was_left_and_ends_the_same(together, name):
+def test_a_run_resumed_mid_epoch_with_more_or_fewer_ranks_takes_the_remaining_examples_and_ends_the_same(
+    together, name
+):
     config, outcomes = together
     straight = [sorted(update) for update in outcomes["one"].taken[0]]
     rest = [sorted(itertools.chain(*updates)) for updates in zip(*outcomes[name].taken, strict=True)]
@@ -166,7 +168,7 @@ def test_a_run_that_goes_on_with_more_or_fewer_ranks_in_mid_epoch_sees_what_was_
         assert_equal_to_rounding(config, found, outcomes["one"].weights[0])
 
 
-def test_two_ranks_resumed_are_bitwise_two_ranks_that_never_stopped(together):
+def test_two_resumed_ranks_equal_two_uninterrupted_ranks_bit_for_bit(together):
     _, outcomes = together
     assert_same_weights(outcomes["again"].weights[0], outcomes["two"].weights[0])
 
@@ -174,10 +176,10 @@ def test_two_ranks_resumed_are_bitwise_two_ranks_that_never_stopped(together):
 def test_broken_data_on_one_rank_stops_both_before_the_update(together):
     config, outcomes = together
     assert all("not finite" in error for error in outcomes["broken"].errors)
-    assert not list_checkpoints(checkpoints_of(config.out / "broken"))
+    assert not list_checkpoints(config.out / "broken" / "checkpoints")
 
 
-def test_every_rank_reports_the_same_judgement(together):
+def test_every_rank_reports_the_same_metrics(together):
     _, outcomes = together
     metrics = ("targets_seen", "context", "num_targets", "change_acc", "action_acc", "pos_mae", "val_loss")
     first, second = ([[row[m] for m in metrics] for row in rows] for rows in outcomes["two"].rows)

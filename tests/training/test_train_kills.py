@@ -1,6 +1,6 @@
-"""`wm train` is killed at random moments and goes on: the final weights are bitwise those of an undisturbed run.
+"""`wm train` is killed at random moments and resumes: the final weights are bitwise those of an undisturbed run.
 
-The short form of `make faults`.
+The short version of `make faults`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from train_kills import (
     KINDS,
     Hit,
@@ -20,9 +21,10 @@ from train_kills import (
     trial,
 )
 
+from datasets.runtime.hardware import num_cores
 from wm.data.training_data import open_data
 from wm.launch.train_worker import work
-from wm.runs.run_folder import claim
+from wm.runs.run import Run
 from wm.training.trainer import train
 
 NUM_UPDATES = 400
@@ -35,11 +37,22 @@ def config(tmp_path_factory):
     return tiny_run(small_corpus(folder), folder / "undisturbed", NUM_UPDATES)
 
 
-def test_notices_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_weights(config):
-    claim(config)
-    train(config, open_data(config), lambda rows: None, None)
+@pytest.fixture
+def threads_of_a_worker():
+    """As many threads as a single worker has on this machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_cores())
+    yield
+    torch.set_num_threads(before)
 
-    disturbed = replace(config, out=config.out.parent / "disturbed", max_failures=1)  # a notice is no failure
+
+@pytest.mark.usefixtures("threads_of_a_worker")
+def test_preemptions_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_weights(config):
+    run = Run(config)
+    run.claim()
+    train(run, open_data(config), lambda rows: None, None)
+
+    disturbed = replace(config, out=config.out.parent / "disturbed", max_failures=1)  # a preemption is no failure
     killed = trial(
         disturbed,
         Hit(kind="notice", at_targets=5_000),
@@ -48,14 +61,14 @@ def test_notices_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_weight
         gone_seconds=0,
     )
     assert killed.exit_code == -9
-    told = trial(disturbed, Hit(kind="term", at_targets=30_000), gone_seconds=0)
-    assert told.exit_code == 143
-    said = printed_by(disturbed).read_text().splitlines()[-1]
-    assert said == f"stopped at {told.resumed_at:,} targets, saved; the same command goes on from there"
-    assert told.resumed_at >= told.targets_seen
-    work(disturbed, "the last command")  # without Ray, to save the half minute that a command takes to begin and to end
+    stopped = trial(disturbed, Hit(kind="term", at_targets=30_000), gone_seconds=0)
+    assert stopped.exit_code == 143
+    printed = printed_by(disturbed).read_text().splitlines()[-1]
+    assert printed == f"stopped at {stopped.resumed_at:,} targets, saved; run the same command again to resume"
+    assert stopped.resumed_at >= stopped.targets_seen
+    work(disturbed, "the last command")  # without Ray, whose start and end take half a minute
     starts = resumed_at(disturbed)
-    assert starts == sorted(starts) and len(starts) == 5 and starts[-1] == told.resumed_at
+    assert starts == sorted(starts) and len(starts) == 5 and starts[-1] == stopped.resumed_at
     assert differences(config, disturbed) == []
 
 

@@ -1,11 +1,13 @@
-"""Training: it learns, and it resumes with the very next batch and update."""
+"""Training: the loss falls, and a resumed run continues with exactly the next batch and update."""
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,17 +29,19 @@ from tiny_runs import (
 import wm.training.trainer
 from datasets.loading.sequences import Cursor
 from datasets.runtime.errors import UserError
-from wm.checkpoints.reader import latest_checkpoint, load_weights, open_checkpoint
+from wm.checkpoints.reader import load_weights, open_checkpoint
 from wm.checkpoints.writer import CheckpointWriter
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import CheckpointConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.batches import Feed, Share
 from wm.data.training_data import check_same_games, digest_of_games, open_data
-from wm.runs.run_folder import checkpoints_of, claim, held, read_log
+from wm.runs.run import Run
+from wm.runs.run_log import read_log
 from wm.runs.stop_request import STOP_FILE
+from wm.training.divergence import DivergedError
 from wm.training.optimizer import learning_rate
-from wm.training.trainer import DivergedError, Row
+from wm.training.validation import Row
 
 
 @pytest.fixture
@@ -48,14 +52,14 @@ def config(tiny_corpus: Path, tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def every_update_saved(monkeypatch) -> None:
-    """Each save waits until it is written: else one that comes while another is under way is left out."""
+    """Each save waits until it is written; otherwise a save during another one is skipped."""
     save = CheckpointWriter.save
     monkeypatch.setattr(CheckpointWriter, "save", lambda self, snapshot, *, wait=False: save(self, snapshot, wait=True))
 
 
 @pytest.fixture
 def built(monkeypatch) -> list[torch.nn.Module]:
-    """The networks that training builds, so that a test can look at them."""
+    """The networks that training builds."""
     models: list[torch.nn.Module] = []
     build = wm.training.trainer.build_model
 
@@ -69,7 +73,7 @@ def built(monkeypatch) -> list[torch.nn.Module]:
 
 @pytest.fixture
 def taken(monkeypatch) -> list[Share]:
-    """The shares that training takes."""
+    """The local batches that training takes."""
     shares: list[Share] = []
     following = Feed.__next__
 
@@ -101,7 +105,7 @@ def test_the_loss_falls(config, kind):
     assert result.targets_seen >= config.optimizer.total_targets
 
 
-def test_a_run_reports_a_row_for_each_context_at_each_validation(config):
+def test_a_run_reports_a_row_per_context_at_each_validation(config):
     contexts = (1, 5)
     rows: list[Row] = []
     run(replace(config, eval=replace(config.eval, contexts=contexts)), rows=rows)
@@ -114,7 +118,7 @@ def test_a_run_reports_a_row_for_each_context_at_each_validation(config):
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.usefixtures("every_update_saved")
-def test_a_run_resumed_half_way_has_the_next_batch_and_the_next_update_of_one_that_never_stopped(
+def test_a_resumed_run_takes_the_next_batch_and_makes_the_next_update_of_an_uninterrupted_one(
     config, tmp_path, taken, kind
 ):
     config = replace(config, optimizer=replace(config.optimizer, kind=kind))
@@ -154,20 +158,20 @@ def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(config, every_s
         assert (in_the_middle, at_ends[0]) == ([], 1)
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_nothing_had_been(config, tmp_path, monkeypatch):
+def test_a_run_saves_at_a_stop_request_and_resumes_bit_for_bit(config, tmp_path, monkeypatch):
     monkeypatch.setattr(wm.runs.stop_request, "POLL_SECONDS", 0.0)
     run(config)
     stopped = replace(config, out=tmp_path / "stopped")
-    claim(stopped)
-    update = wm.training.trainer._Run.update
+    Run(stopped).claim()
+    update = wm.training.trainer.Trainer.update
 
-    def update_and_be_told(self, share):
+    def update_and_request_stop(self, share):
         update(self, share)
         if self.num_updates == 4:
             (stopped.out / STOP_FILE).touch()
 
     with monkeypatch.context() as patch:
-        patch.setattr(wm.training.trainer._Run, "update", update_and_be_told)
+        patch.setattr(wm.training.trainer.Trainer, "update", update_and_request_stop)
         result = run(stopped)
     assert result.interrupted
     newest = checkpoints(stopped)[-1]
@@ -180,7 +184,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_as_if_nothing_had_been(con
 
 
 @pytest.mark.parametrize("swap_players", [False, True])
-def test_two_runs_of_one_seed_are_equal_and_of_another_seed_not(config, tmp_path, swap_players):
+def test_two_runs_are_equal_with_the_same_seed_and_differ_with_another(config, tmp_path, swap_players):
     config = with_targets(replace(config, objective=replace(config.objective, swap_players=swap_players)), 3)
     outcomes = []
     for number, seed in enumerate((1, 1, 2)):
@@ -192,7 +196,7 @@ def test_two_runs_of_one_seed_are_equal_and_of_another_seed_not(config, tmp_path
 
 
 @pytest.mark.usefixtures("every_update_saved")
-def test_a_run_with_swapped_and_mirrored_examples_resumes_with_the_same_ones(config, tmp_path):
+def test_a_resumed_run_swaps_and_mirrors_the_same_examples(config, tmp_path):
     objective = replace(config.objective, swap_players=True, mirror=True)
     config = with_targets(replace(config, objective=objective), 4)
     run(config)
@@ -201,7 +205,7 @@ def test_a_run_with_swapped_and_mirrored_examples_resumes_with_the_same_ones(con
     assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(again)[-1]))
 
 
-def test_a_run_stopped_by_the_clock_goes_on_where_it_was(config, tmp_path):
+def test_a_run_that_reached_its_time_limit_can_be_resumed(config, tmp_path):
     config = with_targets(config, 4)
     run(config)
     timed = replace(config, out=tmp_path / "timed", max_seconds=1e-9)
@@ -213,7 +217,56 @@ def test_a_run_stopped_by_the_clock_goes_on_where_it_was(config, tmp_path):
     assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(timed)[-1]))
 
 
-def test_training_a_finished_run_again_changes_nothing_but_judges_it(config):
+def test_a_checkpoint_is_written_at_the_end_of_an_epoch_that_coincides_with_a_validation(config):
+    config = replace(config, checkpoint=CheckpointConfig(every_s=600.0, keep_last=1_000))
+    config = replace(with_targets(config, 400), eval=replace(config.eval, every_targets=10**9))
+    run(config)
+    end_of_epoch = open_checkpoint(checkpoints(config)[0]).meta["targets_seen"]
+    both = replace(config, out=config.out.with_name("both"), eval=replace(config.eval, every_targets=end_of_epoch))
+    rows: list[Row] = []
+    run(both, rows=rows)
+    assert rows[0]["targets_seen"] == end_of_epoch
+    assert open_checkpoint(checkpoints(both)[0]).meta["targets_seen"] == end_of_epoch
+
+
+def test_a_run_is_not_complete_before_its_final_evaluation(config, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = with_targets(replace(config, eval=replace(config.eval, every_targets=10**9)), 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(wm.training.trainer.Trainer, "validate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    newest = checkpoints(config)[-1]
+    assert not Run(config).is_complete(open_checkpoint(newest).meta)
+    assert run(config, resume=newest).rows[0]["num_targets"] == 60
+    assert Run(config).is_complete(open_checkpoint(checkpoints(config)[-1]).meta)
+
+
+def test_a_rollback_frees_the_weights_of_the_diverged_run_before_the_next_memory_check(config, built, monkeypatch):
+    update, models, alive = wm.training.trainer.Trainer.update, [], []
+
+    def diverge_once(self, share):
+        if self.num_updates == 5 and not self.num_rollbacks:
+            raise DivergedError("for this test")
+        update(self, share)
+
+    def check_memory(*_: object) -> None:
+        models.append(weakref.ref(built.pop()))
+        alive.append([model() is not None for model in models])
+
+    monkeypatch.setattr(wm.training.trainer, "check_memory", check_memory)
+    monkeypatch.setattr(wm.training.trainer.Trainer, "update", diverge_once)
+    gc.disable()
+    try:
+        run(replace(config, divergence=replace(config.divergence, action="rollback")))
+    finally:
+        gc.enable()
+    assert alive == [[True], [False, True]]
+
+
+def test_training_a_finished_run_again_evaluates_it_and_changes_nothing_else(config):
     config = with_targets(config, 2)
     first = run(config)
     before = weights(checkpoints(config)[-1])
@@ -230,12 +283,13 @@ import torch
 torch.set_num_threads(1)
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain
-from wm.runs.run_folder import claim
-from wm.training.trainer import train
 from wm.data.training_data import open_data
+from wm.runs.run import Run
+from wm.training.trainer import train
 
 config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
-claim(config)
+run = Run(config)
+run.claim()
 reports = []
 
 def report(rows):
@@ -243,17 +297,16 @@ def report(rows):
     if len(reports) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(config, open_data(config), report, None)
+train(run, open_data(config), report, None)
 """
 
 
-def test_a_killed_run_resumes_from_its_last_checkpoint_and_forgets_what_it_logged_after_it(config, tmp_path):
+def test_a_killed_run_resumes_from_its_last_checkpoint_and_drops_later_log_rows(config, tmp_path):
     killed = replace(config, out=tmp_path / "killed")
     script = [sys.executable, "-c", KILLED, json.dumps(to_plain(killed))]
     done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
-    newest = latest_checkpoint(checkpoints_of(killed.out))
-    assert newest is not None
+    newest = open_checkpoint(killed.out).path
     with (killed.out / "log.jsonl").open("a") as log:
         log.write(json.dumps(read_log(killed.out)[-1] | {"targets_seen": 100 * STEP}) + "\n")
     seen = open_checkpoint(newest).meta["targets_seen"]
@@ -263,16 +316,16 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_forgets_what_it_logge
     run(killed, resume=newest)
     run(config)
     assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(killed)[-1]))
-    said = [
+    logged = [
         [(row["kind"], row["targets_seen"]) for row in read_log(c.out) if row["kind"] in ("train", "eval")]
         for c in (config, killed)
     ]
-    assert said[0] == said[1]
+    assert logged[0] == logged[1]
     assert losses(config) == losses(killed)
 
 
 @pytest.mark.usefixtures("every_update_saved")
-def test_a_learning_rate_too_high_stops_the_run_before_the_update_that_would_spoil_it(config, built):
+def test_too_high_a_learning_rate_stops_the_run_before_the_update_that_would_ruin_it(config, built):
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(DivergedError, match="lower optimizer"):
         run(config)
@@ -282,15 +335,15 @@ def test_a_learning_rate_too_high_stops_the_run_before_the_update_that_would_spo
 
 
 @pytest.mark.usefixtures("every_update_saved")
-def test_a_poisoned_weight_stops_the_run_before_any_update(config, tmp_path, built, monkeypatch):
+def test_a_nan_weight_stops_the_run_before_any_update(config, tmp_path, built, monkeypatch):
     run(with_targets(config, 2))
 
-    def load_poisoned(model, path):
+    def load_with_nan(model, path):
         load_weights(model, path)
         with torch.no_grad():
             model.get_parameter("heads.linear.bias")[0] = float("nan")
 
-    monkeypatch.setattr(wm.training.trainer, "load_weights", load_poisoned)
+    monkeypatch.setattr(wm.training.trainer, "load_weights", load_with_nan)
     again = replace(config, out=tmp_path / "again")
     with pytest.raises(DivergedError, match="not finite"):
         run(again, resume=checkpoints(config)[0])
@@ -303,7 +356,7 @@ def test_a_poisoned_weight_stops_the_run_before_any_update(config, tmp_path, bui
         assert torch.equal(found, tensor), name
 
 
-def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(config):
+def test_the_learning_rate_warms_up_linearly_and_decays_as_a_cosine(config):
     optimizer = OptimizerConfig(
         total_targets=1_000, batch_size=10, learning_rate=2.0, warmup_targets=100, min_lr_ratio=0.1
     )
@@ -320,30 +373,15 @@ def cosine(progress: float) -> float:
     return 0.1 + 0.9 * (1 + float(np.cos(np.pi * progress))) / 2
 
 
-def test_examples_longer_than_any_game_are_refused_before_training(config):
+def test_examples_longer_than_any_game_are_rejected_before_training(config):
     with pytest.raises(UserError, match="an example needs 100001"):
         open_data(replace(config, objective=ObjectiveConfig(sequence_frames=100_000)))
 
 
-def test_a_run_whose_corpus_has_changed_is_not_resumed(config):
+def test_a_run_is_not_resumed_on_a_changed_corpus(config):
     data = open_data(config)
     fewer = replace(data, judged=data.train)
     meta = {"games": digest_of_games(data)}
     check_same_games(meta, data)
     with pytest.raises(UserError, match="have changed since its last checkpoint"):
         check_same_games(meta, fewer)
-
-
-def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    holder = (
-        "import sys, time; from pathlib import Path; from wm.runs.run_folder import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", holder, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        try:
-            assert other.stdout is not None and other.stdout.readline() == "held\n"
-            with pytest.raises(UserError, match="another process is training"), held(tmp_path):
-                pass
-        finally:
-            other.kill()

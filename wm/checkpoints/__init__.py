@@ -1,4 +1,1 @@
-"""What checkpoints are made of: files with checksums, places that commit a folder as one, host copies, what is kept.
-
-`wm.checkpoints.reader` opens them, `wm.checkpoints.writer` writes them while training goes on.
-"""
+"""Checkpoints: their files and checksums, the stores that hold them, writing while training goes on, and retention."""

@@ -1,12 +1,13 @@
-"""The files of a checkpoint, and how a damaged one is told from a sound one.
+"""The files of a checkpoint and their checksums.
 
 model.safetensors   weights
 config.json         the run's config
-resume.pt           optimizer and the run's place in its data; tensors and plain values only, so no code is unpickled
-meta.json           versions, targets seen, metrics, bytes and checksum of each other file and of itself; written last:
-                    without it there is no checkpoint
+resume.pt           optimizer state; tensors and plain values only, so loading it runs no pickled code
+meta.json           versions, targets seen, metrics, position in the data, size and checksum of every other file and of
+                    itself; written last: a folder without it is not a checkpoint
 
-Versions: 1 had no checksums. 2 has them, and one place in the data for the whole run instead of one for each worker.
+Versions of the format: 1 had no checksums. 2 has them, and one position in the data for the whole run instead of one
+per worker.
 """
 
 from __future__ import annotations
@@ -29,43 +30,43 @@ from wm.model.encoding import ENCODING_VERSION
 
 CHECKPOINT_VERSION = 2
 MODEL_FILE, CONFIG_FILE, RESUME_FILE, META_FILE = "model.safetensors", "config.json", "resume.pt", "meta.json"
-SEALED_FILES = (MODEL_FILE, CONFIG_FILE, RESUME_FILE)
-"""Files whose bytes and checksum are in meta.json."""
-SEAL = "blake2b"
+CHECKSUMMED_FILES = (MODEL_FILE, CONFIG_FILE, RESUME_FILE)
+"""Files whose size and checksum are in meta.json."""
+CHECKSUM = "blake2b"
 NAME = re.compile(r"targets-(\d{12,})(?:-(\d+))?")
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint is not what was written; the message is the reason."""
+    """A checkpoint's content differs from what was written; the message is the reason."""
 
 
-class Name(NamedTuple):
+class CheckpointName(NamedTuple):
     """Name of a checkpoint; names sort by age."""
 
     targets_seen: int
     revision: int = 0
-    """Counts checkpoints of the same number of targets: a name is never written twice, so none is ever in between."""
+    """Counts checkpoints at the same number of targets. No name is written twice, so that no kill can damage one."""
 
     def __str__(self) -> str:
         return f"targets-{self.targets_seen:012d}" + (f"-{self.revision}" if self.revision else "")
 
+    @classmethod
+    def parse(cls, text: str) -> CheckpointName | None:
+        """The name in a folder's name; None if the folder is not a checkpoint's."""
+        match = NAME.fullmatch(text)
+        return cls(int(match[1]), int(match[2] or 0)) if match else None
 
-def parse_name(text: str) -> Name | None:
-    """The name that a folder's name stands for, if it is a checkpoint's."""
-    match = NAME.fullmatch(text)
-    return Name(int(match[1]), int(match[2] or 0)) if match else None
 
-
-def sealed_files(
+def serialize(
     model_state: dict[str, Tensor], config: RunConfig, meta: dict[str, Any], resume: dict[str, Any]
 ) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each file, in the order in which they are to be written.
+    """Name and content of each file, in the order in which they must be written.
 
-    A file is in memory whole (the largest takes 8 bytes a parameter): torch.save may end the process when what it
-    writes to fails under it.
+    Each file is complete in memory (the largest takes 8 bytes a parameter), because torch.save may abort the process
+    when the file that it writes to fails.
     """
     facts: dict[str, dict[str, Any]] = {}
-    for name in SEALED_FILES:
+    for name in CHECKSUMMED_FILES:
         if name == MODEL_FILE:
             content = safetensors.torch.save(model_state)
         elif name == CONFIG_FILE:
@@ -74,56 +75,56 @@ def sealed_files(
             buffer = io.BytesIO()
             torch.save(resume, buffer)
             content = buffer.getvalue()
-        facts[name] = {"bytes": len(content), SEAL: _digest(content)}
+        facts[name] = {"bytes": len(content), CHECKSUM: _checksum(content)}
         yield name, content
     versions = {"checkpoint_version": CHECKPOINT_VERSION, "encoding_version": ENCODING_VERSION}
-    sealed = versions | meta | {"files": facts}
-    yield META_FILE, json.dumps(sealed | {SEAL: _digest_of_meta(sealed)}, indent=1).encode()
+    meta = versions | meta | {"files": facts}
+    yield META_FILE, json.dumps(meta | {CHECKSUM: _checksum_of_meta(meta)}, indent=1).encode()
 
 
-def read_meta(content: bytes, where: str) -> dict[str, Any]:
-    """What meta.json says.
+def read_meta(content: bytes, location: str) -> dict[str, Any]:
+    """Parse meta.json.
 
     Args:
-        where: names the checkpoint in messages.
+        location: names the checkpoint in messages.
     Raises:
-        DamagedCheckpointError: it is not what was written.
-        UserError: it is of another version or encoding.
+        DamagedCheckpointError: the content differs from what was written.
+        UserError: the checkpoint has another version or encoding.
     """
     try:
         meta = json.loads(content)
         versions = (meta["checkpoint_version"], meta["encoding_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(f"{META_FILE}: {type(error).__name__}") from error
-    seal = meta.pop(SEAL, None)
-    is_as_written = seal == _digest_of_meta(meta)
-    # Version 1 had no seal; later ones keep it as it is here, so that no flipped bit passes for another version.
-    if versions != (CHECKPOINT_VERSION, ENCODING_VERSION) and (is_as_written or seal is None):
+    checksum = meta.pop(CHECKSUM, None)
+    is_intact = checksum == _checksum_of_meta(meta)
+    # A flipped bit in a version number must count as damage. Version 1 had no checksum.
+    if versions != (CHECKPOINT_VERSION, ENCODING_VERSION) and (is_intact or checksum is None):
         raise UserError(
-            f"checkpoint {where} has version {versions[0]} and encoding {versions[1]}, this version reads "
-            f"{CHECKPOINT_VERSION} and {ENCODING_VERSION}; train again, or use the version that made it"
+            f"checkpoint {location} has version {versions[0]} and encoding {versions[1]}, this version reads "
+            f"{CHECKPOINT_VERSION} and {ENCODING_VERSION}; train again, or use the version that wrote it"
         )
-    if not is_as_written:
-        raise DamagedCheckpointError(f"{META_FILE}: another checksum than when it was written")
+    if not is_intact:
+        raise DamagedCheckpointError(f"{META_FILE}: checksum mismatch")
     return meta
 
 
 def check_content(name: str, content: bytes, meta: dict[str, Any]) -> None:
-    """Compare a file with what meta.json says of it.
+    """Compare a file with its size and checksum in meta.json.
 
     Raises:
-        DamagedCheckpointError: it is not what was written.
+        DamagedCheckpointError: the content differs from what was written.
     """
     facts = meta["files"][name]
     if len(content) != facts["bytes"]:
         raise DamagedCheckpointError(f"{name}: {len(content):,} bytes, expected {facts['bytes']:,}")
-    if _digest(content) != facts[SEAL]:
-        raise DamagedCheckpointError(f"{name}: another checksum than when it was written")
+    if _checksum(content) != facts[CHECKSUM]:
+        raise DamagedCheckpointError(f"{name}: checksum mismatch")
 
 
-def _digest(content: bytes) -> str:
+def _checksum(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _digest_of_meta(meta: dict[str, Any]) -> str:
-    return _digest(json.dumps(meta, sort_keys=True).encode())
+def _checksum_of_meta(meta: dict[str, Any]) -> str:
+    return _checksum(json.dumps(meta, sort_keys=True).encode())

@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from wm.checkpoints.files import Name
+from wm.checkpoints.files import CheckpointName
 
 Metric = Literal["val_loss", "change_acc"]
 SIGN: dict[Metric, int] = {"val_loss": -1, "change_acc": 1}
-"""What makes more of a metric better: a loss is good when it is low."""
+"""+1 if higher values of a metric are better."""
 
 
-def judged_value(meta: dict[str, Any], metric: Metric) -> float | None:
-    """A metric of a checkpoint's own weights: of `judged_context`, or else of the first row.
+def metric_of(meta: dict[str, Any], metric: Metric) -> float | None:
+    """A metric of a checkpoint's own weights, at `judged_context` if meta.json has one, otherwise of the first row.
 
-    None where it was not judged at its own place, or the value is no number.
+    None if the weights were not evaluated at their own number of targets, or the value is not finite.
     """
     context = meta.get("judged_context")
     for row in meta.get("metrics", ()):
@@ -27,14 +27,14 @@ def judged_value(meta: dict[str, Any], metric: Metric) -> float | None:
     return None
 
 
-def best_of(metas: Mapping[Name, dict[str, Any]], metric: Metric) -> Name | None:
-    """The best by a metric, of equals the newest; None where none was judged."""
-    judged = {name: value for name, meta in metas.items() if (value := judged_value(meta, metric)) is not None}
-    return max(judged, key=lambda name: (SIGN[metric] * judged[name], name)) if judged else None
+def best_of(metas: Mapping[CheckpointName, dict[str, Any]], metric: Metric) -> CheckpointName | None:
+    """The best by a metric, the newest of equals; None if none was evaluated."""
+    values = {name: value for name, meta in metas.items() if (value := metric_of(meta, metric)) is not None}
+    return max(values, key=lambda name: (SIGN[metric] * values[name], name)) if values else None
 
 
-def kept_of(metas: Mapping[Name, dict[str, Any]], keep_last: int) -> set[Name]:
-    """The newest of some checkpoints, and the best by each metric; of one number of targets only the last revision."""
+def retained(metas: Mapping[CheckpointName, dict[str, Any]], keep_last: int) -> set[CheckpointName]:
+    """The newest checkpoints and the best by each metric; only the last revision at each number of targets counts."""
     last = {name.targets_seen: name for name in sorted(metas)}
     metas = {name: metas[name] for name in last.values()}
     best = {best_of(metas, metric) for metric in SIGN}

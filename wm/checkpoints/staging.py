@@ -1,4 +1,4 @@
-"""A run's state copied to host memory, so that a thread can write it while training goes on."""
+"""Copies of a run's state in host memory, so that a thread can write them while training goes on."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from wm.config.run_config import RunConfig
 
 PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
-"""What torch.load opens without running code, beside tensors and containers of them."""
+"""What torch.load opens without running pickled code, beside tensors and containers of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """A run's state at one moment; its tensors may change as soon as it has been copied."""
+    """A run's state at one moment; its tensors may change once they have been copied."""
 
     model_state: dict[str, Tensor]
     config: RunConfig
     meta: dict[str, Any]
     """JSON values; `targets_seen` names the checkpoint. `metrics`: rows of the last validation, each with context,
-    targets_seen, val_loss, change_acc; `judged_context`: whose row says which checkpoint is best (else the first)."""
+    targets_seen, val_loss, change_acc; `judged_context`: whose row decides which one is best (else the first)."""
     resume: dict[str, Any]
-    """What a run goes on from: tensors and plain values in dicts, lists and tuples."""
+    """Further training state: tensors and plain values in dicts, lists and tuples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,21 +34,21 @@ class StagedCopy:
 
     snapshot: Snapshot
     copied: torch.cuda.Event | None
-    """When its tensors have come from the device; None: they have."""
+    """Recorded behind the copies from a GPU; None if there are none."""
 
-    def arrived(self) -> Snapshot:
-        """The snapshot, once all of it is there."""
+    def wait(self) -> Snapshot:
+        """The snapshot, once all copies are complete."""
         if self.copied is not None:
             self.copied.synchronize()
         return self.snapshot
 
 
 class Staging:
-    """Host buffers that are used again for each snapshot; fresh memory would cost a page fault every 4 KB.
+    """Host buffers, reused for each snapshot; fresh memory would cost a page fault every 4 KB.
 
-    Tensors of a GPU are copied into pinned memory by the stream that trains: the host only queues the copies and goes
-    on, and the next update, queued behind them, cannot overwrite what is still to be copied. A stream of its own would
-    have to be waited for just the same, or need a second copy on the device.
+    A GPU's tensors are copied into pinned memory on the training stream: the host only queues the copies, and the next
+    update, queued behind them, cannot overwrite what is still to be copied. A separate stream would have to be waited
+    for just the same, or need a second copy on the device.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Staging:
         """Copy a snapshot; the copy before must not be in use any more.
 
         Raises:
-            TypeError: the snapshot holds what cannot be written without pickled code, or in JSON.
+            TypeError: the snapshot holds what cannot be written as JSON, or not without pickled code.
         """
         on_cuda: list[Tensor] = []
         copied = Snapshot(

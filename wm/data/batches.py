@@ -21,11 +21,10 @@ from torch import Tensor
 from datasets.loading.frames import GameIndex
 from datasets.loading.sequences import Cursor, SequenceOrder
 from datasets.runtime.errors import UserError
-from datasets.runtime.hardware import num_cores
+from datasets.runtime.hardware import available_memory_bytes, num_cores
 from wm.config.run_config import DataConfig
 from wm.data.pools import BYTES_PER_FRAME, FrameStore, LoadedPool, PoolReader
 from wm.model.encoding import Frames
-from wm.training.host_memory import available_bytes
 
 MAX_READ_THREADS = 8
 """One thread reads over a million frames a second."""
@@ -194,7 +193,7 @@ def fits_on_device(num_frames: int, device: torch.device, data: DataConfig, loca
     if data.device_cache == "never":
         return False
     needed = num_frames * BYTES_PER_FRAME
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes() // local_ranks
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes() // local_ranks
     fits = needed <= data.device_cache_fraction * memory
     if data.device_cache == "always" and not fits:
         raise UserError(

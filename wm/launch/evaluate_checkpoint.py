@@ -1,4 +1,4 @@
-"""`wm eval`: a checkpoint and a corpus in, a table and JSON out."""
+"""`wm eval`: evaluates a checkpoint on a corpus; prints a table and writes JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from datasets.loading.frames import index_games
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import Split
-from wm.checkpoints.reader import Checkpoint, load_model, open_checkpoint
+from wm.checkpoints.locations import RUN_SUBFOLDER
+from wm.checkpoints.reader import load_model, open_checkpoint
+from wm.checkpoints.store import Checkpoint
 from wm.evaluation.evaluator import Context
 from wm.evaluation.summary import default_contexts, evaluate, table
-from wm.runs.run_folder import CHECKPOINTS
 
 EVAL_FILE = "eval.json"
 
@@ -30,18 +31,19 @@ def evaluate_checkpoint(
     use_gpu: bool = False,
     out: Path | None = None,
 ) -> dict:
-    """Judge a checkpoint, print the table and write the JSON.
+    """Evaluate a checkpoint, print the table and write the JSON.
 
     Args:
         checkpoint: folder or URI of a checkpoint or of a run.
         contexts: numbers of frames or `stream`; empty for the model's defaults.
-        out: of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
+        num_targets: evaluated frames; None for all.
+        out: path of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
     """
     opened = open_checkpoint(checkpoint)
     model = load_model(opened)
     device = torch.device("cuda" if use_gpu else "cpu")
     if use_gpu and not torch.cuda.is_available():
-        raise UserError("--use-gpu is set, but no CUDA device is to be seen")
+        raise UserError("--use-gpu is set, but there is no CUDA device; leave it out, or install a CUDA torch")
     index = index_games(open_corpus(corpus), split, opened.config.split, for_evaluation=True)
     chosen = parse_contexts(contexts) or default_contexts(model)
     result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
@@ -52,17 +54,17 @@ def evaluate_checkpoint(
     print(table(result))
     trained_on_all = opened.config.train_split == "all" or opened.config.eval_corpus is not None
     if trained_on_all and corpus.resolve() == opened.config.train_corpus:
-        print("\nthis model was trained on all games of this corpus: it has seen what it is judged on here")
+        print("\nthis model was trained on all games of this corpus: it is evaluated on its training data")
     print(f"\n{out}")
     return result
 
 
 def _folder_of(checkpoint: Checkpoint) -> Path:
-    """Where a checkpoint's judgement lies by default."""
+    """Default folder for a checkpoint's evaluation."""
     if checkpoint.location != str(checkpoint.path):
         return Path()
     folder = checkpoint.path.parent
-    return folder.parent if folder.name == CHECKPOINTS else checkpoint.path
+    return folder.parent if folder.name == RUN_SUBFOLDER else checkpoint.path
 
 
 def parse_contexts(texts: Sequence[str]) -> tuple[Context, ...]:

@@ -1,8 +1,8 @@
-"""`wm train`: the plain training function under Ray Train, on one CPU or many GPUs.
+"""`wm train`: the training function under Ray Train, on one CPU or many GPUs.
 
-Checkpoints are our own, on storage that every worker sees: a worker group that Ray restarts, and a command that is run
-again, both go on from the newest sound one. What ends a run for good is written into its folder, and the workers
-return: Ray would restart a group that raises.
+Checkpoints are not Ray Train's but in a store that every worker reaches: restarted workers and a repeated command both
+resume from the newest intact one. What ends a run is recorded in its folder, and the workers return normally, because
+Ray restarts workers that raise.
 """
 
 from __future__ import annotations
@@ -25,82 +25,85 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.object_storage import is_remote
 from datasets.runtime.ray_cluster import start_ray, uses_cluster
-from wm.checkpoints.reader import newest_meta, newest_sound
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import check_same_games, open_data
 from wm.launch.train_worker import work
-from wm.runs.console import shown
-from wm.runs.crash_history import ENDING_FILE, NO_WORDS, Attempts, where_to_look
-from wm.runs.run_folder import claim, describe_run, held, place_of_checkpoints
-from wm.runs.stop_request import RunStoppedError, Told, stopping_on_signals, tell_this_process_on_sigterm
-from wm.training.trainer import TrainResult, use_cores
+from wm.runs.console import print_progress
+from wm.runs.crash_history import NO_TRACEBACK, CrashHistory
+from wm.runs.run import Run
+from wm.runs.run_log import LOG_FILE
+from wm.runs.stop_request import RunStoppedError, request_stop_on_sigterm
+from wm.training.device import set_num_threads
+from wm.training.trainer import TrainResult
 
 JOIN_SECONDS = 0.2
 
 
 def train_on_ray(config: RunConfig) -> TrainResult:
-    """Run, or resume, a training run with Ray Train.
+    """Start or resume a training run with Ray Train.
 
     Raises:
-        UserError: the run cannot start as configured, its loss exploded, or its workers died too often.
-        RunStoppedError: SIGTERM or Ctrl-C told it to stop, and it has saved.
+        UserError: the run cannot start as configured, its loss diverged, or its workers crashed too often.
+        RunStoppedError: SIGTERM or Ctrl-C stopped it, and it has saved.
     """
-    config = with_absolute_paths(config)
-    data = open_data(config)
-    claim(config)
-    place = place_of_checkpoints(config)
-    done, _ = newest_sound(place)
-    if done is not None:
-        check_same_games(done.meta, data)
-        if _is_finished(done.meta, config):
-            print(f"{config.out} is finished at {done.meta['targets_seen']:,} targets", flush=True)
-            return _result(done.meta)
-    with held(config.out):
-        describe_run(config, data.train, data.judged, sys.argv)
-        _fit(config)
-    meta = newest_meta(place)
+    run = Run(with_absolute_paths(config))
+    data = open_data(run.config)
+    run.claim()
+    found, _ = run.checkpoints.newest_intact()
+    if found is not None:
+        check_same_games(found.meta, data)
+        if run.is_complete(found.meta):
+            print(f"{run.folder} is complete at {found.meta['targets_seen']:,} targets", flush=True)
+            return _result(found.meta)
+    with run.lock():
+        run.describe(data, sys.argv)
+        _fit(run)
+    meta = run.checkpoints.newest_meta()
     if meta is None:
-        raise UserError(f"the run in {config.out} ended without a checkpoint; its log is {config.out / 'log.jsonl'}")
+        raise UserError(f"the run in {run.folder} ended without a checkpoint; see its log, {run.folder / LOG_FILE}")
     return _result(meta)
 
 
-def _fit(config: RunConfig) -> None:
+def _fit(run: Run) -> None:
     """Run the workers to the end.
 
     Raises:
-        UserError: why the run is over, in a worker's words, or how its workers died.
-        RunStoppedError: it was told to stop.
+        UserError: why the run is over, in a worker's words, or how its workers crashed.
+        RunStoppedError: it was asked to stop.
     """
+    config = run.config
     start_ray(
         min_cpus=1 if config.use_gpu else config.num_workers, min_gpus=config.num_workers if config.use_gpu else 0
     )
-    ending = config.out / ENDING_FILE
-    ending.unlink(missing_ok=True)
-    attempts = Attempts(config.out, uuid.uuid4().hex)
-    with shown(config.out, config), stopping_on_signals(config.out) as told:
-        failure = _run_until_over(config, attempts, told)
-    if ending.exists():
-        raise UserError(ending.read_text()) from failure
-    if told.signal is not None and not _is_done(config):
-        raise _stopped(config, told.signal)
+    run.clear_end()
+    command = uuid.uuid4().hex
+    history = run.crash_history(command)
+    with print_progress(run), run.stop_request.on_signals():
+        failure = _run_until_over(run, history, command)
+    reason, stop_signal = run.end_reason(), run.stop_request.signal
+    if reason is not None:
+        raise UserError(reason) from failure
+    if stop_signal is not None and not run.is_complete(run.checkpoints.newest_meta()):
+        raise _stopped(run, stop_signal)
     if isinstance(failure, TrainingFailedError):
-        raise UserError(_too_many_deaths(config, attempts, failure)) from failure
+        raise UserError(_crashed_too_often(run, history, failure)) from failure
     if failure is not None:
         raise failure
 
 
-def _run_until_over(config: RunConfig, attempts: Attempts, told: Told) -> BaseException | None:
-    """Start the workers again as often as machines go: Ray counts that among the failures, of which few are allowed."""
-    num_preempted = num_deaths = 0
+def _run_until_over(run: Run, history: CrashHistory, command: str) -> BaseException | None:
+    """Restart the workers after any number of preemptions, which Ray counts among the few failures it allows."""
+    max_failures = run.config.max_failures
+    num_preempted = num_crashed = 0
     while True:
-        failure = _run_aside(_trainer(config, attempts.command, config.max_failures - num_deaths))
-        past, before = attempts.past(), num_preempted
-        num_preempted = sum(one.is_preempted for one in past)
-        num_deaths = len(past) - num_preempted
-        is_over = told.signal is not None or (config.out / ENDING_FILE).exists()
-        may_go_on = num_preempted > before and num_deaths <= config.max_failures
-        if is_over or not may_go_on or not isinstance(failure, TrainingFailedError):
+        failure = _fit_in_thread(_trainer(run.config, command, max_failures - num_crashed))
+        past, before = history.attempts(), num_preempted
+        num_preempted = sum(attempt.is_preempted for attempt in past)
+        num_crashed = len(past) - num_preempted
+        is_over = run.stop_request.signal is not None or run.end_reason() is not None
+        may_restart = num_preempted > before and num_crashed <= max_failures
+        if is_over or not may_restart or not isinstance(failure, TrainingFailedError):
             return failure
 
 
@@ -115,19 +118,19 @@ def _trainer(config: RunConfig, command: str, max_failures: int) -> TorchTrainer
             name="ray",
             storage_path=str(config.out),
             failure_config=train_config.FailureConfig(max_failures=max_failures),
-            callbacks=cast(Any, [_SavesOnSigterm()]),  # Ray takes internal callbacks too, but does not say so
+            callbacks=cast(Any, [_StopOnSigterm()]),  # Ray accepts internal callbacks, but does not declare it
         ),
     )
 
 
-def _run_aside(trainer: TorchTrainer) -> BaseException | None:
-    """Run in another thread: in the main one, Ray would take Ctrl-C for itself and abort without saving."""
+def _fit_in_thread(trainer: TorchTrainer) -> BaseException | None:
+    """Run outside the main thread, where Ray would handle Ctrl-C itself and abort without saving."""
     failures: list[BaseException] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # whatever it is, the main thread must know
+        except BaseException as error:  # the main thread must know, whatever it is
             failures.append(error)
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
@@ -137,35 +140,35 @@ def _run_aside(trainer: TorchTrainer) -> BaseException | None:
     return failures[0] if failures else None
 
 
-class _SavesOnSigterm(WorkerCallback):
-    """Ray Train runs the loop in a thread, where no signal can be caught; this runs in the worker's main thread."""
+class _StopOnSigterm(WorkerCallback):
+    """Ray Train runs the loop in a thread, which cannot handle signals; this runs in the worker's main thread."""
 
     def after_init_train_context(self) -> None:
-        """Called by Ray on each worker, before the loop begins."""
-        tell_this_process_on_sigterm()
+        """Called by Ray on each worker before the loop begins."""
+        request_stop_on_sigterm()
 
 
-def _stopped(config: RunConfig, number: int) -> RunStoppedError:
-    """Says where the run stands, for a person."""
-    meta = newest_meta(place_of_checkpoints(config))
+def _stopped(run: Run, number: int) -> RunStoppedError:
+    """Print where the run stopped."""
+    meta = run.checkpoints.newest_meta()
     at = "before its first checkpoint" if meta is None else f"at {meta['targets_seen']:,} targets, saved"
-    print(f"stopped {at}; the same command goes on from there", flush=True)
+    print(f"stopped {at}; run the same command again to resume", flush=True)
     return RunStoppedError(128 + number)
 
 
-def _too_many_deaths(config: RunConfig, attempts: Attempts, failure: TrainingFailedError) -> str:
+def _crashed_too_often(run: Run, history: CrashHistory, failure: TrainingFailedError) -> str:
     """How the last attempts ended, and what to do."""
-    meta = newest_meta(place_of_checkpoints(config))
-    seen = 0 if meta is None else meta["targets_seen"]
-    past = attempts.past()
-    deaths = [one for one in past if not one.is_preempted]
-    where = where_to_look(config.out)
-    on = f"run the same command again: it goes on from {seen:,} targets"
-    if len(deaths) <= config.max_failures:  # the other failures are starts that came to nothing
-        return f"the run's workers did not begin{' again' if past else ''} ({_last_line(failure)}); {where}, then {on}"
+    meta = run.checkpoints.newest_meta()
+    past = history.attempts()
+    crashes = [attempt for attempt in past if not attempt.is_preempted]
+    resume = f"run the same command again to resume from {0 if meta is None else meta['targets_seen']:,} targets"
+    if len(crashes) <= run.config.max_failures:  # the other failures are workers that did not start
+        again = " again" if past else ""
+        return f"the run's workers did not start{again} ({_last_line(failure)}); {history.remedy()}, then {resume}"
     return (
-        f"the run died {len(deaths)} times, last at about {deaths[-1].reached:,} targets (last words: "
-        f"{deaths[-1].words or NO_WORDS}); {where}, then {on}; max_failures={config.max_failures} allows more restarts"
+        f"the run crashed {len(crashes)} times, last at about {crashes[-1].reached:,} targets "
+        f"({crashes[-1].error or NO_TRACEBACK}); {history.remedy()}, then {resume}; "
+        f"max_failures={run.config.max_failures} allows more restarts"
     )
 
 
@@ -174,44 +177,29 @@ def _last_line(failure: TrainingFailedError) -> str:
 
 
 def _resources(config: RunConfig) -> dict[str, float] | None:
-    """On a lone CPU machine its cores, shared out: Ray starts a worker with as many OpenMP threads as it has CPUs."""
+    """On a single CPU machine a share of its cores: Ray gives a worker as many OpenMP threads as it has CPUs."""
     if config.use_gpu or uses_cluster():
         return None
     return {"CPU": max(1, min(num_cores(), int(ray.cluster_resources()["CPU"])) // config.num_workers)}
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with paths that hold in workers, which change directory."""
+    """The config with absolute paths, because workers run in another directory."""
     plain = to_plain(config)
-    for room, name in (
-        (plain, "train_corpus"),
-        (plain, "eval_corpus"),
-        (plain, "out"),
-        (plain["checkpoint"], "storage_path"),
-    ):
-        if room[name] is not None and not is_remote(str(room[name])):
-            room[name] = str(Path(room[name]).expanduser().resolve())
+    fields = ((plain, "train_corpus"), (plain, "eval_corpus"), (plain, "out"), (plain["checkpoint"], "storage_path"))
+    for group, name in fields:
+        if group[name] is not None and not is_remote(str(group[name])):
+            group[name] = str(Path(group[name]).expanduser().resolve())
     return from_plain(plain, RunConfig, "config")
 
 
 def _worker(task: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """Runs on each Ray Train worker."""
     config = from_plain(task["config"], RunConfig, "config")
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
-    use_cores(config, ray.train.get_context().get_local_world_size())
+    set_num_threads(config, ray.train.get_context().get_local_world_size())
     work(config, task["command"])
-
-
-def _is_done(config: RunConfig) -> bool:
-    meta = newest_meta(place_of_checkpoints(config))
-    return meta is not None and _is_finished(meta, config)
-
-
-def _is_finished(meta: dict[str, Any], config: RunConfig) -> bool:
-    """Whether it is through and judged; a run that was told to stop at its last update is not."""
-    out_of_time = config.max_seconds is not None and meta["seconds"] >= config.max_seconds
-    return meta["finished"] and (out_of_time or meta["targets_seen"] >= config.optimizer.total_targets)
 
 
 def _result(meta: dict[str, Any]) -> TrainResult:

@@ -1,152 +1,123 @@
-"""One worker of a run: where it goes on, what ends the run for good, and what only ends this attempt.
+"""One worker of a run: where it resumes, what ends the run, and what ends only this attempt.
 
-Whatever starts the workers (Ray Train does) starts them again when one raises or dies. So a worker returns where
-another attempt would be no use, after it has written why into the run's folder.
+Ray Train restarts the workers when one raises or dies. A worker therefore returns normally when another attempt would
+be no use, after it has recorded the reason in the run's folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import time
-from pathlib import Path
 from typing import IO
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.file_lock import exclusive_lock
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData, open_data
-from wm.runs.crash_history import ENDING_FILE, Attempts, repeated_crash, targets_between_lines, where_to_look
-from wm.runs.run_folder import LOG_FILE, place_of_checkpoints
-from wm.runs.stop_request import is_told
+from wm.runs.crash_history import CrashHistory
+from wm.runs.run import Run
+from wm.runs.run_log import LOG_FILE
 from wm.training import distributed
+from wm.training.divergence import DivergedError
 from wm.training.resume import agreed_checkpoint
-from wm.training.trainer import DivergedError, Row, train
-
-WORKER_LOCK = "worker.lock"
-ORPHAN_SECONDS = 120.0
-"""For which rank 0 waits until workers of an earlier command are gone: two seconds after their driver's death on one
-machine, until its lease ends where a machine with a network file system has died."""
-POLL_SECONDS = 0.2
+from wm.training.trainer import train
+from wm.training.validation import Row
 
 
 class PreemptedError(RuntimeError):
-    """A worker's machine is to go, and the run has saved; raised on every rank, so that the run starts elsewhere."""
+    """A worker's machine is preempted, and the run has saved; raised on every rank, so that the run restarts."""
 
 
 def work(config: RunConfig, command: str) -> None:
-    """Train as one of the ranks, from the newest sound checkpoint on, to the end or until the run is told to stop.
+    """Train as one of the ranks, from the newest intact checkpoint, to the end or to a stop request.
 
     Args:
-        command: names one call of the driver.
+        command: identifies one call of the driver.
     Raises:
-        PreemptedError: this or another worker got SIGTERM, and the run has saved.
-        UserError: this worker of several cannot go on; why is in the run's folder.
+        PreemptedError: some worker got SIGTERM, and the run has saved.
+        UserError: this worker of several cannot continue; the reason is in the run's folder.
     """
-    attempts = Attempts(config.out, command)
+    run = Run(config)
+    history = run.crash_history(command)
     lock: IO[bytes] | None = None
     try:
-        lock = _only_writer(config.out) if distributed.rank() == 0 else None
-        _attempt(config, attempts)
+        lock = run.lock_as_rank_0() if distributed.rank() == 0 else None
+        _attempt(run, history)
     except DivergedError as error:  # on every rank
         if distributed.rank() == 0:
-            _end(config.out, str(error))
+            run.end(str(error))
     except UserError as error:
-        # Perhaps of this worker alone, so the others must not wait for it; the next attempt ends at once.
-        _end(config.out, str(error))
+        # Perhaps on this worker alone, so the others must not wait for it; the next attempt ends at once.
+        run.end(str(error))
         if distributed.world_size() > 1:
             raise
     except PreemptedError:
         raise
     except Exception as error:
-        attempts.died(error, distributed.rank())
+        history.record_crash(error, distributed.rank())
         raise
     finally:
         if lock is not None:
             lock.close()
 
 
-def _attempt(config: RunConfig, attempts: Attempts) -> None:
-    """Go on from where the run stands to its end, unless it is over."""
-    if distributed.from_all_ranks(_is_over(config))[0]:
+def _attempt(run: Run, history: CrashHistory) -> None:
+    """Resume and train to the end, unless the run is over."""
+    is_over = run.end_reason() is not None or run.stop_request.is_set_for_run()
+    if distributed.broadcast_object(is_over):
         return
-    data = _opened_by_all(config)
-    found, damaged = agreed_checkpoint(place_of_checkpoints(config))
+    data = _open_on_all_ranks(run.config)
+    found, damaged = agreed_checkpoint(run.checkpoints)
     if found is None and damaged:
         raise UserError(
-            f"no checkpoint of the run is sound: {damaged[0]}; bring a sound copy back, or delete them to start anew"
+            f"all checkpoints of the run are damaged: {damaged[0]}; restore an intact one, or delete them to start over"
         )
     resumed_at = 0 if found is None else found.meta["targets_seen"]
-    if distributed.from_all_ranks(_begin(config, attempts, resumed_at, damaged))[0]:
+    is_hopeless = distributed.rank() == 0 and _ends_repeated_crash(run, history, resumed_at)
+    if distributed.broadcast_object(is_hopeless):
         return
-    result = train(config, data, _unreported, None if found is None else found.path)
-    if result.interrupted and not any(distributed.from_all_ranks(is_told(config.out))):
+    if distributed.rank() == 0:
+        _log_damaged(run, resumed_at, damaged)
+        history.record_start(resumed_at)
+    result = train(run, data, _ignore, None if found is None else found.path)
+    if result.interrupted and not any(distributed.all_gather_object(run.stop_request.is_set_for_run())):
         if distributed.rank() == 0:
-            attempts.preempted()
-        distributed.from_all_ranks(None)  # that is noted before any rank's end has Ray end all
-        raise PreemptedError(f"told to stop by SIGTERM; saved at {result.targets_seen:,} targets")
+            history.record_preemption()
+        distributed.all_gather_object(None)  # recorded before the first rank ends, which ends all of them
+        raise PreemptedError(f"stopped by SIGTERM; saved at {result.targets_seen:,} targets")
 
 
-def _is_over(config: RunConfig) -> bool:
-    """Whether an attempt before has ended the run, or it is told to stop."""
-    return (config.out / ENDING_FILE).exists() or is_told(config.out)
-
-
-def _opened_by_all(config: RunConfig) -> TrainingData:
+def _open_on_all_ranks(config: RunConfig) -> TrainingData:
     """The run's games.
 
     Raises:
-        UserError: on every rank: a worker does not find them.
+        UserError: on every rank: some worker cannot open them.
     """
     data, error = None, None
     try:
         data = open_data(config)
-    except UserError as mistake:
-        error = str(mistake)
-    errors = [one for one in distributed.from_all_ranks(error) if one is not None]
+    except UserError as problem:
+        error = str(problem)
+    errors = [one for one in distributed.all_gather_object(error) if one is not None]
     if data is None or errors:
         raise UserError(errors[0])
     return data
 
 
-def _begin(config: RunConfig, attempts: Attempts, resumes_at: int, damaged: list[str]) -> bool:
-    """Note that rank 0 starts; returns whether it is no use."""
-    if distributed.rank() != 0:
+def _ends_repeated_crash(run: Run, history: CrashHistory, resumes_at: int) -> bool:
+    """End the run if its last two attempts crashed at the same place."""
+    diagnosis = history.repeated_crash(resumes_at, run.config.log_every_s)
+    if diagnosis is None:
         return False
-    slack = targets_between_lines(config.out, config.log_every_s)
-    diagnosis = repeated_crash(attempts.past(), resumes_at, slack)
-    if diagnosis is not None:
-        _end(config.out, f"{diagnosis}; {where_to_look(config.out)}, then run the same command again")
-        return True
-    with contextlib.suppress(OSError), (config.out / LOG_FILE).open("a") as log:
+    run.end(f"{diagnosis}; {history.remedy()}, then run the same command again")
+    return True
+
+
+def _log_damaged(run: Run, resumed_at: int, damaged: list[str]) -> None:
+    with contextlib.suppress(OSError), (run.folder / LOG_FILE).open("a") as log:
         for problem in damaged:
-            row = {"kind": "problem", "targets_seen": resumes_at, "message": f"{problem}; the one before is taken"}
-            log.write(f"\n{json.dumps(row)}\n")  # a line of its own, also after one that a kill cut off
-    attempts.begin(resumes_at)
-    return False
+            row = {"kind": "problem", "targets_seen": resumed_at, "message": f"{problem}; the one before is used"}
+            log.write(f"\n{json.dumps(row)}\n")  # on its own line, also after one that a kill cut off
 
 
-def _only_writer(out: Path) -> IO[bytes]:
-    """Keep other runs' rank 0 out of the folder: the workers of a killed driver may outlive it by a little.
-
-    Raises:
-        UserError: they still train.
-    """
-    deadline = time.monotonic() + ORPHAN_SECONDS
-    refusal = f"workers of an earlier command still train in {out}; end them, and run the same command again"
-    while True:
-        try:
-            return exclusive_lock(out / WORKER_LOCK, refusal)
-        except UserError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(POLL_SECONDS)
-
-
-def _end(out: Path, why: str) -> None:
-    with contextlib.suppress(OSError):
-        (out / ENDING_FILE).write_text(why)
-
-
-def _unreported(_rows: list[Row]) -> None:
-    """Rows are in the run's log. Ray Train would keep them in memory, and hold every worker up for about a second."""
+def _ignore(_rows: list[Row]) -> None:
+    """The rows are in the run's log. `ray.train.report` would hold every worker up for about a second."""

@@ -33,7 +33,8 @@ from wm.report.run_charts import (
     learning_charts,
 )
 from wm.runs.environment import command_line
-from wm.runs.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_log
+from wm.runs.run import CONFIG_FILE, ENVIRONMENT_FILE
+from wm.runs.run_log import read_log
 
 FRAMES_PER_HOUR = 60 * 3600
 HEADINGS = {"action": "By kind of action", "character": "By character", "stage": "By stage"}

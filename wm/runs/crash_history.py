@@ -1,9 +1,8 @@
-"""Each time a run's workers start, and how they died: so that a crash that repeats ends the run, with a diagnosis.
+"""A run's crash history: every start of its workers and how it ended, so that a repeated crash ends the run.
 
-attempts.jsonl   in the run's folder: a row for each start of the workers ("start"), each last words ("died") and each
-                 end before a machine goes ("preempted")
-crash.txt        tracebacks of workers' exceptions
-ending.txt       while a command runs: why its run is over, so that Ray does not start it again
+attempts.jsonl   a row per start of the workers ("start"), per exception of a worker ("crash"), and per stop before a
+                 preemption ("preempted")
+crash.txt        tracebacks of the workers' exceptions
 """
 
 from __future__ import annotations
@@ -17,107 +16,131 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from wm.runs.run_folder import LOG_FILE, read_log
+from wm.runs.run_log import LOG_FILE, read_log
 
 ATTEMPTS_FILE = "attempts.jsonl"
 CRASH_FILE = "crash.txt"
-ENDING_FILE = "ending.txt"
-LAST_WORDS_CHARS = 300
-OTHERS_DIED = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
-"""In what a worker says when another one is gone: not why."""
-NO_WORDS = "none: killed, out of memory, or its machine is gone"
+MAX_ERROR_CHARS = 300
+SECONDARY_ERRORS = ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL", "Broken pipe")
+"""In the errors of workers that lost another one: not the cause."""
+NO_TRACEBACK = "no traceback; probably out of memory, or the node was lost"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One start of the workers, by what it left."""
+    """One start of the workers and how it ended."""
 
     resumed_at: int
-    """Targets seen by the checkpoint that it went on from; 0 for the beginning."""
+    """Targets seen by the checkpoint that it resumed from; 0 for the beginning."""
     reached: int
     """Targets seen at its last progress line."""
-    words: str | None
-    """Last line of the exception it died of; None where it died without a word."""
+    error: str | None
+    """Last line of the exception that ended it; None if the workers were killed."""
     is_preempted: bool
-    """It had saved, since its machine was to go."""
+    """It saved and stopped before a preemption."""
 
 
-class Attempts:
-    """The attempts of one command, in its run's folder. No trouble with the disk is raised: the run matters more."""
+class CrashHistory:
+    """The attempts of one command, stored in its run's folder. Disk errors are ignored: the run matters more."""
 
-    def __init__(self, out: Path, command: str) -> None:
+    def __init__(self, folder: Path, command: str) -> None:
         """
         Args:
-            command: names one call of the driver: what is typed again begins anew.
+            command: identifies one call of the driver; a new call begins a new history.
         """
-        self._out, self.command = out, command
+        self._folder, self._command = folder, command
 
-    def begin(self, resumed_at: int) -> None:
-        """Note a start."""
-        past = self.past()
+    def record_start(self, resumed_at: int) -> None:
+        """Record a start of the workers."""
+        past = self.attempts()
         reached = past[-1].reached if past else 0
-        self._write(event="start", resumed_at=resumed_at, reached_before=reached, log_changed_at=_changed_at(self._out))
+        self._write(event="start", resumed_at=resumed_at, reached_before=reached, log_changed_at=self._log_mtime_ns())
 
-    def preempted(self) -> None:
-        """Note that the workers end since a machine goes; the run has saved."""
+    def record_preemption(self) -> None:
+        """Record that the workers stop before a preemption; the run has saved."""
         self._write(event="preempted")
 
-    def died(self, error: BaseException, rank: int) -> None:
-        """Note a worker's last words, and keep the traceback."""
-        words = _last_line(error)
-        self._write(event="died", rank=rank, words=words)
-        with contextlib.suppress(OSError), (self._out / CRASH_FILE).open("a") as file:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"{stamp}, worker {rank}\n{''.join(traceback.format_exception(error))}\n")
+    def record_crash(self, error: BaseException, rank: int) -> None:
+        """Record a worker's exception, and append its traceback to crash.txt."""
+        self._write(event="crash", rank=rank, error=_last_line(error))
+        with contextlib.suppress(OSError), (self._folder / CRASH_FILE).open("a") as file:
+            file.write(f"{_timestamp()}, worker {rank}\n{''.join(traceback.format_exception(error))}\n")
 
-    def past(self) -> list[Attempt]:
-        """The attempts so far, all of which are over. Ask before the next one opens the log."""
+    def attempts(self) -> list[Attempt]:
+        """The attempts so far, all of which have ended. Call it before the next one opens the log."""
         found: list[Attempt] = []
-        rows = [row for row in self._rows() if row.get("command") == self.command]
+        rows = [row for row in self._rows() if row.get("command") == self._command]
         starts = [number for number, row in enumerate(rows) if row["event"] == "start"]
         for start, end in pairwise([*starts, len(rows)]):
             first, rest = rows[start], rows[start + 1 : end]
             following = rows[end] if end < len(rows) else None
+            errors = [row["error"] for row in rest if row["event"] == "crash"]
             found.append(
                 Attempt(
                     resumed_at=first["resumed_at"],
                     reached=following["reached_before"] if following else self._reached(first),
-                    words=_why([row["words"] for row in rest if row["event"] == "died"]),
+                    error=next((e for e in errors if not any(sign in e for sign in SECONDARY_ERRORS)), None),
                     is_preempted=any(row["event"] == "preempted" for row in rest),
                 )
             )
         return found
 
+    def repeated_crash(self, resumes_at: int, log_every_s: float) -> str | None:
+        """Why the next attempt would crash like the last two; None if it may not.
+
+        Args:
+            resumes_at: targets seen by the checkpoint that the next attempt would resume from.
+            log_every_s: seconds between progress lines, which is how precisely the place of a crash is known.
+        """
+        return repeated_crash(self.attempts(), resumes_at, self._targets_between_lines(log_every_s))
+
+    def remedy(self) -> str:
+        """What the user should look at after a crash."""
+        crash = self._folder / CRASH_FILE
+        if crash.exists():
+            return f"see {crash}"
+        return "check whether memory ran out (a smaller optimizer.micro_batch_size needs less)"
+
+    def _targets_between_lines(self, log_every_s: float) -> float:
+        """Targets between two progress lines, with a margin."""
+        speeds = [row["targets_per_s"] for row in read_log(self._folder) if row["kind"] == "train"]
+        return 1.5 * speeds[-1] * log_every_s if speeds else 0.0
+
     def _reached(self, start: dict[str, Any]) -> int:
-        """Targets at the last progress line of the newest attempt; where it logged nothing, those it resumed at."""
-        if _changed_at(self._out) == start["log_changed_at"]:
+        """Targets at the last progress line of the newest attempt; those it resumed at if it logged nothing."""
+        if self._log_mtime_ns() == start["log_changed_at"]:
             return start["resumed_at"]
-        seen = [row["targets_seen"] for row in read_log(self._out) if row["kind"] in ("train", "eval")]
+        seen = [row["targets_seen"] for row in read_log(self._folder) if row["kind"] in ("train", "eval")]
         return max([start["resumed_at"], *seen])
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
         with contextlib.suppress(OSError):
-            for line in (self._out / ATTEMPTS_FILE).read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # cut off by a kill
+            for line in (self._folder / ATTEMPTS_FILE).read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut off
                     rows.append(json.loads(line))
         return rows
 
     def _write(self, **facts: Any) -> None:
-        row = {"command": self.command, "when": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
-        with contextlib.suppress(OSError), (self._out / ATTEMPTS_FILE).open("a") as file:
-            file.write(f"\n{json.dumps(row)}\n")  # a line of its own, also after one that was cut off
+        row = {"command": self._command, "when": _timestamp(), **facts}
+        with contextlib.suppress(OSError), (self._folder / ATTEMPTS_FILE).open("a") as file:
+            file.write(f"\n{json.dumps(row)}\n")  # on its own line, also after one that a kill cut off
+
+    def _log_mtime_ns(self) -> int:
+        try:
+            return (self._folder / LOG_FILE).stat().st_mtime_ns
+        except OSError:
+            return 0
 
 
 def repeated_crash(past: list[Attempt], resumes_at: int, slack_targets: float) -> str | None:
-    """Why another attempt would die like the last two; None where it may not.
+    """Why the next attempt would crash like the last two; None if it may not.
 
-    The second must have written no checkpoint, and have come as far as the first, or, if it began where the first did,
-    died of the same exception.
+    The second of them wrote no checkpoint, and either reached as far as the first, or resumed at the same checkpoint
+    and ended with the same exception.
 
     Args:
-        resumes_at: targets seen by the checkpoint that the next attempt would go on from.
-        slack_targets: what the run does between two progress lines.
+        slack_targets: largest distance between two crashes at the same place.
     """
     if len(past) < 2:
         return None
@@ -125,39 +148,16 @@ def repeated_crash(past: list[Attempt], resumes_at: int, slack_targets: float) -
     if first.is_preempted or second.is_preempted or second.resumed_at != resumes_at:
         return None
     same_place = abs(first.reached - second.reached) <= slack_targets
-    same_words = first.resumed_at == second.resumed_at and first.words is not None and first.words == second.words
-    if not (same_place or same_words):
+    same_error = first.resumed_at == second.resumed_at and first.error is not None and first.error == second.error
+    if not (same_place or same_error):
         return None
-    return f"the run died 2 times at about {second.reached:,} targets (last words: {second.words or NO_WORDS})"
-
-
-def targets_between_lines(out: Path, log_every_s: float) -> float:
-    """Targets that a run sees between two of its progress lines, generously."""
-    speeds = [row["targets_per_s"] for row in read_log(out) if row["kind"] == "train"]
-    return 1.5 * speeds[-1] * log_every_s if speeds else 0.0
-
-
-def where_to_look(out: Path) -> str:
-    """What a person should do about a run that died."""
-    crash = out / CRASH_FILE
-    return (
-        f"see {crash}" if crash.exists() else "see whether memory ran out (a smaller optimizer.micro_batch_size needs less)"
-    )
-
-
-def _why(words: list[str]) -> str | None:
-    """Of several workers' last words those that tell why: the others only say that somebody is gone."""
-    telling = [one for one in words if not any(sign in one for sign in OTHERS_DIED)]
-    return (telling or [None])[0]
+    return f"the run crashed 2 times at about {second.reached:,} targets ({second.error or NO_TRACEBACK})"
 
 
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}".rstrip(": ")[:LAST_WORDS_CHARS]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}".rstrip(": ")[:MAX_ERROR_CHARS]
 
 
-def _changed_at(out: Path) -> int:
-    try:
-        return (out / LOG_FILE).stat().st_mtime_ns
-    except OSError:
-        return 0
+def _timestamp() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

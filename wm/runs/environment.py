@@ -1,4 +1,4 @@
-"""What a run ran on: code, versions, machine. Without the names of its user, host and home folder."""
+"""The environment of a run: code, versions, machine. Names of user, host and home folder are left out."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from typing import Any
 
 import torch
 
-from datasets.runtime.hardware import total_memory_bytes, num_cores
+from datasets.runtime.hardware import num_cores, total_memory_bytes
+from datasets.runtime.version import tool_version
 
-CODE = Path(__file__).resolve().parent.parent
-OUR_FILES = ("datasets", "wm", "tune", "cluster", "pyproject.toml", "constraints.txt")
-"""What changes what a run does; other uncommitted files do not make a checkout dirty."""
-PACKAGE = "melee-world-model"
+ROOT = Path(__file__).resolve().parent.parent
+CODE_PATHS = ("datasets", "wm", "tune", "cluster", "pyproject.toml", "constraints.txt")
+"""Files that affect a run; uncommitted changes elsewhere do not make a checkout dirty."""
 PACKAGES = ("torch", "ray", "numpy", "pyarrow", "mamba-ssm", "triton")
-GIT_SECONDS = 10
+GIT_TIMEOUT_S = 10
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-"""Key and secret within an address."""
+"""Key and secret in a URI."""
 
 
 def environment() -> dict[str, Any]:
-    """Code, versions and machine of this process, as JSON data. Looking at GPUs takes some of their memory."""
-    return {"code": code_version(CODE), "software": software(), "machine": machine()}
+    """Code, versions and machine of this process, as JSON data. Querying GPUs takes some of their memory."""
+    return {"code": code_version(ROOT), "software": software(), "machine": machine()}
 
 
 def code_version(root: Path) -> dict[str, Any]:
-    """Git revision of a checkout and whether it has uncommitted changes; elsewhere the installed package's version."""
+    """Git revision of a checkout and whether it has uncommitted changes; otherwise the package's version."""
     if (root / ".git").exists():
         revision = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--", *OUR_FILES)
+        changes = _git(root, "status", "--porcelain", "--", *CODE_PATHS)
         if revision is not None and changes is not None:
             return {"git_revision": revision, "dirty": bool(changes)}
-    return {"version": _version(PACKAGE)}
+    return {"version": tool_version()}
 
 
 def software() -> dict[str, str | None]:
-    """Versions by package; None for what is not installed."""
+    """Versions by package; None for a package that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version(), "system": platform.platform()}
     versions |= {name: _version(name) for name in PACKAGES}
     return versions | {"cuda": torch.version.cuda, "nvidia_driver": _nvidia_driver()}
@@ -62,25 +62,25 @@ def machine() -> dict[str, Any]:
     }
 
 
-def command_line(words: Sequence[str]) -> str:
-    """A command as a person would type it again: the program by its name, no home folder, no credentials.
+def command_line(argv: Sequence[str]) -> str:
+    """A command as a user would type it: the program by its name, without home folder and credentials.
 
     Args:
-        words: as `sys.argv`.
+        argv: as `sys.argv`.
     """
-    program = Path(words[0])
+    program = Path(argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     home = str(Path.home())
-    shown = [re.sub(rf"(?<![^=]){re.escape(home)}(?=/|$)", "~", word) if home != "/" else word for word in words[1:]]
+    shown = [re.sub(rf"(?<![^=]){re.escape(home)}(?=/|$)", "~", word) if home != "/" else word for word in argv[1:]]
     return shlex.join([name, *(CREDENTIALS.sub("", word) for word in shown)])
 
 
-def _git(root: Path, *words: str) -> str | None:
-    """What git says; None where it is not there, or refuses. Takes no lock, so that it disturbs nobody."""
+def _git(root: Path, *arguments: str) -> str | None:
+    """Output of git; None if it is missing or fails. Takes no lock, so that other git commands are not disturbed."""
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(root), *words],
-            capture_output=True, text=True, timeout=GIT_SECONDS, check=True,
+            ["git", "--no-optional-locks", "-C", str(root), *arguments],
+            capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,73 +1,83 @@
-"""A run's curves for TensorBoard: event files, written record by record in the thread that calls.
+"""A run's curves for TensorBoard, by tensorboardX's RecordWriter.
 
-tensorboardX's own writer hands events to a thread over a queue of ten; where the disk is full the thread dies, and
-the eleventh scalar waits for ever. Its file names also hold the host's name. So only its records are used here.
+tensorboardX's SummaryWriter is not used: a thread writes its events from a queue of ten; on a full disk the thread dies
+and the eleventh event blocks for ever. Its file names also contain the host's name. RecordWriter writes synchronously
+to a path of our choice.
 """
 
 from __future__ import annotations
 
-import struct
+import contextlib
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore [missing-module-attribute]
 from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore [missing-module-attribute]
-from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.record_writer import RecordWriter
 
-from wm.runs.append_file import RecordFile
+from wm.runs.append_file import report_once
 
 FILE_VERSION = "brain.Event:2"
 """First event of every file that TensorBoard reads."""
 
 
-class Board:
-    """Scalars over targets seen, in a folder of event files."""
+class _EventFile(RecordWriter):
+    """RecordWriter without the fsync in its flush, which could wait for a checkpoint that is being written."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._forget_from: int | None = None
-        self._file = RecordFile("tensorboard", self._open)
+    def flush(self) -> None:
+        self._writer.flush()  # pyrefly: ignore [missing-attribute]
+
+
+class Curves:
+    """Scalars over targets seen, in a folder of event files. A failure loses points, never blocks, never raises."""
+
+    def __init__(self, folder: Path, purge_from: int | None = None) -> None:
+        """
+        Args:
+            purge_from: targets seen; hides points of earlier files from here on, after a resume from a checkpoint.
+        """
+        self._folder, self._purge_from = folder, purge_from
+        self._file: _EventFile | None = None
+        self._reported: set[str] = set()
 
     def write(self, group: str, row: dict[str, Any], targets_seen: int) -> None:
-        """The floats of a row, as `group/name`."""
+        """Write the floats of a row, as `group/name`."""
         values = [Summary.Value(tag=f"{group}/{k}", simple_value=v) for k, v in row.items() if isinstance(v, float)]
-        if values:
-            event = Event(wall_time=time.time(), step=targets_seen, summary=Summary(value=values))
-            self._file.write(_record(event))
-
-    def forget_from(self, targets_seen: int) -> None:
-        """Hide what older files say of these targets and later ones."""
-        self._forget_from = targets_seen
-        self._file.reopen()
+        if not values:
+            return
+        try:
+            if self._file is None:
+                self._file = self._opened()
+            self._write(self._file, step=targets_seen, summary=Summary(value=values))
+        except (OSError, ValueError) as error:
+            self.close()  # readers stop at half a record, so the next event begins a new file
+            report_once("tensorboard cannot be written", error, self._reported)
 
     def close(self) -> None:
-        """Write out what waits."""
-        self._file.close()
+        """Close the event file."""
+        if self._file is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._file.close()
+        self._file = None
 
-    def _open(self) -> tuple[Path, BinaryIO]:
-        """A new file: in the old one half a record may stand, behind which nobody reads on."""
+    def _opened(self) -> _EventFile:
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"events.out.tfevents.{time.time():017.6f}"
-        file = path.open("xb", buffering=0)
-        header = _record(Event(wall_time=time.time(), file_version=FILE_VERSION))
-        if self._forget_from is not None:
-            start = SessionLog(status=SessionLog.START)
-            header += _record(Event(wall_time=time.time(), step=self._forget_from, session_log=start))
+        file = _EventFile(str(path))
         try:
-            if file.write(header) != len(header):
-                raise OSError(f"{path.name}: the disk took a part of its first records")
+            self._write(file, file_version=FILE_VERSION)
+            if self._purge_from is not None:
+                self._write(file, step=self._purge_from, session_log=SessionLog(status=SessionLog.START))
         except OSError:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
             path.unlink(missing_ok=True)
             raise
-        self._forget_from = None
-        return path, file
+        self._purge_from = None
+        return file
 
-
-def _record(event: Event) -> bytes:
-    """An event as TFRecord frames it: length, its checksum, content, its checksum."""
-    content = event.SerializeToString()
-    length = struct.pack("<Q", len(content))
-    checksums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
-    return length + next(checksums) + content + next(checksums)
+    @staticmethod
+    def _write(file: _EventFile, **fields: Any) -> None:
+        file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        file.flush()

@@ -1,4 +1,4 @@
-"""What the ranks of a data-parallel run say to each other; on one rank, nothing."""
+"""Collective operations of a data-parallel run; without a process group they act on this process alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
 
 def rank() -> int:
-    """Number of this process in the run."""
+    """Rank of this process in the run."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -24,7 +24,7 @@ def world_size() -> int:
 
 
 def local_world_size() -> int:
-    """Number of the run's processes on this machine, as torchrun and Ray Train say; all where nobody does."""
+    """Number of the run's processes on this machine, as torchrun and Ray Train set it; all of them by default."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
@@ -33,21 +33,26 @@ def replicate(model: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return model
     ids = [device.index or 0] if device.type == "cuda" else None
-    # Buffers are constants, the same on every rank: nothing to send before each step.
+    # Buffers are constants, the same on every rank: no broadcast before each step.
     return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum of every rank's tensor, on every rank."""
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of every rank's tensor, on every rank; in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-def from_all_ranks(thing: Thing) -> list[Thing]:
-    """Every rank's object, on every rank, in order of the ranks."""
+def all_gather_object(obj: T) -> list[T]:
+    """Every rank's object, on every rank, in rank order."""
     if world_size() == 1:
-        return [thing]
+        return [obj]
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, thing)
+    dist.all_gather_object(gathered, obj)
     return gathered
+
+
+def broadcast_object(obj: T) -> T:
+    """Rank 0's object, on every rank."""
+    return all_gather_object(obj)[0]

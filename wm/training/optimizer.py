@@ -1,4 +1,4 @@
-"""How weights follow the loss: AdamW or Muon, warm-up and cosine over targets seen."""
+"""AdamW or Muon, and the learning-rate schedule: linear warm-up, then cosine decay, over targets seen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MUON_MOMENTUM = 0.95
 
 
 class Optimizer:
-    """One or two of torch's optimizers as one. Learning rates of both mean the same (`match_rms_adamw`)."""
+    """One or two of torch's optimizers as one. A learning rate means the same for both (`match_rms_adamw`)."""
 
     def __init__(self, model: WorldModel, config: RunConfig) -> None:
         optimizer = config.optimizer
@@ -41,29 +41,29 @@ class Optimizer:
         self._parts.append(torch.optim.AdamW(groups, lr=optimizer.learning_rate, betas=betas, fused=True))
 
     def step(self, learning_rate: float) -> None:
-        """One update."""
+        """Update the weights."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = learning_rate
             part.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for part in self._parts:
             part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State of all parts, for a checkpoint."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Restore a state from a checkpoint."""
         for part, saved in zip(self._parts, state["parts"], strict=True):
             part.load_state_dict(saved)
 
 
 def _groups(model: WorldModel) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Matrices between hidden vectors; those at the input and the heads; vectors, tables and convolutions."""
+    """Hidden matrices; matrices of the input and the heads; vectors, embeddings and convolutions."""
     inner, matrices, others = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim != 2 or "embeddings" in name or "stage" in name:

@@ -1,56 +1,54 @@
-"""Where a run goes on: rank 0 decides which checkpoint, and every rank takes that one.
+"""Agreement on the checkpoint to resume from: rank 0 chooses, and every rank takes that one.
 
-Each rank looking for itself could find another one: a checkpoint may be damaged, or vanish, between two looks.
+If each rank chose by itself, two ranks could take different checkpoints: one may be damaged or deleted in between.
 """
 
 from __future__ import annotations
 
 from datasets.runtime.errors import UserError
-from wm.checkpoints.reader import Checkpoint, newest_sound, open_checkpoint
-from wm.checkpoints.stores import below
+from wm.checkpoints.files import CheckpointName, DamagedCheckpointError
+from wm.checkpoints.store import Checkpoint, CheckpointStore, NewestIntact
 from wm.training import distributed
 
-LOOKS = 3
+MAX_ATTEMPTS = 3
 
 
-def agreed_checkpoint(place: str) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint of a place, the same on every rank; every rank must call.
+def agreed_checkpoint(store: CheckpointStore) -> NewestIntact:
+    """The newest intact checkpoint of a run, the same on every rank; every rank must call.
 
-    Args:
-        place: folder or URI of checkpoints.
-    Returns:
-        The checkpoint, opened on this rank's machine, None if there is none; and what is wrong with newer ones.
     Raises:
-        UserError: on every rank: the place cannot be reached, or a rank cannot read what another one can.
+        UserError: on every rank: the store cannot be reached, or a rank cannot read what another one can.
     """
     problem = ""
-    for _ in range(LOOKS):
-        found, damaged, error = _look(place) if distributed.rank() == 0 else (None, [], None)
-        name = None if found is None else found.location.rpartition("/")[2]
-        name, damaged, error = distributed.from_all_ranks((name, damaged, error))[0]
+    for _ in range(MAX_ATTEMPTS):
+        found, damaged, error = _newest(store) if distributed.rank() == 0 else (None, [], None)
+        name = None if found is None else CheckpointName.parse(found.location.rpartition("/")[2])
+        name, damaged, error = distributed.broadcast_object((name, damaged, error))
         if error is not None:
             raise UserError(error)
         if name is None:
-            return None, damaged
+            return NewestIntact(None, damaged)
         if distributed.rank() != 0:
-            found, error = _open(str(below(place, name)))
-        errors = [one for one in distributed.from_all_ranks(error) if one is not None]
+            found, error = _open(store, name)
+        errors = [one for one in distributed.all_gather_object(error) if one is not None]
         if not errors:
-            return found, damaged
+            return NewestIntact(found, damaged)
         problem = errors[0]
     raise UserError(f"not every worker can read the run's newest checkpoint: {problem}")
 
 
-def _look(place: str) -> tuple[Checkpoint | None, list[str], str | None]:
+def _newest(store: CheckpointStore) -> tuple[Checkpoint | None, list[str], str | None]:
     try:
-        found, damaged = newest_sound(place)
+        found, damaged = store.newest_intact()
     except UserError as error:
         return None, [], str(error)
     return found, damaged, None
 
 
-def _open(location: str) -> tuple[Checkpoint | None, str | None]:
+def _open(store: CheckpointStore, name: CheckpointName) -> tuple[Checkpoint | None, str | None]:
     try:
-        return open_checkpoint(location), None
+        return store.open(name), None
     except UserError as error:
         return None, str(error)
+    except DamagedCheckpointError as error:
+        return None, f"checkpoint {store.location_of(name)} is damaged ({error})"

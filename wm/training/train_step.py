@@ -1,14 +1,14 @@
-"""One update of the weights, with nothing in it that makes the host wait for the device.
+"""One update of the weights, without anything that makes the host wait for the device.
 
-What an update finds out (its loss, whether the gradient is finite) stays on the device until `read` asks for it.
+The results of updates (loss, accuracy, whether a gradient is finite) stay on the device until `synchronize`.
 Shape legend: B = batch, T = frames, P = players (2), C = columns.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,25 +30,25 @@ NUM_SUMS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """What the updates since the last reading were like, over all ranks."""
+class StepStats:
+    """The updates since the last synchronization, over all ranks."""
 
     num_steps: int
     loss: float
     """Mean over the updates."""
     num_skipped: int
-    """Updates with a gradient that is not finite: the weights stayed as they were, but for decay and momentum."""
+    """Updates with a non-finite gradient: they changed weights by decay and momentum alone."""
     action_acc: float
     change_acc: float
-    wishes: dict[str, bool]
-    """What any rank asked for."""
+    rank_requests: dict[str, bool]
+    """Whether any rank made each request."""
 
 
-class Step:
+class TrainStep:
     """Forward, backward and update over every rank's share of a batch."""
 
     def __init__(self, model: WorldModel, optimizer: Optimizer, config: RunConfig, device: torch.device) -> None:
-        self.model, self.optimizer, self._config, self.device = model, optimizer, config, device
+        self.model, self.optimizer, self.config, self.device = model, optimizer, config, device
         self._replicated: nn.Module = distributed.replicate(model, device)
         self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
         self._num_steps = 0
@@ -56,52 +56,67 @@ class Step:
     def __call__(self, share: Share, learning_rate: float, number: int) -> None:
         """
         Args:
-            number: of the update in the run; draws its augmentation.
+            number: of the update in the run; seeds its augmentation.
+        Raises:
+            NonFiniteGradientError: on a CPU, before the update.
         """
-        config = self._config
+        config = self.config
         frames = augment(share, config.objective, (config.seed, number))
         factors = training_loss_factors(share.game, config.objective.predictions)
         size = frames.floats.shape[0]
-        at_once = min(size, config.optimizer.micro_batch_size or size)
+        micro_batch = min(size, config.optimizer.micro_batch_size or size)
         self.optimizer.zero_grad()
-        for start in range(0, size, at_once):
-            is_last = start + at_once >= size
-            with contextlib.nullcontext() if is_last else self._without_exchange():
-                self._accumulate(frames.examples(start, start + at_once), factors)
+        for start in range(0, size, micro_batch):
+            is_last = start + micro_batch >= size
+            with contextlib.nullcontext() if is_last else self._no_sync():
+                self._accumulate(frames.examples(start, start + micro_batch), factors)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.max_grad_norm, foreach=True)
         self._drop_if_not_finite(norm)
         self.optimizer.step(learning_rate)
         self._num_steps += 1
 
-    def read(self, wishes: Mapping[str, bool]) -> Reading:
-        """Wait for the device, and agree with the other ranks.
+    def synchronize(self, rank_requests: Mapping[str, bool]) -> StepStats:
+        """Wait for the device and combine results and requests of all ranks; every rank must call.
 
         Args:
-            wishes: of this rank; the same names on every rank.
+            rank_requests: of this rank; the same names on every rank.
         """
-        mine = torch.tensor([float(wish) for wish in wishes.values()], dtype=torch.float64)
-        pooled = distributed.sum_over_ranks(torch.cat([self._sums, mine.to(self.device)])).tolist()
+        mine = torch.tensor([float(request) for request in rank_requests.values()], dtype=torch.float64)
+        pooled = distributed.all_reduce_sum(torch.cat([self._sums, mine.to(self.device)])).tolist()
         steps, ranks = max(1, self._num_steps), distributed.world_size()
         loss, skipped, right, pairs, right_changed, changed = pooled[:NUM_SUMS]
-        reading = Reading(
+        stats = StepStats(
             num_steps=self._num_steps,
             loss=loss / steps,
             num_skipped=round(skipped / ranks),
             action_acc=right / max(1.0, pairs),
             change_acc=right_changed / max(1.0, changed),
-            wishes={name: asked > 0 for name, asked in zip(wishes, pooled[NUM_SUMS:], strict=True)},
+            rank_requests={name: count > 0 for name, count in zip(rank_requests, pooled[NUM_SUMS:], strict=True)},
         )
+        self.discard_stats()
+        return stats
+
+    def discard_stats(self) -> None:
+        """Forget the results of updates that were not synchronized."""
         self._sums.zero_()
         self._num_steps = 0
-        return reading
+
+    @contextmanager
+    def bypass_ddp(self) -> Iterator[None]:
+        """Updates on this rank alone: DistributedDataParallel would wait for the other ranks' gradients."""
+        replicated, self._replicated = self._replicated, self.model
+        try:
+            yield
+        finally:
+            self._replicated = replicated
 
     def _accumulate(self, frames: Frames, factors: Tensor) -> None:
         """Forward and backward over some examples."""
         last = frames.num_frames - 1
-        last_only = self._config.objective.kind == "window"
-        with autocast(self.device, self._config.precision):
+        last_only = self.config.objective.kind == "window"
+        with autocast(self.device, self.config.precision):
             prediction = self._replicated(frames, last_only=last_only)
-        first = last - self._config.objective.predictions
+        first = last - self.config.objective.predictions
         before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
         parts = training_loss_parts(prediction, before, after)
         loss = (factors * torch.stack([parts[name].total.sum() for name in TRAINING_LOSS_FIELDS])).sum()
@@ -111,9 +126,9 @@ class Step:
         self._sums[2:6] += _counts_of_actions(prediction, before, after)
 
     def _drop_if_not_finite(self, norm: Tensor) -> None:
-        """Put 0 in place of a gradient that is not finite; on a CPU, where looking costs nothing, say so at once.
+        """Zero a gradient that is not finite; on a CPU, where the check costs nothing, raise.
 
-        The gradient, hence the norm, is the same on every rank, so all do the same.
+        The gradient, hence the norm, is the same on every rank, so every rank decides the same.
         """
         finite = torch.isfinite(norm)
         self._sums[1] += ~finite
@@ -124,15 +139,15 @@ class Step:
         elif not bool(finite):
             raise NonFiniteGradientError
 
-    def _without_exchange(self) -> AbstractContextManager:
-        """Gradients of all but a batch's last examples stay on their rank."""
+    def _no_sync(self) -> AbstractContextManager:
+        """Gradients of all but a batch's last micro-batch are not exchanged."""
         if isinstance(self._replicated, DistributedDataParallel):
             return self._replicated.no_sync()
         return contextlib.nullcontext()
 
 
 class NonFiniteGradientError(RuntimeError):
-    """Before the update that it would have spoilt; raised on every rank."""
+    """The gradient is not finite; raised before the update, on every rank."""
 
 
 def _counts_of_actions(prediction: Prediction, before: Frames, after: Frames) -> Tensor:

@@ -1,4 +1,4 @@
-"""The judgement of a run while it trains: the same targets every time, each rank a share of them."""
+"""Validation while a run trains: the same targets every time, divided among the ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from datasets.loading.targets import Targets, evaluation_targets
+from wm.checkpoints.retention import SIGN
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData
 from wm.evaluation.evaluator import judge_windows
@@ -14,18 +15,23 @@ from wm.evaluation.metrics import concatenate, metrics_of
 from wm.model.world_model import WorldModel
 from wm.training import distributed
 
+Row = dict[str, Any]
 LOGGED_METRICS = ("action_acc", "change_acc", "pos_mae", "val_loss")
 
 
 class Validation:
-    """Judges at every context of a config."""
+    """Evaluates a model at every context of its config.
 
-    def __init__(self, config: RunConfig, data: TrainingData, device: torch.device) -> None:
-        self._config, self._data, self._device = config, data, device
+    Attributes:
+        best: best value so far of each metric that decides which checkpoints are kept, for a checkpoint.
+    """
+
+    def __init__(self, config: RunConfig, data: TrainingData, device: torch.device, best: dict[str, float]) -> None:
+        self._config, self._data, self._device, self.best = config, data, device, best
         self._train_frames = int(data.train.num_frames.sum())
         self._targets: dict[int, Targets] = {}
 
-    def rows(self, model: WorldModel, num_targets: int, targets_seen: int, seconds: float) -> list[dict[str, Any]]:
+    def rows(self, model: WorldModel, num_targets: int, targets_seen: int, seconds: float) -> list[Row]:
         """A row of metrics for each context, the same on every rank."""
         if num_targets not in self._targets:
             self._targets[num_targets] = evaluation_targets(self._data.judged, num_targets)
@@ -35,7 +41,7 @@ class Validation:
         rows = []
         for context in self._config.contexts:
             judged = judge_windows(model, self._data.judged, mine, context, self._device, self._config.precision)
-            metrics = metrics_of(concatenate(distributed.from_all_ranks(judged)))
+            metrics = metrics_of(concatenate(distributed.all_gather_object(judged)))
             rows.append(
                 {
                     "kind": "eval", "targets_seen": targets_seen, "seconds": seconds, "context": context,
@@ -44,3 +50,18 @@ class Validation:
                 | {name: metrics[name].value for name in LOGGED_METRICS}
             )  # fmt: skip
         return rows
+
+    def is_best(self, row: Row) -> bool:
+        """Whether a row is the best so far by any metric; remembers it."""
+        better = {
+            name: row[name]
+            for name, sign in SIGN.items()
+            if row[name] is not None and (name not in self.best or sign * (row[name] - self.best[name]) > 0)
+        }
+        self.best = self.best | better
+        return bool(better)
+
+    def next_at(self, targets_seen: int) -> int:
+        """Targets seen at the next validation."""
+        every = self._config.eval.every_targets
+        return (targets_seen // every + 1) * every

@@ -1,0 +1,34 @@
+"""The device of a worker, and its share of the machine's cores."""
+
+from __future__ import annotations
+
+import torch
+
+from datasets.runtime.errors import UserError
+from datasets.runtime.hardware import num_cores
+from wm.config.run_config import RunConfig
+
+
+def select_device(config: RunConfig) -> torch.device:
+    """The GPU that Ray assigned to this worker, or the CPU.
+
+    Raises:
+        UserError: the config asks for a GPU and there is none.
+    """
+    if not config.use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("use_gpu is set, but there is no CUDA device; set use_gpu: false, or install a CUDA torch")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def set_num_threads(config: RunConfig, num_processes: int) -> None:
+    """Set torch's threads to `num_threads`, or to this process' share of the cores; Ray would leave it one thread.
+
+    Args:
+        num_processes: that share the machine's cores.
+    """
+    if not config.use_gpu:
+        share = max(1, num_cores() // num_processes)
+        torch.set_num_threads(share if config.num_threads == "auto" else config.num_threads)

@@ -1,0 +1,86 @@
+"""What a run writes while it trains: log, throughput profile and checkpoints. Rank 0 writes; other ranks do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from wm.checkpoints.staging import Snapshot
+from wm.checkpoints.writer import CheckpointWriter
+from wm.runs.run import Run
+from wm.runs.run_log import RunLog
+from wm.training import distributed
+
+
+class Recorder:
+    """Writes the files of a run on rank 0, and does nothing on other ranks.
+
+    Attributes:
+        blocked_s: seconds that the last checkpoint blocked training.
+    """
+
+    def __init__(self, run: Run, resumed_at: int) -> None:
+        """
+        Args:
+            resumed_at: targets seen by the checkpoint that the run resumes from; 0 for a new run.
+        Raises:
+            UserError: checkpoints cannot be written to their store.
+        """
+        self._run = run
+        self._log: RunLog | None = None
+        self._writer: CheckpointWriter | None = None
+        self.blocked_s = 0.0
+        if distributed.rank() == 0:
+            self._writer = CheckpointWriter(run.checkpoints, run.config.checkpoint.keep_last, self.warn)
+            self._log = run.open_log(resumed_at)
+            run.record_environment(resumed_at=resumed_at, workers=distributed.world_size())
+
+    def log(self, kind: str, **values: Any) -> None:
+        """Append a row to the log."""
+        if self._log is not None:
+            self._log.write({"kind": kind, **values})
+
+    def warn(self, message: str) -> None:
+        """Append a warning to the log; any thread may call."""
+        self.log("problem", message=message)
+
+    def num_rollbacks(self) -> int:
+        """Rollbacks in the log, the same on every rank; every rank must call."""
+        return distributed.broadcast_object(0 if self._log is None else self._log.count("rollback"))
+
+    def write_profile(self, **numbers: Any) -> None:
+        """Replace the throughput profile."""
+        if self._log is not None:
+            self._run.write_profile(numbers)
+
+    def save(self, snapshot: Callable[[], Snapshot], *, wait: bool) -> bool:
+        """Copy a snapshot and have a thread write it.
+
+        Returns:
+            Whether it was taken: not if the previous one is still being written and `wait` is not set.
+        """
+        if self._writer is None:
+            return True
+        taken = snapshot()
+        if not self._writer.save(taken, wait=wait):
+            return False
+        self.blocked_s = self._writer.blocked_s
+        self.log("checkpoint", targets_seen=taken.meta["targets_seen"], seconds_held=self.blocked_s)
+        return True
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        if self._writer is not None:
+            self._writer.wait()
+
+    def drop_checkpoints_after(self, targets_seen: int) -> None:
+        """Delete checkpoints of more targets."""
+        if self._writer is not None:
+            self._writer.drop_after(targets_seen)
+
+    def close(self) -> None:
+        """Finish the checkpoint that is being written and close all files."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._log is not None:
+            self._log.close()
