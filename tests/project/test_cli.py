@@ -177,7 +177,7 @@ def test_a_run_folder_that_is_somebody_elses_is_left_alone(wm, tmp_path, tiny_co
     (tmp_path / "thesis" / "thesis.tex").write_text("mine")
     text = f"train_corpus: {tiny_corpus}\nsplit: {{validation_fraction: 0.4}}\n"
     done = wm("train", write_config(tmp_path, text), "--out", tmp_path / "thesis")
-    assert_one_line(done, "is no run", "--out")
+    assert_one_line(done, "is not a run", "--out")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
 
 
@@ -209,7 +209,7 @@ def test_a_folder_that_is_no_corpus_is_one_line(wm, tmp_path, checkpoint):
 
 
 def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line(wm, tmp_path, tiny_corpus, checkpoint):
-    assert_one_line(wm("eval", tmp_path, tiny_corpus), "is no checkpoint")
+    assert_one_line(wm("eval", tmp_path, tiny_corpus), "is not a checkpoint")
     (path,) = (Path(shutil.copytree(checkpoint, tmp_path / "run")) / "checkpoints").iterdir()
     meta = json.loads((path / "meta.json").read_text())
     (path / "meta.json").write_text(
