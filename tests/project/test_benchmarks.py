@@ -187,7 +187,7 @@ def test_a_core_that_forgets_its_state_is_found_wrong(games, monkeypatch):
 
     monkeypatch.setattr(ssd, "scan", forgetful)
     monkeypatch.setattr(gpu_correctness, "CHECKS", (gpu_correctness.check_scans, gpu_correctness.check_steps))
-    wrong = wrong_checks(gpu_correctness.Scene(device=CPU, cores=("torch",), tiny=True, index=games))
+    wrong = wrong_checks(gpu_correctness.Scene(device=CPU, backends=("torch",), tiny=True, index=games))
     assert "step, torch, fp32" in wrong
     assert "scan, torch, fp32, 64 frames after a state" in wrong
     assert "scan, torch, fp32, 64 frames" not in wrong
@@ -199,7 +199,7 @@ def test_a_check_that_raises_is_wrong_and_the_next_goes_on(games, monkeypatch):
         yield
 
     monkeypatch.setattr(gpu_correctness, "CHECKS", (raising, gpu_correctness.check_feeds))
-    done = gpu_correctness.run_checks(gpu_correctness.Scene(device=CPU, cores=("torch",), tiny=True, index=games))
+    done = gpu_correctness.run_checks(gpu_correctness.Scene(device=CPU, backends=("torch",), tiny=True, index=games))
     assert [check.is_right for check in done] == [False, True]
 
 
