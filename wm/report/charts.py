@@ -77,6 +77,12 @@ class Estimate:
         """Both ends, or None if either is missing."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
+    def overlaps(self, other: Estimate) -> bool:
+        """Whether both have intervals, and these have a value in common."""
+        if self.interval is None or other.interval is None:
+            return False
+        return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Category:
@@ -261,8 +267,9 @@ def _add_baseline(
     if interval := baseline.estimate.interval:
         figure.add_hrect(*interval, fillcolor=color, opacity=0.14, line_width=0, layer="below")
     figure.add_hline(value, line={"color": color, "width": 2, "dash": "dash"})
-    line = [y for y in (figure.data[0].y if figure.data else ()) if y is not None]  # pyrefly: ignore
-    side = "left" if line and abs(line[-1] - value) < 0.15 * (high - low) else "right"
+    traces: Any = figure.data
+    ends = [trace.y[-1] for trace in traces[:1] if trace.y and finite(trace.y[-1]) is not None]
+    side = "left" if any(abs(end - value) < 0.15 * (high - low) for end in ends) else "right"
     figure.add_annotation(
         text=f"{plain_text(baseline.name)}: {axis.format(value)}",
         font_color=color,

@@ -22,12 +22,14 @@ from wm.report.results import (
     METRICS,
     MetricInfo,
     Result,
+    Scores,
     best_baseline,
     context_order,
     context_text,
 )
 
 TARGETS_SEEN = Axis(title="targets seen")
+HEADINGS = {"action": "By kind of action", "character": "By character", "stage": "By stage"}
 
 Row = dict[str, Any]
 
@@ -47,7 +49,7 @@ def learning_charts(log_rows: Sequence[Row], results: Sequence[Result]) -> list[
         }
         if any(lines.values()):
             figure = learning_curve(lines, x=TARGETS_SEEN, y=metric.axis, baselines=_baselines(results, metric))
-            charts.append(_metric_chart("validation", metric, figure))
+            charts.append(_metric_chart("validation", metric, figure, "on validation games; "))
     return charts
 
 
@@ -88,23 +90,33 @@ def headline_chart(metric: MetricInfo, model: Result, results: Sequence[Result])
     return _metric_chart("headline", metric, bars_with_intervals(bars, value=Axis(title="", kind=metric.kind)))
 
 
-def breakdown_charts(results: Sequence[Result], model: Result, dimension: str) -> list[Chart]:
-    """Each metric by kind of frames, the most frequent first, beside the baseline that is best over all frames."""
-    charts = []
-    for metric in HEADLINE_METRICS:
-        # By definition every baseline has a change_acc of 0, so a mark would say nothing.
-        baseline = best_baseline(results, metric) if metric is not CHANGE_ACC else None
-        slices = baseline.slices.get(dimension, []) if baseline else []
-        marks = {part.name: part.estimate(metric.key).value for part in slices}
-        bars = []
-        for part in model.slices[dimension]:
-            estimate, mark = part.estimate(metric.key), marks.get(part.name)
-            is_worse = estimate.value is not None and mark is not None and metric.is_better(mark, estimate.value)
-            detail = f"{part.count:,} pairs of frame and player"
-            bars.append(Category(name=part.name, estimate=estimate, detail=detail, baseline=mark, is_worse=is_worse))
-        figure = bars_with_intervals(bars, value=metric.axis)
-        charts.append(_metric_chart(f"breakdown-{list(model.slices).index(dimension)}", metric, figure))
-    return charts
+def breakdown_charts(model: Result, results: Sequence[Result]) -> dict[str, list[Chart]]:
+    """Heading -> each metric by kind of frames, the most frequent first, with marks of the best baseline."""
+    return {
+        HEADINGS.get(dimension, f"By {dimension}"): [
+            _slices_chart(f"breakdown-{i}", metric, slices, best_baseline(results, metric), dimension)
+            for metric in HEADLINE_METRICS
+        ]
+        for i, (dimension, slices) in enumerate(model.slices.items())
+        if slices
+    }
+
+
+def _slices_chart(
+    prefix: str, metric: MetricInfo, slices: Sequence[Scores], baseline: Result | None, dimension: str
+) -> Chart:
+    # By definition every baseline has a change_acc of 0, so a mark would say nothing.
+    has_marks = baseline is not None and metric is not CHANGE_ACC
+    marks = (
+        {part.name: part.estimate(metric.key).value for part in baseline.slices.get(dimension, [])} if has_marks else {}
+    )
+    bars = []
+    for part in slices:
+        estimate, mark = part.estimate(metric.key), marks.get(part.name)
+        is_worse = estimate.value is not None and mark is not None and metric.is_better(mark, estimate.value)
+        detail = f"{part.count:,} pairs of frame and player"
+        bars.append(Category(name=part.name, estimate=estimate, detail=detail, baseline=mark, is_worse=is_worse))
+    return _metric_chart(prefix, metric, bars_with_intervals(bars, value=metric.axis))
 
 
 def corpus_charts(corpus: CorpusInfo) -> list[Chart]:
@@ -125,5 +137,5 @@ def _baselines(results: Sequence[Result], metric: MetricInfo) -> list[Category]:
     return [Category(name=baseline.name, estimate=baseline.estimate(metric.key))] if baseline else []
 
 
-def _metric_chart(prefix: str, metric: MetricInfo, figure: Any) -> Chart:
-    return Chart(key=f"{prefix}-{metric.key}", title=metric.title, note=metric.direction, figure=figure)
+def _metric_chart(prefix: str, metric: MetricInfo, figure: Any, note: str = "") -> Chart:
+    return Chart(key=f"{prefix}-{metric.key}", title=metric.title, note=f"{note}{metric.direction}", figure=figure)

@@ -37,7 +37,6 @@ from wm.runs.run import CONFIG_FILE, ENVIRONMENT_FILE
 from wm.runs.run_log import read_log
 
 FRAMES_PER_HOUR = 60 * 3600
-HEADINGS = {"action": "By kind of action", "character": "By character", "stage": "By stage"}
 
 Facts = list[tuple[str, str]]
 """Names and values, as text."""
@@ -101,11 +100,7 @@ def render_report(
         learning_charts=learning_charts(log_rows, results),
         has_validation=any(row.get("kind") == "eval" for row in log_rows),
         context_charts=context_charts(results),
-        breakdown=[
-            (HEADINGS.get(dimension, f"By {dimension}"), breakdown_charts(results, model, dimension))
-            for dimension, slices in (model.slices if model else {}).items()
-            if model and slices
-        ],
+        breakdown=breakdown_charts(model, results) if model else {},
         corpus=corpus,
         corpus_facts=_corpus_facts(corpus) if corpus else [],
         corpus_charts=corpus_charts(corpus) if corpus else [],
@@ -144,8 +139,7 @@ def _verdict(metric: MetricInfo, model: Result, baseline: Result | None) -> tupl
     versus = f"“{baseline.name}” ({metric.axis.format(other.value)})"
     if mine.value is None or other.value is None:
         return f"– no value for the model; best baseline: {versus}", "unclear"
-    overlap = mine.interval and other.interval and max(mine.low, other.low) <= min(mine.high, other.high)  # pyrefly: ignore
-    if overlap or mine.value == other.value:
+    if mine.overlaps(other) or mine.value == other.value:
         return f"≈ no clear difference from {versus}", "unclear"
     is_better = metric.is_better(mine.value, other.value)
     return (f"✓ better than {versus}", "good") if is_better else (f"✗ worse than {versus}", "bad")
