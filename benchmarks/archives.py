@@ -12,7 +12,6 @@ installed, with libarchive-c. Then a zip of NUM_MEMBERS (default 172,000) small 
 from __future__ import annotations
 
 import json
-import lzma
 import multiprocessing
 import sys
 import tempfile
@@ -20,10 +19,9 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from datasets.sources.scan import Inputs, survey
-from datasets.sources.sevenzip_blocks import lzma_filters
-from datasets.sources.sevenzip_header import read_directory
 
 REPEATS = 3
 PIECE_BYTES = 1 << 20
@@ -31,13 +29,17 @@ PIECE_BYTES = 1 << 20
 
 def by_lzma_alone(path: Path) -> int:
     """Bytes of all blocks, decompressed by liblzma and dropped."""
+    import py7zr
+
     total = 0
-    with path.open("rb") as file:
-        for block in read_directory(file, path.stat().st_size).streams.blocks:
-            file.seek(block.start)
-            decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters(block))
-            left, done = block.packed_bytes, 0
-            while done < block.num_bytes:
+    with py7zr.SevenZipFile(path) as archive, path.open("rb") as file:
+        streams = archive.header.main_streams
+        assert streams is not None and streams.unpackinfo is not None and streams.packinfo is not None
+        file.seek(archive.afterheader)
+        for folder, packed_bytes in zip(streams.unpackinfo.folders, streams.packinfo.packsizes, strict=True):
+            decompressor: Any = folder.get_decompressor(packed_bytes).chain[0]
+            left, num_bytes, done = packed_bytes, folder.get_unpack_size(), 0
+            while done < num_bytes:
                 data = file.read(min(PIECE_BYTES, left)) if decompressor.needs_input else b""
                 left -= len(data)
                 done += len(decompressor.decompress(data, PIECE_BYTES))

@@ -1,4 +1,4 @@
-"""What the `meta.json` beside parsed games says of each: read as a stream, kept on disk, without what names a person.
+"""Metadata of parsed games, from the `meta.json` beside them: read as a stream, kept on disk, without personal names.
 
 One entry per game, up to a kilobyte each: 300,000 of them would take a gigabyte as Python objects.
 """
@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from datasets.sources.decompress import BLOCK_BYTES, Readable
-from datasets.sources.names import GAME_ID
-
+GAME_ID = re.compile(r"[0-9a-f]{32}")
+"""Name of a game that an older pipeline parsed: the md5 of its .slp."""
 GAME_FIELDS = (
     "num_frames", "lastFrame", "slippi_version", "num_players", "stage", "timer", "is_teams", "winner", "is_training",
     "valid", "is_pal", "game_end_method", "startAt", "compression", "pq_size", "slp_size",
 )  # fmt: skip
-"""Fields of an entry that are kept; source_file, name and raw are file names."""
+"""Fields of an entry that are kept; source_file, name and raw are file names and are dropped."""
 MATCH_FIELDS = ("id", "game", "tiebreaker")
 PLAYER_FIELDS = ("port", "character", "type", "damage_taken")
-"""Fields of an entry's players; name_tag and netplay name a person."""
+"""Fields of an entry's players that are kept; name_tag and netplay name a person and are dropped."""
 MAX_ENTRY_CHARACTERS = 1 << 20
 CACHE_KIB = 8 * 1024
+BLOCK_BYTES = 1 << 20
+
+
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; empty only at the end."""
+        ...
 
 
 class Metadata:
@@ -36,11 +45,12 @@ class Metadata:
         self._database.execute("CREATE TABLE entries (game_id TEXT PRIMARY KEY, entry TEXT) WITHOUT ROWID")
 
     def read(self, file: Readable) -> None:
-        """Take all entries of a file.
+        """Add all entries of a file.
 
         Raises:
-            ValueError: it is no list of objects in JSON; the entries before the fault are kept.
-            what reading the file raises.
+            ValueError: the file is no JSON list of objects; the entries before the error are kept.
+            EOFError: the list is cut off.
+            Exception: what reading the file raises.
         """
         self._database.execute("BEGIN")
         try:
@@ -53,13 +63,13 @@ class Metadata:
             self._database.execute("COMMIT")
 
     def get(self, game_id: str) -> dict[str, Any] | None:
-        """What the file says of a game; None where it does not know it."""
+        """Metadata of a game, None if there is none."""
         row = self._database.execute("SELECT entry FROM entries WHERE game_id = ?", (game_id,)).fetchone()
         return None if row is None else json.loads(row[0])
 
 
 def kept_fields(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an entry that are needed; none of them names a person or a file."""
+    """The fields of an entry that are needed. None of them names a person or a file."""
     kept = {name: entry[name] for name in GAME_FIELDS if name in entry}
     if isinstance(entry.get("match"), dict):
         kept["match"] = {name: entry["match"][name] for name in MATCH_FIELDS if name in entry["match"]}
@@ -73,7 +83,8 @@ def entries(file: Readable) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list, one by one.
 
     Raises:
-        ValueError: the text is no such list.
+        ValueError: the text is no JSON list of objects.
+        EOFError: the list is cut off.
     """
     decoder = json.JSONDecoder()
     decode = codecs.getincrementaldecoder("utf-8-sig")("replace").decode
@@ -92,7 +103,7 @@ def entries(file: Readable) -> Iterator[dict[str, Any]]:
             if is_open and text[position] == "]":
                 return
             if not is_open or text[position] != "{":
-                raise ValueError("not a list of objects in JSON")
+                raise ValueError("not a JSON list of objects")
             try:
                 entry, position = decoder.raw_decode(text, position)
             except json.JSONDecodeError:

@@ -21,7 +21,8 @@ from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FOLLOWERS_SCHEMA, GAMES_SCHEMA
 from datasets.sources.inputs import ReplayInput
-from datasets.sources.reading import UNREACHABLE, read_ahead
+from datasets.sources.read_errors import UNREACHABLE
+from datasets.sources.reading import read_ahead
 
 
 def encode_chunk(

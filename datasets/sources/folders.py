@@ -1,4 +1,4 @@
-"""Files below a source, folder by folder, in the order of their names: one folder's names are in memory."""
+"""Lists the files below a source, folder by folder, sorted by name; the names of one folder are in memory."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from datasets.runtime.object_storage import is_listed_whole, is_remote, list_remote, list_tree, stat_remote
-from datasets.runtime.stored_file import StoredFile
-from datasets.sources.names import readable
-from datasets.sources.read_errors import DAMAGE, rejection_of
+from datasets.runtime.object_storage import list_remote, list_tree, needs_tree_listing, stat_remote
+from datasets.runtime.stored_file import StoredFile, storable_name
+from datasets.runtime.uris import is_remote
+from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, is_transient, rejection_of
 from datasets.sources.storage import local_file, local_path
 
-ODD_KINDS = {
+SPECIAL_FILES = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 
@@ -26,21 +26,21 @@ class Entry:
     source: str
     """Name of the source, without the folders above it."""
     name: str
-    """Path below the source, as it can be stored."""
+    """Path below the source, as valid Unicode."""
     file: StoredFile
     rejection: tuple[str, str] | None = None
-    """Why it cannot be opened, if that is known."""
+    """Reason code and message if it is known that the file cannot be opened."""
     is_whole: bool = False
     """Whether it stands for a folder that cannot be listed, or for the source, rather than for a file."""
 
     @property
     def path(self) -> str:
-        """All of the path by which it was reached; it tells what kind of file it is."""
+        """The whole path by which the file was found; it determines the kind of the file."""
         return self.file.identity if is_remote(self.file.location) else self.file.location
 
 
 def files(source: str) -> Iterator[Entry]:
-    """Yield all files of a source, which may be one file. An unreadable entry has a rejection; nothing raises."""
+    """All files of a source, which may be a single file. An inaccessible one has a rejection; nothing is raised."""
     return _remote_files(source) if is_remote(local_path(source)) else _local_files(local_path(source))
 
 
@@ -50,12 +50,12 @@ def _local_files(source: str) -> Iterator[Entry]:
         is_folder = os.path.isdir(source)
     except OSError as error:
         path = os.path.abspath(source)
-        yield replace(_unseen("", path, path, "", error), is_whole=True)
+        yield replace(_inaccessible("", path, path, "", error), is_whole=True)
         return
     if not is_folder:
-        yield Entry(source=top.parent_name, name=top.name, file=top, rejection=_odd_kind(os.stat(source).st_mode))
+        yield Entry(source=top.parent_name, name=top.name, file=top, rejection=_special_file(os.stat(source).st_mode))
         return
-    label = readable(os.path.basename(top.identity))
+    label = storable_name(os.path.basename(top.identity))
     visited: set[tuple[int, int]] = set()
     levels: list[Iterator[tuple[str, str, str]]] = [iter([(top.location, top.identity, "")])]
     while levels:
@@ -63,24 +63,28 @@ def _local_files(source: str) -> Iterator[Entry]:
         if found is None:
             levels.pop()
             continue
-        path, place, name = found
+        path, identity, name = found
         try:
             is_link, status = _status(path)
-            place = os.path.realpath(path) if is_link else place
+            identity = os.path.realpath(path) if is_link else identity
             if not stat.S_ISDIR(status.st_mode):
-                file = StoredFile(path, place, readable(os.path.basename(path)), status.st_size, status.st_mtime_ns)
-                yield Entry(source=label, name=readable(name), file=file, rejection=_odd_kind(status.st_mode))
-            elif (status.st_dev, status.st_ino) not in visited:  # links may lead back or twice to the same place
+                base = storable_name(os.path.basename(path))
+                file = StoredFile(path, identity, base, status.st_size, status.st_mtime_ns)
+                yield Entry(source=label, name=storable_name(name), file=file, rejection=_special_file(status.st_mode))
+                continue
+            # A link to a folder above the source would add all that is beside the source.
+            is_above = is_link and top.identity.startswith(f"{identity.rstrip('/')}/")
+            if not is_above and (status.st_dev, status.st_ino) not in visited:  # links may form a cycle
                 visited.add((status.st_dev, status.st_ino))
                 names = sorted(os.listdir(path), key=os.fsencode)
-                levels.append(_below(path, place, name, names))
+                levels.append(_children(path, identity, name, names))
         except OSError as error:
-            yield _unseen(label, path, place, name, error)
+            yield _inaccessible(label, path, identity, name, error)
 
 
-def _below(path: str, place: str, name: str, names: list[str]) -> Iterator[tuple[str, str, str]]:
+def _children(path: str, identity: str, name: str, names: list[str]) -> Iterator[tuple[str, str, str]]:
     prefix = f"{name}/" if name else ""
-    return ((f"{path.rstrip('/')}/{base}", f"{place.rstrip('/')}/{base}", f"{prefix}{base}") for base in names)
+    return ((f"{path.rstrip('/')}/{base}", f"{identity.rstrip('/')}/{base}", f"{prefix}{base}") for base in names)
 
 
 def _status(path: str) -> tuple[bool, os.stat_result]:
@@ -89,21 +93,24 @@ def _status(path: str) -> tuple[bool, os.stat_result]:
     return is_link, os.stat(path) if is_link else status
 
 
-def _odd_kind(mode: int) -> tuple[str, str] | None:
-    """Why a file of that mode is not opened."""
-    kind = ODD_KINDS.get(stat.S_IFMT(mode))
+def _special_file(mode: int) -> tuple[str, str] | None:
+    """The rejection of a special file; None for a regular one."""
+    kind = SPECIAL_FILES.get(stat.S_IFMT(mode))
     return None if kind is None else ("unopenable", f"{kind}, not a file")
 
 
-def _unseen(label: str, path: str, place: str, name: str, error: OSError) -> Entry:
-    """What cannot be seen: of a kind that its name tells, if it is gone or a link to nowhere; else it might be all."""
+def _inaccessible(label: str, path: str, identity: str, name: str, error: OSError) -> Entry:
+    """A missing file or a dangling link counts by its name; anything else might be a folder of replays."""
     is_folder = os.path.isdir(path)
     code, message = rejection_of(error)
     return Entry(
         source=label,
-        name=readable(name),
-        file=StoredFile(path, place, readable(os.path.basename(path)), 0, 0),
-        rejection=(code, f"a folder that cannot be listed: {message}" if is_folder else message),
+        name=storable_name(name),
+        file=StoredFile(path, identity, storable_name(os.path.basename(path)), 0, 0),
+        rejection=(
+            UNREACHABLE if is_transient(path, error) else code,
+            f"a folder that cannot be listed: {message}" if is_folder else message,
+        ),
         is_whole=is_folder or error.errno not in (errno.ENOENT, errno.ELOOP),
     )
 
@@ -111,14 +118,14 @@ def _unseen(label: str, path: str, place: str, name: str, error: OSError) -> Ent
 def _remote_files(source: str) -> Iterator[Entry]:
     try:
         is_folder, top = stat_remote(source)
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         root = StoredFile(source, source.partition("?")[0], "", 0, 0)
-        yield Entry(source="", name="", file=root, rejection=rejection_of(error), is_whole=True)
+        yield Entry(source="", name="", file=root, rejection=_remote_rejection(source, error), is_whole=True)
         return
     if not is_folder:
         yield Entry(source=top.parent_name, name=top.name, file=top)
         return
-    if is_listed_whole(source):
+    if needs_tree_listing(source):
         yield from _tree_files(top)
         return
     levels = [iter([(top, True, "")])]
@@ -133,19 +140,27 @@ def _remote_files(source: str) -> Iterator[Entry]:
             continue
         try:
             prefix = f"{name}/" if name else ""
-            listed = list_remote(file.location)
-            levels.append(iter([(child, is_below, prefix + child.name) for child, is_below in listed]))
-        except DAMAGE as error:
-            code, message = rejection_of(error)
-            message = f"a folder that cannot be listed: {message}"
-            yield Entry(source=top.name, name=name, file=file, rejection=(code, message), is_whole=True)
+            children = list_remote(file.location)
+            levels.append(iter([(child, is_below, prefix + child.name) for child, is_below in children]))
+        except READ_ERRORS as error:
+            yield _unlisted(top, file, name, error)
 
 
 def _tree_files(top: StoredFile) -> Iterator[Entry]:
     try:
         for name, file in list_tree(top.location):
             yield Entry(source=top.name, name=name, file=file)
-    except DAMAGE as error:
-        code, message = rejection_of(error)
-        message = f"a folder that cannot be listed: {message}"
-        yield Entry(source=top.name, name="", file=top, rejection=(code, message), is_whole=True)
+    except READ_ERRORS as error:
+        yield _unlisted(top, top, "", error)
+
+
+def _unlisted(top: StoredFile, folder: StoredFile, name: str, error: Exception) -> Entry:
+    code, message = _remote_rejection(folder.location, error)
+    message = f"a folder that cannot be listed: {message}"
+    return Entry(source=top.name, name=name, file=folder, rejection=(code, message), is_whole=True)
+
+
+def _remote_rejection(location: str, error: Exception) -> tuple[str, str]:
+    """As `rejection_of`, but storage that does not answer is tried again in the next run."""
+    code, message = rejection_of(error)
+    return (UNREACHABLE if isinstance(error, OSError) and is_transient(location, error) else code), message

@@ -1,4 +1,4 @@
-"""One replay that may be read: where it lies, what identifies it, and what is known of it before it is read."""
+"""One replay to read: its location, its identity, and what is known before it is read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ZipMember:
-    """Where a member lies in its zip, so that it is read by range without the archive's directory."""
+    """Byte range of a member in its zip, so that a worker reads it without the archive's directory."""
 
     header_offset: int
     """Byte at which the member's local header begins."""
     stored_bytes: int
     num_bytes: int
-    """Uncompressed, as the directory says; what is read must agree."""
+    """Uncompressed, as the directory states; what is read must agree."""
     crc: int
     method: int
     """Compression method (APPNOTE.TXT, 4.4.5)."""
@@ -22,7 +22,7 @@ class ZipMember:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TarMember:
-    """Where a member's bytes lie in an uncompressed tar."""
+    """Byte range of a member in an uncompressed tar."""
 
     offset: int
     num_bytes: int
@@ -30,39 +30,39 @@ class TarMember:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayInput:
-    """One replay that may be read, and what identifies it in a later run."""
+    """One replay to read, and what identifies it in a later run."""
 
     key: str
-    """Identity of this input in 24 hexadecimal digits: place, size, time or checksum."""
+    """Identity in 24 hexadecimal digits: path, size, and time or checksum."""
     source: str
     """Name of the archive or folder, without the folders above it."""
     member: int
     """Number of the file in its source, in listing order; -1 stands for an archive as a whole."""
     name: str
-    """Path below the source; may hold connect codes, so it is stored only on request."""
+    """Path below the source. It may contain connect codes, so it is stored only on request."""
     container: str
     """Path or URI of the file itself, or of the archive that holds it."""
     num_bytes: int
     """Bytes that it takes in its container, for progress."""
     kind: Literal["slp", "parsed"] = "slp"
-    """A replay, or what an older pipeline made of one (`datasets.legacy.parsed_game`)."""
+    """A replay, or a game that an older pipeline parsed (`datasets.legacy.parsed_game`)."""
     byte_range: ZipMember | TarMember | None = None
-    """Where in its container; None where the container is the file itself, or `content` is there."""
+    """Position in the container; None if the container is the file itself, or `content` is set."""
     content: bytes | None = None
-    """Its bytes as the archive stores them, of archives that can only be read from their start."""
+    """The bytes as the archive stores them, for archives that can only be read from their start."""
     meta: dict[str, Any] | None = None
-    """What the `meta.json` beside a parsed game says of it."""
+    """Entry of a parsed game in the `meta.json` beside it."""
     rejection: tuple[str, str] | None = None
-    """Reason code and message, where it is known before reading that it cannot be taken."""
+    """Reason code and message if it is known before reading that the input is rejected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkipStats:
-    """What a walk over the sources passed over."""
+    """What a scan over the sources skipped."""
 
     num_ignored: int = 0
     """Files that are neither replays nor archives."""
     num_done: int = 0
-    """Inputs that the corpus has already taken or refused."""
+    """Inputs that the corpus has already accepted or rejected."""
     num_bytes: int = 0
-    """Bytes of those in their containers, for progress."""
+    """Bytes of those inputs in their containers, for progress."""

@@ -1,4 +1,4 @@
-"""What the name of a file or an archive's member says, what identifies an input, and what may be shown of a name."""
+"""Classifies files and archive members by name, and computes the keys that identify inputs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Literal
 
 REPLAY_SUFFIXES = (".slp", ".slp.gz")
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst")
-"""What is opened, as a source or within a folder."""
-OTHER_ARCHIVE_SUFFIXES = (".rar", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".slp.zst", ".slp.xz", ".slp.bz2")
-"""What may hold replays but is not read: it is named, rather than ignored."""
+"""Archives that are read, as a source or within a folder."""
+UNSUPPORTED_ARCHIVE_SUFFIXES = (".rar", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+"""Archives that may hold replays but are not read: each is rejected, rather than ignored."""
+UNSUPPORTED_REPLAY_SUFFIXES = (".slpz", ".zlp", ".slp.zst", ".slp.xz", ".slp.bz2")
+"""Compressed replays that are not read: each is rejected, rather than ignored."""
 META_NAME = "meta.json"
-GAME_ID = re.compile(r"[0-9a-f]{32}")
-"""Name of a game that an older pipeline parsed: the md5 of its .slp."""
 
 PARSED = re.compile(r"(?P<root>(?:.*/)?)games/(?P<game_id>[0-9a-f]{32})", re.DOTALL)
 DRIVE = re.compile(r"[A-Za-z]:")
 RESOURCE_FORK = "._"
-"""Beginning of the names that macOS gives to the companions it adds to archives."""
+"""Prefix of the names of resource forks, which macOS adds to archives."""
 
-Kind = Literal["slp", "parsed", "meta", "archive", "other_archive", "ignored"]
+Kind = Literal["slp", "parsed", "meta", "archive", "unsupported_archive", "unsupported_replay", "ignored"]
 
 
 def kind_of(name: str) -> Kind:
-    """What a file or member is, by its name (path below its source, with slashes)."""
+    """Kind of a file or member, by its name (path below its source, with slashes)."""
     base = name.rsplit("/", 1)[-1].lower()
     if base.startswith(RESOURCE_FORK):
         return "ignored"
@@ -32,11 +32,24 @@ def kind_of(name: str) -> Kind:
         return "slp"
     if base.endswith(ARCHIVE_SUFFIXES):
         return "archive"
-    if base.endswith(OTHER_ARCHIVE_SUFFIXES):
-        return "other_archive"
+    if base.endswith(UNSUPPORTED_ARCHIVE_SUFFIXES):
+        return "unsupported_archive"
+    if base.endswith(UNSUPPORTED_REPLAY_SUFFIXES):
+        return "unsupported_replay"
     if base == META_NAME:
         return "meta"
     return "parsed" if PARSED.fullmatch(name) else "ignored"
+
+
+def unsupported(name: str) -> tuple[str, str]:
+    """The rejection of a file that may hold replays but cannot be read."""
+    base = name.rsplit("/", 1)[-1].lower()
+    suffix = next(
+        suffix for suffix in UNSUPPORTED_ARCHIVE_SUFFIXES + UNSUPPORTED_REPLAY_SUFFIXES if base.endswith(suffix)
+    )
+    if suffix in UNSUPPORTED_ARCHIVE_SUFFIXES:
+        return "unopenable", f"unsupported archive format {suffix}; repack it as .zip or .7z"
+    return "unopenable", f"unsupported compressed replay {suffix}; decompress it to .slp"
 
 
 def parsed_root(name: str) -> str:
@@ -47,7 +60,7 @@ def parsed_root(name: str) -> str:
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a member's name leads out of the folder into which its archive would be unpacked."""
+    """Whether a member's path leaves the folder into which its archive would be extracted."""
     parts = name.replace("\\", "/").split("/")
     return not parts[0] or DRIVE.match(name) is not None or ".." in parts or "\0" in name
 
@@ -55,9 +68,3 @@ def is_unsafe(name: str) -> bool:
 def key_of(*parts: object) -> str:
     """Identity of an input in 24 hexadecimal digits: 96 bits of blake2b."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
-
-
-def readable(name: str | bytes) -> str:
-    """A name that can be stored: bytes that are not UTF-8 become question marks."""
-    content = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
-    return content.decode("utf-8", "replace")

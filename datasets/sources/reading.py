@@ -1,54 +1,44 @@
-"""From an input to its bytes, with reads of remote inputs running ahead."""
+"""From an input to its bytes; remote inputs are fetched ahead."""
 
 from __future__ import annotations
 
-import errno
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from datasets.runtime.errors import ReplayError
-from datasets.runtime.object_storage import is_remote
+from datasets.runtime.uris import is_remote
 from datasets.sources import decompress
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
-from datasets.sources.read_errors import DAMAGE, rejection_of
-from datasets.sources.storage import forget_open_files, read_file
+from datasets.sources.read_errors import READ_ERRORS, rejection_of
+from datasets.sources.storage import close_cached_files, read_file, retry_transient
 from datasets.sources.tars import read_tar_member
 from datasets.sources.zips import read_zip_member
 
-UNREACHABLE = "unreachable"
-"""Reason code of inputs that could not be read for now: they are no part of the corpus, not even as rejects."""
-RETRY_AFTER_S = (0.5, 3.0)
-TRANSIENT_ERRNOS = frozenset({
-    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY,
-    errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
-})  # fmt: skip
-"""Of a local or network disk: not the file's own fault."""
-READS_AHEAD = 8
-"""Remote reads under way at once."""
-BYTES_AHEAD = 64 * 2**20
-"""Stored bytes that reads under way may hold together."""
+PREFETCH_READS = 8
+"""Remote reads in flight at once."""
+PREFETCH_BYTES = 64 * 2**20
+"""Stored bytes of all reads in flight."""
 
 
 def read_input(replay: ReplayInput) -> bytes:
     """The bytes of one input: an uncompressed .slp, or a parsed game as the older pipeline stored it.
 
     Raises:
-        ReplayError: `unopenable`, `too_large`, `wrong_size`, or the code of its rejection.
+        ReplayError: `unopenable`, `too_large`, `wrong_size`, UNREACHABLE, or the code of its rejection.
     """
     return _content(replay, partial(_stored, replay))
 
 
 def read_ahead(inputs: Iterable[ReplayInput]) -> Iterator[tuple[ReplayInput, Callable[[], bytes]]]:
-    """Each input with the function that gives its bytes or raises, as `read_input`.
+    """Each input with the function that returns its bytes or raises, as `read_input`.
 
-    Local inputs are read when asked for. Of remote ones up to READS_AHEAD are being fetched, at most about
-    BYTES_AHEAD together, so that the network's latency is waited for once; they are decompressed when asked for.
+    Local inputs are read when that function is called. Of remote ones up to PREFETCH_READS are fetched ahead, at most
+    about PREFETCH_BYTES together, which hides the network's latency; they are decompressed when it is called.
     """
     waiting: deque[tuple[ReplayInput, Callable[[], bytes]]] = deque()
-    with ThreadPoolExecutor(READS_AHEAD, thread_name_prefix="read-ahead") as pool:
+    with ThreadPoolExecutor(PREFETCH_READS, thread_name_prefix="read-ahead") as pool:
         try:
             num_bytes = 0
             for replay in inputs:
@@ -58,7 +48,7 @@ def read_ahead(inputs: Iterable[ReplayInput]) -> Iterator[tuple[ReplayInput, Cal
                     fetch = future.result
                 waiting.append((replay, partial(_content, replay, fetch)))
                 num_bytes += replay.num_bytes
-                while len(waiting) >= READS_AHEAD or num_bytes > BYTES_AHEAD:
+                while len(waiting) >= PREFETCH_READS or num_bytes > PREFETCH_BYTES:
                     num_bytes -= waiting[0][0].num_bytes
                     yield waiting.popleft()
             while waiting:
@@ -68,7 +58,11 @@ def read_ahead(inputs: Iterable[ReplayInput]) -> Iterator[tuple[ReplayInput, Cal
 
 
 def _stored(replay: ReplayInput) -> bytes:
-    """The bytes as the container has them."""
+    """The bytes as the container stores them, read with retries."""
+    return retry_transient(replay.container, partial(_read, replay), close_cached_files)
+
+
+def _read(replay: ReplayInput) -> bytes:
     if replay.content is not None:
         return replay.content
     if isinstance(replay.byte_range, ZipMember):
@@ -82,38 +76,12 @@ def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
     try:
         if replay.rejection is not None:
             raise ReplayError(*replay.rejection)
-        content = _fetched(replay, fetch)
+        content = fetch()
         if isinstance(replay.byte_range, ZipMember) and replay.content is None:
-            content = decompress.unpack_member(content, replay.byte_range)
+            content = decompress.zip_content(content, replay.byte_range)
         name = replay.name if replay.kind == "slp" else ""
         return decompress.replay_content(content, name)
     except (ReplayError, MemoryError):
         raise
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise ReplayError(*rejection_of(error)) from error
-
-
-def _fetched(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:
-    """The stored bytes, tried again where the fault is the network's or the disk's and not the file's.
-
-    Raises:
-        ReplayError: code UNREACHABLE; it is still out of reach. A later run may read it.
-    """
-    for pause_s in (*RETRY_AFTER_S, None):
-        try:
-            return fetch()
-        except OSError as error:
-            if not _is_transient(replay, error):
-                raise
-            if pause_s is None:
-                raise ReplayError(UNREACHABLE, rejection_of(error)[1]) from error
-            time.sleep(pause_s)
-            forget_open_files()
-            fetch = partial(_stored, replay)
-    raise AssertionError("the last try returns or raises")
-
-
-def _is_transient(replay: ReplayInput, error: OSError) -> bool:
-    if is_remote(replay.container):
-        return not isinstance(error, (FileNotFoundError, PermissionError))
-    return error.errno in TRANSIENT_ERRNOS

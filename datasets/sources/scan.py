@@ -1,26 +1,40 @@
-"""Where replays lie: folders, replays and archives, local or remote, walked lazily as inputs to read one by one.
-
-Everything that turns a source into inputs is in this package; what is in it knows nothing of games.
-"""
+"""From sources to inputs: each file of a source becomes an input, or is opened as an archive of inputs."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from datasets.legacy.meta_json import Metadata
 from datasets.runtime.errors import UserError
-from datasets.runtime.object_storage import is_remote, stat_remote
-from datasets.sources.archive_members import SourceScan
+from datasets.runtime.object_storage import stat_remote
+from datasets.runtime.stored_file import StoredFile
+from datasets.runtime.uris import is_remote, without_credentials
+from datasets.sources.archive_members import SourceScan, rejected_archive, too_large
+from datasets.sources.folders import Entry, files
 from datasets.sources.inputs import ReplayInput, SkipStats
-from datasets.sources.listing import inputs_of
-from datasets.sources.names import ARCHIVE_SUFFIXES, REPLAY_SUFFIXES, kind_of
-from datasets.sources.read_errors import DAMAGE, rejection_of
-from datasets.sources.storage import local_path
+from datasets.sources.names import (
+    ARCHIVE_SUFFIXES,
+    META_NAME,
+    REPLAY_SUFFIXES,
+    key_of,
+    kind_of,
+    parsed_root,
+    unsupported,
+)
+from datasets.sources.read_errors import READ_ERRORS, rejection_of
+from datasets.sources.sevenzip import list_7z
+from datasets.sources.storage import local_path, open_file, sibling_location
+from datasets.sources.tars import list_tar, stream_tar
+from datasets.sources.zips import list_zip
 
+ARCHIVE_READERS: dict[str, Callable[[StoredFile, SourceScan], Iterator[ReplayInput]]] = {
+    ".zip": list_zip, ".7z": list_7z, ".tar": list_tar, ".tar.gz": stream_tar, ".tgz": stream_tar,
+    ".tar.zst": stream_tar, ".tzst": stream_tar,
+}  # fmt: skip
 EXPECTED = f"expected a folder, {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))}"
-CREDENTIALS = re.compile(r"(?<=://).*@|\?.*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,57 +42,57 @@ class Survey:
     """How much the sources hold."""
 
     num_inputs: int
-    """Exact, but for archives that can only be read from their start: those are counted by their size."""
+    """Exact, except for compressed and remote tars, which are counted by their size."""
     num_bytes: int
-    """In the measure of `ReplayInput.num_bytes` and `SkipStats.num_bytes`."""
+    """In the unit of `ReplayInput.num_bytes` and `SkipStats.num_bytes`."""
 
 
 class Inputs:
     """The inputs of some sources, found while they are iterated over, in an order that depends on names alone.
 
-    Memory does not grow with what the sources hold, but for a dozen bytes of each input's key: of two inputs with the
-    same key the second is left out. What goes wrong with a file or an archive becomes an input with a rejection.
+    Of two inputs with the same key the second is left out. An error of a file or an archive becomes an input with a
+    rejection. Memory: about 90 bytes for each input, and the directory of the archive at hand.
     """
 
     def __init__(self, sources: Sequence[str], is_done: Callable[[str], bool]) -> None:
         """Args:
         sources: paths or URIs.
-        is_done: whether an input of that key need not be yielded.
+        is_done: whether an input of that key is skipped.
         """
         self._sources = tuple(sources)
-        self._walk = SourceScan(is_done)
+        self._scan = SourceScan(is_done)
 
     def __iter__(self) -> Iterator[ReplayInput]:
         for source in self._sources:
-            yield from inputs_of(source, self._walk)
+            yield from _inputs_of(source, self._scan)
 
     def drain_skipped(self) -> SkipStats:
-        """What was passed over since the last call."""
-        return self._walk.drain_skipped()
+        """What was skipped since the last call."""
+        return self._scan.drain_skipped()
 
 
 def survey(sources: Sequence[str]) -> Survey:
-    """Look over the sources before anything is read. Archives are opened for their directories, none is unpacked.
+    """Count the inputs of the sources before anything is read. Only directories of archives are read.
 
     Raises:
-        UserError: a source does not exist, cannot be reached, or is of an unknown kind; or nothing was found.
+        UserError: a source does not exist, cannot be reached, or is of an unsupported kind; or nothing was found.
     """
-    walk = SourceScan(lambda key: False, reads_contents=False)
+    scan = SourceScan(lambda key: False, reads_contents=False)
     num_inputs = num_bytes = 0
     for source in sources:
         _check(source)
-        for replay in inputs_of(source, walk):
+        for replay in _inputs_of(source, scan):
             num_inputs += 1
             num_bytes += replay.num_bytes
-    num_inputs += walk.estimated_inputs
+    num_inputs += scan.estimated_inputs
     if not num_inputs:
-        named = ", ".join(_shown(source) for source in sources)
+        named = ", ".join(without_credentials(source) for source in sources)
         raise UserError(f"no {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))} and no games/ found in {named}")
-    return Survey(num_inputs=num_inputs, num_bytes=num_bytes + walk.estimated_bytes)
+    return Survey(num_inputs=num_inputs, num_bytes=num_bytes + scan.estimated_bytes)
 
 
 def _check(source: str) -> None:
-    """Refuse a source that is not there, or is a file of an unknown kind."""
+    """Raise a UserError if a source does not exist, or is a file of an unsupported kind."""
     path = local_path(source)
     if is_remote(path):
         is_folder = _check_remote(source)
@@ -86,23 +100,95 @@ def _check(source: str) -> None:
         if not os.path.exists(path):
             raise UserError(f"source {source} does not exist; {EXPECTED}")
         is_folder = os.path.isdir(path)
-    kind = kind_of(path.partition("?")[0] if is_remote(path) else path)
-    if not is_folder and kind not in ("slp", "archive"):
-        raise UserError(f"source {_shown(source)} is of no known kind; {EXPECTED}")
+    name = path.partition("?")[0] if is_remote(path) else path
+    kind = kind_of(name)
+    if is_folder or kind in ("slp", "archive"):
+        return
+    if kind in ("unsupported_archive", "unsupported_replay"):
+        raise UserError(f"source {without_credentials(source)}: {unsupported(name)[1]}")
+    raise UserError(f"source {without_credentials(source)} is of an unknown kind; {EXPECTED}")
 
 
 def _check_remote(source: str) -> bool:
+    """Whether a remote source is a folder."""
     try:
         return stat_remote(source)[0]
     except FileNotFoundError:
-        raise UserError(f"source {_shown(source)} does not exist; {EXPECTED}") from None
-    except DAMAGE as error:
+        raise UserError(f"source {without_credentials(source)} does not exist; {EXPECTED}") from None
+    except READ_ERRORS as error:
         raise UserError(
-            f"source {_shown(source)} cannot be reached ({rejection_of(error)[1]}); expected an address that can be "
-            "read from here, with credentials in the environment where it needs some"
+            f"source {without_credentials(source)} cannot be reached ({rejection_of(error)[1]}); expected a URI that "
+            "can be read from here, with credentials in the environment if it needs some"
         ) from error
 
 
-def _shown(source: str) -> str:
-    """A source as a message shows it: without credentials."""
-    return CREDENTIALS.sub("", source)
+def _inputs_of(source: str, scan: SourceScan) -> Iterator[ReplayInput]:
+    listing = _Listing(scan)
+    for number, entry in enumerate(files(source)):
+        yield from listing.inputs(number, entry)
+
+
+class _Listing:
+    """Turns the files of one source into inputs; holds the `meta.json` of the current folder of parsed games."""
+
+    def __init__(self, scan: SourceScan) -> None:
+        self._scan = scan
+        self._root: str | None = None
+        self._table = Metadata()
+
+    def inputs(self, number: int, entry: Entry) -> Iterator[ReplayInput]:
+        """The inputs of one file."""
+        kind = kind_of(entry.path)
+        if entry.is_whole or (kind == "archive" and entry.rejection is not None):
+            assert entry.rejection is not None
+            yield from rejected_archive(self._scan, entry.file, entry.rejection, entry.source)
+        elif kind in ("ignored", "meta"):
+            self._scan.ignore(entry.path)
+        elif kind == "archive":
+            suffix = next(suffix for suffix in ARCHIVE_READERS if entry.path.lower().endswith(suffix))
+            read = stream_tar if suffix == ".tar" and is_remote(entry.file.location) else ARCHIVE_READERS[suffix]
+            yield from read(entry.file, self._scan)
+        elif kind in ("slp", "parsed"):
+            yield from self._file(number, entry, is_parsed=kind == "parsed")
+        else:
+            yield from rejected_archive(
+                self._scan, entry.file, entry.rejection or unsupported(entry.path), entry.source
+            )
+
+    def _file(self, number: int, entry: Entry, *, is_parsed: bool) -> Iterator[ReplayInput]:
+        file = entry.file
+        rejection = entry.rejection or too_large(file.num_bytes)
+        key = key_of("file", file.identity, file.num_bytes, file.mtime_ns, *(entry.rejection or ()))
+        if not self._scan.admit(key, num_bytes=file.num_bytes):
+            return
+        meta: dict[str, Any] | None = None
+        if is_parsed and self._scan.reads_contents:
+            root = parsed_root(entry.path)
+            if root != self._root:
+                self._root, self._table = root, Metadata()
+                yield from self._read_meta(entry)
+            meta = self._table.get(entry.path[-32:])
+        yield ReplayInput(
+            key=key,
+            source=entry.source,
+            member=number,
+            name=entry.path[-32:] if is_parsed else entry.name,
+            container=file.location,
+            num_bytes=file.num_bytes,
+            kind="parsed" if is_parsed else "slp",
+            meta=meta,
+            rejection=rejection,
+        )
+
+    def _read_meta(self, game: Entry) -> Iterator[ReplayInput]:
+        """Fill the table from the `meta.json` beside the folder of a parsed game; without one it stays empty."""
+        location = sibling_location(game.file.location, 2, META_NAME)
+        try:
+            with open_file(location) as file:
+                self._table.read(file)
+        except FileNotFoundError:
+            return
+        except READ_ERRORS as error:
+            code, message = rejection_of(error)
+            meta = StoredFile(location, sibling_location(game.file.identity, 2, META_NAME), META_NAME, 0, 0)
+            yield from rejected_archive(self._scan, meta, (code, f"{META_NAME}: {message}"), game.source)

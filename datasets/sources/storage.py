@@ -1,38 +1,127 @@
-"""Files wherever they lie, by location: a local path, or a URI (`datasets.runtime.object_storage`)."""
+"""Opens and reads files by location: a local path, or a URI (`datasets.runtime.object_storage`)."""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
+import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote
 
 from datasets.runtime.errors import ReplayError
-from datasets.runtime.object_storage import URI, RemoteFile, is_remote, open_remote
-from datasets.runtime.stored_file import StoredFile
-from datasets.sources.names import readable
+from datasets.runtime.stored_file import StoredFile, storable_name
+from datasets.runtime.uris import URI, is_remote
+from datasets.sources.read_errors import UNREACHABLE, is_transient, rejection_of
+
+if TYPE_CHECKING:
+    from datasets.runtime.object_storage import RemoteFile
 
 BUFFER_BYTES = 1 << 20
+RETRY_AFTER_S = (0.5, 3.0)
 
 
 def local_path(source: str) -> str:
-    """A local source's path: file:// is taken off."""
+    """Path of a local source, without file://."""
     match = URI.fullmatch(source)
     return unquote(match["path"]) if match is not None and match["scheme"] == "file" else source
 
 
+def retry_transient(location: str, read: Callable[[], bytes], reopen: Callable[[], None]) -> bytes:
+    """Call `read` until it succeeds, at most once more than RETRY_AFTER_S has pauses.
+
+    Args:
+        location: of the file that is read.
+        reopen: called before each retry.
+    Raises:
+        OSError: the file itself is at fault.
+        ReplayError: code UNREACHABLE; every attempt failed with a transient error.
+    """
+    for pause_s in (*RETRY_AFTER_S, None):
+        try:
+            return read()
+        except OSError as error:
+            if not is_transient(location, error):
+                raise
+            if pause_s is None:
+                raise ReplayError(UNREACHABLE, rejection_of(error)[1]) from error
+            time.sleep(pause_s)
+            reopen()
+    raise AssertionError("the last attempt returns or raises")
+
+
+class SourceFile(io.RawIOBase):
+    """A local or remote file, read from any position; transient errors are retried on a new connection."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._position = 0
+        self._file: io.FileIO | RemoteFile = _open_raw(location)
+        self._num_bytes = self._file.seek(0, os.SEEK_END)
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Set the position of the next read."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._num_bytes}[whence]
+        if start + offset < 0:
+            raise ValueError("negative seek position")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read from the position into the buffer."""
+        content = retry_transient(self._location, lambda: self._read(len(buffer)), self._reopen)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def _read(self, size: int) -> bytes:
+        if isinstance(self._file, io.FileIO):
+            return os.pread(self._file.fileno(), size, self._position)
+        return self._file.read_at(self._position, size)
+
+    def _reopen(self) -> None:
+        try:
+            file = _open_raw(self._location)
+        except OSError:  # the next attempt reads from the old one and reports its error
+            return
+        self._file.close()
+        self._file = file
+
+    def close(self) -> None:
+        """Close the file."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 def open_file(location: str, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
-    """Open a file for reading, seekable. What is no regular file is refused rather than waited for.
+    """Open a file for reading, seekable. Anything but a regular file is refused, since a pipe could block forever.
 
     Raises:
         OSError: it cannot be opened.
         ReplayError: code `unopenable`; it is no regular file.
     """
-    if is_remote(location):
-        return cast("BinaryIO", io.BufferedReader(open_remote(location), buffer_bytes))
-    return open(location, "rb", buffering=buffer_bytes, opener=_open_regular)
+    return cast("BinaryIO", io.BufferedReader(SourceFile(location), buffer_bytes))
+
+
+def _open_raw(location: str) -> io.FileIO | RemoteFile:
+    return _open_remote(location) if is_remote(location) else io.FileIO(location, opener=_open_regular)
+
+
+def _open_remote(location: str) -> RemoteFile:
+    from datasets.runtime.object_storage import open_remote  # pyarrow; not needed by processes that read local files
+
+    return open_remote(location)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -50,8 +139,8 @@ def read_range(location: str, offset: int, size: int) -> bytes:
         OSError: it cannot be read.
     """
     if is_remote(location):
-        return _kept_open(location).read_at(offset, size)
-    with open_file(location, buffer_bytes=0) as file:
+        return _cached_remote(location).read_at(offset, size)
+    with io.FileIO(location, opener=_open_regular) as file:
         pieces = []
         while size > 0 and (piece := os.pread(file.fileno(), size, offset)):
             pieces.append(piece)
@@ -68,9 +157,9 @@ def read_file(location: str, num_bytes: int, limit: int) -> bytes:
         OSError: it cannot be read.
     """
     if is_remote(location):
-        return open_remote(location).read_at(0, limit)
+        return _open_remote(location).read_at(0, limit)
     pieces = []
-    with open_file(location, buffer_bytes=0) as file:
+    with io.FileIO(location, opener=_open_regular) as file:
         while limit > 0 and (piece := file.read(min(limit, max(BUFFER_BYTES, num_bytes)))):
             pieces.append(piece)
             limit -= len(piece)
@@ -78,29 +167,29 @@ def read_file(location: str, num_bytes: int, limit: int) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _kept_open(location: str) -> RemoteFile:
-    """Archives whose members are read one by one: opening costs a request of its own."""
-    return open_remote(location)
+def _cached_remote(location: str) -> RemoteFile:
+    """An open archive whose members are read one by one: opening costs a request of its own."""
+    return _open_remote(location)
 
 
-def forget_open_files() -> None:
-    """Open remote archives anew: a connection may be broken."""
-    _kept_open.cache_clear()
+def close_cached_files() -> None:
+    """Open remote archives anew at the next read: a connection may be broken."""
+    _cached_remote.cache_clear()
 
 
 def local_file(path: str) -> StoredFile:
-    """What the system says of a local file.
+    """Identity, size and time of a local file.
 
     Raises:
-        OSError: it is gone or may not be seen.
+        OSError: it does not exist or is not accessible.
     """
-    found = os.stat(path)
+    status = os.stat(path)
     return StoredFile(
         location=os.path.abspath(path),
         identity=os.path.realpath(path),
-        name=readable(os.path.basename(os.path.abspath(path))),
-        num_bytes=found.st_size,
-        mtime_ns=found.st_mtime_ns,
+        name=storable_name(os.path.basename(os.path.abspath(path))),
+        num_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
     )
 
 

@@ -1,248 +1,246 @@
-"""Zip archives: the directory is read as a stream, members by range (APPNOTE.TXT 6.3.10 gives the layouts).
+"""Zip archives: `zipfile` reads the directory, workers read members by range (APPNOTE.TXT 6.3.10 has the layouts).
 
-Not `zipfile`: it makes an object of each of 172,000 members before the first is read, and a worker that reads one
-member would have to read the directory first.
+`zipfile` takes about 650 bytes for each member on the driver, 112 MB for 172,000. It cannot read an archive without a
+directory, so where the archive is cut off, members are found by their local headers.
 """
 
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from typing import BinaryIO
 
-from datasets.legacy.meta_json import Metadata
+from datasets.legacy.meta_json import Metadata, Readable
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
-from datasets.sources.archive_members import Member, SourceScan, rejected_archive
-from datasets.sources.decompress import ZIP_METHOD_NAMES, ZIP_METHODS, unpacked_file
+from datasets.sources.archive_members import Member, SourceScan, rejected_archive, too_large
+from datasets.sources.decompress import BLOCK_BYTES, ZIP_METHODS, zip_content
 from datasets.sources.inputs import ReplayInput, ZipMember
 from datasets.sources.names import META_NAME, parsed_root
-from datasets.sources.read_errors import DAMAGE, rejection_of
+from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
 from datasets.sources.storage import open_file, read_range
 
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
-END = struct.Struct("<4s4H2LH")
-END_64 = struct.Struct("<4sQ2H2L4Q")
-END_64_LOCATOR = struct.Struct("<4sLQL")
-MAX_COMMENT_BYTES = 65_535
-SLACK_BYTES = 256
-"""Read beyond a member in the same request: its local header's extra fields, whose length only that header tells."""
+LOCAL_SIGNATURE, DESCRIPTOR_SIGNATURE = b"PK\x03\x04", b"PK\x07\x08"
+DESCRIPTOR, DESCRIPTOR_64 = struct.Struct("<4s3L"), struct.Struct("<4sL2Q")
+EXTRA_BYTES = 256
+"""Read beyond a member in the same request, for the extra fields of its local header, whose length is not known."""
 ENCRYPTED_FLAG, DESCRIPTOR_FLAG, UTF8_FLAG = 0x1, 0x8, 0x800
-FULL_16, FULL_32 = 0xFFFF, 0xFFFFFFFF
+FULL_32 = 0xFFFFFFFF
+IN_ZIP64_FIELD = 0xFFFF
+"""Disk number of a member whose real one is in its zip64 field (APPNOTE 4.4.13)."""
 ZIP64_EXTRA = 1
 
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """Where the directory of a zip lies."""
-
-    start: int
-    num_bytes: int
-    num_entries: int
-    shift: int
-    """Bytes before the archive proper, which its offsets do not count."""
+OpenMember = Callable[[Member], Readable]
+"""Opens a member's content as a stream."""
 
 
-def list_zip(archive: StoredFile, walk: SourceScan) -> Iterator[ReplayInput]:
-    """The members to take, in the directory's order; an archive that is cut off is named, and what it holds taken."""
+def list_zip(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
+    """The members to read, in the directory's order. A cut-off archive is rejected, and its whole members are read."""
     try:
         with open_file(archive.location) as file:
             try:
-                directory = _find_directory(file, archive.num_bytes)
-                members: Callable[[], Iterator[Member]] = lambda: _directory_members(file, directory)  # noqa: E731
-            except DAMAGE as error:
-                yield from rejected_archive(walk, archive, rejection_of(error))
-                members = lambda: _local_members(file, archive.num_bytes)  # noqa: E731
-            yield from _inputs(archive, members, walk)
-    except DAMAGE as error:
-        yield from rejected_archive(walk, archive, rejection_of(error))
+                with zipfile.ZipFile(file) as directory:
+                    infos = directory.infolist()
+                    members = partial(_directory_members, infos)
+                    yield from _inputs(archive, members, lambda member: directory.open(infos[member.number]), scan)
+                return
+            except READ_ERRORS as error:
+                code, message = rejection_of(error)
+                if code == UNREACHABLE:
+                    raise
+                if isinstance(error, zipfile.BadZipFile):
+                    message = "the archive is cut off or damaged, or no zip: its directory cannot be read"
+                yield from rejected_archive(scan, archive, (code, message))
+            yield from _inputs(
+                archive, partial(_local_members, file, archive.num_bytes), partial(_open_whole, archive.location), scan
+            )
+    except READ_ERRORS as error:
+        yield from rejected_archive(scan, archive, rejection_of(error))
 
 
-def _inputs(archive: StoredFile, members: Callable[[], Iterator[Member]], walk: SourceScan) -> Iterator[ReplayInput]:
+def _inputs(
+    archive: StoredFile, members: Callable[[], Iterator[Member]], open_member: OpenMember, scan: SourceScan
+) -> Iterator[ReplayInput]:
     tables: dict[str, Metadata] = {}
     for member in members():
         if not member.is_candidate:
             if not member.name.endswith("/"):
-                walk.ignore(member.name)
+                scan.ignore(member.name)
             continue
-        if not walk.wants(member.key(archive), num_bytes=member.stored_bytes):
+        if not scan.admit(member.key(archive), num_bytes=member.stored_bytes):
             continue
         meta = None
-        if member.kind == "parsed" and walk.reads_contents:
+        if member.kind == "parsed" and scan.reads_contents:
             root = parsed_root(member.name)
             if root not in tables:
                 tables[root] = Metadata()
-                yield from _read_meta(archive, members(), root, tables[root], walk)
+                yield from _read_meta(archive, members(), root, tables[root], open_member, scan)
             meta = tables[root].get(member.name[-32:])
         yield member.input(archive, meta)
 
 
 def _read_meta(
-    archive: StoredFile, members: Iterator[Member], root: str, table: Metadata, walk: SourceScan
+    archive: StoredFile,
+    members: Iterator[Member],
+    root: str,
+    table: Metadata,
+    open_member: OpenMember,
+    scan: SourceScan,
 ) -> Iterator[ReplayInput]:
-    """Fill the table from the `meta.json` beside a folder of parsed games, wherever the directory has it."""
+    """Fill the table from the `meta.json` beside a folder of parsed games, wherever it is in the directory."""
     for member in members:
-        if member.name == root + META_NAME and isinstance(member.byte_range, ZipMember):
+        if member.name == root + META_NAME:
             try:
                 if member.problem is not None:
                     raise ReplayError(*member.problem)
-                with open_file(archive.location) as file:
-                    _find_content(file, member.byte_range)
-                    table.read(unpacked_file(file, member.byte_range))
-            except DAMAGE as error:
+                table.read(open_member(member))
+            except READ_ERRORS as error:
                 code, message = rejection_of(error)
-                yield from rejected_archive(walk, archive, (code, f"{META_NAME}: {message}"))
+                yield from rejected_archive(scan, archive, (code, f"{META_NAME}: {message}"))
             return
 
 
-def _find_content(file: BinaryIO, byte_range: ZipMember) -> None:
-    """Move to the first stored byte of a member."""
-    file.seek(byte_range.header_offset)
-    header = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-    file.seek(header[-2] + header[-1], 1)
-
-
-def read_zip_member(location: str, byte_range: ZipMember) -> bytes:
-    """A member as it lies in its archive, behind its local header: one read, two where that header is long.
+def read_zip_member(location: str, member: ZipMember) -> bytes:
+    """A member's bytes as the archive stores them: one read, or two if the local header is long.
 
     Raises:
         OSError: the archive cannot be read.
-        ReplayError: there is no member, or the archive ends within it.
+        ReplayError: there is no member at that offset, or the archive ends within it.
     """
-    content = read_range(location, byte_range.header_offset, LOCAL_HEADER.size + SLACK_BYTES + byte_range.stored_bytes)
-    if len(content) < LOCAL_HEADER.size or not content.startswith(b"PK\x03\x04"):
-        raise ReplayError("unopenable", "there is no member where the archive's directory says")
+    content = read_range(location, member.header_offset, LOCAL_HEADER.size + EXTRA_BYTES + member.stored_bytes)
+    if len(content) < LOCAL_HEADER.size or not content.startswith(LOCAL_SIGNATURE):
+        raise ReplayError("unopenable", "there is no member at the offset that the archive's directory states")
     *_, name_bytes, extra_bytes = LOCAL_HEADER.unpack_from(content)
     start = LOCAL_HEADER.size + name_bytes + extra_bytes
-    stored = content[start : start + byte_range.stored_bytes]
-    if missing := byte_range.stored_bytes - len(stored):
-        stored += read_range(location, byte_range.header_offset + start + len(stored), missing)
-    if len(stored) < byte_range.stored_bytes:
+    stored = content[start : start + member.stored_bytes]
+    if missing := member.stored_bytes - len(stored):
+        stored += read_range(location, member.header_offset + start + len(stored), missing)
+    if len(stored) < member.stored_bytes:
         raise ReplayError("unopenable", "the archive ends within this member")
     return stored
 
 
-def _find_directory(file: BinaryIO, archive_bytes: int) -> Directory:
-    tail_bytes = min(archive_bytes, END.size + MAX_COMMENT_BYTES + END_64_LOCATOR.size + END_64.size)
-    tail_start = archive_bytes - tail_bytes
-    file.seek(tail_start)
-    tail = file.read(tail_bytes)
-    at = tail.rfind(b"PK\x05\x06")
-    if at < 0 or len(tail) - at < END.size:
-        raise ReplayError("unopenable", "the archive's directory is missing: it is cut off, or no zip")
-    _, disk, first_disk, _, num_entries, num_bytes, start, _ = END.unpack_from(tail, at)
-    end = tail_start + at
-    locator_at = at - END_64_LOCATOR.size
-    if locator_at >= 0 and tail.startswith(b"PK\x06\x07", locator_at):
-        _, _, end_64, _ = END_64_LOCATOR.unpack_from(tail, locator_at)
-        end_64, record = _find_end_64(file, end_64, tail_start + locator_at)
-        _, _, _, _, disk, first_disk, _, num_entries, num_bytes, start = record
-        end = end_64
-    if disk or first_disk:
-        raise ReplayError("unopenable", "one part of an archive of several; join them first")
-    shift = end - num_bytes - start
-    if shift < 0:
-        raise ReplayError("unopenable", "the archive's directory lies outside of it")
-    return Directory(start + shift, num_bytes, num_entries, shift)
+def _open_whole(location: str, member: Member) -> Readable:
+    assert isinstance(member.byte_range, ZipMember)
+    if (rejection := too_large(member.num_bytes)) is not None:
+        raise ReplayError(*rejection)
+    return BytesIO(zip_content(read_zip_member(location, member.byte_range), member.byte_range))
 
 
-def _find_end_64(file: BinaryIO, said: int, locator: int) -> tuple[int, tuple]:
-    """Where the 64-bit end record lies, and its fields: where the locator says, or right before the locator."""
-    for place in (said, locator - END_64.size):
-        file.seek(max(0, place))
-        record = file.read(END_64.size)
-        if len(record) == END_64.size and record.startswith(b"PK\x06\x06"):
-            return place, END_64.unpack(record)
-    raise ReplayError("unopenable", "the archive's 64-bit directory is missing")
+def _directory_members(infos: list[zipfile.ZipInfo]) -> Iterator[Member]:
+    for number, info in enumerate(infos):
+        is_utf8 = bool(info.flag_bits & UTF8_FLAG)
+        yield _member(
+            number,
+            info.orig_filename if is_utf8 else _legacy_name(info.orig_filename.encode("cp437")),
+            info.flag_bits,
+            ZipMember(
+                header_offset=info.header_offset,
+                stored_bytes=info.compress_size,
+                num_bytes=info.file_size,
+                crc=info.CRC,
+                method=info.compress_type,
+            ),
+            is_elsewhere=info.volume not in (0, IN_ZIP64_FIELD),
+        )
 
 
-def _directory_members(file: BinaryIO, directory: Directory) -> Iterator[Member]:
-    """All entries of the directory; only one is in memory. A cut or damaged directory raises after the good ones."""
-    position, end = directory.start, directory.start + directory.num_bytes
-    number = 0
-    while position + DIRECTORY_ENTRY.size <= end:
-        file.seek(position)
-        head = file.read(DIRECTORY_ENTRY.size)
-        if len(head) < DIRECTORY_ENTRY.size or not head.startswith(b"PK\x01\x02"):
-            raise ReplayError("unopenable", f"the archive's directory is damaged after {number} members")
-        fields = DIRECTORY_ENTRY.unpack(head)
-        (_, _, _, flags, method, _, _, crc, stored, num_bytes) = fields[:10]
-        name_bytes, extra_bytes, comment_bytes, disk, _, _, offset = fields[10:]
-        name = file.read(name_bytes)
-        sizes = _full_sizes(file.read(extra_bytes), num_bytes, stored, offset)
-        position += DIRECTORY_ENTRY.size + name_bytes + extra_bytes + comment_bytes
-        yield _member(number, name, flags, method, crc, *sizes, shift=directory.shift, is_elsewhere=bool(disk))
-        number += 1
-    if (number - directory.num_entries) & FULL_16:  # without zip64 the count has 16 bits
-        message = f"the archive's directory has {number} members, its end says {directory.num_entries}"
-        raise ReplayError("unopenable", message)
-
-
-def _full_sizes(extra: bytes, num_bytes: int, stored: int, offset: int) -> tuple[int, int, int]:
-    """Size, stored size and offset, from the zip64 field for those that do not fit 32 bits."""
-    while len(extra) >= 4:
-        kind, size = struct.unpack_from("<HH", extra)
-        if kind == ZIP64_EXTRA:
-            values = iter(struct.unpack_from(f"<{min(size, len(extra) - 4) // 8}Q", extra, 4))
-            num_bytes, stored, offset = (
-                next(values, value) if value == FULL_32 else value for value in (num_bytes, stored, offset)
-            )
-        extra = extra[4 + size :]
-    return num_bytes, stored, offset
-
-
-def _member(
-    number: int, name: bytes, flags: int, method: int, crc: int, num_bytes: int, stored: int, offset: int,
-    *, shift: int, is_elsewhere: bool = False,
-) -> Member:  # fmt: skip
-    problem = None
-    if flags & ENCRYPTED_FLAG:
-        problem = "encrypted", "the member is encrypted"
-    elif method not in ZIP_METHODS:
-        called = ZIP_METHOD_NAMES.get(method, "unknown")
-        problem = "unopenable", f"compression method {method} ({called}); expected stored, deflate, bzip2, LZMA or zstd"
-    elif is_elsewhere:
-        problem = "unopenable", "the member lies in another part of the archive"
-    byte_range = ZipMember(
-        header_offset=offset + shift, stored_bytes=stored, num_bytes=num_bytes, crc=crc, method=method
-    )
-    return Member(
-        number=number,
-        name=name.decode("utf-8", "replace") if flags & UTF8_FLAG else _old_name(name),
-        num_bytes=max(num_bytes, stored),
-        stored_bytes=stored,
-        checksum=crc,
-        byte_range=byte_range,
-        problem=problem,
-    )
-
-
-def _old_name(name: bytes) -> str:
-    """Names without the UTF-8 flag are code page 437 by the book, and UTF-8 as most programs write them."""
+def _legacy_name(name: bytes) -> str:
+    """A name without the UTF-8 flag: by the specification code page 437, but most programs write UTF-8."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:
         return name.decode("cp437")
 
 
+def _member(number: int, name: str, flags: int, byte_range: ZipMember, *, is_elsewhere: bool = False) -> Member:
+    problem = None
+    if flags & ENCRYPTED_FLAG:
+        problem = "encrypted", "the member is encrypted"
+    elif byte_range.method not in ZIP_METHODS:
+        names = zipfile.compressor_names  # pyrefly: ignore[missing-attribute]
+        method = names.get(byte_range.method, "unknown")
+        problem = (
+            "unopenable",
+            f"compression method {byte_range.method} ({method}); expected stored, deflate, bzip2, LZMA or zstd",
+        )
+    elif is_elsewhere:
+        problem = "unopenable", "the archive is split and the member is in another part; join the parts first"
+    return Member(
+        number=number,
+        name=name,
+        num_bytes=max(byte_range.num_bytes, byte_range.stored_bytes),
+        stored_bytes=byte_range.stored_bytes,
+        checksum=byte_range.crc,
+        byte_range=byte_range,
+        problem=problem,
+    )
+
+
 def _local_members(file: BinaryIO, archive_bytes: int) -> Iterator[Member]:
-    """Members by the headers before each, where the directory is gone; ends where a header does not tell the size."""
+    """Members by their local headers, for an archive without a directory; ends where no header follows."""
     position = number = 0
     while True:
         file.seek(position)
-        head = file.read(LOCAL_HEADER.size)
-        if len(head) < LOCAL_HEADER.size or not head.startswith(b"PK\x03\x04"):
+        header = file.read(LOCAL_HEADER.size)
+        if len(header) < LOCAL_HEADER.size or not header.startswith(LOCAL_SIGNATURE):
             return
-        _, _, flags, method, _, _, crc, stored, num_bytes, name_bytes, extra_bytes = LOCAL_HEADER.unpack(head)
+        _, _, flags, method, _, _, crc, stored, num_bytes, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
         name = file.read(name_bytes)
-        num_bytes, stored, _ = _full_sizes(file.read(extra_bytes), num_bytes, stored, 0)
+        num_bytes, stored = _zip64_sizes(file.read(extra_bytes), num_bytes, stored)
+        end = start = position + LOCAL_HEADER.size + name_bytes + extra_bytes
         if flags & DESCRIPTOR_FLAG and not stored:
-            return
-        member = _member(number, name, flags, method, crc, num_bytes, stored, position, shift=0)
-        position += LOCAL_HEADER.size + name_bytes + extra_bytes + stored
-        if position > archive_bytes:
-            member.cut_off(archive_bytes)
+            found = _find_descriptor(file, start)
+            if found is None:
+                return
+            crc, stored, num_bytes, descriptor_bytes = found
+            end += descriptor_bytes
+        end += stored
+        byte_range = ZipMember(header_offset=position, stored_bytes=stored, num_bytes=num_bytes, crc=crc, method=method)
+        text = name.decode("utf-8", "replace") if flags & UTF8_FLAG else _legacy_name(name)
+        member = _member(number, text, flags, byte_range)
+        if end > archive_bytes:
+            member.mark_truncated(archive_bytes)
         yield member
+        position = end
         number += 1
+
+
+def _find_descriptor(file: BinaryIO, start: int) -> tuple[int, int, int, int] | None:
+    """Search the data descriptor behind a member whose header states no sizes, as programs write that stream a zip.
+
+    Returns:
+        CRC, stored bytes, uncompressed bytes, and bytes of the descriptor; None if the archive ends before it.
+    """
+    file.seek(start)
+    window, window_start = b"", start
+    while block := file.read(BLOCK_BYTES):
+        window += block
+        at = window.find(DESCRIPTOR_SIGNATURE)
+        while 0 <= at <= len(window) - DESCRIPTOR.size:
+            for layout in (DESCRIPTOR_64, DESCRIPTOR):
+                if at + layout.size <= len(window):
+                    _, crc, stored, num_bytes = layout.unpack_from(window, at)
+                    # Else the signature is part of the compressed data, or the sizes have 32 bits.
+                    if stored == window_start + at - start and (num_bytes or layout is DESCRIPTOR):
+                        return crc, stored, num_bytes, layout.size
+            at = window.find(DESCRIPTOR_SIGNATURE, at + 1)
+        kept = min(len(window), DESCRIPTOR_64.size - 1)
+        window_start += len(window) - kept
+        window = window[-kept:]
+    return None
+
+
+def _zip64_sizes(extra: bytes, num_bytes: int, stored: int) -> tuple[int, int]:
+    """Size and stored size, from the zip64 field for those that do not fit 32 bits."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == ZIP64_EXTRA:
+            values = iter(struct.unpack_from(f"<{min(size, len(extra) - 4) // 8}Q", extra, 4))
+            num_bytes, stored = (next(values, value) if value == FULL_32 else value for value in (num_bytes, stored))
+        extra = extra[4 + size :]
+    return num_bytes, stored

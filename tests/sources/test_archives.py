@@ -14,7 +14,7 @@ from archive_making import honest, raw_zip, write_archive
 from source_listing import CODE, GAME_ID, content_or_code, fault, listed, peak_bytes
 
 from datasets.runtime.errors import UserError
-from datasets.sources import decompress as unpack
+from datasets.sources import decompress
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey
 
@@ -121,7 +121,7 @@ def test_names_that_lead_out_of_the_archive_are_refused(tmp_path, kind, name):
 
 
 def test_a_bomb_is_refused_in_bounded_memory_and_what_follows_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack, "MAX_REPLAY_BYTES", 1 << 20)
+    monkeypatch.setattr(decompress, "MAX_REPLAY_BYTES", 1 << 20)
     bomb = bytes(64 << 20)
     members = {"a.slp": bomb, "b.slp.gz": gzip.compress(bomb, 1), "c.slp": b"good"}
     paths = [write_archive(tmp_path / f"dump{kind}", members) for kind in KINDS]

@@ -1,12 +1,14 @@
-"""7z archives in particular: methods, blocks, damage, directories made up by an enemy."""
+"""7z archives: methods, blocks, damage, hostile directories, and the process that reads them."""
 
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import random
+import signal
 import struct
-import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -14,10 +16,13 @@ import py7zr
 import pytest
 from source_listing import contents, fault, listed, peak_bytes
 
-from datasets.runtime.errors import ReplayError
-from datasets.sources.decompress import dictionary_size
+from datasets.runtime.hardware import process_tree
+from datasets.sources import sevenzip_process
+from datasets.sources.read_errors import UNREACHABLE
 from datasets.sources.reading import read_input
-from datasets.sources.scan import Inputs
+from datasets.sources.scan import Inputs, survey
+from datasets.sources.sevenzip_child import SUPPORTED
+from datasets.sources.sevenzip_process import SevenZipProcess
 
 CONTENT = bytes(range(256)) * 40
 METHODS = {
@@ -30,11 +35,9 @@ METHODS = {
     "deflate": [{"id": py7zr.FILTER_DEFLATE}],
     "zstd": [{"id": py7zr.FILTER_ZSTD, "level": 3}],
     "none": [{"id": py7zr.FILTER_COPY}],
-}
-UNREAD = {
     "PPMd": [{"id": py7zr.FILTER_PPMD, "order": 6, "mem": "16m"}],
     "Brotli": [{"id": py7zr.FILTER_BROTLI, "level": 3}],
-    "LZMA with an x86 converter": [{"id": py7zr.FILTER_X86}, {"id": py7zr.FILTER_LZMA, "preset": 6}],
+    "x86, LZMA": [{"id": py7zr.FILTER_X86}, {"id": py7zr.FILTER_LZMA, "preset": 6}],
 }
 
 
@@ -55,12 +58,28 @@ def test_each_method_is_read(tmp_path, method):
     assert {replay.name: read_input(replay) for replay in listed(path)} == members
 
 
-@pytest.mark.parametrize("method", UNREAD)
-def test_a_method_that_is_not_read_is_named_for_each_member(tmp_path, method):
-    path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT, "b.slp": CONTENT[1:]}, filters=UNREAD[method])
-    faults = [fault(replay) for replay in listed(path)]
-    assert [code for code, _ in faults] == ["unopenable"] * 2
-    assert faults[0][1].startswith(f"compression method {method};")
+def with_header(packed_streams: bytes, header: bytes) -> bytes:
+    """A 7z of these compressed streams and this directory, with valid checksums (7zFormat.txt, "SignatureHeader")."""
+    start = struct.pack("<2QL", len(packed_streams), len(header), zlib.crc32(header))
+    return b"7z\xbc\xaf\x27\x1c\0\4" + struct.pack("<L", zlib.crc32(start)) + start + packed_streams + header
+
+
+def split(content: bytes) -> tuple[bytes, bytes]:
+    """The compressed streams and the directory of a 7z."""
+    offset, size = struct.unpack_from("<2Q", content, 12)
+    return content[32 : 32 + offset], content[32 + offset : 32 + offset + size]
+
+
+def test_an_unsupported_method_is_named_for_each_member_and_the_next_block_is_read(tmp_path):
+    blocks = {"a.slp": CONTENT, "b.slp": CONTENT[1:]}, {"c.slp": b"good"}
+    path = packed(tmp_path / "dump.7z", *blocks, filters=METHODS["none"], is_encoded=False)
+    streams, header = split(path.read_bytes())
+    copy, unknown = b"\x01\x01\x00", b"\x01\x01\x77"  # a block of one method, whose id has one byte
+    path.write_bytes(with_header(streams, header.replace(copy, unknown, 1)))
+    found = {replay.name: replay for replay in listed(path)}
+    for name in ("a.slp", "b.slp"):
+        assert fault(found[name]) == ("unopenable", f"compression method 77; {SUPPORTED}")
+    assert read_input(found["c.slp"]) == b"good"
 
 
 @pytest.mark.parametrize("has_hidden_names", [False, True])
@@ -88,14 +107,14 @@ def first_block_destroyed(path: Path) -> None:
     path.write_bytes(content[:32] + b"\xff" * 50 + content[82:])
 
 
-def test_a_block_all_of_whose_members_are_done_is_not_decompressed(tmp_path):
+def test_a_block_without_a_member_to_read_is_not_decompressed(tmp_path):
     path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT, "b.slp": b"two"}, {"c.slp": b"three"})
     done = frozenset(replay.key for replay in listed(path) if replay.name != "c.slp")
     first_block_destroyed(path)
     assert [read_input(replay) for replay in listed(path, done=done)] == [b"three"]
 
 
-def test_every_wanted_member_of_a_damaged_block_is_named_and_the_next_block_is_read(tmp_path):
+def test_every_member_of_a_damaged_block_is_rejected_and_the_next_block_is_read(tmp_path):
     members = {f"{number}.slp": os.urandom(2_000) for number in range(4)}
     path = packed(tmp_path / "dump.7z", members, {"last.slp": b"good"})
     whole = {replay.member: replay.key for replay in listed(path)}
@@ -106,7 +125,7 @@ def test_every_wanted_member_of_a_damaged_block_is_named_and_the_next_block_is_r
     assert [replay.key == whole[replay.member] for replay in found] == [False] * 4 + [True]
 
 
-def test_blocks_are_unpacked_in_turn_in_the_same_order_whatever_is_done(tmp_path):
+def test_blocks_are_extracted_in_turn_in_the_same_order_whatever_is_done(tmp_path):
     blocks = [{f"{block}-{number}.slp": os.urandom(900) for number in range(4)} for block in range(6)]
     path = packed(tmp_path / "dump.7z", *blocks)
     every = listed(path)
@@ -118,15 +137,106 @@ def test_blocks_are_unpacked_in_turn_in_the_same_order_whatever_is_done(tmp_path
         assert [replay.name for replay in listed(path, done=done)] == left
 
 
-def test_a_walk_that_is_given_up_leaves_no_thread_behind(tmp_path):
-    blocks = [{f"{block}-{number}.slp": os.urandom(60_000) for number in range(4)} for block in range(3)]
-    walk = iter(Inputs([str(packed(tmp_path / "dump.7z", *blocks))], lambda key: False))
-    next(walk)
-    walk.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("unpack-7z"):
-            thread.join(timeout=10)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("unpack-7z")]
+def test_a_scan_that_is_abandoned_leaves_no_process_behind(tmp_path):
+    blocks = [{f"{block}-{number}.slp": os.urandom(600_000) for number in range(4)} for block in range(3)]
+    path = packed(tmp_path / "dump.7z", *blocks)
+    scan = iter(Inputs([str(path)], lambda key: False))
+    next(scan)
+    assert len(process_tree(os.getpid())) > 3
+    scan.close()
+    assert not [pid for pid in process_tree(os.getpid())[1:] if pid not in idle_children()]
+
+
+def idle_children() -> list[int]:
+    """Processes that wait for the next archive."""
+    return [child._process.pid for child in SevenZipProcess._idle]
+
+
+def test_a_process_reads_one_archive_after_the_other(tmp_path):
+    path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT})
+    assert contents(path) == [CONTENT]
+    before = idle_children()
+    (tmp_path / "damaged.7z").write_bytes(path.read_bytes()[:60])
+    assert [replay.member for replay in listed(tmp_path / "damaged.7z")] == [-1]
+    assert survey([str(path)]).num_inputs == 1
+    assert contents(path) == [CONTENT]
+    assert idle_children() == before
+
+
+@pytest.mark.parametrize(
+    ("killed_by", "code", "message"),
+    [
+        (signal.SIGXCPU, "unopenable", "reading makes no progress: the CPU time limit was exceeded"),
+        (signal.SIGSEGV, "unopenable", "the reader of 7z archives crashed (SIGSEGV)"),
+        (signal.SIGALRM, UNREACHABLE, "no data for 180 s"),
+        (signal.SIGKILL, UNREACHABLE, "the reader of 7z archives ended (-9)"),
+    ],
+)
+def test_a_process_that_dies_rejects_the_archive_and_the_next_one_is_read(tmp_path, killed_by, code, message):
+    members = {f"{number}.slp": os.urandom(800_000) for number in range(5)}
+    path = packed(tmp_path / "a.7z", members, filters=METHODS["none"])
+    packed(tmp_path / "b.7z", {"good.slp": CONTENT})
+    scan = iter(Inputs([str(tmp_path)], lambda key: False))
+    first = next(scan)
+    forks = [pid for pid in process_tree(os.getpid())[1:] if pid not in idle_children()]
+    os.kill(max(forks), killed_by)
+    *between, rejected, last = scan
+    assert read_input(first) == members["0.slp"]
+    assert len(between) < 4
+    assert (rejected.source, fault(rejected)) == (path.name, (code, message))
+    assert read_input(last) == CONTENT
+
+
+def test_a_directory_that_takes_endless_cpu_time_is_rejected(tmp_path, monkeypatch):
+    path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT})
+    monkeypatch.setattr(sevenzip_process, "CHILD", CHILD_WITH_ENDLESS_LOOP)
+    monkeypatch.setattr(SevenZipProcess, "_idle", [])
+    (rejected,) = listed(path)
+    assert fault(rejected) == ("unopenable", "reading makes no progress: the CPU time limit was exceeded")
+
+
+CHILD_WITH_ENDLESS_LOOP = """\
+import json, sys
+sys.path[:], connection_fd = json.loads(sys.argv[1])
+from datasets.sources import sevenzip_child
+def loop(file):
+    while True:
+        pass
+sevenzip_child.DIRECTORY_CPU_S = 0
+sevenzip_child.py7zr.SevenZipFile = loop
+sevenzip_child.serve(connection_fd)
+"""
+
+
+def test_a_transient_read_error_leaves_the_rest_of_the_block_for_the_next_run(tmp_path, monkeypatch):
+    members = {f"{number}.slp": os.urandom(3_000_000) for number in range(4)}
+    path = packed(tmp_path / "dump.7z", members, filters=METHODS["none"])
+    keys = [replay.key for replay in listed(path)]
+    monkeypatch.setattr(sevenzip_process, "CHILD", CHILD_WITH_READ_ERRORS)
+    monkeypatch.setattr(SevenZipProcess, "_idle", [])
+    found = listed(path)
+    assert [replay.key for replay in found] == keys
+    assert [read_input(replay) for replay in found[:2]] == list(members.values())[:2]
+    assert [fault(replay)[0] for replay in found[2:]] == [UNREACHABLE] * 2
+    monkeypatch.undo()
+    done = frozenset(replay.key for replay in found[:2])
+    assert [read_input(replay) for replay in listed(path, done=done)] == list(members.values())[2:]
+
+
+CHILD_WITH_READ_ERRORS = """\
+import errno, json, os, sys
+sys.path[:], connection_fd = json.loads(sys.argv[1])
+from datasets.sources import storage
+from datasets.sources.sevenzip_child import serve
+read = os.pread
+def failing_read(descriptor, size, offset):
+    if 6_500_000 < offset < 11_000_000:
+        raise OSError(errno.EIO, "Input/output error")
+    return read(descriptor, size, offset)
+os.pread = failing_read
+storage.RETRY_AFTER_S = (0.01, 0.01)
+serve(connection_fd)
+"""
 
 
 def test_members_that_were_refused_are_not_read_again_until_the_archive_is_repaired(tmp_path):
@@ -148,43 +258,103 @@ def test_a_member_whose_checksum_is_wrong_is_refused_and_its_neighbours_are_read
     assert fault(two)[0] == "wrong_size"
 
 
-def test_no_directory_that_an_enemy_makes_up_stops_the_walk_or_takes_much_memory(tmp_path):
+def number_7z(value: int) -> bytes:
+    """A number of up to four bytes as 7z stores it: the leading ones of the first byte count those that follow."""
+    return b"\xe0" + struct.pack("<L", value)[:3] if value < 1 << 24 else b"\xf0" + struct.pack("<L", value)
+
+
+def self_referencing_header() -> bytes:
+    """An encoded header that is its own compressed stream: 50 bytes that decode to themselves."""
+    size = 18
+    header = bytes([0x17, 6, 0, 1, 9, size, 0, 7, 11, 1, 0, 1, 1, 0, 12, size, 0, 0])
+    assert len(header) == size
+    return with_header(b"", header)
+
+
+def header_with_540_000_members() -> bytes:
+    """Each of 300 blocks states that it holds 1,800 members, in 1.8 kB."""
+    blocks = 300
+    count = b"\xc0" + struct.pack("<H", blocks)
+    header = b"\x01\x04\x06\x00" + count + b"\x09" + bytes(blocks) + b"\0"
+    header += b"\x07\x0b" + count + b"\x00" + b"\x01\x01\x00" * blocks + b"\x0c" + bytes(blocks) + b"\0"
+    header += b"\x08\x0d" + b"\x87\x08" * blocks
+    return with_header(b"", header)
+
+
+def compressed_header_with_300_000_members() -> bytes:
+    """A directory of 300,000 one-letter names that LZMA packs into a kilobyte."""
+    members = 300_000
+    names = b"\0" + b"a\0\0\0" * members
+    header = b"\x01\x05" + number_7z(members) + b"\x11" + number_7z(len(names)) + names + b"\0\0"
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+    stream = lzma.compress(header, lzma.FORMAT_RAW, filters=filters)
+    encoded = b"\x17\x06\x00\x01\x09" + number_7z(len(stream)) + b"\0"
+    encoded += b"\x07\x0b\x01\x00\x01\x21\x21\x01\x10\x0c" + number_7z(len(header)) + b"\0\0"
+    return with_header(stream, encoded)
+
+
+@pytest.mark.parametrize(
+    ("archive", "num_bytes"),
+    [
+        (self_referencing_header, 50),
+        (header_with_540_000_members, 2_500),
+        (compressed_header_with_300_000_members, 2_500),
+    ],
+)
+def test_a_hostile_directory_is_one_reject_within_seconds_and_costs_no_memory_here(tmp_path, archive, num_bytes):
+    path = tmp_path / "dump.7z"
+    path.write_bytes(archive())
+    assert path.stat().st_size <= num_bytes
+
+    def scan() -> None:
+        started = time.process_time()
+        assert survey([str(path)]).num_inputs == 1
+        (rejected,) = listed(path)
+        assert (rejected.member, fault(rejected)[0]) == (-1, "unopenable")
+        assert time.process_time() - started < 1
+
+    started = time.monotonic()
+    assert peak_bytes(scan) < 5e6
+    assert time.monotonic() - started < 60  # the CPU limit is 6 s for each of the two
+
+
+def test_random_changes_of_the_directory_stop_nothing_and_cost_no_memory_here(tmp_path):
     path = packed(tmp_path / "dump.7z", {f"{number}.slp": CONTENT for number in range(9)}, is_encoded=False)
     whole = path.read_bytes()
-    offset, size = struct.unpack_from("<2Q", whole, 12)
-    start = 32 + offset
+    streams, original = split(whole)
     numbers = random.Random(3)
 
     def attack() -> None:
         for _ in range(250):
-            header = bytearray(whole[start : start + size])
+            header = bytearray(original)
             for _ in range(numbers.choice((1, 2, 8))):
                 header[numbers.randrange(len(header))] = numbers.choice((0, 1, 0x7F, 0xFF, numbers.randrange(256)))
-            place = struct.pack("<2QL", offset, size, zlib.crc32(header))
-            head = whole[:8] + struct.pack("<L", zlib.crc32(place)) + place
-            path.write_bytes(head + whole[32:start] + header)
+            path.write_bytes(with_header(streams, bytes(header)))
             for replay in Inputs([str(path)], lambda key: False):
                 assert replay.rejection is not None or len(read_input(replay)) <= len(whole) + 9 * len(CONTENT)
 
-    assert peak_bytes(attack) < 200 << 20
+    assert peak_bytes(attack) < 20 << 20
 
 
-def test_the_directory_of_a_huge_archive_is_walked_in_little_memory(tmp_path):
+def test_the_directory_of_a_large_archive_is_scanned_in_little_memory(tmp_path):
     number = 3_000
     members = {f"a-folder/with-a-long-name-{index:06}.slp": b"x" for index in range(number)}
     path = packed(tmp_path / "dump.7z", members, filters=METHODS["none"])
     del members
     found = 0
 
-    def walk() -> None:
+    def scan() -> None:
         nonlocal found
         found = sum(1 for _ in Inputs([str(path)], lambda key: False))
 
-    assert peak_bytes(walk) < 3e6  # its names are 0.5, and the buffer for reading 1
+    assert peak_bytes(scan) < 3e6
     assert found == number
 
 
-def test_a_dictionary_is_no_larger_than_its_block_and_a_huge_one_is_refused():
-    assert dictionary_size(1 << 31, 5_000) == 5_000
-    with pytest.raises(ReplayError, match="an LZMA dictionary of 2048 MB"):
-        dictionary_size(1 << 31, 1 << 40)
+def test_a_dictionary_larger_than_the_memory_limit_rejects_the_members(tmp_path):
+    path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT}, filters=METHODS["LZMA2"], is_encoded=False)
+    streams, header = split(path.read_bytes())
+    position = header.index(b"\x21\x21\x01") + 3  # LZMA2 with one byte of properties: 40 is a dictionary of 4 GB
+    path.write_bytes(with_header(streams, header[:position] + b"\x28" + header[position + 1 :]))
+    (replay,) = listed(path)
+    assert fault(replay) == ("too_large", "decompressing takes more than 1280 MB of memory")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets.runtime.object_storage import URI, is_remote
+from datasets.runtime.uris import URI, is_remote
 
 RUN_SUBFOLDER = "checkpoints"
 """Checkpoints of a run, within the run's folder."""

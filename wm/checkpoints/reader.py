@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.object_storage import is_remote
+from datasets.runtime.uris import is_remote
 from wm.checkpoints.files import (
     META_FILE,
     MODEL_FILE,
