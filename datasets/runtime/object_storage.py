@@ -154,6 +154,8 @@ def _connect(scheme: str, root: str) -> tuple[fs.FileSystem, str]:
     Args:
         root: URI with credentials and options, without a path.
     """
+    if scheme == "file":
+        return fs.LocalFileSystem(), "/"
     if scheme in GCS_SCHEMES and "retry_limit_seconds" not in root:
         root += f"{'&' if '?' in root else '?'}retry_limit_seconds={GCS_RETRY_S}"
     try:
