@@ -9,18 +9,18 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from safetensors.torch import load_file
 from snapshots import CONFIG, failing, list_checkpoints, snapshot
 
 from datasets.runtime.errors import UserError
+from wm.checkpoints.files import CheckpointName
+from wm.checkpoints.local_store import LocalStore
 from wm.checkpoints.reader import load_model, load_resume, open_checkpoint, open_store
 from wm.checkpoints.writer import CheckpointWriter
 from wm.config.run_config import CheckpointConfig
@@ -34,35 +34,24 @@ def stored(folder: Path) -> list[int]:
     return [int(path.name.split("-")[1]) for path in list_checkpoints(folder)]
 
 
-class GatedFileSystem(LocalFileSystem):
-    """The local disk behind fsspec; a write waits until the gate is opened."""
-
-    protocol = "gated"
-    cachable = False
-    gate = threading.Event()
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return "/" + path.removeprefix("gated://").strip("/")
-
-    def _open(self, path, mode="rb", block_size=None, **options):
-        if mode != "rb" and ".writable" not in path:
-            assert GatedFileSystem.gate.wait(60)
-        return super()._open(path, mode, **options)
-
-
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
-    """Opens writes to gated://."""
-    fsspec.register_implementation("gated", GatedFileSystem, clobber=True)
-    GatedFileSystem.gate.clear()
-    yield GatedFileSystem.gate
-    GatedFileSystem.gate.set()
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Checkpoint writes wait until it is set."""
+    gate = threading.Event()
+    commit = LocalStore.commit
+
+    def commit_later(store: LocalStore, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> int:
+        assert gate.wait(60)
+        return commit(store, name, files)
+
+    monkeypatch.setattr(LocalStore, "commit", commit_later)
+    yield gate
+    gate.set()
 
 
 def test_a_checkpoint_is_the_state_at_the_call_although_training_continues_at_once(tmp_path, gate):
     taken = snapshot(100)
-    with CheckpointWriter(open_store(f"gated://{tmp_path}"), 2, failing) as writer:
+    with CheckpointWriter(open_store(tmp_path), 2, failing) as writer:
         assert writer.save(taken)
         taken.model_state["weight"].zero_()
         taken.resume["optimizer"][0]["step"].zero_()
@@ -80,7 +69,7 @@ def test_a_checkpoint_is_the_state_at_the_call_although_training_continues_at_on
 
 def test_a_checkpoint_is_skipped_counted_and_reported_once_while_the_previous_one_is_being_written(tmp_path, gate):
     reported: list[str] = []
-    with CheckpointWriter(open_store(f"gated://{tmp_path}"), 5, reported.append) as writer:
+    with CheckpointWriter(open_store(tmp_path), 5, reported.append) as writer:
         assert writer.save(snapshot(100))
         assert not writer.save(snapshot(200))
         assert not writer.save(snapshot(300))
@@ -96,7 +85,7 @@ def test_a_checkpoint_is_skipped_counted_and_reported_once_while_the_previous_on
 
 
 def test_a_waiting_save_is_written_after_the_running_one(tmp_path, gate):
-    with CheckpointWriter(open_store(f"gated://{tmp_path}"), 5, failing) as writer:
+    with CheckpointWriter(open_store(tmp_path), 5, failing) as writer:
         assert writer.save(snapshot(100))
         threading.Timer(0.2, gate.set).start()
         assert writer.save(snapshot(200), wait=True)
@@ -237,7 +226,7 @@ def test_temporary_files_of_a_killed_writer_are_deleted_by_the_next_one(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["targets-000000000008"]
 
 
-@pytest.mark.parametrize("scheme", ["", "local://"])
+@pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_writer_killed_at_any_moment_leaves_every_acknowledged_checkpoint(tmp_path, scheme):
     location = f"{scheme}{tmp_path}/store"
     done = subprocess.run(
@@ -342,7 +331,7 @@ def test_a_store_that_cannot_be_written_to_is_an_error_before_the_run_starts(tmp
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"checkpoints cannot be written to .*file/store"):
         CheckpointWriter(open_store(tmp_path / "file" / "store"), 1, failing)
-    with pytest.raises(UserError, match="unknown scheme"):
+    with pytest.raises(UserError, match="unsupported URI scheme"):
         CheckpointWriter(open_store("foo://bucket/run"), 1, failing)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints at a URI: object storage, or any other filesystem of pyarrow or fsspec.
+"""Checkpoints at a URI: object storage, or any other filesystem of pyarrow.
 
 Object storage cannot rename. The files get their final names at once, meta.json last; a folder without meta.json is not
 a checkpoint. Deletion begins with meta.json.
@@ -25,7 +25,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 class RemoteStore(CheckpointStore):
-    """A folder of an object storage, or of any filesystem that pyarrow or fsspec opens."""
+    """A folder of an object storage, or of any filesystem that pyarrow opens."""
 
     def __init__(self, uri: str) -> None:
         """
@@ -35,7 +35,7 @@ class RemoteStore(CheckpointStore):
         """
         self._uri, self.location = uri, without_credentials(uri)
         self._files, self._root = resolve_uri(uri)
-        # S3 and Google Cloud Storage have no folders and write objects atomically; fsspec's filesystems may do neither.
+        # S3 and Google Cloud Storage have no folders and write objects atomically; other filesystems may do neither.
         self._has_folders = not isinstance(self._files, fs.S3FileSystem | fs.GcsFileSystem)
 
     def names(self) -> list[CheckpointName]:
@@ -121,5 +121,5 @@ def _any_error_as_os_error() -> Iterator[None]:
         yield
     except OSError:
         raise
-    except Exception as error:  # every fsspec library has its own exceptions
+    except Exception as error:  # pyarrow's own exceptions are no OSError
         raise OSError(f"{type(error).__name__}: {error}") from error

@@ -23,8 +23,8 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
-from datasets.runtime.uris import is_remote
 from datasets.runtime.ray_cluster import start_ray, uses_cluster
+from datasets.runtime.uris import is_remote
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import check_same_games, open_data
