@@ -227,7 +227,7 @@ def _figure(height: int) -> go.Figure:
             "yaxis": axis,
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "hoverlabel": {"bgcolor": LIGHT["card"], "font": {"color": LIGHT["text"]}, "align": "left"},
+            "hoverlabel": {"bgcolor": LIGHT["card"], "font": {"family": FONT, "color": LIGHT["text"]}, "align": "left"},
             "hovermode": "closest",
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         }
