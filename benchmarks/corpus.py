@@ -37,7 +37,7 @@ from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA
 from datasets.sources.inputs import SkipStats
-from datasets.synth import SynthOptions, synthesise
+from datasets.synth import SynthOptions, synthesize
 
 GAMES_A_COMMIT = 64
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -82,7 +82,7 @@ def measure_known_games(num_games: int) -> dict[str, float]:
 
 def game_rows(folder: Path, num_games: int) -> list[dict[str, Any]]:
     """Rows of synthetic games, and their frames in one file of the folder."""
-    synthesise(folder / "replays", SynthOptions(num_games=num_games, seed=1, max_frames=9_000))
+    synthesize(folder / "replays", SynthOptions(num_games=num_games, seed=1, max_frames=9_000))
     writer = ShardWriter(folder / "frames.parquet")
     rows = []
     for place, path in enumerate(sorted((folder / "replays").glob("*.slp"))):

@@ -30,7 +30,7 @@ import numpy as np
 
 from datasets.pipeline.memory_budget import parse_bytes
 from datasets.runtime.hardware import process_tree, total_memory_bytes
-from datasets.synth import SynthOptions, synthesise
+from datasets.synth import SynthOptions, synthesize
 
 SAMPLE_SECONDS = 0.2
 RANKED_GAMES = 287_504
@@ -111,7 +111,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="encode-memory-") as name:
         scratch = Path(name)
-        synthesise(scratch / "slp", SynthOptions(num_games=max(arguments.games), seed=3, max_frames=2_600))
+        synthesize(scratch / "slp", SynthOptions(num_games=max(arguments.games), seed=3, max_frames=2_600))
         games = sorted((scratch / "slp").iterdir())
         print(f"{'inputs':>7}{'frames':>12}{'frames/s':>10}{'peak MB':>9}{'shared MB':>11}{'of limit':>10}")
         for number in arguments.games:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from datasets.synth import SynthOptions, simulate, synthesise, write_slp
+from datasets.synth import SynthOptions, simulate, synthesize, write_slp
 
 TARGET_FRAMES_PER_S = 200_000
 
@@ -45,7 +45,7 @@ def main() -> None:
     options = SynthOptions(num_games=arguments.games, batch_games=arguments.batch_games)
     with tempfile.TemporaryDirectory() as name:
         cpu = time.process_time()
-        summary = synthesise(Path(name) / "games", options)
+        summary = synthesize(Path(name) / "games", options)
         cpu = time.process_time() - cpu
     with tempfile.TemporaryDirectory() as name:
         floor_s = _floor_s(Path(name), summary.games, summary.num_bytes)

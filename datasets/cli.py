@@ -19,7 +19,7 @@ def synth(args: Sequence[str]) -> int:
     """write synthetic replays: .slp files of a small platform fighter, for trying things out"""
     from tyro.conf import OmitArgPrefixes
 
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
     def command(out: Path, options: OmitArgPrefixes[SynthOptions]) -> None:
         """Write synthetic replays.
@@ -27,7 +27,7 @@ def synth(args: Sequence[str]) -> int:
         Args:
             out: new folder for them.
         """
-        summary = synthesise(out, options)
+        summary = synthesize(out, options)
         print(
             f"{summary.games:,} games, {summary.frames:,} frames and {summary.broken:,} broken files written to {out}: "
             f"{summary.num_bytes / 1e6:,.1f} MB in {summary.seconds:.0f} s"

@@ -149,10 +149,10 @@ def dev_corpus(real_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def synthetic_replays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic replays."""
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
     out = tmp_path_factory.mktemp("synthetic") / "replays"
-    synthesise(out, SynthOptions(num_games=NUM_SYNTHETIC_GAMES, seed=7, max_frames=3_000, rollbacks=True))
+    synthesize(out, SynthOptions(num_games=NUM_SYNTHETIC_GAMES, seed=7, max_frames=3_000, rollbacks=True))
     return out
 
 

@@ -15,7 +15,7 @@ from datasets.pipeline.ray_encode import encode_on_ray
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig, in_split
-from datasets.synth import SynthOptions, synthesise
+from datasets.synth import SynthOptions, synthesize
 from wm.config.run_config import RunConfig, short_hash
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
@@ -70,7 +70,7 @@ def _synthetic_replays(out: Path, started: float) -> Path:
         shutil.rmtree(replays, ignore_errors=True)
         _print_step(started, f"1 of 5: generating {NUM_SYNTHETIC_GAMES} synthetic games")
         out.mkdir(parents=True, exist_ok=True)
-        synthesise(replays, SynthOptions(num_games=NUM_SYNTHETIC_GAMES))
+        synthesize(replays, SynthOptions(num_games=NUM_SYNTHETIC_GAMES))
         write_json_atomically(marker, {"num_games": NUM_SYNTHETIC_GAMES})
     return replays
 

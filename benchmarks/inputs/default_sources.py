@@ -12,7 +12,7 @@ def default_sources(scratch: Path) -> list[Path]:
     real = Path(os.environ.get("WM_REPLAYS", beside)) / "dev.zip"
     if real.exists():
         return [real]
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
-    synthesise(scratch / "synthetic", SynthOptions(num_games=42, seed=1))
+    synthesize(scratch / "synthetic", SynthOptions(num_games=42, seed=1))
     return [scratch / "synthetic"]

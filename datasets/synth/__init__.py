@@ -1,7 +1,7 @@
-"""Replays for those who have none: `.slp` files from a small platform-fighter simulation.
+"""Synthetic replays: `.slp` files from a small platform-fighter simulation, for tests, demos and benchmarks.
 
-Two random players fight by Melee-like rules in steps of one frame; `write_slp` puts a game into Slippi's format.
-The state of a frame follows from the state before and this frame's controllers alone, so a world model can learn it.
+Two random players fight by Melee-like rules, one frame at a time. `write_slp` encodes a game in Slippi's format.
+A frame's state follows from the previous state and the controllers of the frame alone, so a world model can learn it.
 """
 
 import time
@@ -12,30 +12,30 @@ import numpy as np
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.splitmix64 import random_keys, random_words
-from datasets.synth.faults import BROKEN, add_rollbacks
+from datasets.synth.faults import CORRUPTIONS, add_rollbacks
 from datasets.synth.options import SynthOptions, SynthSummary
 from datasets.synth.simulation import SimulatedGame, simulate
 from datasets.synth.slp_layout import Layout, Version
 from datasets.synth.slp_writer import frame_rows, write_slp
 
-__all__ = ["SimulatedGame", "SynthOptions", "SynthSummary", "simulate", "synthesise", "write_slp"]
+__all__ = ["SimulatedGame", "SynthOptions", "SynthSummary", "simulate", "synthesize", "write_slp"]
 
 
-def synthesise(out: Path, options: SynthOptions) -> SynthSummary:
-    """Writes `out`/game-000000.slp and so on, and the broken files asked for.
+def synthesize(out: Path, options: SynthOptions) -> SynthSummary:
+    """Write `out`/game-000000.slp and so on, plus `options.broken` corrupt files.
 
     Raises:
         UserError: `out` exists and is not an empty folder.
     """
     started = time.perf_counter()
-    _claim(out)
+    _create_folder(out)
     layout = Layout.of(Version.parse(options.version))
     frames = num_bytes = games = 0
     for game in simulate(options):
-        data = _file(game, options, layout)
+        data = _slp_bytes(game, options, layout)
         (out / f"game-{game.index:06d}.slp").write_bytes(data)
         games, frames, num_bytes = games + 1, frames + game.num_frames, num_bytes + len(data)
-    for name, data in _broken_files(options, layout):
+    for name, data in _corrupt_files(options, layout):
         (out / name).write_bytes(data)
         num_bytes += len(data)
     return SynthSummary(
@@ -47,13 +47,13 @@ def synthesise(out: Path, options: SynthOptions) -> SynthSummary:
     )
 
 
-def _claim(out: Path) -> None:
+def _create_folder(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder: name a new folder, or remove this one first")
+        raise UserError(f"{out} exists and is not an empty folder; name a new folder, or remove this one first")
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _file(game: SimulatedGame, options: SynthOptions, layout: Layout) -> bytes:
+def _slp_bytes(game: SimulatedGame, options: SynthOptions, layout: Layout) -> bytes:
     rows = frame_rows(game, layout)
     if options.rollbacks:
         key = random_words(random_keys(options.seed, np.array([game.index])), 3)
@@ -61,16 +61,16 @@ def _file(game: SimulatedGame, options: SynthOptions, layout: Layout) -> bytes:
     return write_slp(game, version=options.version, rows=rows)
 
 
-def _broken_files(options: SynthOptions, layout: Layout) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of each broken file: the kinds in turn, all made from one further game."""
+def _corrupt_files(options: SynthOptions, layout: Layout) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each corrupt file: all kinds in turn, from one additional game."""
     if options.broken == 0:
         return
     seed, max_frames = (options.seed + 1) % 2**63, min(options.max_frames, 2_000)
-    spoiled = SynthOptions(num_games=1, seed=seed, version=options.version, max_frames=max_frames)
-    game = next(simulate(spoiled))
-    data = _file(game, spoiled, layout)
+    corrupt_options = SynthOptions(num_games=1, seed=seed, version=options.version, max_frames=max_frames)
+    game = next(simulate(corrupt_options))
+    data = _slp_bytes(game, corrupt_options, layout)
     words = random_words(random_keys(options.seed, np.arange(options.broken)), 4)
-    kinds = list(BROKEN.items())
+    kinds = list(CORRUPTIONS.items())
     for number, word in enumerate(words):
-        kind, spoil = kinds[number % len(kinds)]
-        yield f"broken-{number:06d}-{kind}.slp", spoil(data, int(word))
+        kind, corrupt = kinds[number % len(kinds)]
+        yield f"broken-{number:06d}-{kind}.slp", corrupt(data, int(word))

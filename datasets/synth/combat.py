@@ -1,43 +1,43 @@
-"""Hits, shields, knockback, death: what one fighter does to the other and what the blast zone does to both.
+"""Hits, shields, knockback and deaths.
 
-Knockback, hitlag, hitstun and shield stun are Melee's published formulas (SmashWiki, "Knockback", "Hitlag",
-"Shieldstun"). Shape legend: see state.py.
+Knockback, hitlag, hitstun and shield stun follow Melee's published formulas (SmashWiki, Knockback, Hitlag, Shieldstun).
+Shape legend: see state.py.
 """
 
 import numpy as np
 
-from datasets.synth import moves
-from datasets.synth.controllers import Pads
-from datasets.synth.moves import ATTACKS, Action, Is, attack_column
+from datasets.synth import actions
+from datasets.synth.actions import ATTACKS, Action, Trait, attack_column
+from datasets.synth.controllers import Controllers
 from datasets.synth.state import FULL_SHIELD, World
 
 KNOCKBACK_SPEED = 0.03
 """Launch speed per unit of knockback, in game units per frame."""
-HITSTUN_SHARE = 0.4
+HITSTUN_FACTOR = 0.4
 """Frames of hitstun per unit of knockback."""
 TUMBLE_KNOCKBACK = 80.0
-"""Knockback from which a hit makes the victim tumble."""
+"""Minimum knockback for a tumble."""
 MAX_INFLUENCE = 0.314
-"""Largest turn of the launch direction by the stick, in radians (18 degrees)."""
+"""Maximum change of the launch angle by directional influence, in radians (18 degrees)."""
 SHIELD_DRAIN, SHIELD_RECOVERY = 0.28, 0.07
-"""Shield lost per frame of holding it, and regained per frame otherwise."""
+"""Shield health lost per frame while it is up, and regained per frame otherwise."""
 BODY = (7.0, 6.0)
-"""Height of the centre of a fighter's hurtbox above the feet, and its radius, in game units."""
+"""Height of the hurtbox centre above the feet, and its radius, in game units."""
 
 _DAMAGE, _BASE, _GROWTH = attack_column("damage"), attack_column("base"), attack_column("growth")
 _REACH, _HEIGHT, _RADIUS = attack_column("reach"), attack_column("height"), attack_column("radius")
 _ID = attack_column("attack_id").astype(np.uint8)
 _ANGLE = np.radians([row.angle for row in ATTACKS])
-# A back aerial launches backwards, so the sign of the reach belongs to the direction.
+# A back aerial launches backwards: the direction has the sign of the reach.
 _COS = (np.cos(_ANGLE) * np.sign([row.reach for row in ATTACKS])).astype(np.float32)
 _SIN = np.sin(_ANGLE).astype(np.float32)
 
 
-def count_down(world: World, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
-    """Lets hitlag, stun and protection run by one frame.
+def tick_timers(world: World, pads: Controllers) -> tuple[np.ndarray, np.ndarray]:
+    """Advance hitlag, hitstun and invulnerability by one frame.
 
     Returns:
-        bool (F,) fighters that are not in hitlag in this frame, and bool (F,) those whose stun ended in it.
+        bool (F,), not in hitlag in this frame; and bool (F,), hitstun or shield stun ends in this frame.
     """
     leaving = world.hitlag == 1
     active = world.hitlag <= 1
@@ -46,64 +46,64 @@ def count_down(world: World, pads: Pads) -> tuple[np.ndarray, np.ndarray]:
     world.hitstun = np.maximum(world.hitstun - active, 0)
     world.l_cancel[active] = 0
     world.invulnerable = np.maximum(world.invulnerable - 1, 0)
-    _influence(world, pads, (leaving & stunned & (world.action != Action.GUARD_SET_OFF)).nonzero()[0])
+    _directional_influence(world, pads, (leaving & stunned & (world.action != Action.GUARD_SET_OFF)).nonzero()[0])
     return active, stunned & (world.hitstun == 0)
 
 
-def _influence(world: World, pads: Pads, who: np.ndarray) -> None:
-    """Directional influence: the stick held across the launch turns it, up to `MAX_INFLUENCE`."""
-    if len(who) == 0:
+def _directional_influence(world: World, pads: Controllers, idx: np.ndarray) -> None:
+    """The stick component perpendicular to the launch rotates it, by up to `MAX_INFLUENCE`."""
+    if len(idx) == 0:
         return
-    x, y = world.knockback_x[who], world.knockback_y[who]
+    x, y = world.knockback_x[idx], world.knockback_y[idx]
     length = np.maximum(np.sqrt(x * x + y * y), 1e-6)
-    across = (x * pads.stick_y[who] - y * pads.stick_x[who]) / length
+    across = (x * pads.stick_y[idx] - y * pads.stick_x[idx]) / length
     turn = np.float32(MAX_INFLUENCE) * across * np.abs(across)
-    # Polynomials and not np.cos: its SIMD and scalar paths differ in the last bit, so bytes would hang on batch size.
+    # Polynomials: the SIMD and scalar paths of np.cos differ in the last bit, so results would depend on batch size.
     square = turn * turn
     cos, sin = 1 - square / 2 + square * square / 24, turn - turn * square / 6
-    world.knockback_x[who] = np.where(world.airborne[who], x * cos - y * sin, x)
-    world.knockback_y[who] = np.where(world.airborne[who], x * sin + y * cos, y)
+    world.knockback_x[idx] = np.where(world.airborne[idx], x * cos - y * sin, x)
+    world.knockback_y[idx] = np.where(world.airborne[idx], x * sin + y * cos, y)
 
 
-def shields(world: World, active: np.ndarray) -> None:
-    """Raised shields shrink and may break, the others recover."""
+def update_shields(world: World, active: np.ndarray) -> None:
+    """Shrink and break shields that are up; let the others recover."""
     raised = (world.action == Action.GUARD) | (world.action == Action.GUARD_ON)
     world.shield = np.where(
         raised & active,
         np.maximum(world.shield - SHIELD_DRAIN, 0),
-        np.where((moves.TRAITS[world.action] & Is.SHIELD) != 0, world.shield,
+        np.where((actions.TRAITS[world.action] & Trait.SHIELD) != 0, world.shield,
                  np.minimum(world.shield + SHIELD_RECOVERY, FULL_SHIELD)),
     )  # fmt: skip
     _break_shield(world, (raised & (world.shield <= 0)).nonzero()[0])
 
 
-def _break_shield(world: World, who: np.ndarray) -> None:
-    if len(who) == 0:
+def _break_shield(world: World, idx: np.ndarray) -> None:
+    if len(idx) == 0:
         return
-    world.set_action(who, Action.SHIELD_BREAK_FLY)
-    world.airborne[who] = True
-    world.speed_x[who] = 0.0
-    world.speed_y[who] = 2.5
-    world.shield[who] = FULL_SHIELD / 2
-    world.hitstun[who] = 0.0
+    world.set_action(idx, Action.SHIELD_BREAK_FLY)
+    world.airborne[idx] = True
+    world.speed_x[idx] = 0.0
+    world.speed_y[idx] = 2.5
+    world.shield[idx] = FULL_SHIELD / 2
+    world.hitstun[idx] = 0.0
 
 
-def hurtboxes(world: World) -> None:
-    """Settles `hurtbox_state` (SPEC.md, Post-Frame Update): 1 invulnerable, 2 intangible."""
-    dodging = (world.age >= moves.DODGE_FROM[world.action]) & (world.age <= moves.DODGE_TO[world.action])
+def update_hurtboxes(world: World) -> None:
+    """Set `hurtbox_state` (SPEC.md, Post-Frame Update): 1 invulnerable, 2 intangible."""
+    dodging = (world.age >= actions.INTANGIBLE_FROM[world.action]) & (world.age <= actions.INTANGIBLE_TO[world.action])
     protected = (world.invulnerable > 0) | (world.action == Action.REBIRTH_WAIT)
     world.hurtbox = np.where(dodging, 2, protected.view(np.uint8)).astype(np.uint8)
 
 
-def hits(world: World, active: np.ndarray) -> None:
-    """Finds who hits whom in this frame; both may hit at once."""
-    striking = (world.age >= moves.ACTIVE_FROM[world.action]) & (world.age <= moves.ACTIVE_TO[world.action])
+def resolve_hits(world: World, active: np.ndarray) -> None:
+    """Apply the hits of this frame. Both fighters can hit each other at once."""
+    striking = (world.age >= actions.ACTIVE_FROM[world.action]) & (world.age <= actions.ACTIVE_TO[world.action])
     by = (striking & active & ~world.connected).nonzero()[0]
     on = by ^ 1
-    open_ = (world.hurtbox[on] == 0) & ((moves.TRAITS[world.action[on]] & Is.UNTOUCHABLE) == 0)
+    open_ = (world.hurtbox[on] == 0) & ((actions.TRAITS[world.action[on]] & Trait.UNTOUCHABLE) == 0)
     by, on = by[open_], on[open_]
-    attack = moves.ATTACK_INDEX[world.action[by]]
-    scale = world.tuning["reach"][by]
+    attack = actions.ATTACK_INDEX[world.action[by]]
+    scale = world.attributes["reach"][by]
     x = world.x[by] + world.facing[by] * _REACH[attack] * scale - world.x[on]
     y = world.y[by] + _HEIGHT[attack] * scale - world.y[on] - BODY[0]
     near = x * x + y * y < np.square(_RADIUS[attack] * scale + BODY[1])
@@ -112,7 +112,7 @@ def hits(world: World, active: np.ndarray) -> None:
         return
     world.connected[by] = True
     hitlag = np.floor(_DAMAGE[attack] / 3 + 3)
-    shielded = (moves.TRAITS[world.action[on]] & Is.SHIELD) != 0
+    shielded = (actions.TRAITS[world.action[on]] & Trait.SHIELD) != 0
     facing = world.facing[by]
     _hit_shield(world, by[shielded], on[shielded], attack[shielded], facing[shielded])
     _hit_body(world, by[~shielded], on[~shielded], attack[~shielded], facing[~shielded])
@@ -137,7 +137,7 @@ def _hit_body(world: World, by: np.ndarray, on: np.ndarray, attack: np.ndarray, 
     damage = _DAMAGE[attack]
     stunned = world.hitstun[on] > 0
     world.percent[on] = np.minimum(world.percent[on] + damage, 999)
-    percent, weight = world.percent[on], world.tuning["weight"][on]
+    percent, weight = world.percent[on], world.attributes["weight"][on]
     weighted = (percent / 10 + percent * damage / 20) * (280 / (weight + 100)) + 18
     knockback = weighted * (_GROWTH[attack] / 100) + _BASE[attack]
     tumble = knockback >= TUMBLE_KNOCKBACK
@@ -147,10 +147,10 @@ def _hit_body(world: World, by: np.ndarray, on: np.ndarray, attack: np.ndarray, 
     world.knockback_x[on] = facing * _COS[attack] * knockback * KNOCKBACK_SPEED
     world.knockback_y[on] = np.where(launched, rising * knockback * KNOCKBACK_SPEED, 0)
     world.set_action(on, _damage_state(knockback, launched, attack).astype(np.int16))
-    world.hitstun[on] = np.maximum(np.floor(knockback * HITSTUN_SHARE), 1)
+    world.hitstun[on] = np.maximum(np.floor(knockback * HITSTUN_FACTOR), 1)
     left = on[launched & grounded]
     world.airborne[left] = True
-    world.jumps_left[left] = world.tuning["jumps"][left] - 1
+    world.jumps_left[left] = world.attributes["jumps"][left] - 1
     world.speed_x[on] = 0.0
     world.speed_y[on] = 0.0
     world.fast_fall[on] = False
@@ -162,7 +162,7 @@ def _hit_body(world: World, by: np.ndarray, on: np.ndarray, attack: np.ndarray, 
 
 
 def _damage_state(knockback: np.ndarray, launched: np.ndarray, attack: np.ndarray) -> np.ndarray:
-    """Melee's choice: three strengths on the ground, three in the air, and flying by the angle."""
+    """Melee's damage state: three strengths on the ground, three in the air, and flight by the angle."""
     strength = (knockback >= 32).astype(np.int16) + (knockback >= 56)
     state = np.where(launched, Action.DAMAGE_AIR, Action.DAMAGE_GROUND) + strength
     steep, low = _SIN[attack] > 0.94, _SIN[attack] < 0.55
@@ -170,25 +170,25 @@ def _damage_state(knockback: np.ndarray, launched: np.ndarray, attack: np.ndarra
     return np.where(knockback >= TUMBLE_KNOCKBACK, fly, state)
 
 
-def deaths(world: World) -> None:
-    """Takes a stock from whoever has left the blast zone; over the top only when launched."""
+def resolve_deaths(world: World) -> None:
+    """Take a stock from fighters outside of the blast zone. The top counts only with upward knockback."""
     left, right, bottom, top = world.blast
     launched = world.knockback_y > 0
     gone = (world.x < left) | (world.x > right) | (world.y < bottom) | ((world.y > top) & launched)
-    who = (gone & ((moves.TRAITS[world.action] & Is.UNTOUCHABLE) == 0)).nonzero()[0]
-    if len(who) == 0:
+    idx = (gone & ((actions.TRAITS[world.action] & Trait.UNTOUCHABLE) == 0)).nonzero()[0]
+    if len(idx) == 0:
         return
-    x, y = world.x[who], world.y[who]
-    side = np.where(x < left[who], Action.DEAD_LEFT, np.where(x > right[who], Action.DEAD_RIGHT, Action.DEAD_UP))
-    world.set_action(who, np.where(y < bottom[who], Action.DEAD_DOWN, side).astype(np.int16))
-    world.stocks[who] -= 1
-    world.airborne[who] = True
+    x, y = world.x[idx], world.y[idx]
+    side = np.where(x < left[idx], Action.DEAD_LEFT, np.where(x > right[idx], Action.DEAD_RIGHT, Action.DEAD_UP))
+    world.set_action(idx, np.where(y < bottom[idx], Action.DEAD_DOWN, side).astype(np.int16))
+    world.stocks[idx] -= 1
+    world.airborne[idx] = True
     for name in ("speed_x", "speed_y", "knockback_x", "knockback_y", "hitlag", "hitstun"):
-        getattr(world, name)[who] = 0.0
-    world.fast_fall[who] = False
-    world.l_cancel[who] = 0
+        getattr(world, name)[idx] = 0.0
+    world.fast_fall[idx] = False
+    world.l_cancel[idx] = 0
 
 
-def end_combos(world: World) -> None:
-    """A combo count falls to zero as soon as the other one is out of hitstun."""
+def reset_combos(world: World) -> None:
+    """Set the combo count to 0 once the opponent leaves hitstun."""
     world.combo *= (world.hitstun > 0).reshape(-1, 2)[:, ::-1].reshape(-1)

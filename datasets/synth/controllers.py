@@ -1,4 +1,4 @@
-"""The controllers of a frame as the rules read them: sticks, triggers, buttons and what follows from earlier frames.
+"""The controllers of a frame: sticks, triggers, buttons, and values derived from earlier frames.
 
 Shape legend: see state.py.
 """
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 STICK_STEPS, TRIGGER_STEPS = 80, 140
-"""Sticks lie on a grid of 1/80, triggers on 1/140."""
+"""Resolution: sticks have steps of 1/80, triggers of 1/140."""
 DEAD_ZONE = 23
-"""Stick values below this many steps read as 0."""
+"""Stick values of fewer steps are read as 0."""
 
 
 class Button:
@@ -20,12 +20,12 @@ class Button:
 
 
 @dataclass(slots=True)
-class Pads:
+class Controllers:
     """The controllers of one frame; every array (F,).
 
     `stick_x` to `c_y`: float32 in [-1, 1]. `*_steps`: int8, the same in steps of 1/80. `trigger_steps`: uint8 in 1/140.
-    `buttons`, `pressed`: uint16, held now, and newly held in this frame. The rest is derived from those and the
-    frames before: bool, or int16 frames since the stick left the dead zone in its direction, or since L, R pressed.
+    `buttons`, `pressed`: uint16, held in this frame, and newly pressed in it. The others are derived: bool, or int16
+    frames since the stick left the dead zone in its direction, or since L or R was pressed.
     """
 
     num_games: int
@@ -66,7 +66,7 @@ class Pads:
         self, stick_x: np.ndarray, stick_y: np.ndarray, c_x: np.ndarray, c_y: np.ndarray, trigger: np.ndarray,
         buttons: np.ndarray,
     ) -> None:  # fmt: skip
-        """Takes the raw controllers of the next frame: int64 (F,) each, in steps; see the class."""
+        """Set the controllers of the next frame: int64 (F,) each, in steps, and bits of `Button`."""
         before_x, before_y = self.stick_x_steps, self.stick_y_steps
         self.stick_x_steps = stick_x.astype(np.int8)
         self.stick_y_steps = stick_y.astype(np.int8)

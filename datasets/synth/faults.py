@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: rollback frames, as netplay writes them, and broken files, as every real dump holds.
+"""Deliberate faults: rollback frames as netplay writes them, and corrupt files as in every real dump.
 
 Shape legend: see simulation.py.
 """
@@ -11,53 +11,55 @@ from datasets.runtime.splitmix64 import bit_field, random_words
 from datasets.synth.slp_layout import Layout
 
 MAX_ROLLBACK = 7
-"""Most frames that netplay takes back at once."""
-ROLLBACK_CHANCE = 1 / 40
-"""Share of frames at which it does."""
+"""Maximum frames per rollback."""
+ROLLBACK_PROBABILITY = 1 / 40
+"""Probability of a rollback at a frame."""
 
 
 def add_rollbacks(rows: np.ndarray, layout: Layout, key: int) -> np.ndarray:
-    """Lets frame ids go back and repeat: first mispredicted rows, then the right ones.
+    """Insert mispredicted rows before the rows of some frames.
 
     Args:
         rows: frame events (T,) of `layout.row()`, one per frame.
-        key: of the random numbers, 0 to 2**64 - 1.
+        key: random number key, 0 to 2**64 - 1.
     Returns:
-        rows (more than T), of which the last of each frame id is the given one.
+        T or more rows; the last row of each frame id is the given one.
     """
     count = len(rows)
     words = random_words(np.full(count, key, np.uint64), np.arange(count))
-    depth = np.where(bit_field(words, 0, 16) < 65536 * ROLLBACK_CHANCE, 1 + bit_field(words, 16, 16) % MAX_ROLLBACK, 0)
-    # A later frame is never sent before an earlier one was: take-backs do not overlap and stay inside the game.
+    depth = np.where(
+        bit_field(words, 0, 16) < 65536 * ROLLBACK_PROBABILITY, 1 + bit_field(words, 16, 16) % MAX_ROLLBACK, 0
+    )
+    # Rollbacks do not overlap, and end before the game does.
     starts, free_from = [], 1
     for at in np.flatnonzero(depth):
         if at >= free_from and at + depth[at] <= count:
             starts.append(at)
             free_from = at + depth[at]
-    pieces, wrong, last = [], [], 0
+    pieces, mispredicted, last = [], [], 0
     for at in starts:
         pieces.append(np.arange(last, at + depth[at]))
-        wrong.append(np.concatenate([np.zeros(at - last, bool), np.ones(depth[at], bool)]))
+        mispredicted.append(np.concatenate([np.zeros(at - last, bool), np.ones(depth[at], bool)]))
         last = at
     pieces.append(np.arange(last, count))
-    wrong.append(np.zeros(count - last, bool))
-    sent = rows[np.concatenate(pieces)]
-    _mispredict(sent, np.flatnonzero(np.concatenate(wrong)), layout)
-    return sent
+    mispredicted.append(np.zeros(count - last, bool))
+    recorded = rows[np.concatenate(pieces)]
+    _mispredict(recorded, np.flatnonzero(np.concatenate(mispredicted)), layout)
+    return recorded
 
 
-def _mispredict(sent: np.ndarray, wrong: np.ndarray, layout: Layout) -> None:
-    """The remote player (the second) was thought to hold its stick still and stood a little elsewhere."""
-    pre, post = sent["pre"], sent["post"]
-    # Whole columns are read and written: assigning to `sent[wrong]["pre"]` would change a copy.
+def _mispredict(recorded: np.ndarray, mispredicted: np.ndarray, layout: Layout) -> None:
+    """Change the remote (second) player in the rows `mispredicted` (int (n,)): neutral inputs, and another position."""
+    pre, post = recorded["pre"], recorded["post"]
+    # Fields first, then rows: assigning to `recorded[mispredicted]["pre"]` would change a copy.
     for name, value in (("joystick_x", 0.0), ("joystick_y", 0.0), ("buttons_physical", 0), ("buttons", 0)):
         column = pre[name]
-        column[wrong, 1] = value
+        column[mispredicted, 1] = value
     for name, shift in (("x", 0.75), ("y", 0.5), ("percent", 3.0)):
         column = post[name]
-        column[wrong, 1] += np.float32(shift)
+        column[mispredicted, 1] += np.float32(shift)
     if layout.bookend is not None:
-        sent["bookend"]["latest_finalized_frame"][wrong] -= MAX_ROLLBACK
+        recorded["bookend"]["latest_finalized_frame"][mispredicted] -= MAX_ROLLBACK
 
 
 def _truncated(data: bytes, word: int) -> bytes:
@@ -65,7 +67,7 @@ def _truncated(data: bytes, word: int) -> bytes:
 
 
 def _flipped(data: bytes, word: int) -> bytes:
-    """Random bits of the events' command bytes and values change, in a thousand places."""
+    """Change a thousand random bytes."""
     damaged = np.frombuffer(data, np.uint8).copy()
     words = random_words(np.full(1000, word, np.uint64), np.arange(1000))
     places = (words % np.uint64(len(data))).astype(np.int64)
@@ -82,13 +84,13 @@ def _empty(data: bytes, word: int) -> bytes:
 
 
 def _zeroed(data: bytes, word: int) -> bytes:
-    """A block of zeros in the middle, as a failing disk leaves it."""
+    """Zero a block in the middle, as a failing disk does."""
     at = len(data) // 3 + word % (len(data) // 3)
     return data[:at] + bytes(4096) + data[at + 4096 :]
 
 
 def _wrong_payload_size(data: bytes, word: int) -> bytes:
-    """Event Payloads names a wrong size for the post-frame update."""
+    """Change the payload size of the post-frame update in Event Payloads."""
     at = data.index(b"\x38", 15)
     return data[: at + 2] + bytes([data[at + 2] ^ (1 + word % 7)]) + data[at + 3 :]
 
@@ -97,7 +99,7 @@ def _half_header(data: bytes, word: int) -> bytes:
     return data[: 5 + word % 400]
 
 
-BROKEN: dict[str, Callable[[bytes, int], bytes]] = {
+CORRUPTIONS: dict[str, Callable[[bytes, int], bytes]] = {
     "truncated": _truncated,
     "flipped": _flipped,
     "not-slp": _not_slp,
@@ -106,4 +108,4 @@ BROKEN: dict[str, Callable[[bytes, int], bytes]] = {
     "wrong-payload-size": _wrong_payload_size,
     "half-header": _half_header,
 }
-"""Kinds of fault: each takes the bytes of a good file and a random number, and gives the bytes of a broken one."""
+"""Kind -> function from the bytes of a valid file and a random word to the bytes of a corrupt file."""

@@ -1,6 +1,6 @@
-"""The fighters: eight of Melee's characters, with speeds near the real ones.
+"""The fighters: eight of Melee's characters, with approximately their real attributes.
 
-Ids: Slippi SPEC.md, "Character IDs". The external id stands in Game Start, the internal one in post-frame updates.
+Ids: Slippi SPEC.md, Character IDs. Game Start has the external id, post-frame updates have the internal one.
 """
 
 from dataclasses import dataclass, fields
@@ -22,21 +22,21 @@ class Character:
     walk_speed: float
     run_speed: float
     dash_speed: float
-    """First speed of a dash."""
+    """Initial speed of a dash."""
     friction: float
     air_speed: float
     air_acceleration: float
     jump_speed: float
     short_hop_speed: float
     jump_drift: float
-    """Horizontal speed that a full stick adds when jumping."""
+    """Horizontal speed that a fully tilted stick adds to a jump."""
     jump_squat: float
-    """Frames between the press and leaving the ground."""
+    """Frames from the button press to leaving the ground."""
     jumps: int
-    """Jumps from the ground and in the air, together."""
+    """Number of jumps, from the ground and in the air."""
     weight: float
     reach: float
-    """Factor on the reach of all attacks."""
+    """Factor on the reach of every attack."""
     up_special_speed: float
 
 
@@ -73,10 +73,10 @@ CHARACTERS = (
                (2.7, 2.0, 0.85, 6, 2), 109, 1.2, 3.4),
 )  # fmt: skip
 
-TUNING = tuple(f.name for f in fields(Character) if f.name not in ("name", "external_id", "internal_id"))
-"""The numeric columns that the rules read."""
+ATTRIBUTES = tuple(f.name for f in fields(Character) if f.name not in ("name", "external_id", "internal_id"))
+"""The numeric fields of `Character`."""
 
 
-def tuning_table() -> dict[str, np.ndarray]:
-    """Every column of `TUNING` as float32 (characters,), in the units of `Character`."""
-    return {name: np.array([getattr(row, name) for row in CHARACTERS], np.float32) for name in TUNING}
+def attribute_table() -> dict[str, np.ndarray]:
+    """float32 (characters,) for each of `ATTRIBUTES`, in the units of `Character`."""
+    return {name: np.array([getattr(row, name) for row in CHARACTERS], np.float32) for name in ATTRIBUTES}

@@ -1,4 +1,4 @@
-"""What `wm synth` can be asked for, and what it says when it is done."""
+"""The options and the summary of `wm synth`."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,25 @@ TIMER_FRAMES = 480 * 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynthOptions:
-    """Which games to make; the same options give the same bytes."""
+    """Which replays to generate. The same options give the same bytes."""
 
     num_games: int = 60
-    """Good games to write."""
+    """Number of valid games."""
     seed: int = 0
-    """Seed of all random numbers. Game i of a seed is the same whatever `num_games` and `batch_games` are."""
+    """Seed of all random numbers. Game i of a seed does not depend on `num_games` and `batch_games`."""
     version: str = "3.16.0"
-    """Slippi version of the files: 2.0 to 2.2 and 3.7 to 3.16. peppi-py cannot read item-less 3.0 to 3.6 files."""
+    """Slippi version of the files: 2.0 to 2.2 or 3.7 to 3.16. peppi-py cannot read 3.0 to 3.6 files without items."""
     max_frames: int = 8_000
-    """A game that is still undecided after this many frames ends, in frames counted from id 0. 28,800 is the game's
-    own timer (method TIME); with fewer the player who is behind quits (method NO CONTEST)."""
+    """Maximum length of a game, in frames from id 0 on. 28,800 is the in-game timer (end method TIME); with fewer
+    frames the player who is behind quits (NO CONTEST)."""
     rollbacks: bool = False
-    """Also writes mispredicted frames, as netplay does: ids go back and repeat, the last row of an id counts."""
+    """Also write mispredicted frames, as netplay does: ids repeat, and the last row of an id is final."""
     random_ports: bool = False
-    """Players on any two of the four ports instead of 1 and 2."""
+    """Put the players on any two of the four ports instead of 1 and 2."""
     broken: int = 0
-    """Additional broken files; their names end in the kind of fault."""
+    """Number of additional corrupt files. Their names end in the kind of corruption."""
     batch_games: int = 1024
-    """Games simulated in lockstep: memory (about 0.5 MB each) and speed only, never content."""
+    """Games that are simulated together. Affects memory (about 0.5 MB per game) and speed, but not the content."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_games", 0), ("seed", 0), ("broken", 0), ("batch_games", 1)):
@@ -47,15 +47,15 @@ class SynthOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynthSummary:
-    """What one call wrote."""
+    """What `synthesize` wrote."""
 
     games: int
-    """Good games."""
+    """Number of valid games."""
     frames: int
-    """Frames of the good games, each counted once (both players together)."""
+    """Frames of the valid games, without rollback frames."""
     num_bytes: int
-    """Bytes of all files, broken ones included."""
+    """Size of all files, including the corrupt ones."""
     seconds: float
     """Wall-clock time."""
     broken: int
-    """Broken files."""
+    """Number of corrupt files."""

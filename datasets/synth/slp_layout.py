@@ -1,7 +1,7 @@
-"""Where each field lies in a Slippi file, by version.
+"""The binary layout of Slippi files, by version.
 
-Source: Slippi SPEC.md (project-slippi/slippi-wiki). Everything is big-endian and packed; a new version only adds
-fields at the end of an event. Payload sizes were compared with real files of 2.0, 2.2, 3.7, 3.9 and 3.12 to 3.16.
+Source: Slippi SPEC.md (project-slippi/slippi-wiki). Events are big-endian and packed; versions only append fields to an
+event. Payload sizes were compared with real files of 2.0, 2.2, 3.7, 3.9 and 3.12 to 3.16.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ _END_BYTES = (((2, 0), 3), ((3, 13), 7))
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Version:
-    """A Slippi version whose files can be written."""
+    """A Slippi version that `slp_writer` supports."""
 
     major: int
     minor: int
@@ -79,10 +79,10 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> "Version":
-        """Reads "3.16.0" or "3.16".
+        """Parse "3.16.0" or "3.16".
 
         Raises:
-            ValueError: not a version, or one that is not written (3.0 to 3.6 and what is beyond 3.16).
+            ValueError: not a version, or an unsupported one.
         """
         parts = text.split(".")
         if not 2 <= len(parts) <= 3 or not all(part.isascii() and part.isdigit() for part in parts):
@@ -93,7 +93,7 @@ class Version:
         return cls(major=major, minor=minor, patch=patch)
 
     def has(self, since: tuple[int, int]) -> bool:
-        """Whether a field added in version `since` (major, minor) is present."""
+        """Whether fields added in version `since` (major, minor) exist."""
         return (self.major, self.minor) >= since
 
 
@@ -108,7 +108,7 @@ def _length(version: Version, steps: tuple) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """The events of one version, command byte included."""
+    """The event layouts of one version, including the command byte."""
 
     version: Version
     pre: np.dtype
@@ -122,12 +122,12 @@ class Layout:
 
     @classmethod
     def of(cls, version: Version) -> "Layout":
-        """The layout that files of `version` have."""
-        who = [("port", "u1"), ("is_follower", "u1")]
+        """The layout of a version."""
+        idx = [("port", "u1"), ("is_follower", "u1")]
         return cls(
             version=version,
-            pre=_event(version, who, _PRE),
-            post=_event(version, who, _POST),
+            pre=_event(version, idx, _PRE),
+            post=_event(version, idx, _POST),
             frame_start=_event(version, [], _FRAME_START) if version.has((2, 2)) else None,
             bookend=_event(version, [], _BOOKEND) if version.has((3, 0)) else None,
             start_bytes=_length(version, _START_BYTES),
@@ -135,7 +135,7 @@ class Layout:
         )
 
     def row(self) -> np.dtype:
-        """All events of one frame in the order of real files: start, pre of both, post of both, bookend."""
+        """All events of a frame in file order: start, both pre-frame events, both post-frame events, bookend."""
         parts: list = [("pre", self.pre, (2,)), ("post", self.post, (2,))]
         if self.frame_start is not None:
             parts.insert(0, ("start", self.frame_start))
@@ -144,7 +144,7 @@ class Layout:
         return np.dtype(parts)
 
     def payload_sizes(self) -> dict[int, int]:
-        """Command byte -> size of its payload without the command byte, as Event Payloads lists them."""
+        """Command byte -> payload size without the command byte, as in Event Payloads."""
         sizes = {
             GAME_START: self.start_bytes - 1,
             PRE_FRAME: self.pre.itemsize - 1,

@@ -1,7 +1,7 @@
-"""A simulated game as the bytes of a `.slp` file.
+"""Encodes a simulated game as a `.slp` file.
 
-Source: Slippi SPEC.md (project-slippi/slippi-wiki): "The raw element", "Events", "The metadata element". No names, tags
-or connect codes are written. All frames of a game are laid out at once with numpy: no Python per frame.
+Source: Slippi SPEC.md (project-slippi/slippi-wiki), The raw element, Events, The metadata element. Files contain no
+names, tags or connect codes. All frames of a game are encoded at once with numpy.
 """
 
 import struct
@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from datasets.synth.actions import ANIMATION, TRAITS, Action, Trait
 from datasets.synth.controllers import STICK_STEPS, TRIGGER_STEPS, Button
 from datasets.synth.fighters import CHARACTERS
-from datasets.synth.moves import ANIMATION, TRAITS, Action, Is
 from datasets.synth.options import FIRST_FRAME, TIMER_FRAMES
 from datasets.synth.simulation import SimulatedGame
 from datasets.synth.slp_layout import (
@@ -30,7 +30,7 @@ from datasets.synth.state import START_STOCKS
 
 _NO_PORT, _EMPTY_SLOT = 0xFF, 3
 TIME, GAME, NO_CONTEST = 1, 2, 7
-"""Game End methods."""
+"""End methods of Game End."""
 _FIRST_START = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -38,7 +38,7 @@ def frame_rows(game: SimulatedGame, layout: Layout) -> np.ndarray:
     """All frame events of a game.
 
     Returns:
-        structured array (T,) of `layout.row()`, big-endian: one row per frame id, ascending from -123.
+        structured array (T,) of `layout.row()`: one row per frame id, ascending from -123.
     """
     rows = np.zeros(game.num_frames, layout.row())
     ids = np.arange(FIRST_FRAME, FIRST_FRAME + game.num_frames, dtype=np.int32)
@@ -61,15 +61,15 @@ def frame_rows(game: SimulatedGame, layout: Layout) -> np.ndarray:
     return rows
 
 
-def _before(column: np.ndarray) -> np.ndarray:
-    """The column as it stood one frame earlier; the first frame stands for itself."""
+def _previous(column: np.ndarray) -> np.ndarray:
+    """The column shifted by one frame; the first frame repeats."""
     return np.concatenate([column[:1], column[:-1]])
 
 
 def _fill_pre(pre: np.ndarray, game: SimulatedGame, version: Version) -> None:
     columns = game.columns
     for name in ("state", "x", "y", "direction", "percent"):
-        pre[name] = _before(columns[name])
+        pre[name] = _previous(columns[name])
     sticks = ("stick_x_steps", "stick_y_steps", "c_x_steps", "c_y_steps")
     for name, source in zip(("joystick_x", "joystick_y", "cstick_x", "cstick_y"), sticks, strict=True):
         pre[name] = columns[source] / np.float32(STICK_STEPS)
@@ -87,7 +87,7 @@ def _fill_pre(pre: np.ndarray, game: SimulatedGame, version: Version) -> None:
 
 
 def _processed_buttons(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """uint32 (T, 2): physical buttons and the directions of both sticks (SPEC.md, Processed Buttons)."""
+    """uint32 (T, 2): the physical buttons and the directions of both sticks (SPEC.md, Processed Buttons)."""
     word = columns["buttons"].astype(np.uint32)
     for name, shift, high, low in (
         ("stick_y_steps", 0, 0x10000, 0x20000), ("stick_x_steps", 0, 0x80000, 0x40000),
@@ -112,15 +112,15 @@ def _fill_post(post: np.ndarray, game: SimulatedGame) -> None:
 
 
 def state_flags(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """uint8 (T, 2, 5): the five bytes of state bit flags (SPEC.md, State Bit Flags) as far as they are known."""
+    """uint8 (T, 2, 5): the five bytes of state bit flags (SPEC.md, State Bit Flags); unknown bits are 0."""
     state = columns["state"]
     traits = TRAITS[state]
     flags = np.zeros((*state.shape, 5), np.uint8)
     flags[..., 1] = (columns["hurtbox_state"] > 0) * np.uint8(0x04)
     flags[..., 1] |= columns["fast_fall"] * np.uint8(0x08)
     flags[..., 1] |= (columns["hitlag"] > 0) * np.uint8(0x20)
-    flags[..., 2] = ((traits & Is.SHIELD) != 0) * np.uint8(0x80)
-    flags[..., 3] = (((traits & Is.DAMAGE) != 0) & (columns["misc_as"] > 0)) * np.uint8(0x02)
+    flags[..., 2] = ((traits & Trait.SHIELD) != 0) * np.uint8(0x80)
+    flags[..., 3] = (((traits & Trait.DAMAGE) != 0) & (columns["misc_as"] > 0)) * np.uint8(0x02)
     flags[..., 4] = (state <= Action.DEAD_UP) * np.uint8(0x40)
     return flags
 
@@ -130,7 +130,7 @@ def game_start(game: SimulatedGame, layout: Layout) -> bytes:
     event = bytearray(layout.start_bytes)
     version = layout.version
     event[0:5] = bytes([GAME_START, version.major, version.minor, version.patch, 0])
-    # Stock mode, no friendly fire, items off, no points for self-destructs: the bytes of a ranked 1v1.
+    # Stock mode, no friendly fire, items off, no points for self-destructs: the bytes of a ranked game.
     event[0x5:0xA] = bytes.fromhex("32018e4cc3")
     event[0x10:0x13] = bytes.fromhex("ffff6e")
     struct.pack_into(">HI", event, 0x13, STAGES[game.stage].stage_id, TIMER_FRAMES // 60)
@@ -144,7 +144,7 @@ def game_start(game: SimulatedGame, layout: Layout) -> bytes:
         event[at : at + 4] = bytes([character, kind, START_STOCKS, costume])
         event[at + 0x8], event[at + 0xA], event[at + 0xC] = 9, 0x78, 0x40
         event[at + 0xE], event[at + 0xF] = 4, 1
-        # Ratios and scale lie 4 bytes further than SPEC.md says, in real files and for peppi.
+        # In real files, and in peppi, ratios and scale are 4 bytes after the offsets of SPEC.md.
         struct.pack_into(">fff", event, at + 0x18, 1.0, 1.0, 1.0)
     struct.pack_into(">I", event, 0x13D, game.random_seed)
     for slot in range(4):
@@ -157,7 +157,7 @@ def game_start(game: SimulatedGame, layout: Layout) -> bytes:
 
 
 def game_end(game: SimulatedGame, layout: Layout) -> bytes:
-    """The Game End event: method, who quit, placements (SPEC.md, Game End)."""
+    """The Game End event: method, port of the player who quit, placements (SPEC.md, Game End)."""
     loser = game.ports[1 - game.winner]
     if not game.timed_out:
         method, quitter = GAME, _NO_PORT
@@ -170,7 +170,7 @@ def game_end(game: SimulatedGame, layout: Layout) -> bytes:
 
 
 def metadata(game: SimulatedGame) -> dict:
-    """The metadata element (SPEC.md, "The metadata Element"); times are made up from the game's number."""
+    """The metadata element (SPEC.md, The metadata Element). The start time follows from the game's index."""
     start = _FIRST_START + timedelta(minutes=10 * game.index)
     players = {
         str(port): {"characters": {str(CHARACTERS[character].internal_id): game.num_frames}}
@@ -185,29 +185,29 @@ def metadata(game: SimulatedGame) -> dict:
 
 
 def ubjson(value: dict | str | int) -> bytes:
-    """UBJSON of the few kinds that metadata needs: objects, strings shorter than 256 bytes, 32-bit integers."""
+    """Encode as UBJSON: objects, strings shorter than 256 bytes, 32-bit integers."""
     if isinstance(value, dict):
-        items = (_short(key) + ubjson(item) for key, item in value.items())
+        items = (_short_string(key) + ubjson(item) for key, item in value.items())
         return b"{" + b"".join(items) + b"}"
     if isinstance(value, str):
-        return b"S" + _short(value)
+        return b"S" + _short_string(value)
     return b"l" + struct.pack(">i", value)
 
 
-def _short(text: str) -> bytes:
+def _short_string(text: str) -> bytes:
     raw = text.encode()
     return b"U" + bytes([len(raw)]) + raw
 
 
 def event_payloads(layout: Layout) -> bytes:
-    """The Event Payloads event: the size of each event that may follow."""
+    """The Event Payloads event: the payload size of each event type."""
     sizes = layout.payload_sizes()
     body = b"".join(struct.pack(">BH", command, size) for command, size in sizes.items())
     return bytes([EVENT_PAYLOADS, len(body) + 1]) + body
 
 
-def wrap(events: list[bytes], meta: dict) -> bytes:
-    """Both elements of a file: the event stream and the metadata."""
+def slp_file(events: list[bytes], meta: dict) -> bytes:
+    """A complete file: the event stream and the metadata."""
     size = struct.pack(">i", sum(len(event) for event in events))
     return b"".join([b"{U\x03raw[$U#l", size, *events, b"U\x08metadata", ubjson(meta), b"}"])
 
@@ -217,9 +217,9 @@ def write_slp(game: SimulatedGame, *, version: str = "3.16.0", rows: np.ndarray 
 
     Args:
         version: see `SynthOptions.version`.
-        rows: frame events to write, of the version's layout, in place of `frame_rows(game, layout)`.
+        rows: frame events in the version's layout, instead of `frame_rows(game, layout)`.
     """
     layout = Layout.of(Version.parse(version))
     rows = frame_rows(game, layout) if rows is None else rows
     events = [event_payloads(layout), game_start(game, layout), rows.tobytes(), game_end(game, layout)]
-    return wrap(events, metadata(game))
+    return slp_file(events, metadata(game))

@@ -1,7 +1,7 @@
-"""The six legal stages: floor, platforms and blast zones, flat and at rest.
+"""The six tournament stages: floor, platforms and blast zones.
 
-Real extents, simplified: Yoshi's Story has no slopes, the platforms of Fountain of Dreams stand still, Pokemon
-Stadium does not transform. Surface 0 is the main floor at y = 0; surfaces 1 to 3 are platforms.
+The dimensions are real but simplified: Yoshi's Story has no slopes, the platforms of Fountain of Dreams do not move,
+and Pokémon Stadium does not transform. Surface 0 is the main floor at y = 0; surfaces 1 to 3 are platforms.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 NUM_SURFACES = 4
 _ABSENT = (1.0, -1.0, -1e6)
-"""A surface that nothing can stand on: empty and far below the blast zone."""
+"""A missing surface: of negative width, far below the blast zone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,11 +23,11 @@ class Stage:
     surfaces: tuple[tuple[float, float, float], ...]
     """(left, right, height) of the floor, then of the platforms."""
     ground_ids: tuple[int, ...]
-    """`ground` of each surface, as real replays of this stage have it."""
+    """`ground` of each surface in real replays of the stage."""
     blast: tuple[float, float, float, float]
     """Left, right, bottom, top of the blast zone."""
     spawn_x: float
-    """Players start at -spawn_x and +spawn_x on the floor."""
+    """The players start at -spawn_x and +spawn_x on the floor."""
 
 
 STAGES = (

@@ -1,7 +1,7 @@
-"""The state of all fighters of a batch, as flat arrays.
+"""The state of all fighters in a batch of games, as flat arrays.
 
-Shape legend: G = games simulated at once, P = players (2), F = G * P fighters, game-major: fighter 2g + p is player p
-of game g, its opponent is fighter index XOR 1.
+Shape legend: G = games in the batch, P = players (2), F = G * P fighters, game-major: fighter 2g + p is player p of
+game g, and its opponent is index ^ 1. `idx`: int (n,), indices of some fighters.
 """
 
 from dataclasses import dataclass, field, fields
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.synth import moves
-from datasets.synth.fighters import TUNING, tuning_table
-from datasets.synth.moves import Action
+from datasets.synth import actions
+from datasets.synth.actions import Action
+from datasets.synth.fighters import ATTRIBUTES, attribute_table
 from datasets.synth.stages import NUM_SURFACES, STAGES, blast_table, ground_id_table, surface_table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 START_STOCKS = 4
 FULL_SHIELD = 60.0
 NOBODY = 6
-"""`last_hit_by` while nobody has hit this fighter."""
+"""`last_hit_by` before the first hit."""
 
 STATE_FIELDS: dict[str, type] = {
     "action": np.int16, "age": np.float32, "rate": np.float32, "x": np.float32, "y": np.float32,
@@ -31,13 +31,14 @@ STATE_FIELDS: dict[str, type] = {
     "fast_fall": np.bool_, "connected": np.bool_, "last_attack": np.uint8, "combo": np.uint8,
     "last_hit_by": np.uint8, "instance": np.uint16, "instance_hit_by": np.uint16,
 }  # fmt: skip
-"""Every array of the state and its dtype. Lengths are game units, times frames, speeds units per frame; `standing` is
-whether the fighter has stood on any ground in this life; `surface` is an index into the stage's surfaces."""
+"""The arrays of the state and their dtypes. Lengths in game units, times in frames, speeds in units per frame.
+`standing`: whether the fighter has touched the ground since its last respawn; `surface`: index of the stage's
+surface."""
 
 
 @dataclass(slots=True)
 class World:
-    """State and constants of a batch; each array has shape (F,) unless said otherwise."""
+    """State and constants of a batch. Arrays have shape (F,) unless noted."""
 
     num_games: int
     action: np.ndarray = field(init=False)
@@ -69,8 +70,8 @@ class World:
     last_hit_by: np.ndarray = field(init=False)
     instance: np.ndarray = field(init=False)
     instance_hit_by: np.ndarray = field(init=False)
-    tuning: dict[str, np.ndarray] = field(init=False)
-    """`Character` numbers of each fighter, float32 (F,) each."""
+    attributes: dict[str, np.ndarray] = field(init=False)
+    """The attributes of each fighter's `Character`, float32 (F,) each."""
     left: np.ndarray = field(init=False)
     """float32 (surfaces, F): left ends of the stage's surfaces, in game units."""
     right: np.ndarray = field(init=False)
@@ -89,7 +90,7 @@ class World:
         for name, kind in STATE_FIELDS.items():
             setattr(self, name, np.zeros(count, kind))
         self.facing[:] = 1.0
-        self.tuning = {name: np.ones(count, np.float32) for name in TUNING}
+        self.attributes = {name: np.ones(count, np.float32) for name in ATTRIBUTES}
         self.left = np.zeros((NUM_SURFACES, count), np.float32)
         self.right = np.zeros((NUM_SURFACES, count), np.float32)
         self.height = np.zeros((NUM_SURFACES, count), np.float32)
@@ -99,7 +100,7 @@ class World:
         self.everyone = np.arange(count)
 
     def start_games(self, games: np.ndarray, characters: np.ndarray, stages: np.ndarray, ports: np.ndarray) -> None:
-        """Puts new games into slots.
+        """Start new games in some slots.
 
         Args:
             games: int (n,), slots.
@@ -107,52 +108,52 @@ class World:
             stages: int (n,), rows of `STAGES`.
             ports: uint8 (n, 2), port indices.
         """
-        who = (2 * games[:, None] + np.arange(2)).reshape(-1)
+        idx = (2 * games[:, None] + np.arange(2)).reshape(-1)
         stage = np.repeat(stages, 2)
         for name, kind in STATE_FIELDS.items():
-            getattr(self, name)[who] = np.zeros((), kind)
-        for name, column in tuning_table().items():
-            self.tuning[name][who] = column[characters.reshape(-1)]
-        self.left[:, who], self.right[:, who], self.height[:, who] = surface_table()[stage].T
-        self.ground_ids[:, who] = ground_id_table()[stage].T
-        self.blast[:, who] = blast_table()[stage].T
-        self.port[who] = ports.reshape(-1)
+            getattr(self, name)[idx] = np.zeros((), kind)
+        for name, column in attribute_table().items():
+            self.attributes[name][idx] = column[characters.reshape(-1)]
+        self.left[:, idx], self.right[:, idx], self.height[:, idx] = surface_table()[stage].T
+        self.ground_ids[:, idx] = ground_id_table()[stage].T
+        self.blast[:, idx] = blast_table()[stage].T
+        self.port[idx] = ports.reshape(-1)
         side = np.tile(np.array([-1, 1], np.float32), len(games))
-        self.x[who] = side * np.array([row.spawn_x for row in STAGES], np.float32)[stage]
-        self.facing[who] = -side
-        self.action[who] = Action.ENTRY
-        self.age[who] = moves.FIRST_AGE[Action.ENTRY] - 1
-        self.rate[who] = 1.0
-        self.shield[who] = FULL_SHIELD
-        self.stocks[who] = START_STOCKS
-        self.jumps_left[who] = self.tuning["jumps"][who]
-        self.standing[who] = True
-        self.last_hit_by[who] = NOBODY
+        self.x[idx] = side * np.array([row.spawn_x for row in STAGES], np.float32)[stage]
+        self.facing[idx] = -side
+        self.action[idx] = Action.ENTRY
+        self.age[idx] = actions.FIRST_AGE[Action.ENTRY] - 1
+        self.rate[idx] = 1.0
+        self.shield[idx] = FULL_SHIELD
+        self.stocks[idx] = START_STOCKS
+        self.jumps_left[idx] = self.attributes["jumps"][idx]
+        self.standing[idx] = True
+        self.last_hit_by[idx] = NOBODY
 
     def at_surface(self, table: np.ndarray) -> np.ndarray:
-        """(F,): the entry of a table (surfaces, F) at the surface each fighter stands or last stood on."""
+        """(F,): the entry of a table (surfaces, F) for the surface that each fighter stands on, or last stood on."""
         return table.reshape(-1).take(self.surface * len(self.x) + self.everyone)
 
-    def set_action(self, who: np.ndarray, action: np.ndarray | int) -> None:
-        """Starts a state for the fighters `who` (int (n,)): age, rate and what belongs to the old state are reset."""
-        self.action[who] = action
-        self.age[who] = moves.FIRST_AGE[self.action[who]]
-        self.rate[who] = 1.0
-        self.connected[who] = False
-        self.instance[who] += 1
+    def set_action(self, idx: np.ndarray, action: np.ndarray | int) -> None:
+        """Start an action state, and reset what belongs to the previous one."""
+        self.action[idx] = action
+        self.age[idx] = actions.FIRST_AGE[self.action[idx]]
+        self.rate[idx] = 1.0
+        self.connected[idx] = False
+        self.instance[idx] += 1
 
 
-def keep_fighters(batch: "DataclassInstance", who: np.ndarray, count: int) -> None:
-    """Drops, in place, all fighters but `who` (int (n,)) from the arrays of a batch of `count` fighters.
+def select_fighters(batch: "DataclassInstance", idx: np.ndarray, count: int) -> None:
+    """Keep only the fighters `idx` of a batch of `count` fighters, in place.
 
     Args:
-        batch: a `World`, or another slotted dataclass whose arrays all have the fighters as their last axis.
+        batch: a `World`, or another slotted dataclass whose arrays have the fighters as their last axis.
     """
     for column in fields(batch):
         value = getattr(batch, column.name)
         if isinstance(value, np.ndarray) and value.shape[-1] == count:
-            setattr(batch, column.name, np.ascontiguousarray(value[..., who]))
+            setattr(batch, column.name, np.ascontiguousarray(value[..., idx]))
         elif isinstance(value, dict):
-            setattr(batch, column.name, {name: array[who] for name, array in value.items()})
+            setattr(batch, column.name, {name: array[idx] for name, array in value.items()})
     if isinstance(batch, World):
-        batch.everyone = np.arange(len(who))
+        batch.everyone = np.arange(len(idx))

@@ -116,8 +116,8 @@ def test_a_path_that_one_node_does_not_see_is_an_error_before_the_job(synthetic_
 @pytest.fixture(scope="module")
 def synthetic_many(tmp_path_factory) -> Path:
     """48 short synthetic replays: a dozen chunks."""
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
     out = tmp_path_factory.mktemp("many") / "replays"
-    synthesise(out, SynthOptions(num_games=48, seed=5, max_frames=2_400))
+    synthesize(out, SynthOptions(num_games=48, seed=5, max_frames=2_400))
     return out

@@ -14,10 +14,10 @@ from kills import VICTIMS, run_trials
 @pytest.fixture(scope="module")
 def replays(tmp_path_factory) -> Path:
     """80 short synthetic replays: a few seconds of work in twenty chunks."""
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
     out = tmp_path_factory.mktemp("eighty") / "replays"
-    synthesise(out, SynthOptions(num_games=80, seed=9, max_frames=2_400))
+    synthesize(out, SynthOptions(num_games=80, seed=9, max_frames=2_400))
     return out
 
 

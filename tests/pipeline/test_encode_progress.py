@@ -61,8 +61,8 @@ def test_a_terminal_gets_one_line_that_is_rewritten(tiny_replays, tmp_path, monk
 @pytest.fixture(scope="module")
 def tiny_replays(tmp_path_factory) -> Path:
     """Four short synthetic replays."""
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
     out = tmp_path_factory.mktemp("four") / "replays"
-    synthesise(out, SynthOptions(num_games=8, seed=2, max_frames=2_400))
+    synthesize(out, SynthOptions(num_games=8, seed=2, max_frames=2_400))
     return out

@@ -18,7 +18,7 @@ from datasets.replays.game import Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FIRST_FRAME_ID
-from datasets.synth import SynthOptions, synthesise
+from datasets.synth import SynthOptions, synthesize
 
 GOOD_GAME = "1b72eddbd56faf6f.slp"
 """Slippi 3.17, Battlefield, ports 1 and 3, no rollbacks, all fields."""
@@ -219,7 +219,7 @@ def test_unusual_games_are_plausible(inventory, read_real):
 def test_synthetic_games_are_plausible(version, tmp_path):
     netplay = version > "3"
     options = SynthOptions(num_games=3, seed=5, version=version, max_frames=3_000, rollbacks=netplay)
-    synthesise(tmp_path / "replays", options)
+    synthesize(tmp_path / "replays", options)
     for path in (tmp_path / "replays").rglob("*.slp"):
         assert implausibilities(parse_replay(path.read_bytes())) == []
 

@@ -1,4 +1,4 @@
-"""`wm synth`: the files say what the simulation had, and the simulation obeys its rules.
+"""`wm synth`: the files contain what the simulation recorded, and the simulation obeys its rules.
 
 Shape legend: T = frames, P = players (2).
 """
@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.splitmix64 import random_keys, random_words
-from datasets.synth import SimulatedGame, SynthOptions, simulate, synthesise, write_slp
-from datasets.synth.controllers import Pads
-from datasets.synth.faults import BROKEN, add_rollbacks
+from datasets.synth import SimulatedGame, SynthOptions, simulate, synthesize, write_slp
+from datasets.synth.actions import ANIMATION, TRAITS, Action, Trait
+from datasets.synth.controllers import Controllers
+from datasets.synth.faults import CORRUPTIONS, add_rollbacks
 from datasets.synth.fighters import CHARACTERS
-from datasets.synth.moves import ANIMATION, TRAITS, Action, Is
-from datasets.synth.recorder import PAD_COLUMNS
-from datasets.synth.simulation import step
+from datasets.synth.simulation import CONTROLLER_COLUMNS, step
 from datasets.synth.slp_layout import Layout, Version
 from datasets.synth.slp_writer import frame_rows, metadata, state_flags
 from datasets.synth.stages import STAGES
@@ -60,7 +59,7 @@ def absent(frames, part: str, name: str) -> bool:
 
 
 def expected_post(game: SimulatedGame) -> dict[tuple[str, ...], np.ndarray]:
-    """Every post-frame field that peppi knows, from the simulation alone."""
+    """Every post-frame field of peppi-py, computed from the simulation."""
     c = game.columns
     flags = state_flags(c)
     internal = [CHARACTERS[row].internal_id for row in game.characters]
@@ -120,7 +119,7 @@ def assert_agrees(frames, game: SimulatedGame, version: str, last: np.ndarray) -
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_field_of_every_version_reads_back_as_the_simulation_had_it(version, short_game, tmp_path):
+def test_every_field_of_every_version_reads_back_as_simulated(version, short_game, tmp_path):
     game = read(tmp_path / "game.slp", write_slp(short_game, version=version))
     assert np.array_equal(game.frames.id.to_numpy(), np.arange(-123, short_game.num_frames - 123))
     assert_agrees(game.frames, short_game, version, np.arange(short_game.num_frames))
@@ -150,7 +149,7 @@ def test_start_end_and_metadata_read_back(version, short_game, tmp_path):
 
 
 @pytest.mark.parametrize("version", ("3.7.0", "3.12.0", "3.16.0"))
-def test_with_rollbacks_the_last_row_of_each_frame_is_the_true_one(version, short_game, tmp_path):
+def test_the_last_row_of_each_frame_is_final_with_rollbacks(version, short_game, tmp_path):
     layout = Layout.of(Version.parse(version))
     rows = add_rollbacks(frame_rows(short_game, layout), layout, key=5)
     game = read(tmp_path / "game.slp", write_slp(short_game, version=version, rows=rows))
@@ -163,9 +162,9 @@ def test_with_rollbacks_the_last_row_of_each_frame_is_the_true_one(version, shor
     assert (both(game.frames, "post", "position", "x")[first] != short_game.columns["x"]).any()
 
 
-def test_the_options_rollbacks_and_ports_reach_the_files(tmp_path):
+def test_the_rollback_and_port_options_change_the_files(tmp_path):
     options = SynthOptions(num_games=6, max_frames=200, rollbacks=True, random_ports=True)
-    synthesise(tmp_path / "games", options)
+    synthesize(tmp_path / "games", options)
     parsed = [peppi_py.read_slippi(str(path)) for path in sorted((tmp_path / "games").iterdir())]
     assert len({tuple(int(player.port) for player in game.start.players) for game in parsed}) > 2
     assert sum(len(game.frames.id) for game in parsed) > 6 * 323
@@ -175,10 +174,10 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def test_the_same_options_give_the_same_bytes_and_another_seed_others(tmp_path):
+def test_equal_options_give_equal_bytes_and_another_seed_gives_others(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         options = SynthOptions(num_games=4, seed=seed, max_frames=300, broken=7, rollbacks=True)
-        summary = synthesise(tmp_path / name, options)
+        summary = synthesize(tmp_path / name, options)
     assert (summary.games, summary.broken, summary.frames) == (4, 7, 4 * 423)
     assert summary.num_bytes == sum(path.stat().st_size for path in (tmp_path / "c").iterdir())
     a, b, c = (digests(tmp_path / name) for name in "abc")
@@ -186,7 +185,26 @@ def test_the_same_options_give_the_same_bytes_and_another_seed_others(tmp_path):
     assert all(a[name] != c[name] for name in a if name.startswith("game"))
 
 
-def test_a_game_does_not_depend_on_the_batch_it_was_played_in():
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        (
+            SynthOptions(num_games=2, seed=1, max_frames=1_500, broken=7, rollbacks=True, random_ports=True),
+            "3ab93e0ba488089d0cb3ba62d93551feaaa14c7247c095c5526f0c9e4502864d",
+        ),
+        (
+            SynthOptions(num_games=1, seed=2, version="2.0.1", max_frames=300),
+            "e2e24fff507b0ddd87d83507da8aa07da2ed3864d1562c4012a437541ec87d8e",
+        ),
+    ],
+)
+def test_the_bytes_of_a_seed_never_change(options, digest, tmp_path):
+    synthesize(tmp_path / "games", options)
+    content = b"".join(path.read_bytes() for path in sorted((tmp_path / "games").iterdir()))
+    assert hashlib.sha256(content).hexdigest() == digest
+
+
+def test_a_game_does_not_depend_on_its_batch():
     def played(num_games: int, batch_games: int) -> dict[int, bytes]:
         options = SynthOptions(num_games=num_games, batch_games=batch_games, max_frames=700, seed=4)
         return {game.index: write_slp(game) for game in simulate(options)}
@@ -196,7 +214,7 @@ def test_a_game_does_not_depend_on_the_batch_it_was_played_in():
     assert alone == {index: together[index] for index in alone}
 
 
-def test_positions_follow_from_velocities_except_where_the_stage_corrects_them(games):
+def test_positions_follow_from_velocities_unless_the_stage_corrects_them(games):
     for game in games:
         c = game.columns
         before, after = slice(0, -1), slice(1, None)
@@ -211,12 +229,12 @@ def test_positions_follow_from_velocities_except_where_the_stage_corrects_them(g
 
 
 def test_the_states_follow_from_the_controllers_alone(short_game):
-    world, pads = World(1), Pads(1)
+    world, pads = World(1), Controllers(1)
     characters, ports = np.array([short_game.characters]), np.array([short_game.ports], np.uint8)
     world.start_games(np.array([0]), characters, np.array([short_game.stage]), ports)
     c = short_game.columns
     for frame in range(short_game.num_frames):
-        pads.set(*(c[name][frame].astype(np.int64) for name in PAD_COLUMNS))
+        pads.set(*(c[name][frame].astype(np.int64) for name in CONTROLLER_COLUMNS))
         step(world, pads)
         assert (world.action == c["state"][frame]).all()
         for name, now in (("x", world.x), ("y", world.y), ("percent", world.percent), ("shield", world.shield)):
@@ -224,7 +242,7 @@ def test_the_states_follow_from_the_controllers_alone(short_game):
     assert {name: getattr(world, name).dtype for name in STATE_FIELDS} == STATE_FIELDS
 
 
-def test_nobody_moves_in_hitlag_or_before_the_game_begins(games):
+def test_fighters_do_not_move_in_hitlag_or_before_the_game_begins(games):
     for game in games:
         c = game.columns
         for name in ("x", "y"):
@@ -234,7 +252,7 @@ def test_nobody_moves_in_hitlag_or_before_the_game_begins(games):
             assert not moved[frozen].any()
 
 
-def test_stocks_only_fall_and_the_last_one_ends_the_game(games):
+def test_stocks_never_increase_and_the_last_one_ends_the_game(games):
     finished = [game for game in games if not game.timed_out]
     assert len(finished) >= 7
     for game in games:
@@ -248,7 +266,7 @@ def test_stocks_only_fall_and_the_last_one_ends_the_game(games):
         assert (stocks[-12] > 0).all()
 
 
-def test_games_pass_the_filters_that_a_corpus_applies(games, tmp_path):
+def test_games_pass_the_default_filters(games, tmp_path):
     for game in games:
         parsed = read(tmp_path / "game.slp", write_slp(game))
         start, c = parsed.start, game.columns
@@ -274,7 +292,7 @@ def test_fights_are_varied(games):
     assert {1, 2} <= set(np.unique(np.concatenate([game.columns["l_cancel"].reshape(-1) for game in games])))
 
 
-def test_every_state_ends_and_every_fighter_stays_in_the_world(games):
+def test_states_end_and_fighters_stay_inside_the_blast_zone(games):
     for game in games:
         c = game.columns
         blast = STAGES[game.stage].blast
@@ -290,17 +308,17 @@ def test_every_state_ends_and_every_fighter_stays_in_the_world(games):
         assert not (inside & ~climbing).any()
 
 
-def test_hitstun_and_knockback_belong_to_damage(games):
+def test_only_damaged_fighters_have_hitstun_and_knockback(games):
     for game in games:
         c = game.columns
         traits = TRAITS[c["state"]]
         stunned = c["misc_as"] > 0
-        assert ((traits[stunned] & (Is.DAMAGE | Is.SHIELD)) != 0).all()
-        assert not ((traits & Is.DAMAGE) != 0)[~stunned & (c["hitlag"] == 0)].any()
+        assert ((traits[stunned] & (Trait.DAMAGE | Trait.SHIELD)) != 0).all()
+        assert not ((traits & Trait.DAMAGE) != 0)[~stunned & (c["hitlag"] == 0)].any()
 
 
-def twin_of_falling(game: SimulatedGame) -> int:
-    """Checks gravity frame by frame, in plain Python; gives how many frames it could check."""
+def count_gravity_frames(game: SimulatedGame) -> int:
+    """Check gravity frame by frame, in plain Python. Returns the number of checked frames."""
     checked = 0
     c = game.columns
     for player in range(2):
@@ -316,18 +334,18 @@ def twin_of_falling(game: SimulatedGame) -> int:
     return checked
 
 
-def test_falling_is_gravity_up_to_terminal_velocity(games):
-    assert sum(twin_of_falling(game) for game in games[:3]) > 100
+def test_falling_follows_gravity_up_to_terminal_velocity(games):
+    assert sum(count_gravity_frames(game) for game in games[:3]) > 100
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 @pytest.mark.parametrize("word", (0, 12345, 2**40 + 7))
-def test_broken_files_do_not_pass_for_good_ones(kind, word, short_game, tmp_path):
+def test_corrupt_files_do_not_read_like_valid_ones(kind, word, short_game, tmp_path):
     good = write_slp(short_game)
-    spoiled = BROKEN[kind](good, word)
-    assert spoiled != good
+    corrupt = CORRUPTIONS[kind](good, word)
+    assert corrupt != good
     try:
-        game = read(tmp_path / "broken.slp", spoiled)
+        game = read(tmp_path / "corrupt.slp", corrupt)
     except BaseException as error:
         assert type(error).__name__ in ("OSError", "PanicException", "UnicodeDecodeError", "ValueError", "KeyError")
         return
@@ -335,19 +353,19 @@ def test_broken_files_do_not_pass_for_good_ones(kind, word, short_game, tmp_path
     same = len(ids) == short_game.num_frames and np.array_equal(
         both(game.frames, "post", "position", "x"), short_game.columns["x"], equal_nan=True
     )
-    assert not same, f"{kind} reads like a good file"
+    assert not same, f"{kind} reads like a valid file"
 
 
-def test_broken_files_say_in_their_name_what_is_wrong(tmp_path):
-    synthesise(tmp_path / "games", SynthOptions(num_games=0, broken=len(BROKEN) + 1, max_frames=300))
+def test_the_names_of_corrupt_files_contain_the_kind_of_corruption(tmp_path):
+    synthesize(tmp_path / "games", SynthOptions(num_games=0, broken=len(CORRUPTIONS) + 1, max_frames=300))
     kinds = [path.stem.split("-", 2)[2] for path in sorted((tmp_path / "games").iterdir())]
-    assert kinds == [*BROKEN, next(iter(BROKEN))]
+    assert kinds == [*CORRUPTIONS, next(iter(CORRUPTIONS))]
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_a_folder_that_is_not_empty_is_not_changed(tmp_path):
     (tmp_path / "precious.slp").write_text("mine")
     with pytest.raises(UserError, match="not an empty folder"):
-        synthesise(tmp_path, SynthOptions(num_games=1, max_frames=10))
+        synthesize(tmp_path, SynthOptions(num_games=1, max_frames=10))
     assert [path.name for path in tmp_path.iterdir()] == ["precious.slp"]
 
 
@@ -356,14 +374,14 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     [("num_games", -1), ("seed", -1), ("broken", -2), ("batch_games", 0), ("max_frames", 0), ("max_frames", 99_999),
      ("version", "3.0.0"), ("version", "3.6.9"), ("version", "1.7.1"), ("version", "4.0"), ("version", "new")],
 )  # fmt: skip
-def test_an_impossible_option_is_named(field, value):
+def test_an_invalid_option_is_named(field, value):
     with pytest.raises(ValueError, match=field):
         SynthOptions(**{field: value})
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**63 - 1), key=st.integers(0, 2**64 - 1), count=st.integers(1, 400))
-def test_rollbacks_only_repeat_and_never_lose_a_frame(seed, key, count):
+def test_rollbacks_never_lose_a_frame(seed, key, count):
     layout = Layout.of(Version.parse("3.16.0"))
     rows = np.zeros(count, layout.row())
     rows["start"]["frame"] = np.arange(count)
@@ -379,7 +397,7 @@ def test_rollbacks_need_a_version_that_has_them():
         SynthOptions(rollbacks=True, version="2.2.0")
 
 
-def test_random_words_depend_on_nothing_but_key_and_counter():
+def test_random_words_depend_on_their_key_and_counter_alone():
     keys = random_keys(9, np.arange(1000))
     assert len(np.unique(keys)) == 1000
     words = random_words(keys, np.arange(1000))

@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from datasets.corpus.chunk import EncodeOptions
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.schema.splits import SplitConfig
-from datasets.synth import SynthOptions, synthesise
+from datasets.synth import SynthOptions, synthesize
 from wm.checkpoints.reader import load_resume, open_checkpoint
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimizerConfig, RunConfig
@@ -117,7 +117,7 @@ def tiny_run(corpus: Path, out: Path, num_updates: int) -> RunConfig:
 
 def small_corpus(out: Path) -> Path:
     """A corpus of synthetic games."""
-    synthesise(out / "replays", SynthOptions(num_games=NUM_GAMES, seed=3, max_frames=3_000))
+    synthesize(out / "replays", SynthOptions(num_games=NUM_GAMES, seed=3, max_frames=3_000))
     encode([out / "replays"], out / "corpus", EncodeOptions(), encode_in_process)
     return out / "corpus"
 

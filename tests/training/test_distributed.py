@@ -93,11 +93,11 @@ def mixed_corpus(tmp_path_factory) -> Path:
     """Synthetic games, half of them of a Slippi version without velocities and more."""
     from datasets.corpus.chunk import EncodeOptions
     from datasets.pipeline.encode import encode, encode_in_process
-    from datasets.synth import SynthOptions, synthesise
+    from datasets.synth import SynthOptions, synthesize
 
     folder = tmp_path_factory.mktemp("mixed")
     for version, seed in (("3.16.0", 1), ("2.0.0", 2)):
-        synthesise(folder / version, SynthOptions(num_games=6, seed=seed, max_frames=2_400, version=version))
+        synthesize(folder / version, SynthOptions(num_games=6, seed=seed, max_frames=2_400, version=version))
     encode([folder / "3.16.0", folder / "2.0.0"], folder / "corpus", EncodeOptions(), encode_in_process)
     return folder / "corpus"
 
