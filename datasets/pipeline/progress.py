@@ -1,8 +1,8 @@
-"""What a person sees while a corpus is encoded: a live line, and a line in a log every half minute."""
+"""Progress of an encode: a live line on a terminal, and a line in the log every half minute."""
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 import threading
 import time
@@ -10,6 +10,10 @@ from collections import deque
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from datasets.corpus.manifest import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
 from datasets.pipeline.encode import EncodeSummary
@@ -19,13 +23,13 @@ from datasets.schema.reject_reasons import REJECT_REASONS
 LIVE_SECONDS = 1.0
 LOG_SECONDS = 30.0
 RATE_SECONDS = 60.0
-"""Speeds are those of the last minute."""
+"""Rates are averages over the last minute."""
 
 
 class EncodeProgress:
-    """Shows a summary that grows: a context in which `update` is called after each commit.
+    """A context manager that reports progress; call `update` after each commit.
 
-    A terminal gets a line that is rewritten every second; anything else, and `encode.log` in the corpus, a line
+    A terminal shows a live line, refreshed every second. Other streams, and `encode.log` in the corpus, get a line
     every LOG_SECONDS and one at the end.
     """
 
@@ -33,26 +37,33 @@ class EncodeProgress:
         self.peak_memory_bytes = 0
         self._out = out
         self._stream = stream
-        self._is_live = stream.isatty()
+        console = Console(file=stream, force_terminal=True, highlight=False)
+        self._live = Live(console=console, auto_refresh=False, transient=True) if stream.isatty() else None
         self._started = time.monotonic()
         self._latest: tuple[EncodeSummary, int] = (EncodeSummary(), 0)
         self._history: deque[tuple[float, int, int, int]] = deque([(self._started, 0, 0, 0)])
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._show, daemon=True)
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> EncodeProgress:
+        if self._live is not None:
+            self._live.start()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
+        self._finished.set()
         self._thread.join()
+        if self._live is not None:
+            self._live.stop()
+        if self._latest[0].num_inputs:
+            self._log()
 
     def update(self, summary: EncodeSummary, bytes_left: int) -> None:
-        """Take note of a commit.
+        """Record a commit.
 
         Args:
-            bytes_left: of the sources, still to be read.
+            bytes_left: remaining bytes of the sources.
         """
         self._latest = (summary, bytes_left)
         now = time.monotonic()
@@ -61,7 +72,7 @@ class EncodeProgress:
             self._history.popleft()
 
     def line(self) -> str:
-        """How far it is."""
+        """The progress line: time, games, frames, rejects, memory, time left."""
         summary, bytes_left = self._latest
         now = time.monotonic()
         then, games, frames, num_bytes = self._history[0]
@@ -76,29 +87,23 @@ class EncodeProgress:
             f"  {summary.rejects.total():,} rejects  peak memory {memory}  {left}"
         )
 
-    def _show(self) -> None:
+    def _run(self) -> None:
         logged = time.monotonic()
-        while not self._over.wait(LIVE_SECONDS):
-            self.peak_memory_bytes = max(self.peak_memory_bytes, tree_memory() or 0)
-            if self._is_live:
-                width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be rewritten
-                self._stream.write(f"\r{self.line()[:width]}\x1b[K")
-                self._stream.flush()
+        while not self._finished.wait(LIVE_SECONDS):
+            self.peak_memory_bytes = max(self.peak_memory_bytes, tree_memory())
+            if self._live is not None:
+                self._live.update(Text(self.line(), no_wrap=True, overflow="crop"), refresh=True)
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
                 self._log()
-        if self._is_live:
-            self._stream.write("\r\x1b[K")
-        if self._latest[0].num_inputs:
-            self._log()
 
     def _log(self) -> None:
         line = self.line()
-        if not self._is_live:
+        if self._live is None:
             print(line, file=self._stream, flush=True)
-        has_begun = self._latest[0].num_inputs > 0  # else the folder may be another's
-        if has_begun and any((self._out / name).exists() for name in (IN_PROGRESS_FILE, CORPUS_FILE)):
-            with (self._out / LOG_FILE).open("a") as file:
+        has_started = self._latest[0].num_inputs > 0  # before that, `out` may be a folder that is not a corpus
+        if has_started and any((self._out / name).exists() for name in (IN_PROGRESS_FILE, CORPUS_FILE)):
+            with contextlib.suppress(OSError), (self._out / LOG_FILE).open("a") as file:  # such as a full disk
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
 
 
