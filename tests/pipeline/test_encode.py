@@ -1,8 +1,9 @@
-"""Sources to corpus: what is taken, what is named, and what a kill at any moment cannot break."""
+"""`wm encode` from sources to corpus: accepted games, rejects, resuming after kills, and one-line errors."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import itertools
 import json
@@ -38,30 +39,34 @@ from pathlib import Path
 from datasets.corpus.chunk import EncodeOptions
 from datasets.pipeline.encode import encode, encode_in_process
 
-source, out, module, name, at, when = sys.argv[1:]
+source, out, number, module, name, at, when = sys.argv[1:]
 module = importlib.import_module(module)
 original, calls = getattr(module, name), itertools.count(1)
 
-def deadly(*arguments, **options):
-    last = next(calls) == int(at)
-    if last and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
+def terminate(number, frame):
+    sys.exit(128 + number)
+
+def counted_call(*arguments, **options):
+    is_last = next(calls) == int(at)
+    if is_last and when == "before":
+        os.kill(os.getpid(), int(number))
     result = original(*arguments, **options)
-    if last:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if is_last:
+        os.kill(os.getpid(), int(number))
     return result
 
-setattr(module, name, deadly)
+signal.signal(signal.SIGTERM, terminate)
+setattr(module, name, counted_call)
 encode([Path(source)], Path(out), EncodeOptions(), encode_in_process)
 """
 KILL_MOMENTS = {
-    "while the folder is claimed": ("os", "fsync", 1, "before"),
-    "after the folder was claimed": ("datasets.corpus.commit", "write_json_atomically", 1, "after"),
+    "while the folder is locked": ("os", "fsync", 1, "before"),
+    "after the folder was locked": ("datasets.corpus.commit", "write_json_atomically", 1, "after"),
     "while the second chunk is parsed": ("datasets.pipeline.encode_chunk", "parse_replay", 6, "after"),
     "after the first frames were moved": ("datasets.corpus.commit", "move_files", 1, "after"),
     "after later rows were written": ("datasets.corpus.commit", "move_files", 2, "before"),
     "between moving files and the first commit": ("datasets.corpus.commit", "write_json_atomically", 2, "before"),
-    "while a commit is written aside": ("os", "fsync", 3, "after"),
+    "while a commit is written to a temporary file": ("os", "fsync", 3, "after"),
     "after one commit": ("datasets.corpus.commit", "write_json_atomically", 2, "after"),
     "after three commits": ("datasets.corpus.commit", "write_json_atomically", 4, "after"),
     "before the manifest": ("datasets.corpus.commit", "write_json_atomically", 6, "before"),
@@ -69,21 +74,24 @@ KILL_MOMENTS = {
 }
 
 
-def encode_plainly(source: Path | list[Path], out: Path, **options: Any) -> EncodeSummary:
+def encode_here(source: Path | list[Path], out: Path, **options: Any) -> EncodeSummary:
     """Encode in this process."""
     places = source if isinstance(source, list) else [source]
     return encode(places, out, EncodeOptions(**options), encode_in_process)
 
 
-def killed(source: Path, out: Path, moment: tuple[str, str, int, str]) -> None:
-    """Encode in a process that is killed at one moment."""
-    arguments = [str(source), str(out), *map(str, moment)]
+def encode_until_signal(
+    source: Path, out: Path, moment: tuple[str, str, int, str], number: signal.Signals = signal.SIGKILL
+) -> None:
+    """Encode in a process that gets a signal at one moment. SIGTERM raises SystemExit there."""
+    arguments = [str(source), str(out), str(int(number)), *map(str, moment)]
     process = subprocess.run([sys.executable, "-c", KILL_SCRIPT, *arguments], capture_output=True, check=False)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()[-2_000:]
+    expected = -signal.SIGKILL if number == signal.SIGKILL else 128 + number
+    assert process.returncode == expected, process.stderr.decode()[-2_000:]
 
 
 def assert_sound(root: Path) -> None:
-    """Each file is named by one commit and is what that commit says; nothing unfinished is left."""
+    """Each file is listed by one commit and matches its record; no unfinished file is left."""
     corpus = open_corpus(root)
     named = [(folder, facts) for commit in corpus.commits for folder, facts in commit["files"].items()]
     for folder, facts in named:
@@ -96,7 +104,7 @@ def assert_sound(root: Path) -> None:
 
 
 def few_synthetic(folder: Path, synthetic: Path) -> None:
-    """12 synthetic games, the first of them again, and three files that are no replays."""
+    """12 synthetic games, the first of them twice, and three files that are not replays."""
     games = sorted(synthetic.glob("*.slp"))[:12]
     for path in games:
         (folder / path.name).write_bytes(path.read_bytes())
@@ -107,7 +115,7 @@ def few_synthetic(folder: Path, synthetic: Path) -> None:
 
 @pytest.fixture(scope="module")
 def few_replays(have_real_replays, request, tmp_path_factory) -> Path:
-    """16 files, four chunks: small games, Ice Climbers, a game and its twin in other bytes, rejects."""
+    """16 files, four chunks: small games, Ice Climbers, a game and its duplicate with other bytes, rejects."""
     folder = tmp_path_factory.mktemp("few")
     if not have_real_replays:
         few_synthetic(folder, request.getfixturevalue("synthetic_replays"))
@@ -125,22 +133,22 @@ def few_replays(have_real_replays, request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(few_replays, tmp_path_factory) -> Path:
+def uninterrupted(few_replays, tmp_path_factory) -> Path:
     """The corpus of the few replays."""
-    out = tmp_path_factory.mktemp("undisturbed") / "corpus"
-    encode_plainly(few_replays, out)
+    out = tmp_path_factory.mktemp("uninterrupted") / "corpus"
+    encode_here(few_replays, out)
     return out
 
 
 @pytest.fixture(scope="module")
 def dump_corpus(real_replays, tmp_path_factory) -> Path:
-    """The corpus of dev.zip and edge.zip: good games and all that a real dump also holds."""
+    """The corpus of dev.zip and edge.zip: good games and everything else that a real dump contains."""
     out = tmp_path_factory.mktemp("dump") / "corpus"
-    encode_plainly([real_replays / "dev.zip", real_replays / "edge.zip"], out)
+    encode_here([real_replays / "dev.zip", real_replays / "edge.zip"], out)
     return out
 
 
-def test_all_dev_games_are_taken(dev_corpus):
+def test_all_dev_games_are_accepted(dev_corpus):
     corpus = open_corpus(dev_corpus)
     assert corpus.games.num_rows == corpus.manifest["num_games"] == 42
     assert sum(corpus.games["num_frames"].to_pylist()) == corpus.manifest["num_frames"] == 369_099
@@ -148,7 +156,7 @@ def test_all_dev_games_are_taken(dev_corpus):
     assert_sound(dev_corpus)
 
 
-def test_games_rows_say_what_the_inventory_says(dev_corpus, real_replays, inventory):
+def test_the_games_table_matches_the_inventory(dev_corpus, real_replays, inventory):
     members = [Path(name).name.removesuffix(".gz") for name in zipfile.ZipFile(real_replays / "dev.zip").namelist()]
     facts = {row["file"]: row for row in inventory}
     for game in open_corpus(dev_corpus).games.to_pylist():
@@ -167,7 +175,7 @@ def test_games_rows_say_what_the_inventory_says(dev_corpus, real_replays, invent
         assert {long for short, long in found.items() if not game[f"has_{short}"]} == missing
 
 
-def test_beside_the_dev_games_nothing_of_the_odd_files_is_taken(dump_corpus, dev_corpus):
+def test_only_the_dev_games_of_a_dump_are_accepted(dump_corpus, dev_corpus):
     corpus = open_corpus(dump_corpus)
     assert corpus.games["game_id"].to_pylist() == open_corpus(dev_corpus).games["game_id"].to_pylist()
     assert corpus.rejects.num_rows == 70
@@ -177,40 +185,40 @@ def test_beside_the_dev_games_nothing_of_the_odd_files_is_taken(dump_corpus, dev
     assert Counter(corpus.rejects["code"].to_pylist())["duplicate_game"] == 1
 
 
-def test_a_game_in_other_bytes_is_taken_alone_and_refused_beside_its_twin(inventory, read_real, tmp_path):
+def test_a_game_with_other_bytes_is_accepted_alone_and_rejected_as_a_duplicate(inventory, read_real, tmp_path):
     twin = next(row for row in inventory if row["expected_default"].startswith("accept alone"))
     original = twin["why"].removeprefix("content_duplicate_of_")
     (tmp_path / "b.slp").write_bytes(read_real(twin["file"]))
-    assert encode_plainly(tmp_path / "b.slp", tmp_path / "alone").num_games == 1
+    assert encode_here(tmp_path / "b.slp", tmp_path / "alone").num_games == 1
     (tmp_path / "a.slp").write_bytes(read_real(original))
-    summary = encode_plainly([tmp_path / "a.slp", tmp_path / "b.slp"], tmp_path / "both")
+    summary = encode_here([tmp_path / "a.slp", tmp_path / "b.slp"], tmp_path / "both")
     assert (summary.num_games, summary.rejects) == (1, {"duplicate_game": 1})
-    again = encode_plainly([tmp_path / "b.slp", tmp_path / "a.slp"], tmp_path / "alone")
+    again = encode_here([tmp_path / "b.slp", tmp_path / "a.slp"], tmp_path / "alone")
     assert (again.num_games, again.rejects) == (0, {"duplicate_game": 1})
 
 
-def test_the_same_bytes_under_two_names_are_taken_once(few_replays, tmp_path):
+def test_the_same_bytes_under_two_names_are_accepted_once(few_replays, tmp_path):
     game = min(few_replays.iterdir(), key=lambda path: (path.stat().st_size < 1e6, path.stat().st_size))
     (tmp_path / "a.slp").write_bytes(game.read_bytes())
     (tmp_path / "b.slp.gz").write_bytes(gzip.compress(game.read_bytes(), 1))
-    summary = encode_plainly([tmp_path / "a.slp", tmp_path / "b.slp.gz"], tmp_path / "out")
+    summary = encode_here([tmp_path / "a.slp", tmp_path / "b.slp.gz"], tmp_path / "out")
     assert (summary.num_games, summary.rejects) == (1, {"duplicate": 1})
 
 
-def test_encoding_on_ray_gives_the_same_corpus_as_in_one_process(few_replays, undisturbed, tmp_path, ray_session):
+def test_encoding_on_ray_gives_the_same_corpus_as_in_one_process(few_replays, uninterrupted, tmp_path, ray_session):
     from datasets.pipeline.ray_encode import encode_on_ray
 
     summary = encode([few_replays], tmp_path / "ray", EncodeOptions(), encode_on_ray)
     assert summary.num_inputs == 16
-    assert same_rows(tmp_path / "ray", undisturbed)
+    assert same_rows(tmp_path / "ray", uninterrupted)
     assert_sound(tmp_path / "ray")
 
 
-def test_a_second_run_does_nothing(few_replays, undisturbed):
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")}
-    summary = encode_plainly(few_replays, undisturbed)
+def test_a_second_run_does_nothing(few_replays, uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.parquet")}
+    summary = encode_here(few_replays, uninterrupted)
     assert (summary.num_already_done, summary.num_games, summary.rejects) == (16, 0, {})
-    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.parquet")} == before
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*.parquet")} == before
 
 
 def test_new_sources_only_add(few_replays, tmp_path):
@@ -220,11 +228,11 @@ def test_new_sources_only_add(few_replays, tmp_path):
         folder.mkdir(exist_ok=True)
         (folder / path.name).write_bytes(path.read_bytes())
     out = tmp_path / "corpus"
-    encode_plainly(first, out)
+    encode_here(first, out)
     before = open_corpus(out)
     games = before.games
     commits = before.commits
-    summary = encode_plainly([second, first], out)
+    summary = encode_here([second, first], out)
     after = open_corpus(out)
     assert summary.num_already_done == 8
     assert summary.num_games == after.games.num_rows - games.num_rows > 0
@@ -234,8 +242,8 @@ def test_new_sources_only_add(few_replays, tmp_path):
     assert_sound(out)
 
 
-def test_the_moments_of_the_kills_lie_within_a_run_of_four_commits(undisturbed, have_real_replays):
-    corpus = open_corpus(undisturbed)
+def test_the_moments_of_the_kills_are_within_a_run_of_four_commits(uninterrupted, have_real_replays):
+    corpus = open_corpus(uninterrupted)
     assert len(corpus.commits) == 4
     codes = set(corpus.rejects["code"].to_pylist())
     assert codes & {"duplicate", "duplicate_game"}
@@ -243,79 +251,90 @@ def test_the_moments_of_the_kills_lie_within_a_run_of_four_commits(undisturbed, 
 
 
 @pytest.mark.parametrize("moment", KILL_MOMENTS)
-def test_a_killed_encode_that_is_run_again_is_as_if_undisturbed(moment, few_replays, undisturbed, tmp_path):
+def test_a_killed_encode_that_is_resumed_equals_an_uninterrupted_one(moment, few_replays, uninterrupted, tmp_path):
     out = tmp_path / "corpus"
-    killed(few_replays, out, KILL_MOMENTS[moment])
+    encode_until_signal(few_replays, out, KILL_MOMENTS[moment])
     if moment != "after the manifest":
         with pytest.raises(UserError, match=r"half-written|holds no"):
             open_corpus(out)
-    encode_plainly(few_replays, out)
-    assert same_rows(out, undisturbed)
+    encode_here(few_replays, out)
+    assert same_rows(out, uninterrupted)
     assert_sound(out)
 
 
-def test_an_encode_killed_again_and_again_is_as_if_undisturbed(few_replays, undisturbed, tmp_path):
+@pytest.mark.parametrize("moment", [name for name in KILL_MOMENTS if "manifest" not in name])
+def test_an_encode_stopped_by_sigterm_exits_at_once_and_can_be_resumed(moment, few_replays, uninterrupted, tmp_path):
+    out = tmp_path / "corpus"
+    encode_until_signal(few_replays, out, KILL_MOMENTS[moment], signal.SIGTERM)
+    num_commits = len(list((out / COMMITS).glob("*.json")))
+    assert num_commits < 4
+    encode_here(few_replays, out)
+    assert same_rows(out, uninterrupted)
+    assert_sound(out)
+
+
+def test_an_encode_killed_repeatedly_equals_an_uninterrupted_one(few_replays, uninterrupted, tmp_path):
     out = tmp_path / "corpus"
     for moment in itertools.islice(KILL_MOMENTS.values(), 3, 6):
-        killed(few_replays, out, moment)
-    encode_plainly(few_replays, out)
-    assert same_rows(out, undisturbed)
+        encode_until_signal(few_replays, out, moment)
+    encode_here(few_replays, out)
+    assert same_rows(out, uninterrupted)
     assert_sound(out)
 
 
-def test_files_of_a_killed_run_do_not_outlive_a_run_over_other_sources(few_replays, tmp_path):
+def test_files_of_a_killed_run_are_removed_by_a_run_over_other_sources(few_replays, tmp_path):
     out = tmp_path / "corpus"
-    killed(few_replays, out, ("datasets.corpus.commit", "write_json_atomically", 3, "before"))
+    encode_until_signal(few_replays, out, ("datasets.corpus.commit", "write_json_atomically", 3, "before"))
     largest = max(few_replays.iterdir(), key=lambda path: path.stat().st_size)
-    encode_plainly(largest, out)
+    encode_here(largest, out)
     assert_sound(out)
 
 
-def test_while_a_finished_corpus_grows_readers_see_it_as_it_was(few_replays, tmp_path):
+def test_readers_see_the_old_corpus_while_it_grows(few_replays, tmp_path):
     out = tmp_path / "corpus"
     largest = max(few_replays.iterdir(), key=lambda path: path.stat().st_size)
-    encode_plainly(largest, out)
+    encode_here(largest, out)
     before = open_corpus(out).games
-    killed(few_replays, out, ("datasets.corpus.commit", "write_json_atomically", 4, "before"))
+    encode_until_signal(few_replays, out, ("datasets.corpus.commit", "write_json_atomically", 4, "before"))
     assert open_corpus(out).games.equals(before)
 
 
-def test_two_encodes_never_write_into_one_corpus(few_replays, tmp_path):
+def test_two_encodes_never_write_to_one_corpus(few_replays, tmp_path):
     out = tmp_path / "corpus"
     with locked_by_another_process(out), pytest.raises(UserError, match="another encode"):
-        encode_plainly(few_replays, out)
-    assert encode_plainly(few_replays, out).num_games > 0
+        encode_here(few_replays, out)
+    assert encode_here(few_replays, out).num_games > 0
 
 
-def test_other_options_than_those_of_the_corpus_are_refused(few_replays, undisturbed):
+def test_options_that_differ_from_those_of_the_corpus_are_refused(few_replays, uninterrupted):
     with pytest.raises(UserError, match=r"filters\.min_frames is 1800 there, 600 here"):
-        encode_plainly(few_replays, undisturbed, filters=FilterConfig(min_frames=600))
+        encode_here(few_replays, uninterrupted, filters=FilterConfig(min_frames=600))
     with pytest.raises(UserError, match="keep_paths"):
-        encode_plainly(few_replays, undisturbed, keep_paths=True)
-    assert_sound(undisturbed)
+        encode_here(few_replays, uninterrupted, keep_paths=True)
+    assert_sound(uninterrupted)
 
 
-def test_a_folder_that_is_no_corpus_is_left_untouched(few_replays, tmp_path):
+def test_a_folder_that_is_not_a_corpus_is_left_untouched(few_replays, tmp_path):
     (tmp_path / "letter.txt").write_text("dear diary")
     with pytest.raises(UserError, match="is not a corpus"):
-        encode_plainly(few_replays, tmp_path)
+        encode_here(few_replays, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
     with pytest.raises(UserError, match="is not a corpus"):
-        encode_plainly(few_replays, tmp_path / "letter.txt")
+        encode_here(few_replays, tmp_path / "letter.txt")
 
 
-def test_a_corpus_of_another_format_is_refused_and_kept(few_replays, undisturbed, tmp_path):
-    manifest = json.loads((undisturbed / "corpus.json").read_text())
+def test_a_corpus_of_another_format_is_refused_and_kept(few_replays, uninterrupted, tmp_path):
+    manifest = json.loads((uninterrupted / "corpus.json").read_text())
     (tmp_path / "corpus.json").write_text(json.dumps(manifest | {"format_version": 999}))
     with pytest.raises(UserError, match="format 999"):
-        encode_plainly(few_replays, tmp_path)
+        encode_here(few_replays, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.json"]
 
 
 def test_an_empty_folder_is_an_error_and_makes_no_corpus(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.slp"):
-        encode_plainly(tmp_path / "empty", tmp_path / "corpus")
+        encode_here(tmp_path / "empty", tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
 
 
@@ -326,47 +345,86 @@ def test_a_folder_without_a_good_game_is_an_error_that_counts_the_reasons(tmp_pa
     (source / "cut.slp.gz").write_bytes(gzip.compress(os.urandom(4_000))[:-1_000])
     (source / "broken.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match="none of 3 inputs is a training game") as refused:
-        encode_plainly(source, tmp_path / "corpus")
+        encode_here(source, tmp_path / "corpus")
     assert "2 unopenable" in str(refused.value)
     assert "1 not_a_replay" in str(refused.value)
     rejects = open_corpus(tmp_path / "corpus").rejects.to_pylist()
     assert [reject["code"] for reject in rejects] == ["unopenable", "unopenable", "not_a_replay"]
     with pytest.raises(UserError, match="1 not_a_replay"):
-        encode_plainly(source, tmp_path / "corpus")
+        encode_here(source, tmp_path / "corpus")
     assert open_corpus(tmp_path / "corpus").rejects.num_rows == 3
 
 
-def test_an_input_that_cannot_be_reached_is_no_reject_and_is_taken_by_the_next_run(few_replays, tmp_path):
+def test_an_unreachable_input_is_not_a_reject_and_is_encoded_by_the_next_run(few_replays, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     largest, other = sorted(few_replays.iterdir(), key=lambda path: path.stat().st_size)[-2:]
     (source / "a.slp").write_bytes(largest.read_bytes())
     (source / "b.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
-    summary = encode_plainly(source, tmp_path / "corpus")
+    summary = encode_here(source, tmp_path / "corpus")
     assert (summary.num_games, summary.num_unreachable, summary.rejects.total()) == (1, 1, 0)
     (source / "b.slp").unlink()
     (source / "b.slp").write_bytes(other.read_bytes())
-    summary = encode_plainly(source, tmp_path / "corpus")
+    summary = encode_here(source, tmp_path / "corpus")
     assert (summary.num_games, summary.num_already_done, summary.num_unreachable) == (1, 1, 0)
 
 
-def test_progress_is_told_after_each_commit(few_replays, tmp_path):
-    told: list[tuple[int, int]] = []
+def test_an_encode_whose_inputs_are_all_unreachable_is_an_error_that_says_so(tmp_path):
+    (tmp_path / "a.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
+    with pytest.raises(UserError, match=r"no game was encoded: all 1 inputs could not be read.*run the same command"):
+        encode_here(tmp_path / "a.slp", tmp_path / "corpus")
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/corpus", "gs://bucket/corpus", "file:///data/corpus"])
+def test_a_corpus_in_object_storage_is_refused(few_replays, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is a URI; a corpus must be in a local folder"):
+        encode_here(few_replays, Path(out))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_a_one_line_error_and_the_encode_can_be_resumed(
+    few_replays, uninterrupted, tmp_path, monkeypatch
+):
+    def write_to_full_disk(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("datasets.corpus.commit.move_files", write_to_full_disk)
+        with pytest.raises(
+            UserError, match=f"cannot write to {tmp_path / 'c'}: no space left on device on the disk"
+        ) as e:
+            encode_here(few_replays, tmp_path / "c")
+    assert "\n" not in str(e.value)
+    encode_here(few_replays, tmp_path / "c")
+    assert same_rows(tmp_path / "c", uninterrupted)
+
+
+def test_temporary_files_of_a_killed_first_write_do_not_block_a_folder(few_replays, uninterrupted, tmp_path):
+    for name in (".encoding.json.123", ".corpus.json.123", "encode.lock"):
+        (tmp_path / name).touch()
+    encode_here(few_replays, tmp_path)
+    assert same_rows(tmp_path, uninterrupted)
+    assert_sound(tmp_path)
+
+
+def test_progress_is_reported_after_each_commit(few_replays, tmp_path):
+    progress: list[tuple[int, int]] = []
     summary = encode(
         [few_replays],
         tmp_path / "corpus",
         EncodeOptions(),
         encode_in_process,
-        on_commit=lambda summary, bytes_left: told.append((summary.num_games, bytes_left)),
+        on_commit=lambda summary, bytes_left: progress.append((summary.num_games, bytes_left)),
     )
-    lefts = [bytes_left for _, bytes_left in told]
+    lefts = [bytes_left for _, bytes_left in progress]
     assert len(set(lefts)) == 4
     assert lefts == sorted(lefts, reverse=True)
     assert lefts[-1] == 0
-    assert told[-1][0] == summary.num_games
+    assert progress[-1][0] == summary.num_games
 
 
-def test_an_interrupted_encode_leaves_a_folder_that_says_so(few_replays, tmp_path):
+def test_an_interrupted_encode_leaves_an_unfinished_corpus(few_replays, tmp_path):
     def interrupted(summary: EncodeSummary, bytes_left: int) -> None:
         raise KeyboardInterrupt
 
@@ -378,7 +436,7 @@ def test_an_interrupted_encode_leaves_a_folder_that_says_so(few_replays, tmp_pat
 
 
 def private_texts(real_replays: Path, tmp_path: Path) -> set[str]:
-    """Names, connect codes and tags of all real replays that can be read. Never printed."""
+    """Names, connect codes and tags of all readable real replays. Never printed."""
     found: set[str] = set()
     for archive in (zipfile.ZipFile(real_replays / name) for name in ("dev.zip", "edge.zip")):
         for name in archive.namelist():
@@ -420,13 +478,13 @@ def test_no_name_or_connect_code_is_anywhere_in_a_corpus(dump_corpus, real_repla
 
 def test_paths_are_kept_only_on_request(few_replays, tmp_path):
     largest = max(few_replays.iterdir(), key=lambda path: path.stat().st_size)
-    encode_plainly(largest, tmp_path / "with", keep_paths=True)
-    encode_plainly(largest, tmp_path / "without")
+    encode_here(largest, tmp_path / "with", keep_paths=True)
+    encode_here(largest, tmp_path / "without")
     assert open_corpus(tmp_path / "with").games["path"].to_pylist() == [largest.name]
     assert open_corpus(tmp_path / "without").games["path"].to_pylist() == [None]
 
 
-def test_a_corpus_is_ours_from_the_first_instant(tmp_path):
+def test_a_corpus_is_marked_as_half_written_from_the_start(tmp_path):
     committer = Committer(tmp_path / "corpus", EncodeOptions())
     with pytest.raises(UserError, match="half-written"):
         open_corpus(tmp_path / "corpus")

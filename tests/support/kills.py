@@ -1,9 +1,9 @@
-"""Kills `wm encode` at random moments, runs it again, and compares the corpus with an undisturbed one.
+"""Kills `wm encode` at random moments, resumes it, and compares the corpus with that of an uninterrupted run.
 
     python tests/support/kills.py --sources dev.zip [--kinds worker child raylet driver tree] [--moments 20] [--seed 1]
 
 Each kind is killed at seeded random moments between the start of the first parser and the end of the run. A run
-that survives (a worker or its child was killed) must finish by itself; otherwise the same command is typed again.
+that survives (a worker or its child was killed) must finish by itself; otherwise the same command is run again.
 Prints a table; the last line is one JSON object. Exit code 1 if any corpus differs.
 """
 
@@ -29,58 +29,60 @@ from killing import descendants, send, start_printing_to, still_alive
 from datasets.corpus.commit_log import COMMITS
 from datasets.corpus.verify import verify
 
+PARSER = r"datasets\.pipeline\.parser_main"
 VICTIMS = {
     "worker": r"ray::(MapWorker|.*_Parser)",
-    "child": r"datasets\.parser_child",
+    "child": PARSER,
     "raylet": r"/raylet/raylet ",
     "driver": None,
     "tree": None,
 }
-"""Kind -> command line of the process that is killed; None: the driver itself, or it and all its descendants."""
-PARSER = "datasets.pipeline.parser_main"
+"""Kind -> command line of the process that is killed; None: the driver, or the driver and all its descendants."""
 SURVIVES = {"worker", "child"}
 GONE_SECONDS = 10
-"""Until the processes of a killed run are counted that are still there; Ray's own daemons take a while."""
+"""Time until the remaining processes of a killed run are counted; Ray's daemons take a while to exit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one kill did."""
+    """The outcome of one kill."""
 
     kind: str
     moment_s: float
-    """After the start of the first parser."""
+    """Seconds after the start of the first parser."""
     was_running: bool
-    """The run had not ended before."""
+    """Whether the run was still running."""
     exit_code: int
-    """Of the killed run."""
+    """Exit code of the killed run."""
     committed_inputs: int
-    """When it was run again."""
+    """Committed inputs when the command was run again."""
     left_processes: tuple[str, ...]
-    """Of the killed run, GONE_SECONDS later: the end of each command line."""
+    """Processes of the killed run that exist GONE_SECONDS later: the end of each command line."""
     is_same: bool
-    """The corpus is row for row that of the undisturbed run, and sound."""
+    """Whether the corpus is sound and equals that of the uninterrupted run, row for row."""
 
 
 def start(sources: list[str], out: Path) -> subprocess.Popen[bytes]:
-    """`wm encode` as a user types it, in a session of its own; what it prints is in a file beside the corpus."""
+    """Start `wm encode` in a new session; its output goes to a file next to the corpus."""
     command = [sys.executable, "-m", "wm.cli", "encode", *sources, "--out", str(out)]
-    return start_printing_to(printed_by(out), command)
+    return start_printing_to(output_file(out), command)
 
 
-def printed_by(out: Path) -> Path:
-    """File with what the last run into a corpus printed."""
+def output_file(out: Path) -> Path:
+    """File with the output of the last run into a corpus."""
     return out.with_suffix(".printed")
 
 
 def wait_for_parsers(process: subprocess.Popen[bytes]) -> None:
-    """Until a run has its first parser, or has ended."""
-    while process.poll() is None and not any(PARSER in command for command in descendants(process.pid).values()):
+    """Wait until a run has its first parser or has ended."""
+    while process.poll() is None and not any(
+        re.search(PARSER, command) for command in descendants(process.pid).values()
+    ):
         time.sleep(0.05)
 
 
-def kill(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -> dict[int, str]:
-    """SIGKILL what the kind names; returns the whole tree as it was."""
+def kill(process: subprocess.Popen[bytes], kind: str, rng: random.Random) -> dict[int, str]:
+    """Send SIGKILL to the processes of a kind; returns the process tree before that."""
     tree = descendants(process.pid)
     pattern = VICTIMS[kind]
     if kind == "driver":
@@ -89,14 +91,14 @@ def kill(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -> 
         victims = [process.pid, *tree]
     else:
         assert pattern is not None
-        fitting = sorted(pid for pid, command in tree.items() if re.search(pattern, command))
-        victims = [chance.choice(fitting)] if fitting else []
+        matching = sorted(pid for pid, command in tree.items() if re.search(pattern, command))
+        victims = [rng.choice(matching)] if matching else []
     send(signal.SIGKILL, victims)
     return tree
 
 
-def trial(sources: list[str], out: Path, undisturbed: Path, kind: str, moment_s: float, seed: int) -> Trial:
-    """Start, kill at the moment, run again if need be, compare."""
+def trial(sources: list[str], out: Path, uninterrupted: Path, kind: str, moment_s: float, seed: int) -> Trial:
+    """Start, kill at the moment, run again if necessary, compare."""
     shutil.rmtree(out, ignore_errors=True)
     process = start(sources, out)
     wait_for_parsers(process)
@@ -107,12 +109,12 @@ def trial(sources: list[str], out: Path, undisturbed: Path, kind: str, moment_s:
     process.wait()
     left = still_alive(tree, GONE_SECONDS)
     if kind in SURVIVES and process.returncode != 0:
-        print(printed_by(out).read_text()[-2_000:], flush=True)
+        print(output_file(out).read_text()[-2_000:], flush=True)
     committed = sum(len(json.loads(path.read_text())["inputs"]) for path in (out / COMMITS).glob("[0-9]*.json"))
     if process.returncode != 0:
         again = start(sources, out)
         if again.wait() != 0:
-            print(printed_by(out).read_text()[-2_000:], flush=True)
+            print(output_file(out).read_text()[-2_000:], flush=True)
     return Trial(
         kind=kind,
         moment_s=round(moment_s, 2),
@@ -120,24 +122,24 @@ def trial(sources: list[str], out: Path, undisturbed: Path, kind: str, moment_s:
         exit_code=process.returncode,
         committed_inputs=committed,
         left_processes=tuple(tree[pid].strip()[-40:] for pid in left),
-        is_same=same_rows(undisturbed, out) and verify(out).is_sound,
+        is_same=same_rows(uninterrupted, out) and verify(out).is_sound,
     )
 
 
 def run_trials(sources: list[str], scratch: Path, kinds: list[str], num_moments: int, seed: int) -> list[Trial]:
-    """An undisturbed run, then `num_moments` kills of each kind at random moments of its length."""
-    undisturbed = scratch / "undisturbed"
-    process = start(sources, undisturbed)
+    """An uninterrupted run, then `num_moments` kills of each kind at random moments within its duration."""
+    uninterrupted = scratch / "uninterrupted"
+    process = start(sources, uninterrupted)
     wait_for_parsers(process)
     began = time.monotonic()
-    assert process.wait() == 0, printed_by(undisturbed).read_text()[-2_000:]
+    assert process.wait() == 0, output_file(uninterrupted).read_text()[-2_000:]
     length = time.monotonic() - began
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     trials = []
     for _ in range(num_moments):
         for kind in kinds:
             done = trial(
-                sources, scratch / kind, undisturbed, kind, chance.uniform(0, 0.95) * length, chance.randrange(2**30)
+                sources, scratch / kind, uninterrupted, kind, rng.uniform(0, 0.95) * length, rng.randrange(2**30)
             )
             print(" ".join(f"{name}={value}" for name, value in asdict(done).items()), flush=True)
             trials.append(done)
@@ -145,7 +147,7 @@ def run_trials(sources: list[str], scratch: Path, kinds: list[str], num_moments:
 
 
 def main() -> int:
-    """Run the trials and say how many corpora came out the same."""
+    """Run the trials and print how many corpora are equal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="+", choices=VICTIMS, default=list(VICTIMS))
     parser.add_argument("--moments", type=int, default=20, help="kills of each kind")
