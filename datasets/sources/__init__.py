@@ -1,4 +1,4 @@
-"""Where replays lie: folders, replays and archives, local or remote, walked lazily as inputs to read one by one.
+"""Sources of replays: folders, files and archives, local or remote, scanned lazily into inputs.
 
-Everything that turns a source into inputs is in this package; what is in it knows nothing of games.
+This package knows file formats and storage; what a replay contains is for the packages that parse it.
 """

@@ -9,12 +9,12 @@ from functools import partial
 
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.uris import is_remote
-from datasets.sources import decompress
+from datasets.sources.archives import decompress
+from datasets.sources.archives.tars import read_tar_member
+from datasets.sources.archives.zips import read_zip_member
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
 from datasets.sources.read_errors import READ_ERRORS, rejection_of
 from datasets.sources.storage import close_cached_files, read_file, retry_transient
-from datasets.sources.tars import read_tar_member
-from datasets.sources.zips import read_zip_member
 
 PREFETCH_READS = 8
 """Remote reads in flight at once."""

@@ -12,7 +12,10 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.object_storage import stat_remote
 from datasets.runtime.stored_file import StoredFile
 from datasets.runtime.uris import is_remote, without_credentials
-from datasets.sources.archive_members import SourceScan, rejected_archive, too_large
+from datasets.sources.archives.decompress import too_large
+from datasets.sources.archives.sevenzip import list_7z
+from datasets.sources.archives.tars import list_tar, stream_tar
+from datasets.sources.archives.zips import list_zip
 from datasets.sources.folders import Entry, files
 from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.names import (
@@ -25,10 +28,8 @@ from datasets.sources.names import (
     unsupported,
 )
 from datasets.sources.read_errors import READ_ERRORS, rejection_of
-from datasets.sources.sevenzip import list_7z
+from datasets.sources.scan_state import SourceScan, rejected_archive
 from datasets.sources.storage import local_path, open_file, sibling_location
-from datasets.sources.tars import list_tar, stream_tar
-from datasets.sources.zips import list_zip
 
 ARCHIVE_READERS: dict[str, Callable[[StoredFile, SourceScan], Iterator[ReplayInput]]] = {
     ".zip": list_zip, ".7z": list_7z, ".tar": list_tar, ".tar.gz": stream_tar, ".tgz": stream_tar,

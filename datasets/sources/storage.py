@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote
 
 from datasets.runtime.errors import ReplayError
@@ -18,6 +18,8 @@ from datasets.sources.read_errors import UNREACHABLE, is_transient, rejection_of
 
 if TYPE_CHECKING:
     from datasets.runtime.object_storage import RemoteFile
+
+T = TypeVar("T")
 
 BUFFER_BYTES = 1 << 20
 RETRY_AFTER_S = (0.5, 3.0)
@@ -29,7 +31,7 @@ def local_path(source: str) -> str:
     return unquote(match["path"]) if match is not None and match["scheme"] == "file" else source
 
 
-def retry_transient(location: str, read: Callable[[], bytes], reopen: Callable[[], None]) -> bytes:
+def retry_transient(location: str, read: Callable[[], T], reopen: Callable[[], None] = lambda: None) -> T:
     """Call `read` until it succeeds, at most once more than RETRY_AFTER_S has pauses.
 
     Args:
@@ -58,7 +60,7 @@ class SourceFile(io.RawIOBase):
     def __init__(self, location: str) -> None:
         self._location = location
         self._position = 0
-        self._file: io.FileIO | RemoteFile = _open_raw(location)
+        self._file: io.FileIO | RemoteFile = retry_transient(location, lambda: _open_raw(location))
         self._num_bytes = self._file.seek(0, os.SEEK_END)
 
     def readable(self) -> bool:

@@ -14,7 +14,7 @@ from archive_making import honest, raw_zip, write_archive
 from source_listing import CODE, GAME_ID, content_or_code, fault, listed, peak_bytes
 
 from datasets.runtime.errors import UserError
-from datasets.sources import decompress
+from datasets.sources.archives import decompress
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey
 

@@ -17,12 +17,12 @@ import pytest
 from source_listing import contents, fault, listed, peak_bytes
 
 from datasets.runtime.hardware import process_tree
-from datasets.sources import sevenzip_process
+from datasets.sources.archives import sevenzip_process
+from datasets.sources.archives.sevenzip_directory import SUPPORTED
+from datasets.sources.archives.sevenzip_process import SevenZipProcess
 from datasets.sources.read_errors import UNREACHABLE
 from datasets.sources.reading import read_input
 from datasets.sources.scan import Inputs, survey
-from datasets.sources.sevenzip_child import SUPPORTED
-from datasets.sources.sevenzip_process import SevenZipProcess
 
 CONTENT = bytes(range(256)) * 40
 METHODS = {
@@ -198,12 +198,12 @@ def test_a_directory_that_takes_endless_cpu_time_is_rejected(tmp_path, monkeypat
 CHILD_WITH_ENDLESS_LOOP = """\
 import json, sys
 sys.path[:], connection_fd = json.loads(sys.argv[1])
-from datasets.sources import sevenzip_child
+from datasets.sources.archives import sevenzip_child, sevenzip_directory
 def loop(file):
     while True:
         pass
 sevenzip_child.DIRECTORY_CPU_S = 0
-sevenzip_child.py7zr.SevenZipFile = loop
+sevenzip_directory.py7zr.SevenZipFile = loop
 sevenzip_child.serve(connection_fd)
 """
 
@@ -227,7 +227,7 @@ CHILD_WITH_READ_ERRORS = """\
 import errno, json, os, sys
 sys.path[:], connection_fd = json.loads(sys.argv[1])
 from datasets.sources import storage
-from datasets.sources.sevenzip_child import serve
+from datasets.sources.archives.sevenzip_child import serve
 read = os.pread
 def failing_read(descriptor, size, offset):
     if 6_500_000 < offset < 11_000_000:

@@ -18,7 +18,8 @@ from archive_making import write_archive
 from source_listing import CODE, GAME_ID, contents, fault, listed, peak_bytes
 
 from datasets.runtime.errors import ReplayError, UserError
-from datasets.sources import decompress, storage
+from datasets.sources import storage
+from datasets.sources.archives import decompress
 from datasets.sources.read_errors import UNREACHABLE
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey

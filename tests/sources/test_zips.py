@@ -15,7 +15,7 @@ import pytest
 from archive_making import RawMember, honest, raw_zip, zstd
 from source_listing import CODE, contents, fault, listed, peak_bytes
 
-from datasets.sources import decompress
+from datasets.sources.archives import decompress
 from datasets.sources.reading import read_input
 from datasets.sources.scan import Inputs, survey
 

@@ -35,7 +35,7 @@ STALL_S = 180
 CHILD = """\
 import json, sys
 sys.path[:], connection_fd = json.loads(sys.argv[1])
-from datasets.sources.sevenzip_child import serve
+from datasets.sources.archives.sevenzip_child import serve
 serve(connection_fd)
 """
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.stored_file import StoredFile
-from datasets.sources.archive_members import Member, SourceScan, rejected_archive
+from datasets.sources.archives.members import Member
+from datasets.sources.archives.sevenzip_process import CONTENT, NAME_ONLY, SKIP, SevenZipProcess
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.names import META_NAME, key_of, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
-from datasets.sources.sevenzip_process import CONTENT, NAME_ONLY, SKIP, SevenZipProcess
+from datasets.sources.scan_state import SourceScan, rejected_archive
 
 MAX_CHILDREN = 4
 DICTIONARY_BYTES = 256 * 2**20

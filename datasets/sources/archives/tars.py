@@ -15,11 +15,12 @@ from typing import Any, BinaryIO, cast
 from datasets.legacy.meta_json import Metadata, Readable
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
-from datasets.sources.archive_members import Member, SourceScan, rejected_archive
-from datasets.sources.decompress import BLOCK_BYTES, open_gzip, open_zstd, read_limited
+from datasets.sources.archives.decompress import BLOCK_BYTES, open_gzip, open_zstd, read_limited
+from datasets.sources.archives.members import Member
 from datasets.sources.inputs import ReplayInput, TarMember
 from datasets.sources.names import META_NAME, kind_of, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, rejection_of
+from datasets.sources.scan_state import SourceScan, rejected_archive
 from datasets.sources.storage import open_file, read_range
 
 MAX_HEADER_BYTES = 1 << 20

@@ -16,11 +16,12 @@ from typing import BinaryIO
 from datasets.legacy.meta_json import Metadata, Readable
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
-from datasets.sources.archive_members import Member, SourceScan, rejected_archive, too_large
-from datasets.sources.decompress import BLOCK_BYTES, ZIP_METHODS, zip_content
+from datasets.sources.archives.decompress import BLOCK_BYTES, ZIP_METHODS, too_large, zip_content
+from datasets.sources.archives.members import Member
 from datasets.sources.inputs import ReplayInput, ZipMember
 from datasets.sources.names import META_NAME, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
+from datasets.sources.scan_state import SourceScan, rejected_archive
 from datasets.sources.storage import open_file, read_range
 
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")

@@ -139,3 +139,11 @@ def replay_content(content: bytes, name: str) -> bytes:
     if len(content) > MAX_REPLAY_BYTES:
         raise ReplayError("too_large", f"more than {MAX_REPLAY_BYTES >> 20} MB uncompressed")
     return content
+
+
+def too_large(num_bytes: int) -> tuple[str, str] | None:
+    """The rejection of a file larger than any replay; None if it is not."""
+    if num_bytes <= MAX_REPLAY_BYTES:
+        return None
+    limit = MAX_REPLAY_BYTES >> 20
+    return "too_large", f"{num_bytes >> 20} MB uncompressed, expected at most {limit}: no replay is that long"

@@ -1,0 +1,1 @@
+"""Archives of replays: zip, tar and 7z, and decompression with limits."""
