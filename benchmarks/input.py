@@ -3,7 +3,7 @@
     python benchmarks/input.py CORPUS [--batch 512 --sequence 64 --epochs 3 --train-seconds 15]
 
 Rows of the table, all in frames a second (of examples: the frames predicted) and over whole epochs or --seconds:
-- ours, from Parquet: `Feed` with resident never, every pool read anew; ours, resident: after the corpus was read;
+- ours, from Parquet: `BatchLoader` without a device cache; ours, cached: after the corpus was loaded onto the device;
 - pyarrow scan: the same row groups and columns by as many threads, decoded and dropped: the floor of reading;
 - Dataset + DataLoader: an example a __getitem__, 0 and 2 worker processes, out of arrays that hold all in memory: so
   it is ours, resident, that it compares with;
@@ -42,7 +42,7 @@ from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig, RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
-from wm.data.batches import MAX_READ_THREADS, Feed
+from wm.data.batches import MAX_READ_THREADS, BatchLoader
 
 COLUMNS = [f"p{p}_{c}" for p in range(NUM_PLAYERS) for c in FLOAT_COLUMNS + CODE_COLUMNS]
 
@@ -63,7 +63,7 @@ def ours(index: GameIndex, options: argparse.Namespace, resident: Literal["alway
     """Our data path over some epochs; resident frames are read before the clock starts."""
     started = time.perf_counter()
     sequences = 0
-    with Feed(order_of(index, options), index, options.device, data=DataConfig(device_cache=resident)) as feed:
+    with BatchLoader(order_of(index, options), index, options.device, data=DataConfig(device_cache=resident)) as feed:
         if resident == "always":
             next(feed)
             started = time.perf_counter()
@@ -174,7 +174,9 @@ def ray_data(corpus: Path, options: argparse.Namespace) -> float:
 def wait_share_of_a_loop(index: GameIndex, options: argparse.Namespace) -> float:
     """Part of the time waited for frames by a loop that takes `need` targets a second, after its first pool."""
     batch = max(1, min(options.batch, options.need // (10 * options.sequence)))
-    with Feed(order_of(index, options, batch), index, options.device, data=DataConfig(device_cache="never")) as feed:
+    with BatchLoader(
+        order_of(index, options, batch), index, options.device, data=DataConfig(device_cache="never")
+    ) as feed:
         next(feed)
         started, waited, targets = time.perf_counter(), feed.waited_s, 0
         while (passed := time.perf_counter() - started) < options.seconds:

@@ -7,7 +7,7 @@ import itertools
 from datasets.schema.columns import NUM_PLAYERS
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
-from wm.model.encoding import NUM_CONTROLLER_FEATURES, NUM_FRAME_FEATURES, NUM_RELATIONS
+from wm.model.encoding import NUM_CONTROLLER_FEATURES, NUM_EGOCENTRIC_FEATURES, NUM_FRAME_FEATURES
 from wm.model.heads import NUM_OUTPUTS
 from wm.model.world_model import NUM_INPUTS
 
@@ -39,7 +39,7 @@ def flops_per_target(config: RunConfig) -> float:
 
 
 def _mlp_weights(config: RunConfig) -> int:
-    stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_RELATIONS
+    stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_EGOCENTRIC_FEATURES
     widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS * NUM_OUTPUTS)
     return sum(a * b for a, b in itertools.pairwise(widths))
 

@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from datasets.loading.frames import GameIndex, read_games
 from datasets.loading.targets import evaluation_targets
-from wm.evaluation.evaluator import judge_windows
-from wm.evaluation.metrics import metrics_of
+from wm.evaluation.evaluator import evaluate_windows
+from wm.evaluation.metrics import compute_metrics
 from wm.model.encoding import (
     BINARY,
     CONTINUOUS_SCALES,
@@ -43,8 +43,7 @@ from wm.model.encoding import (
     continuous,
     controllers,
 )
-from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
-from wm.model.heads import scales as scales_of
+from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction, feature_scales
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 BATCH_SIZE = 256
@@ -148,9 +147,9 @@ class Judged(nn.Module):
         out = said(self.twin(window))
         device = frames.floats.device
         return Prediction(
-            deltas=(out.deltas / scales_of(DELTAS, device))[:, None],
-            velocities=(out.velocities / scales_of(VELOCITIES, device))[:, None],
-            dynamics=(out.dynamics / scales_of(DYNAMICS, device))[:, None],
+            deltas=(out.deltas / feature_scales(DELTAS, device))[:, None],
+            velocities=(out.velocities / feature_scales(VELOCITIES, device))[:, None],
+            dynamics=(out.dynamics / feature_scales(DYNAMICS, device))[:, None],
             binaries=out.binaries[:, None],
             categories={name: logits[:, None] for name, logits in out.categories.items()},
         )
@@ -236,7 +235,7 @@ class OlderRecipe:
     def judge(self, index: GameIndex, num_targets: int) -> dict[str, float | None]:
         """`change_acc`, `pos_mae`, `val_loss` and `action_acc` by our judge, at K = 10."""
         targets = evaluation_targets(index, num_targets)
-        judged = judge_windows(
+        judged = evaluate_windows(
             self.model,  # pyrefly: ignore[bad-argument-type]
             index,
             targets,
@@ -244,5 +243,5 @@ class OlderRecipe:
             self.device,
             "fp32",
         )
-        found = metrics_of(judged)
+        found = compute_metrics(judged)
         return {name: found[name].value for name in ("action_acc", "change_acc", "pos_mae", "val_loss")}

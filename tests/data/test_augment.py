@@ -9,9 +9,9 @@ from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read
 from datasets.loading.sequences import gather
 from datasets.schema.melee_ids import TOURNAMENT_STAGES
 from wm.config.run_config import ObjectiveConfig
-from wm.data.augment import augment, mirrored, swapped
-from wm.data.batches import Share
-from wm.model.encoding import STAGE_EMBEDDING, Frames, controllers, relations, to_frames
+from wm.data.augment import augment, mirror, swap_players
+from wm.data.batches import LocalBatch
+from wm.model.encoding import STAGE_EMBEDDING, Frames, controllers, egocentric_features, to_frames
 from wm.model.heads import displacement_prior
 
 NUM_EXAMPLES = 200
@@ -29,12 +29,12 @@ def same(first: Frames, second: Frames) -> bool:
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("floats", "codes", "game"))
 
 
-def share_of(frames: Frames, first: int, end: int) -> Share:
-    return Share(frames=frames.examples(first, end), game=frames.game, num_examples=NUM_EXAMPLES, first=first)
+def share_of(frames: Frames, first: int, end: int) -> LocalBatch:
+    return LocalBatch(frames=frames.examples(first, end), game=frames.game, num_examples=NUM_EXAMPLES, first=first)
 
 
 def test_a_mirrored_frame_has_its_sides_exchanged_and_all_else_as_it_was(frames):
-    other = mirrored(frames)
+    other = mirror(frames)
     for columns, before, after, turned in (
         (FLOAT_COLUMNS, frames.floats, other.floats, {"x", "self_air_x", "self_ground_x", "attack_x"}),
         (CODE_COLUMNS, frames.codes, other.codes, {"facing", "main_x", "c_x"}),
@@ -47,16 +47,18 @@ def test_a_mirrored_frame_has_its_sides_exchanged_and_all_else_as_it_was(frames)
     assert torch.equal(controllers(other)[..., 1], controllers(frames)[..., 1])
 
 
-def test_a_mirrored_frame_looks_the_same_to_who_looks_ahead(frames):
+def test_egocentric_features_are_invariant_to_mirroring(frames):
     last = frames.num_frames - 1
-    here, there = (relations(f.slice(0, last), controllers(f.slice(1, last + 1))) for f in (frames, mirrored(frames)))
+    here, there = (
+        egocentric_features(f.slice(0, last), controllers(f.slice(1, last + 1))) for f in (frames, mirror(frames))
+    )
     torch.testing.assert_close(here, there)
     assert here.abs().max() > 0.5
 
 
 def test_mirrored_twice_or_swapped_twice_is_what_it_was(frames):
-    assert same(mirrored(mirrored(frames)), frames) and not same(mirrored(frames), frames)
-    assert same(swapped(swapped(frames)), frames) and not same(swapped(frames), frames)
+    assert same(mirror(mirror(frames)), frames) and not same(mirror(frames), frames)
+    assert same(swap_players(swap_players(frames)), frames) and not same(swap_players(frames), frames)
 
 
 def test_a_mirrored_tournament_stage_is_no_other_tournament_stage():

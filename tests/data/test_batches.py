@@ -24,13 +24,13 @@ from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig
 from wm.data import pools
-from wm.data.batches import Feed, Share, bytes_on_device, sequences_at
+from wm.data.batches import BatchLoader, LocalBatch, device_bytes, gather_sequences
 from wm.data.pools import BYTES_PER_FRAME
 
 S = 64
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-Feeds = Callable[..., Feed]
+Feeds = Callable[..., BatchLoader]
 MANY_POOLS = 9_000
 
 
@@ -49,7 +49,7 @@ def feed(small_index):
         defaults = {"sequence_frames": S + 1, "stride": S, "batch_size": 16, "seed": 5, "pool_frames": MANY_POOLS}
         order = SequenceOrder(index, **(defaults | options))
         data = DataConfig(device_cache=resident)
-        made.append(Feed(order, index, CPU, rank=rank, world_size=world_size, cursor=cursor, data=data))
+        made.append(BatchLoader(order, index, CPU, rank=rank, world_size=world_size, cursor=cursor, data=data))
         return made[-1]
 
     yield make
@@ -57,11 +57,11 @@ def feed(small_index):
         each.close()
 
 
-def shares_of(feed: Feed, number: int) -> list[Share]:
+def shares_of(feed: BatchLoader, number: int) -> list[LocalBatch]:
     return [next(feed) for _ in range(number)]
 
 
-def assert_equal(first: Share, second: Share) -> None:
+def assert_equal(first: LocalBatch, second: LocalBatch) -> None:
     assert first.num_examples == second.num_examples
     assert torch.equal(first.game, second.game)
     for name in ("floats", "codes", "game"):
@@ -94,7 +94,7 @@ def test_a_share_is_the_frames_of_its_order_as_they_are_stored(index, feed, resi
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_resident_and_pooled_frames_give_the_same_batches(feed, world_size):
     pooled, resident = (feed(resident=mode, rank=world_size - 1, world_size=world_size) for mode in ("never", "always"))
-    assert (pooled.is_resident, resident.is_resident) == (False, True)
+    assert (pooled.is_cached, resident.is_cached) == (False, True)
     while pooled.cursor.epoch < 2:
         assert_equal(next(pooled), next(resident))
         assert pooled.cursor == resident.cursor
@@ -168,7 +168,7 @@ def test_frames_of_two_pools_at_most_are_held_whatever_the_length_of_the_run(fee
     while made.cursor.epoch < 3:
         next(made)
         assert made._pool is not None
-        stores.add(id(made._pool.store))
+        stores.add(id(made._pool.buffer))
         assert len(made._pool.floats) < MANY_POOLS + 2 * small_index.num_frames.max()
     assert len(stores) == 2
 
@@ -177,11 +177,11 @@ def test_frames_of_two_pools_at_most_are_held_whatever_the_length_of_the_run(fee
 @pytest.mark.parametrize(("resident", "world_size"), [("never", 1), ("never", 2), ("always", 1)])
 def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index, resident, world_size, pool_frames):
     made = feed(resident=resident, world_size=world_size, pool_frames=pool_frames)
-    foretold = bytes_on_device(
+    foretold = device_bytes(
         made._order, small_index, CPU, DataConfig(device_cache=resident), world_size=world_size, local_ranks=1
     )
     next(made)
-    loaded = {id(pool.store): pool for pool in (made._pool, made._ahead.result())}.values()
+    loaded = {id(pool.buffer): pool for pool in (made._pool, made._next_pool.result())}.values()
     held = sum(array.nbytes for pool in loaded for array in (pool.floats, pool.codes))
     longest = int(small_index.num_frames.max()) * BYTES_PER_FRAME
     assert len(loaded) == (1 if resident == "always" else 2)
@@ -198,22 +198,24 @@ def test_a_share_stays_as_it_is_when_the_next_pools_are_read(feed):
 def test_cut_sequences_are_those_of_a_loop():
     frames = torch.randn(50, 2, 3)
     starts = torch.tensor([0, 41, 7])
-    found = sequences_at(frames, starts, 9)
+    found = gather_sequences(frames, starts, 9)
     assert torch.equal(found, torch.stack([frames[start : start + 9] for start in starts]))
 
 
 def test_auto_is_resident_where_the_games_take_a_small_part_of_the_memory(small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
     for share, expected in ((0.9, True), (1e-7, False)):
-        with Feed(order, small_index, CPU, data=DataConfig(device_cache="auto", device_cache_fraction=share)) as made:
-            assert made.is_resident is expected
+        with BatchLoader(
+            order, small_index, CPU, data=DataConfig(device_cache="auto", device_cache_fraction=share)
+        ) as made:
+            assert made.is_cached is expected
             assert next(made).num_examples > 0
 
 
 def test_resident_games_that_do_not_fit_are_a_users_error_that_says_what_to_do(small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
     with pytest.raises(UserError, match=r"data\.resident is always, but .* GB.*set data\.resident: auto") as found:
-        Feed(order, small_index, CPU, data=DataConfig(device_cache="always", device_cache_fraction=1e-7))
+        BatchLoader(order, small_index, CPU, data=DataConfig(device_cache="always", device_cache_fraction=1e-7))
     assert "\n" not in str(found.value)
 
 
@@ -256,7 +258,7 @@ def test_closing_in_the_middle_of_a_read_does_not_wait_for_its_end(small_index, 
     monkeypatch.setattr(pools, "read_games", slow)
     monkeypatch.setattr(pools, "row_group_numbers", lambda index: np.arange(len(index)))
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
-    made = Feed(order, small_index, CPU, data=DataConfig(device_cache="always"))
+    made = BatchLoader(order, small_index, CPU, data=DataConfig(device_cache="always"))
     made._reader._num_threads = 1
     time.sleep(0.3)
     made.close()
@@ -266,7 +268,7 @@ def test_closing_in_the_middle_of_a_read_does_not_wait_for_its_end(small_index, 
 
 def test_a_feed_that_nobody_holds_any_more_leaves_no_thread(feed, small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
-    made = Feed(order, small_index, CPU, data=DataConfig(device_cache="never"))
+    made = BatchLoader(order, small_index, CPU, data=DataConfig(device_cache="never"))
     next(made)
     del made
     gc.collect()
@@ -285,10 +287,10 @@ from datasets.loading.frames import index_games
 from datasets.loading.sequences import SequenceOrder
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig
-from wm.data.batches import Feed
+from wm.data.batches import BatchLoader
 index = index_games(open_corpus(Path({str(tiny_corpus)!r})), "all", SplitConfig())
 order = SequenceOrder(index, sequence_frames=65, stride=64, batch_size=16, seed=0, pool_frames=9_000)
-feed = Feed(order, index, torch.device("cpu"), data=DataConfig(device_cache="never"))
+feed = BatchLoader(order, index, torch.device("cpu"), data=DataConfig(device_cache="never"))
 print(next(feed).num_examples)
 raise SystemExit(3)
 """
@@ -305,7 +307,7 @@ def test_waiting_is_counted(feed):
     next(made)
     first = made.waited_s
     assert first > 0
-    made._ahead.result()
+    made._next_pool.result()
     while made.cursor.pool == 0:
         next(made)
     next(made)

@@ -1,4 +1,4 @@
-"""Judging: fast windows and streams against one target at a time, and judged frames that are always the same."""
+"""Evaluation: batched windows and streams against one target at a time, and fixed evaluation frames."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.model_config import ModelConfig
-from wm.evaluation import evaluator as judge
-from wm.evaluation.evaluator import judge_stream, judge_windows
-from wm.evaluation.metrics import Judgement, metrics_of
+from wm.evaluation import evaluator
+from wm.evaluation.baselines import BASELINES
+from wm.evaluation.evaluator import evaluate_stream, evaluate_windows
+from wm.evaluation.metrics import EvalRecords, compute_metrics
 from wm.evaluation.summary import evaluate, table
 from wm.model.encoding import category, controllers, to_frames
 from wm.model.heads import Prediction
 from wm.model.world_model import Mamba2WorldModel, build_model
-from wm.objective.losses import truth_of, val_loss_parts
+from wm.objective.losses import ground_truth, val_loss_parts
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ NUM_TARGETS = 60
 
 @pytest.fixture(scope="module")
 def model() -> Mamba2WorldModel:
-    """A small network, moved away from its start."""
+    """A small network with perturbed weights."""
     torch.manual_seed(4)
     built = build_model(ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, scan_backend="torch"), 10)
     with torch.no_grad():
@@ -45,7 +46,7 @@ def model() -> Mamba2WorldModel:
 
 
 @torch.no_grad()
-def slow_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Targets, context: int | None) -> Judgement:
+def records_one_by_one(model: Mamba2WorldModel, index: GameIndex, targets: Targets, context: int | None) -> EvalRecords:
     """One target after another, from `context` frames, or from all before it."""
     columns: dict[str, list] = {name: [] for name in ("previous", "true", "said", "error")}
     totals: dict[str, list[float]] = {name: [] for name in VAL_LOSS_WEIGHTS}
@@ -57,7 +58,7 @@ def slow_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Targets, 
         last = frames.num_frames - 1
         prediction = model(frames, last_only=True)
         before, after = frames.slice(last - 1, last), frames.slice(last, last + 1)
-        moved = truth_of(before, after).deltas[0, 0, :, 1:3]
+        moved = ground_truth(before, after).deltas[0, 0, :, 1:3]
         columns["error"].append((prediction.deltas[0, 0, :, 1:3] - moved).abs().mean(-1).tolist())
         columns["previous"].append(category(before, "action")[0, 0].tolist())
         columns["true"].append(category(after, "action")[0, 0].tolist())
@@ -65,19 +66,19 @@ def slow_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Targets, 
         for name, part in val_loss_parts(prediction, before, after).items():
             totals[name].append(float(part.total))
             counts[name].append(float(part.count))
-    return Judgement(
+    return EvalRecords(
         games=targets.games,
         previous_action=np.array(columns["previous"]),
         true_action=np.array(columns["true"]),
-        said_action=np.array(columns["said"]),
+        predicted_action=np.array(columns["said"]),
         position_error=np.array(columns["error"]),
         loss_totals={name: np.array(values) for name, values in totals.items()},
         loss_counts={name: np.array(values) for name, values in counts.items()},
     )
 
 
-def assert_same(fast: Judgement, slow: Judgement) -> None:
-    for name in ("games", "previous_action", "true_action", "said_action"):
+def assert_same(fast: EvalRecords, slow: EvalRecords) -> None:
+    for name in ("games", "previous_action", "true_action", "predicted_action"):
         assert np.array_equal(getattr(fast, name), getattr(slow, name)), name
     np.testing.assert_allclose(fast.position_error, slow.position_error, rtol=1e-3, atol=1e-4)
     for name in VAL_LOSS_WEIGHTS:
@@ -87,10 +88,10 @@ def assert_same(fast: Judgement, slow: Judgement) -> None:
 
 @pytest.mark.parametrize("context", [1, 10, 70, COUNTDOWN_FRAMES])
 def test_judging_windows_equals_judging_one_target_after_another(index, model, context, monkeypatch):
-    monkeypatch.setattr(judge, "READ_FRAMES", 30_000)  # several groups of games
+    monkeypatch.setattr(evaluator, "READ_FRAMES", 30_000)  # several groups of games
     targets = evaluation_targets(index, NUM_TARGETS)
-    fast = judge_windows(model, index, targets, context, CPU, "fp32")
-    assert_same(fast, slow_judgement(model, index, targets, context))
+    fast = evaluate_windows(model, index, targets, context, CPU, "fp32")
+    assert_same(fast, records_one_by_one(model, index, targets, context))
 
 
 def some_short_games(index: GameIndex) -> np.ndarray:
@@ -98,21 +99,21 @@ def some_short_games(index: GameIndex) -> np.ndarray:
     return np.argsort(index.num_frames, kind="stable")[:3]
 
 
-def sorted_by_target(judgement: Judgement, targets: Targets, order: list[int]) -> Judgement:
-    """A streamed judgement, which comes by time and then by game, in the order of the targets."""
+def sorted_by_target(records: EvalRecords, targets: Targets, order: list[int]) -> EvalRecords:
+    """Streamed records, which are ordered by time and then by game, in the order of the targets."""
     rank = {game: place for place, game in enumerate(order)}
-    chunks = (targets.frames - 1) // judge.STREAM_CHUNK_FRAMES
+    chunks = (targets.frames - 1) // evaluator.STREAM_CHUNK_FRAMES
     came = np.lexsort((targets.frames, [rank[int(game)] for game in targets.games], chunks))
     back = np.argsort(came)
-    assert np.array_equal(judgement.games[back], targets.games)
-    return Judgement(
-        games=judgement.games[back],
-        previous_action=judgement.previous_action[back],
-        true_action=judgement.true_action[back],
-        said_action=judgement.said_action[back],
-        position_error=judgement.position_error[back],
-        loss_totals={name: values[back] for name, values in judgement.loss_totals.items()},
-        loss_counts={name: values[back] for name, values in judgement.loss_counts.items()},
+    assert np.array_equal(records.games[back], targets.games)
+    return EvalRecords(
+        games=records.games[back],
+        previous_action=records.previous_action[back],
+        true_action=records.true_action[back],
+        predicted_action=records.predicted_action[back],
+        position_error=records.position_error[back],
+        loss_totals={name: values[back] for name, values in records.loss_totals.items()},
+        loss_counts={name: values[back] for name, values in records.loss_counts.items()},
     )
 
 
@@ -121,13 +122,13 @@ def test_judging_a_stream_equals_observing_each_whole_game_at_once(index, model)
     all_targets = evaluation_targets(index, None)
     chosen = np.flatnonzero(np.isin(all_targets.games, games))[::37]
     targets = Targets(games=all_targets.games[chosen], frames=all_targets.frames[chosen])
-    fast = judge_stream(model, index, targets, CPU, "fp32")
+    fast = evaluate_stream(model, index, targets, CPU, "fp32")
     assert len(fast) == len(targets) > 100
-    assert_same(sorted_by_target(fast, targets, games.tolist()), whole_game_judgement(model, index, targets))
+    assert_same(sorted_by_target(fast, targets, games.tolist()), whole_game_records(model, index, targets))
 
 
 @torch.no_grad()
-def whole_game_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Targets) -> Judgement:
+def whole_game_records(model: Mamba2WorldModel, index: GameIndex, targets: Targets) -> EvalRecords:
     """Each game observed from its first to its last frame in one pass, its targets picked out of it."""
     parts = []
     for game in np.unique(targets.games):
@@ -146,12 +147,12 @@ def whole_game_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Tar
             )
             parts.append((game, one, before.slice(at.start, at.stop), after.slice(at.start, at.stop)))
     losses = [val_loss_parts(said, before, after) for _, said, before, after in parts]
-    errors = [(said.deltas - truth_of(b, a).deltas)[0, 0, :, 1:3].abs().mean(-1) for _, said, b, a in parts]
-    return Judgement(
+    errors = [(said.deltas - ground_truth(b, a).deltas)[0, 0, :, 1:3].abs().mean(-1) for _, said, b, a in parts]
+    return EvalRecords(
         games=np.array([game for game, *_ in parts]),
         previous_action=np.array([category(before, "action")[0, 0].tolist() for _, _, before, _ in parts]),
         true_action=np.array([category(after, "action")[0, 0].tolist() for *_, after in parts]),
-        said_action=np.array([said.categories["action"][0, 0].argmax(-1).tolist() for _, said, _, _ in parts]),
+        predicted_action=np.array([said.categories["action"][0, 0].argmax(-1).tolist() for _, said, _, _ in parts]),
         position_error=torch.stack(errors).double().numpy(),
         loss_totals={name: np.array([float(loss[name].total) for loss in losses]) for name in VAL_LOSS_WEIGHTS},
         loss_counts={name: np.array([float(loss[name].count) for loss in losses]) for name in VAL_LOSS_WEIGHTS},
@@ -161,8 +162,8 @@ def whole_game_judgement(model: Mamba2WorldModel, index: GameIndex, targets: Tar
 def test_a_stream_sees_more_than_a_window(index, model):
     games = some_short_games(index)[:1]
     targets = Targets(games=np.repeat(games, 20), frames=np.arange(500, 520))
-    streamed = judge_stream(model, index, targets, CPU, "fp32")
-    windowed = judge_windows(model, index, targets, 2, CPU, "fp32")
+    streamed = evaluate_stream(model, index, targets, CPU, "fp32")
+    windowed = evaluate_windows(model, index, targets, 2, CPU, "fp32")
     assert np.array_equal(streamed.true_action, windowed.true_action)
     assert np.abs(streamed.position_error - windowed.position_error).max() > 1e-3
 
@@ -171,22 +172,22 @@ def test_judging_leaves_the_model_as_it_was(index, model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for training in (True, False):
         model.train(training)
-        judge_windows(model, index, evaluation_targets(index, 5), 3, CPU, "fp32")
+        evaluate_windows(model, index, evaluation_targets(index, 5), 3, CPU, "fp32")
         assert model.training == training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not torch.is_inference_mode_enabled()
 
 
-def test_the_judged_frames_are_the_same_for_every_context_and_never_before_frame_0(index, model):
+def test_the_evaluation_frames_are_the_same_for_every_context_and_never_before_frame_0(index, model):
     targets = evaluation_targets(index, NUM_TARGETS)
     assert len(targets) == NUM_TARGETS
     assert targets.frames.min() >= COUNTDOWN_FRAMES
     assert (targets.frames < index.num_frames[targets.games]).all()
-    truths = [judge_windows(model, index, targets, k, CPU, "fp32").true_action for k in (1, 10, 123)]
+    truths = [evaluate_windows(model, index, targets, k, CPU, "fp32").true_action for k in (1, 10, 123)]
     assert all(np.array_equal(truths[0], truth) for truth in truths)
 
 
-def test_judged_frames_are_spread_over_games_by_their_length(index):
+def test_evaluation_frames_are_spread_over_games_by_their_length(index):
     targets = evaluation_targets(index, 20_000)
     expected = (index.num_frames - COUNTDOWN_FRAMES) / (index.num_frames - COUNTDOWN_FRAMES).sum()
     found = np.bincount(targets.games, minlength=len(index)) / len(targets)
@@ -205,7 +206,7 @@ def named(index: GameIndex, targets: Targets) -> set[tuple[str, int]]:
     return {(str(index.game_ids[game]), int(frame)) for game, frame in zip(targets.games, targets.frames, strict=True)}
 
 
-def test_judged_frames_depend_on_the_games_and_not_on_the_order_in_which_a_corpus_grew(synthetic_replays, tmp_path):
+def test_evaluation_frames_depend_on_the_games_and_not_on_the_order_in_which_a_corpus_grew(synthetic_replays, tmp_path):
     files = sorted(synthetic_replays.rglob("*.slp"))
     halves = {"first": files[: len(files) // 2], "second": files[len(files) // 2 :]}
     for name, members in halves.items():
@@ -231,22 +232,22 @@ def only(index: GameIndex, games: np.ndarray) -> GameIndex:
     return replace(index, **{name: array[games] for name, array in arrays.items()})
 
 
-def test_evaluate_judges_the_model_and_its_baselines_on_the_same_frames(index, model):
+def test_a_model_and_the_baselines_are_evaluated_on_the_same_frames(index, model):
     index = only(index, some_short_games(index))
     result = evaluate(model, index, contexts=(3, "stream"), num_targets=NUM_TARGETS, device=CPU, precision="fp32")
     names = [(row["predictor"], row["context"]) for row in result["results"]]
-    assert names == [("model", 3), ("model", "stream")] + [(name, None) for name in judge.BASELINES]
+    assert names == [("model", 3), ("model", "stream")] + [(name, None) for name in BASELINES]
     targets = evaluation_targets(index, NUM_TARGETS)
-    expected = metrics_of(judge_windows(model, index, targets, 3, CPU, "fp32"))
+    expected = compute_metrics(evaluate_windows(model, index, targets, 3, CPU, "fp32"))
     assert result["results"][0]["metrics"] == {name: metric.plain() for name, metric in expected.items()}
     for row in result["results"]:
         for slices in row["slices"].values():
             assert sum(part["count"] for part in slices.values()) == 2 * NUM_TARGETS
     text = table(result)
-    assert all(name in text for name in judge.BASELINES)
+    assert all(name in text for name in BASELINES)
 
 
-def test_a_context_that_cannot_be_judged_is_a_users_error(index, model):
+def test_an_impossible_context_is_a_user_error(index, model):
     mlp = build_model(ModelConfig(kind="mlp", hidden_sizes=(8,)), 10)
     for network, context, words in (
         (model, COUNTDOWN_FRAMES + 1, "expected 1 .. 123"),
@@ -258,7 +259,7 @@ def test_a_context_that_cannot_be_judged_is_a_users_error(index, model):
             evaluate(network, index, contexts=(context,), num_targets=5, device=CPU)
 
 
-def test_games_that_end_in_their_countdown_give_no_judged_frame(index, model):
+def test_games_that_end_in_their_countdown_have_no_evaluation_frame(index, model):
     short = replace(index, num_frames=np.full(len(index), COUNTDOWN_FRAMES))
     assert not len(evaluation_targets(short, None))
     with pytest.raises(UserError, match="countdown"):

@@ -12,36 +12,44 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, index_games, read_games
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.schema.splits import SplitConfig
-from wm.evaluation.evaluator import BASELINES, judge_baseline
-from wm.evaluation.metrics import Judgement, Metric, Resampling, concatenate, confusions_of, metrics_of, slices_of
+from wm.evaluation.baselines import BASELINES, evaluate_baseline
+from wm.evaluation.metrics import (
+    EvalRecords,
+    Metric,
+    Resampling,
+    compute_metrics,
+    concatenate,
+    metrics_by_label,
+    most_missed_actions,
+)
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 NUM_TARGETS = 3_000
 
 
 @pytest.fixture(scope="module")
-def judgement(index: GameIndex) -> Judgement:
+def records(index: GameIndex) -> EvalRecords:
     """A predictor that says the last frame's action, and sometimes anything: of real frames."""
-    plain = judge_baseline("last displacement", index, evaluation_targets(index, NUM_TARGETS))
+    plain = evaluate_baseline("last displacement", index, evaluation_targets(index, NUM_TARGETS))
     random = np.random.default_rng(2)
     shape = plain.true_action.shape
-    said = np.where(random.random(shape) < 0.3, plain.true_action, plain.said_action)
+    said = np.where(random.random(shape) < 0.3, plain.true_action, plain.predicted_action)
     said = np.where(random.random(shape) < 0.1, random.integers(0, 400, shape), said)
     counts = {name: random.integers(0, 9, len(plain)).astype(np.float64) for name in VAL_LOSS_WEIGHTS}
     totals = {name: counts[name] * random.random(len(plain)) for name in VAL_LOSS_WEIGHTS}
-    return replace(plain, said_action=said, loss_totals=totals, loss_counts=counts)
+    return replace(plain, predicted_action=said, loss_totals=totals, loss_counts=counts)
 
 
-def pairs_of(judgement: Judgement, players: tuple[int, ...] = (0, 1)) -> list[tuple[int, int, int, float]]:
+def pairs_of(records: EvalRecords, players: tuple[int, ...] = (0, 1)) -> list[tuple[int, int, int, float]]:
     """(previous, true, said, error) of each (frame, player), one by one."""
     return [
         (
-            int(judgement.previous_action[row, player]),
-            int(judgement.true_action[row, player]),
-            int(judgement.said_action[row, player]),
-            float(judgement.position_error[row, player]),
+            int(records.previous_action[row, player]),
+            int(records.true_action[row, player]),
+            int(records.predicted_action[row, player]),
+            float(records.position_error[row, player]),
         )
-        for row in range(len(judgement))
+        for row in range(len(records))
         for player in players
     ]
 
@@ -55,138 +63,138 @@ def slow_metrics(pairs: list[tuple[int, int, int, float]]) -> dict[str, float | 
     }
 
 
-def take(judgement: Judgement, rows: np.ndarray) -> Judgement:
-    return Judgement(
-        games=judgement.games[rows],
-        previous_action=judgement.previous_action[rows],
-        true_action=judgement.true_action[rows],
-        said_action=judgement.said_action[rows],
-        position_error=judgement.position_error[rows],
-        loss_totals={name: values[rows] for name, values in judgement.loss_totals.items()},
-        loss_counts={name: values[rows] for name, values in judgement.loss_counts.items()},
+def take(records: EvalRecords, rows: np.ndarray) -> EvalRecords:
+    return EvalRecords(
+        games=records.games[rows],
+        previous_action=records.previous_action[rows],
+        true_action=records.true_action[rows],
+        predicted_action=records.predicted_action[rows],
+        position_error=records.position_error[rows],
+        loss_totals={name: values[rows] for name, values in records.loss_totals.items()},
+        loss_counts={name: values[rows] for name, values in records.loss_counts.items()},
     )
 
 
-def test_accuracies_and_position_error_equal_a_count_pair_by_pair(judgement):
-    found = metrics_of(judgement)
+def test_accuracies_and_position_error_equal_a_count_pair_by_pair(records):
+    found = compute_metrics(records)
     for prefix, players in (("", (0, 1)), ("p0_", (0,))):
-        for name, value in slow_metrics(pairs_of(judgement, players)).items():
+        for name, value in slow_metrics(pairs_of(records, players)).items():
             assert found[prefix + name].value == pytest.approx(value, rel=1e-12)
 
 
-def test_val_loss_is_the_weighted_sum_of_means_over_valid_entries(judgement):
+def test_val_loss_is_the_weighted_sum_of_means_over_valid_entries(records):
     slow = 0.0
     for name, weight in VAL_LOSS_WEIGHTS.items():
         total = count = 0.0
-        for row in range(len(judgement)):
-            total += judgement.loss_totals[name][row]
-            count += judgement.loss_counts[name][row]
+        for row in range(len(records)):
+            total += records.loss_totals[name][row]
+            count += records.loss_counts[name][row]
         slow += weight * total / count
-    assert metrics_of(judgement)["val_loss"].value == pytest.approx(slow, rel=1e-12)
+    assert compute_metrics(records)["val_loss"].value == pytest.approx(slow, rel=1e-12)
 
 
-def test_a_predictor_without_probabilities_has_no_val_loss(judgement):
-    assert "val_loss" not in metrics_of(replace(judgement, loss_totals={}, loss_counts={}))
+def test_a_predictor_without_probabilities_has_no_val_loss(records):
+    assert "val_loss" not in compute_metrics(replace(records, loss_totals={}, loss_counts={}))
 
 
-def test_a_part_that_no_judged_game_has_counts_nothing(judgement):
+def test_a_part_that_no_judged_game_has_counts_nothing(records):
     without = replace(
-        judgement,
-        loss_totals=judgement.loss_totals | {"velocity": np.zeros(len(judgement))},
-        loss_counts=judgement.loss_counts | {"velocity": np.zeros(len(judgement))},
+        records,
+        loss_totals=records.loss_totals | {"velocity": np.zeros(len(records))},
+        loss_counts=records.loss_counts | {"velocity": np.zeros(len(records))},
     )
-    total, count = (values["velocity"].sum() for values in (judgement.loss_totals, judgement.loss_counts))
-    missing = metrics_of(judgement)["val_loss"].value - VAL_LOSS_WEIGHTS["velocity"] * total / count
-    assert metrics_of(without)["val_loss"].value == pytest.approx(missing)
+    total, count = (values["velocity"].sum() for values in (records.loss_totals, records.loss_counts))
+    missing = compute_metrics(records)["val_loss"].value - VAL_LOSS_WEIGHTS["velocity"] * total / count
+    assert compute_metrics(without)["val_loss"].value == pytest.approx(missing)
 
 
-def test_parts_joined_have_the_metrics_of_the_whole(judgement):
-    parts = [take(judgement, rows) for rows in np.array_split(np.arange(len(judgement)), 7)]
-    assert metrics_of(concatenate(parts)) == metrics_of(judgement)
+def test_parts_joined_have_the_metrics_of_the_whole(records):
+    parts = [take(records, rows) for rows in np.array_split(np.arange(len(records)), 7)]
+    assert compute_metrics(concatenate(parts)) == compute_metrics(records)
 
 
-def test_a_perfect_predictor_is_always_right_in_every_resampling(judgement):
-    zeros = {name: np.zeros(len(judgement)) for name in VAL_LOSS_WEIGHTS}
+def test_a_perfect_predictor_is_always_right_in_every_resampling(records):
+    zeros = {name: np.zeros(len(records)) for name in VAL_LOSS_WEIGHTS}
     perfect = replace(
-        judgement,
-        said_action=judgement.true_action,
-        position_error=np.zeros_like(judgement.position_error),
+        records,
+        predicted_action=records.true_action,
+        position_error=np.zeros_like(records.position_error),
         loss_totals=zeros,
     )
-    found = metrics_of(perfect)
+    found = compute_metrics(perfect)
     for name in ("action_acc", "change_acc", "p0_action_acc", "p0_change_acc"):
         assert found[name] == Metric(value=1.0, low=1.0, high=1.0)
     for name in ("pos_mae", "p0_pos_mae", "val_loss"):
         assert found[name] == Metric(value=0.0, low=0.0, high=0.0)
 
 
-def test_without_any_change_there_is_no_change_accuracy(judgement):
-    still = replace(judgement, previous_action=judgement.true_action)
-    assert metrics_of(still)["change_acc"] == Metric(value=None, low=None, high=None)
-    assert metrics_of(still)["action_acc"].value is not None
+def test_without_any_change_there_is_no_change_accuracy(records):
+    still = replace(records, previous_action=records.true_action)
+    assert compute_metrics(still)["change_acc"] == Metric(value=None, low=None, high=None)
+    assert compute_metrics(still)["action_acc"].value is not None
 
 
-def test_an_interval_holds_its_value_and_comes_out_the_same_again(judgement):
-    found = metrics_of(judgement)
-    assert found == metrics_of(judgement)
+def test_an_interval_holds_its_value_and_comes_out_the_same_again(records):
+    found = compute_metrics(records)
+    assert found == compute_metrics(records)
     for name, metric in found.items():
         assert metric.low < metric.value < metric.high, name
-    other_draws = metrics_of(judgement, resampling=Resampling(judgement.games, seed=1))
+    other_draws = compute_metrics(records, resampling=Resampling(records.games, seed=1))
     assert other_draws["pos_mae"].value == found["pos_mae"].value
     assert other_draws["pos_mae"].low != found["pos_mae"].low
 
 
-def test_an_interval_widens_with_fewer_games(judgement):
-    games = np.unique(judgement.games)
-    quarters = [take(judgement, np.flatnonzero(judgement.games % 4 == rest)) for rest in range(4)]
+def test_an_interval_widens_with_fewer_games(records):
+    games = np.unique(records.games)
+    quarters = [take(records, np.flatnonzero(records.games % 4 == rest)) for rest in range(4)]
     assert sum(len(np.unique(quarter.games)) for quarter in quarters) == len(games)
 
-    def width(part: Judgement, name: str) -> float:
-        metric = metrics_of(part)[name]
+    def width(part: EvalRecords, name: str) -> float:
+        metric = compute_metrics(part)[name]
         return metric.high - metric.low
 
     for name in ("action_acc", "change_acc", "pos_mae"):
         squares = [width(quarter, name) ** 2 for quarter in quarters]  # variances average, widths do not
-        assert np.sqrt(np.mean(squares)) > 1.4 * width(judgement, name), name
+        assert np.sqrt(np.mean(squares)) > 1.4 * width(records, name), name
 
 
-def test_an_interval_is_that_of_a_bootstrap_over_games_drawn_one_by_one(judgement):
-    by_game = {int(g): judgement.position_error[judgement.games == g] for g in np.unique(judgement.games)}
+def test_an_interval_is_that_of_a_bootstrap_over_games_drawn_one_by_one(records):
+    by_game = {int(g): records.position_error[records.games == g] for g in np.unique(records.games)}
     random = np.random.default_rng(11)
     means = []
     for _ in range(3_000):
         drawn = random.choice(list(by_game), size=len(by_game))
         means.append(sum(by_game[int(g)].sum() for g in drawn) / sum(by_game[int(g)].size for g in drawn))
     low, high = np.quantile(means, [0.025, 0.975])
-    metric = metrics_of(judgement)["pos_mae"]
+    metric = compute_metrics(records)["pos_mae"]
     assert metric.low == pytest.approx(low, abs=0.12 * (high - low))
     assert metric.high == pytest.approx(high, abs=0.12 * (high - low))
 
 
-def test_the_order_of_the_judged_frames_does_not_matter(judgement):
-    shuffled = take(judgement, np.random.default_rng(0).permutation(len(judgement)))
-    for name, metric in metrics_of(judgement).items():
-        other = metrics_of(shuffled)[name]
+def test_the_order_of_the_judged_frames_does_not_matter(records):
+    shuffled = take(records, np.random.default_rng(0).permutation(len(records)))
+    for name, metric in compute_metrics(records).items():
+        other = compute_metrics(shuffled)[name]
         assert [other.value, other.low, other.high] == pytest.approx([metric.value, metric.low, metric.high])
 
 
-def test_each_slice_has_the_metrics_of_its_own_pairs(judgement):
-    labels = judgement.true_action % 3
-    found = slices_of(judgement, labels, ["zero", "one", "two", "never"])
+def test_each_slice_has_the_metrics_of_its_own_pairs(records):
+    labels = records.true_action % 3
+    found = metrics_by_label(records, labels, ["zero", "one", "two", "never"])
     assert "never" not in found
-    assert sum(row["count"] for row in found.values()) == 2 * len(judgement)
+    assert sum(row["count"] for row in found.values()) == 2 * len(records)
     assert [row["count"] for row in found.values()] == sorted((r["count"] for r in found.values()), reverse=True)
     for label, name in enumerate(("zero", "one", "two")):
-        slow = slow_metrics([pair for pair in pairs_of(judgement) if pair[1] % 3 == label])
+        slow = slow_metrics([pair for pair in pairs_of(records) if pair[1] % 3 == label])
         assert found[name]["count"] == int((labels == label).sum())
         for metric, value in slow.items():
             assert found[name]["metrics"][metric]["value"] == pytest.approx(value)
 
 
-def test_confusions_are_the_changes_most_often_missed(judgement):
-    changed = [(true, said) for previous, true, said, _ in pairs_of(judgement) if previous != true]
+def test_confusions_are_the_changes_most_often_missed(records):
+    changed = [(true, said) for previous, true, said, _ in pairs_of(records) if previous != true]
     wrong = Counter(true for true, said in changed if true != said)
-    found = confusions_of(judgement)
+    found = most_missed_actions(records)
     assert [wrong[row["truth"]] for row in found] == [count for _, count in wrong.most_common(12)]
     for row in found:
         assert row["count"] == sum(true == row["truth"] for true, _ in changed)
@@ -199,7 +207,7 @@ def test_confusions_are_the_changes_most_often_missed(judgement):
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_says_what_its_rule_says_frame_by_frame(index, name):
     targets = evaluation_targets(index, 400)
-    found = judge_baseline(name, index, targets)
+    found = evaluate_baseline(name, index, targets)
     assert np.array_equal(found.games, targets.games)
     for row in range(0, len(targets), 7):
         game, frame = int(targets.games[row]), int(targets.frames[row])
@@ -225,8 +233,8 @@ def test_a_baseline_says_what_its_rule_says_frame_by_frame(index, name):
             error = sum(abs(moved[axis] - true[axis]) for axis in "xy") / 2
             assert found.position_error[row, player] == pytest.approx(error, abs=1e-4)
             assert found.true_action[row, player] == min(number(frame, player, "action"), 399)
-            assert found.said_action[row, player] == min(number(frame - 1, player, "action"), 399)
-            assert found.previous_action[row, player] == found.said_action[row, player]
+            assert found.predicted_action[row, player] == min(number(frame - 1, player, "action"), 399)
+            assert found.previous_action[row, player] == found.predicted_action[row, player]
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +246,7 @@ def dev_index(dev_corpus) -> GameIndex:
 def test_standing_still_on_the_dev_games_is_as_good_as_published(dev_index):
     targets = evaluation_targets(dev_index, None)
     assert len(targets) == sum(max(0, length - COUNTDOWN_FRAMES) for length in dev_index.num_frames)
-    still = metrics_of(judge_baseline("repeat last frame", dev_index, targets))
+    still = compute_metrics(evaluate_baseline("repeat last frame", dev_index, targets))
     # 0.914 in the first plan; the raw files, read with peppi-py and counted apart from our code, give this too.
     assert still["action_acc"].value == pytest.approx(0.9114, abs=5e-5)
     assert still["pos_mae"].value == pytest.approx(0.70, abs=5e-3)
@@ -246,7 +254,7 @@ def test_standing_still_on_the_dev_games_is_as_good_as_published(dev_index):
 
 
 def test_moving_on_on_the_dev_games_is_as_good_as_published(dev_index):
-    moving = metrics_of(judge_baseline("last displacement", dev_index, evaluation_targets(dev_index, None)))
+    moving = compute_metrics(evaluate_baseline("last displacement", dev_index, evaluation_targets(dev_index, None)))
     assert moving["pos_mae"].value == pytest.approx(0.254, abs=5e-4)
 
 
@@ -254,5 +262,5 @@ def test_last_velocities_on_the_dev_games_that_have_them_are_as_good_as_publishe
     targets = evaluation_targets(dev_index, None)
     has = dev_index.facts[targets.games, GAME_COLUMNS.index("has_velocity")] > 0
     some = Targets(games=targets.games[has], frames=targets.frames[has])
-    moving = metrics_of(judge_baseline("last velocities", dev_index, some))
+    moving = compute_metrics(evaluate_baseline("last velocities", dev_index, some))
     assert moving["pos_mae"].value == pytest.approx(0.239, abs=5e-4)

@@ -16,16 +16,16 @@ from datasets.loading.frames import GameIndex, read_games
 from datasets.loading.sequences import take_rows
 from wm.model.encoding import (
     NUM_CONTROLLER_FEATURES,
+    NUM_EGOCENTRIC_FEATURES,
+    NUM_FOURIER_FEATURES,
     NUM_FRAME_FEATURES,
-    NUM_RELATIONS,
-    NUM_WAVES,
     FrameEncoder,
     Frames,
     category,
     controllers,
-    relations,
+    egocentric_features,
+    fourier_features,
     to_frames,
-    waves,
 )
 
 CONTINUOUS = [
@@ -218,8 +218,8 @@ def slow_relations(row: Row, player: int, after: Row) -> list[float]:
 def test_relations_are_seen_from_where_each_player_faces(chosen):
     frames, rows, _ = chosen
     last = frames.num_frames - 1
-    found = relations(frames.slice(0, last), controllers(frames.slice(1, last + 1)))
-    assert found.shape[-1] == NUM_RELATIONS
+    found = egocentric_features(frames.slice(0, last), controllers(frames.slice(1, last + 1)))
+    assert found.shape[-1] == NUM_EGOCENTRIC_FEATURES
     slow = [[slow_relations(a, 0, b) + slow_relations(a, 1, b) for a, b in itertools.pairwise(game)] for game in rows]
     torch.testing.assert_close(found, torch.tensor(slow), rtol=1e-6, atol=1e-6)
 
@@ -227,8 +227,8 @@ def test_relations_are_seen_from_where_each_player_faces(chosen):
 def test_waves_tell_where_a_player_comes_to(chosen):
     frames, rows, _ = chosen
     displacement = torch.full((*frames.floats.shape[:3], 2), 1.5)
-    found = waves(frames, displacement)
-    assert found.shape[-1] == NUM_WAVES
+    found = fourier_features(frames, displacement)
+    assert found.shape[-1] == NUM_FOURIER_FEATURES
     places = [[[[value(r, p, n) + 1.5 for n in ("x", "y")] for p in (0, 1)] for r in game] for game in rows]
     turns = (
         torch.tensor(places, dtype=torch.float64)[..., None, :]

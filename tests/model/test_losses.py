@@ -18,9 +18,9 @@ from wm.model.heads import Prediction
 from wm.objective.losses import (
     TRAINING_LOSS_FIELDS,
     PartSum,
+    ground_truth,
     training_loss_factors,
     training_loss_parts,
-    truth_of,
     val_loss_parts,
 )
 from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, TRAINING_LOSS_WEIGHTS, VAL_LOSS_WEIGHTS
@@ -276,7 +276,7 @@ def test_means_pooled_over_batches_are_those_of_one_batch(prediction, frames):
 @pytest.mark.parametrize("parts_of", [val_loss_parts, training_loss_parts])
 def test_a_prediction_that_is_the_truth_has_no_loss(frames, parts_of):
     before, after = before_and_after(frames)
-    truth = truth_of(before, after)
+    truth = ground_truth(before, after)
     perfect = Prediction(
         deltas=truth.deltas,
         velocities=truth.velocities,

@@ -20,12 +20,12 @@ from datasets.schema.splits import SplitConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
-from wm.data.synthetic_batch import made_up_share
+from wm.data.synthetic_batch import synthetic_batch
 from wm.model import ssd
 from wm.model.encoding import to_frames
-from wm.model.heads import DELTAS, VELOCITIES, scales
+from wm.model.heads import DELTAS, VELOCITIES, feature_scales
 from wm.model.world_model import build_model
-from wm.objective.losses import truth_of
+from wm.objective.losses import ground_truth
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -55,7 +55,7 @@ def shipped(name: str) -> RunConfig:
 def counted_flops(config: RunConfig, batch: int) -> float:
     """Operations of the matrix products of forward and backward for a target, as torch counts them."""
     model = build_model(config.model, config.objective.context_frames)
-    frames = made_up_share(config, batch, CPU).frames
+    frames = synthetic_batch(config, batch, CPU).frames
     with FlopCounterMode(display=False) as counter:
         prediction = model(frames, last_only=config.objective.kind == "window")
         (prediction.deltas.sum() + prediction.categories["action"].sum()).backward()
@@ -136,9 +136,9 @@ def test_a_training_sample_of_the_twin_is_what_the_judge_shows_it(games):
     for name in ("numbers", "indices"):
         assert torch.equal(sample[name], shown[name][0, :-1])
     assert torch.equal(sample["controllers"], shown["controllers"][0])
-    truth = truth_of(frames.slice(context - 1, context), frames.slice(context, context + 1))
+    truth = ground_truth(frames.slice(context - 1, context), frames.slice(context, context + 1))
     names = (*DELTAS, *VELOCITIES)
-    moved = torch.cat([truth.deltas, truth.velocities], dim=-1)[0, 0] * scales(names, CPU)
+    moved = torch.cat([truth.deltas, truth.velocities], dim=-1)[0, 0] * feature_scales(names, CPU)
     torch.testing.assert_close(sample["true_numbers"][:, : len(names)], moved, atol=1e-5, rtol=1e-4)
 
 
@@ -154,9 +154,9 @@ def test_a_twin_that_knows_the_truth_has_no_position_error(games):
             return outputs
 
     frames = to_frames(gather(read_games(games, [0]), games.facts[[0]], torch.tensor([900]).numpy(), 11))
-    truth = truth_of(frames.slice(9, 10), frames.slice(10, 11))
+    truth = ground_truth(frames.slice(9, 10), frames.slice(10, 11))
     twin = Knowing()
-    twin.deltas = truth.deltas[:, 0] * scales(DELTAS, CPU)
+    twin.deltas = truth.deltas[:, 0] * feature_scales(DELTAS, CPU)
     said = older_recipe.Judged(twin, 10)(frames)
     torch.testing.assert_close(said.deltas, truth.deltas)
 

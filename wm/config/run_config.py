@@ -102,10 +102,10 @@ class DataConfig:
     """How frames reach the device."""
 
     pool_frames: PositiveInt = 4_000_000
-    """Size of the shuffle buffer, in frames of about 156 bytes; doubled while the next one is prefetched."""
+    """Size of a pool (the shuffle buffer), in frames of about 156 bytes; the next pool is prefetched beside it."""
     lanes: PositiveInt = 8
-    """Parts of a shuffle buffer that are shuffled separately; every batch takes equally many examples from each. With
-    more workers than lanes, several workers read the same files."""
+    """Parts of a pool that are shuffled separately; every batch takes as many examples from each. With more workers
+    than lanes, several workers read the same files."""
     device_cache: Literal["auto", "always", "never"] = "auto"
     """Keep the whole corpus in device memory; auto: if it takes at most device_cache_fraction of the free memory."""
     device_cache_fraction: Annotated[float, Field(gt=0, le=0.9)] = 0.3

@@ -1,7 +1,7 @@
-"""Frames on the device while they are needed, and the batches that are cut out of them there.
+"""Batches for one worker, gathered on the device from a pool of frames.
 
-A thread reads the next pool while the present one is used (`wm/data/pools.py`); a batch is then a few operations on the
-device. Guarded by `benchmarks/input.py`.
+A thread prefetches the next pool while the current one is used (`wm/data/pools.py`), so a batch costs a few operations
+on the device. Guarded by `benchmarks/input.py`.
 
 Shape legend: B = batch, T = frames, P = players (2), C = columns, N = frames of a pool.
 """
@@ -23,32 +23,32 @@ from datasets.loading.sequences import Cursor, SequenceOrder
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes, num_cores
 from wm.config.run_config import DataConfig
-from wm.data.pools import BYTES_PER_FRAME, FrameStore, LoadedPool, PoolReader
+from wm.data.pools import BYTES_PER_FRAME, FrameBuffer, LoadedPool, PoolReader
 from wm.model.encoding import Frames
 
 MAX_READ_THREADS = 8
-"""One thread reads over a million frames a second."""
+"""One thread reads over a million frames per second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """One worker's part of a batch.
-
-    frames: the worker's examples; game: int16 (B of all workers, C), facts of every example of the batch;
-    num_examples: of all workers; first: slot of the worker's first example in the batch.
-    """
+class LocalBatch:
+    """One worker's part of a global batch."""
 
     frames: Frames
+    """The worker's examples."""
     game: Tensor
+    """int16 (global B, C), metadata of every example of the global batch, columns as GAME_COLUMNS."""
     num_examples: int
+    """Size of the global batch."""
     first: int = 0
+    """Index of the worker's first example in the global batch."""
 
 
-class Feed:
-    """An endless iterator over one worker's shares, from a cursor on. Close it, or use it in `with`.
+class BatchLoader:
+    """Infinite iterator over one worker's batches, starting at a cursor. A context manager; otherwise call `close`.
 
-    Memory: the frames of two pools of the worker (its part of `pool_frames`, 156 bytes each) on the device, or
-    of the whole corpus once where it is resident; on a CUDA machine's host only some row groups on their way.
+    Device memory: two pools of the worker (its part of `pool_frames`, 156 bytes per frame), or the whole corpus if it
+    is cached. Host memory with CUDA: the row groups in transfer.
     """
 
     def __init__(
@@ -65,100 +65,100 @@ class Feed:
     ) -> None:
         """
         Args:
-            index: the games that `order` is of.
-            cursor: the first batch; by default the run's first.
-            data: its `resident` and `resident_share`; the rest is in `order`.
+            index: the games of `order`.
+            cursor: the first batch to yield; by default the first batch of the run.
+            data: only `device_cache` and `device_cache_fraction` are used.
             local_ranks: workers on this machine.
         Raises:
-            UserError: there are too few examples for the workers, or `data.device_cache` is always and does not fit.
+            UserError: fewer examples than workers, or `data.device_cache` is always and the corpus does not fit.
         """
         if world_size > 1 and order.batch_size < 2 * world_size:
             raise UserError(
                 f"optimizer.batch_size={order.batch_size} is too small for {world_size} workers, since some batches "
-                f"are smaller; use {2 * world_size} or more, or fewer num_workers"
+                f"are smaller; use at least {2 * world_size}, or fewer num_workers"
             )
         data = data or DataConfig()
         self.cursor = cursor or Cursor()
-        """Names the batch after the last one yielded."""
+        """The next batch."""
         self.waited_s = 0.0
-        """Seconds in which the host waited for frames, the first pool's included."""
-        self.is_resident = fits_on_device(int(index.num_frames[order.games].sum()), device, data, local_ranks)
-        """Whether the device holds all games, for the whole run."""
+        """Seconds that the host waited for pools, the first one included."""
+        self.is_cached = fits_in_device_memory(int(index.num_frames[order.games].sum()), device, data, local_ranks)
+        """Whether the device holds all games during the whole run."""
         self._order, self._device = order, device
         self._facts = torch.from_numpy(index.facts).to(device)
         stop = threading.Event()
         self._reader = PoolReader(
-            order, index, device, rank=rank, world_size=world_size, resident=self.is_resident,
+            order, index, device, rank=rank, world_size=world_size, cache=self.is_cached,
             num_threads=max(1, min(MAX_READ_THREADS, num_cores() // local_ranks)), stop=stop,
         )  # fmt: skip
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._close = weakref.finalize(self, _end, stop, self._executor)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._close = weakref.finalize(self, _stop_threads, stop, self._executor)
         self._pool: LoadedPool | None = None
-        self._ahead: Future[LoadedPool] = self._executor.submit(self._reader.load, self.cursor, FrameStore())
-        self._spare = FrameStore()
+        self._next_pool: Future[LoadedPool] = self._executor.submit(self._reader.load, self.cursor, FrameBuffer())
+        self._spare_buffer = FrameBuffer()
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> BatchLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the threads; what they are reading is dropped."""
+        """Stop the threads and free the frames."""
         self._close()
         self._executor.shutdown(wait=True)
-        self._pool, self._ahead, self._spare = None, Future(), FrameStore()  # the frames go, whoever holds the feed
-        self._reader.forget()
+        self._pool, self._next_pool, self._spare_buffer = None, Future(), FrameBuffer()
+        self._reader.clear_cache()
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[LocalBatch]:
         return self
 
-    def __next__(self) -> Share:
-        """The next share.
+    def __next__(self) -> LocalBatch:
+        """The next batch.
 
         Raises:
-            UserError: a shard cannot be read, as the reader's thread found.
+            UserError: the prefetch thread could not read a shard.
         """
         pool = self._pool
         if pool is None or self.cursor.batch == 0:
-            pool = self._pool = self._take_next_pool()
+            pool = self._pool = self._swap_pools()
         number = self.cursor.batch
-        assert number < pool.num_batches, "a cursor of other games"
-        last = number == pool.num_batches - 1
-        self.cursor = pool.following if last else replace(self.cursor, batch=number + 1)
-        begin, end = pool.bounds[number : number + 2]
-        first, after = pool.shares[number]
-        game = self._facts.index_select(0, pool.games[begin:end])
+        assert number < pool.num_batches, "the cursor belongs to another order"
+        is_last = number == pool.num_batches - 1
+        self.cursor = pool.next_cursor if is_last else replace(self.cursor, batch=number + 1)
+        start, end = pool.bounds[number : number + 2]
+        rank_start, rank_end = pool.rank_slices[number]
+        game = self._facts.index_select(0, pool.games[start:end])
+        rows = pool.rows[pool.rank_bounds[number] : pool.rank_bounds[number + 1]]
         floats, codes = (
-            sequences_at(array, pool.starts[pool.places[number] : pool.places[number + 1]], self._order.sequence_frames)
-            for array in (pool.floats, pool.codes)
+            gather_sequences(frames, rows, self._order.sequence_frames) for frames in (pool.floats, pool.codes)
         )
-        return Share(
-            frames=Frames(floats=floats, codes=codes, game=game[first - begin : after - begin]),
+        return LocalBatch(
+            frames=Frames(floats=floats, codes=codes, game=game[rank_start - start : rank_end - start]),
             game=game,
-            num_examples=end - begin,
-            first=first - begin,
+            num_examples=end - start,
+            first=rank_start - start,
         )
 
-    def _take_next_pool(self) -> LoadedPool:
-        """Wait for the pool that was read ahead, and let the one after it be read into the present one's place."""
+    def _swap_pools(self) -> LoadedPool:
+        """Wait for the prefetched pool, and prefetch the one after it into the buffer of the previous one."""
         started = time.perf_counter()
-        pool = self._ahead.result()
+        pool = self._next_pool.result()
         self.waited_s += time.perf_counter() - started
-        pool.take_over(self._device)
-        spare = self._spare
+        pool.wait_until_ready(self._device)
+        spare = self._spare_buffer
         spare.release(self._device)
-        self._spare = pool.store
-        self._ahead = self._executor.submit(self._reader.load, pool.following, spare)
+        self._spare_buffer = pool.buffer
+        self._next_pool = self._executor.submit(self._reader.load, pool.next_cursor, spare)
         return pool
 
 
-def sequences_at(frames: Tensor, starts: Tensor, num_frames: int) -> Tensor:
-    """Cut sequences of `num_frames` frames out of a row of frames.
+def gather_sequences(frames: Tensor, starts: Tensor, num_frames: int) -> Tensor:
+    """Gather sequences of `num_frames` consecutive frames.
 
     Args:
         frames: (N, P, C), contiguous.
-        starts: int64 (B,), first rows.
+        starts: int64 (B,), first row of each sequence.
     Returns:
         (B, num_frames, P, C), a copy.
     """
@@ -167,28 +167,28 @@ def sequences_at(frames: Tensor, starts: Tensor, num_frames: int) -> Tensor:
     if frames.device.type == "cuda":
         rows = starts[:, None] + torch.arange(num_frames, device=frames.device)
         return flat.index_select(0, rows.flatten()).view(shape)
-    # Overlapping rows of whole sequences, copied by one thread. As fast as memory allows; torch's indexing takes its
-    # threads along, and where cores are shared it takes ten times longer to wait for them.
+    # NumPy indexes a view of overlapping sequences in one thread, at memory bandwidth. torch's indexing uses its thread
+    # pool, and on shared cores waiting for those threads takes ten times as long.
     width = flat.shape[1]
     sequences = flat.as_strided((max(0, len(flat) - num_frames + 1), num_frames * width), (width, 1))
     return torch.from_numpy(sequences.numpy()[starts.numpy()]).view(shape)
 
 
-def bytes_on_device(
+def device_bytes(
     order: SequenceOrder, index: GameIndex, device: torch.device, data: DataConfig, *, world_size: int, local_ranks: int
 ) -> int:
-    """What one worker's feed will hold on its device, about: all games, or its part of two pools."""
+    """Approximate device memory of one worker's loader: all games, or its part of two pools."""
     num_frames = int(index.num_frames[order.games].sum())
-    if not fits_on_device(num_frames, device, data, local_ranks):
+    if not fits_in_device_memory(num_frames, device, data, local_ranks):
         num_frames = 2 * order.frames_per_worker(world_size)
     return num_frames * BYTES_PER_FRAME
 
 
-def fits_on_device(num_frames: int, device: torch.device, data: DataConfig, local_ranks: int) -> bool:
-    """Whether the device shall hold all games, of so many frames.
+def fits_in_device_memory(num_frames: int, device: torch.device, data: DataConfig, local_ranks: int) -> bool:
+    """Whether all games, of `num_frames` frames, are cached on the device.
 
     Raises:
-        UserError: `data.device_cache` is always, and they exceed `data.device_cache_fraction` of its free memory.
+        UserError: `data.device_cache` is always, and they exceed `data.device_cache_fraction` of the free memory.
     """
     if data.device_cache == "never":
         return False
@@ -205,6 +205,6 @@ def fits_on_device(num_frames: int, device: torch.device, data: DataConfig, loca
     return fits
 
 
-def _end(stop: threading.Event, executor: ThreadPoolExecutor) -> None:
+def _stop_threads(stop: threading.Event, executor: ThreadPoolExecutor) -> None:
     stop.set()
     executor.shutdown(wait=False, cancel_futures=True)

@@ -1,7 +1,7 @@
-"""Reading pools of frames onto the device, in threads of their own.
+"""Load pools of frames onto the device in background threads.
 
-On CUDA frames go through pinned buffers, a row group each, on a stream of their own; events order that stream and the
-one that trains, so that the host never waits for the device.
+On CUDA each row group is copied through a pinned buffer on a separate copy stream. Events order the copy stream and the
+training stream, so the host never waits for the device.
 
 Shape legend: P = players (2), C = columns, N = frames of a pool, S = sequences of a pool.
 """
@@ -26,35 +26,33 @@ from datasets.schema.columns import NUM_PLAYERS
 
 BYTES_PER_FRAME = NUM_PLAYERS * (4 * len(FLOAT_COLUMNS) + 2 * len(CODE_COLUMNS))
 GROWTH = 1.1
-"""What a store that is too small grows by at least: pools differ by a few games."""
+"""Smallest growth factor of a buffer that is too small: pools differ by a few games."""
 
 
-class ReadingStoppedError(RuntimeError):
-    """The feed was closed while its thread read."""
+class LoaderClosedError(RuntimeError):
+    """The loader was closed while its thread was reading."""
 
 
 @dataclass(slots=True)
-class FrameStore:
-    """Room for a pool's frames on the device, used again and again.
-
-    floats: float32 (N, P, C); codes: int16 (N, P, C). `released` is reached when the last batch was cut out of it.
-    """
+class FrameBuffer:
+    """Reusable device buffer for the frames of a pool. floats: float32 (N, P, C); codes: int16 (N, P, C)."""
 
     floats: Tensor = field(default_factory=lambda: torch.empty(0, NUM_PLAYERS, len(FLOAT_COLUMNS)))
     codes: Tensor = field(default_factory=lambda: torch.empty(0, NUM_PLAYERS, len(CODE_COLUMNS), dtype=torch.int16))
     released: torch.cuda.Event | None = None
+    """Recorded after the last batch was gathered from the buffer."""
 
     def reserve(self, num_frames: int, device: torch.device) -> None:
-        """Make room, if there is less."""
+        """Allocate space for `num_frames` frames, unless there is enough."""
         if len(self.floats) >= num_frames and self.floats.device.type == device.type:
             return
-        room = max(num_frames, int(GROWTH * len(self.floats)))
-        self.floats, self.codes = self.floats[:0].clone(), self.codes[:0].clone()  # frees the old room first
-        self.floats = torch.empty(room, NUM_PLAYERS, len(FLOAT_COLUMNS), device=device)
-        self.codes = torch.empty(room, NUM_PLAYERS, len(CODE_COLUMNS), dtype=torch.int16, device=device)
+        capacity = max(num_frames, int(GROWTH * len(self.floats)))
+        self.floats, self.codes = self.floats[:0].clone(), self.codes[:0].clone()  # free the old buffer first
+        self.floats = torch.empty(capacity, NUM_PLAYERS, len(FLOAT_COLUMNS), device=device)
+        self.codes = torch.empty(capacity, NUM_PLAYERS, len(CODE_COLUMNS), dtype=torch.int16, device=device)
 
     def release(self, device: torch.device) -> None:
-        """Called on the stream that trains: what was queued there so far must be done before the next frames come."""
+        """Mark the buffer as free once the work queued so far on the current (training) stream is done."""
         if device.type == "cuda":
             self.released = torch.cuda.Event()
             self.released.record(torch.cuda.current_stream(device))
@@ -62,47 +60,48 @@ class FrameStore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedPool:
-    """A pool of which one worker's frames are on the device.
+    """A pool with one worker's frames on the device."""
 
-    starts: int64 (S of the worker,), rows of `store`; games: int32 (S of all,), on the device both.
-    bounds: as `Pool.bounds`; shares: first and last (excluded) sequence of the worker in each batch;
-    places: bounds of the worker's batches in `starts`.
-    """
-
-    store: FrameStore
-    starts: Tensor
+    buffer: FrameBuffer
+    rows: Tensor
+    """int64 (S of the worker,), on the device: first row of each sequence in `buffer`."""
     games: Tensor
+    """int32 (S of all workers,), on the device: index of each sequence's game."""
     bounds: list[int]
-    shares: list[tuple[int, int]]
-    places: list[int]
-    following: Cursor
+    """As `Pool.bounds`: batch b consists of sequences bounds[b] .. bounds[b + 1] - 1."""
+    rank_slices: list[tuple[int, int]]
+    """Start and end (exclusive) of the worker's sequences in each batch."""
+    rank_bounds: list[int]
+    """Bounds of the worker's batches in `rows`."""
+    next_cursor: Cursor
     """The first batch after this pool."""
     ready: torch.cuda.Event | None
+    """Recorded on the copy stream after the last copy; None without CUDA."""
 
     @property
     def num_batches(self) -> int:
-        return len(self.shares)
+        return len(self.rank_slices)
 
     @property
     def floats(self) -> Tensor:
-        return self.store.floats
+        return self.buffer.floats
 
     @property
     def codes(self) -> Tensor:
-        return self.store.codes
+        return self.buffer.codes
 
-    def take_over(self, device: torch.device) -> None:
-        """Let the stream that trains wait until all is there."""
+    def wait_until_ready(self, device: torch.device) -> None:
+        """Make the current (training) stream wait until the pool is on the device."""
         if self.ready is None:
             return
         stream = torch.cuda.current_stream(device)
         stream.wait_event(self.ready)
-        for tensor in (self.floats, self.codes, self.starts, self.games):
+        for tensor in (self.floats, self.codes, self.rows, self.games):
             tensor.record_stream(stream)
 
 
 class PoolReader:
-    """Loads pools for one worker. Called from one thread, reads in several."""
+    """Loads pools for one worker. Call `load` from one thread; it reads row groups in several."""
 
     def __init__(
         self,
@@ -112,62 +111,61 @@ class PoolReader:
         *,
         rank: int,
         world_size: int,
-        resident: bool,
+        cache: bool,
         num_threads: int,
         stop: threading.Event,
     ) -> None:
         """
         Args:
-            resident: read all games at the first call, and keep them.
-            stop: when set, reading ends with a ReadingStoppedError.
+            cache: load all games at the first call, and keep them.
+            stop: if set, `load` raises LoaderClosedError.
         """
         self._order, self._index, self._device = order, index, device
         self._rank, self._world_size = rank, world_size
         self._num_threads, self._stop = num_threads, stop
         self._row_groups = row_group_numbers(index)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._resident = resident
-        self._kept: tuple[FrameStore, np.ndarray] | None = None
+        self._cache = cache
+        self._cached: tuple[FrameBuffer, np.ndarray] | None = None
 
-    def forget(self) -> None:
-        """Let resident frames go."""
-        self._kept = None
+    def clear_cache(self) -> None:
+        """Free cached frames."""
+        self._cached = None
 
-    def load(self, cursor: Cursor, store: FrameStore) -> LoadedPool:
-        """Bring the pool of the cursor onto the device.
+    def load(self, cursor: Cursor, buffer: FrameBuffer) -> LoadedPool:
+        """Load the pool of a cursor onto the device.
 
         Args:
-            store: where the frames go, unless all games are resident.
+            buffer: destination, unless all games are cached.
         Raises:
             UserError: a shard cannot be read, or a batch has fewer examples than there are workers.
-            ReadingStoppedError: the feed was closed.
+            LoaderClosedError: the loader was closed.
         """
         pool = self._order.pool(cursor.epoch, cursor.pool)
-        following = self._order.next_pool(cursor)
-        firsts, afters = pool.rank_slices(self._rank, self._world_size)
-        mine = concatenated_ranges(firsts, afters)
+        rank_starts, rank_ends = pool.rank_slices(self._rank, self._world_size)
+        mine = concatenated_ranges(rank_starts, rank_ends)
         self._check_sizes(pool)
-        with self._on_own_stream():
-            if not self._resident:
-                rows = self._read(_distinct(pool.games[mine], len(self._index)), store)
+        with self._on_copy_stream():
+            if not self._cache:
+                game_rows = self._read(_distinct(pool.games[mine], len(self._index)), buffer)
             else:
-                if self._kept is None:
-                    self._kept = store, self._read(self._order.games, store)
-                store, rows = self._kept
-            starts = self._move(rows[pool.games[mine]] + pool.starts[mine])
+                if self._cached is None:
+                    self._cached = buffer, self._read(self._order.games, buffer)
+                buffer, game_rows = self._cached
+            rows = self._move(game_rows[pool.games[mine]] + pool.starts[mine])
             games = self._move(pool.games)
             ready = None
             if self._stream is not None:
                 ready = torch.cuda.Event()
                 ready.record(self._stream)
         return LoadedPool(
-            store=store,
-            starts=starts,
+            buffer=buffer,
+            rows=rows,
             games=games,
             bounds=pool.bounds.tolist(),
-            shares=list(zip(firsts.tolist(), afters.tolist(), strict=True)),
-            places=np.append(0, np.cumsum(afters - firsts)).tolist(),
-            following=following,
+            rank_slices=list(zip(rank_starts.tolist(), rank_ends.tolist(), strict=True)),
+            rank_bounds=np.append(0, np.cumsum(rank_ends - rank_starts)).tolist(),
+            next_cursor=self._order.next_pool(cursor),
             ready=ready,
         )
 
@@ -176,60 +174,60 @@ class PoolReader:
         if smallest < self._world_size:
             raise UserError(
                 f"a batch has {smallest} examples, each of {self._world_size} workers needs one; "
-                "train on more games, use a larger data.pool_frames or fewer num_workers"
+                "train on more games, or use a larger data.pool_frames or fewer num_workers"
             )
 
-    def _on_own_stream(self) -> contextlib.AbstractContextManager[object]:
+    def _on_copy_stream(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _move(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self._stream is None else tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def _read(self, games: np.ndarray, store: FrameStore) -> np.ndarray:
-        """Read games into a store, several row groups at a time.
+    def _read(self, games: np.ndarray, buffer: FrameBuffer) -> np.ndarray:
+        """Read games into a buffer, several row groups at a time.
 
         Returns:
-            First row of each game of the index in the store: int64 (games of the index,); -1 if it was not read.
+            First row of each game of the index in the buffer: int64 (games of the index,); -1 if it was not read.
         """
         games = games[np.argsort(self._row_groups[games], kind="stable")]
         lengths = self._index.num_frames[games].astype(np.int64)
         starts = np.cumsum(lengths) - lengths
-        store.reserve(int(lengths.sum()), self._device)
-        if self._stream is not None and store.released is not None:
-            self._stream.wait_event(store.released)
-        borders = [0, *(1 + np.flatnonzero(np.diff(self._row_groups[games]))).tolist(), len(games)]
+        buffer.reserve(int(lengths.sum()), self._device)
+        if self._stream is not None and buffer.released is not None:
+            self._stream.wait_event(buffer.released)
+        bounds = [0, *(1 + np.flatnonzero(np.diff(self._row_groups[games]))).tolist(), len(games)]
         running: deque[Future[None]] = deque()
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="row-groups") as readers:
-            for begin, end in itertools.pairwise(borders):
+            for begin, end in itertools.pairwise(bounds):
                 if len(running) == 2 * self._num_threads:
                     running.popleft().result()
                 if self._stop.is_set():
-                    raise ReadingStoppedError
-                running.append(readers.submit(self._read_row_group, games[begin:end], int(starts[begin]), store))
+                    raise LoaderClosedError
+                running.append(readers.submit(self._read_row_group, games[begin:end], int(starts[begin]), buffer))
             for task in running:
                 task.result()
         rows = np.full(len(self._index), -1)
         rows[games] = starts
         return rows
 
-    def _read_row_group(self, games: np.ndarray, start: int, store: FrameStore) -> None:
-        """Read some games of one row group into consecutive rows of a store."""
+    def _read_row_group(self, games: np.ndarray, start: int, buffer: FrameBuffer) -> None:
+        """Read some games of one row group into consecutive rows of a buffer."""
         end = start + int(self._index.num_frames[games].sum())
-        places = store.floats[start:end], store.codes[start:end]
+        destination = buffer.floats[start:end], buffer.codes[start:end]
         if self._stream is None:
-            read_games(self._index, games, out=FrameArrays(floats=places[0].numpy(), codes=places[1].numpy()))
+            read_games(self._index, games, out=FrameArrays(floats=destination[0].numpy(), codes=destination[1].numpy()))
             return
         with torch.cuda.stream(self._stream):
-            floats, codes = (torch.empty(place.shape, dtype=place.dtype, pin_memory=True) for place in places)
+            floats, codes = (torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in destination)
             read_games(self._index, games, out=FrameArrays(floats=floats.numpy(), codes=codes.numpy()))
-            # The host allocator keeps a pinned buffer until the copies from it are done.
-            places[0].copy_(floats, non_blocking=True)
-            places[1].copy_(codes, non_blocking=True)
+            # The pinned-memory allocator reuses a buffer only after the copies from it are done.
+            destination[0].copy_(floats, non_blocking=True)
+            destination[1].copy_(codes, non_blocking=True)
 
 
 def _distinct(games: np.ndarray, num_games: int) -> np.ndarray:
-    """The games that occur, each once, rising."""
+    """The distinct games, ascending."""
     occurs = np.zeros(num_games, dtype=bool)
     occurs[games] = True
     return np.flatnonzero(occurs)

@@ -1,4 +1,4 @@
-"""A batch of made-up frames: shapes, types and ranges of real ones, no corpus needed."""
+"""A synthetic batch with the shapes, dtypes and value ranges of real frames, which needs no corpus."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS
 from wm.config.run_config import RunConfig
-from wm.data.batches import Share
+from wm.data.batches import LocalBatch
 from wm.model.encoding import EMBEDDINGS, STAGE_EMBEDDING, STICK_GRID, STICKS, TRIGGER_GRID, Frames
 
 POSITION_SPREAD = 10.0
@@ -17,14 +17,14 @@ CODE_RANGES: dict[str, tuple[int, int]] = {
     "buttons": (0, 0x0FFF), "ground": (-1, EMBEDDINGS["ground"][0] - 2),
     **{name: (-int(STICK_GRID), int(STICK_GRID)) for name in STICKS},
 }  # fmt: skip
-"""Lowest and highest value of a code column; the others are categories, from 0 on."""
+"""Lowest and highest value of a code column; the others are categories, from 0."""
 
 
-def made_up_share(config: RunConfig, num_examples: int, device: torch.device, *, workers: int = 1) -> Share:
-    """One worker's part of a batch, the same every time.
+def synthetic_batch(config: RunConfig, num_examples: int, device: torch.device, *, workers: int = 1) -> LocalBatch:
+    """One worker's part of a batch; deterministic.
 
     Args:
-        num_examples: of this worker; each of `workers` has as many.
+        num_examples: per worker.
     """
     random = torch.Generator().manual_seed(0)
     shape = num_examples, config.objective.example_frames, NUM_PLAYERS
@@ -36,7 +36,7 @@ def made_up_share(config: RunConfig, num_examples: int, device: torch.device, *,
     game = torch.ones(num_examples, len(GAME_COLUMNS), dtype=torch.int16)
     game[:, 0] = torch.randint(0, STAGE_EMBEDDING[0], (num_examples,), generator=random, dtype=torch.int16)
     game = game.to(device)
-    return Share(
+    return LocalBatch(
         frames=Frames(floats=floats.to(device), codes=codes.to(device), game=game),
         game=game.repeat(workers, 1),
         num_examples=num_examples * workers,

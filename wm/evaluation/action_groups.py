@@ -1,4 +1,4 @@
-"""Action states by kind, for tables that a player can read (ids: Slippi's list of action states)."""
+"""Names and categories of action states, for tables (ids: Slippi's list of action states)."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _NAMES: dict[int, str] = {
 
 
 def action_name(action: int) -> str:
-    """A player's word for an action state, or its id."""
+    """Readable name of an action state, or its id."""
     return _NAMES.get(action, f"action {action}")
 
 
 def action_category(actions: np.ndarray) -> np.ndarray:
-    """Index into CATEGORY_NAMES of each action id, in an array of the same shape."""
+    """Index into CATEGORY_NAMES of each action id, same shape."""
     table = np.full(int(max(400, actions.max(initial=0) + 1)), len(CATEGORY_RANGES), dtype=np.int64)
     for number, (_, first, last) in enumerate(CATEGORY_RANGES):
         table[first : last + 1] = number

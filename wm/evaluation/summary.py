@@ -1,4 +1,4 @@
-"""`wm eval`: a checkpoint judged on a corpus beside its baselines, as plain data and as a terminal table."""
+"""`wm eval`: a checkpoint and the baselines evaluated on a corpus, as JSON data and as a terminal table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from datasets.runtime.errors import UserError
 from datasets.schema.columns import NUM_PLAYERS
 from datasets.schema.melee_ids import TOURNAMENT_STAGES, character_name, stage_name
 from wm.evaluation.action_groups import CATEGORY_NAMES, action_category, action_name
-from wm.evaluation.evaluator import BASELINES, Context, judge_baseline, judge_stream, judge_windows
-from wm.evaluation.metrics import Judgement, confusions_of, metrics_of, slices_of
+from wm.evaluation.baselines import BASELINES, evaluate_baseline
+from wm.evaluation.evaluator import evaluate_stream, evaluate_windows
+from wm.evaluation.metrics import (
+    METRICS,
+    Context,
+    EvalRecords,
+    compute_metrics,
+    context_text,
+    metrics_by_label,
+    most_missed_actions,
+)
 from wm.model.world_model import MLPWorldModel, WorldModel
-
-TABLE_METRICS = ("change_acc", "action_acc", "pos_mae", "val_loss")
 
 
 def evaluate(
@@ -30,36 +37,36 @@ def evaluate(
     device: torch.device,
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """Judge a model at several contexts, and the baselines, on the same frames.
+    """Evaluate a model at several contexts, and the baselines, on the same frames.
 
     Args:
-        contexts: numbers of frames, or "stream" for the state carried through the whole game.
-        num_targets: judged frames, chosen by hash; None takes all.
+        contexts: context lengths in frames, or "stream" for the state carried through the whole game.
+        num_targets: evaluation frames, chosen by hash; None: all.
     Returns:
         JSON data: {"num_targets", "num_games", "results": [{"predictor", "context", "metrics", "slices",
         "confusions"}]}; the first results are the model's, in the order of the contexts.
     Raises:
-        UserError: a context that cannot be judged, or no frame to judge.
+        UserError: an impossible context, or no evaluation frame.
     """
     _check_contexts(model, contexts)
     targets = evaluation_targets(index, num_targets)
     if not len(targets):
-        raise UserError("no game is longer than its countdown; nothing can be judged")
+        raise UserError("found no evaluation frame: no game is longer than its countdown; use other games")
     results = []
     for context in contexts:
         if context == "stream":
-            judgement = judge_stream(model, index, targets, device, precision)
+            records = evaluate_stream(model, index, targets, device, precision)
         else:
-            judgement = judge_windows(model, index, targets, context, device, precision)
-        results.append({"predictor": "model", "context": context} | _describe(judgement, index))
+            records = evaluate_windows(model, index, targets, context, device, precision)
+        results.append({"predictor": "model", "context": context} | _describe(records, index))
     for name in BASELINES:
-        judgement = judge_baseline(name, index, targets)
-        results.append({"predictor": name, "context": None} | _describe(judgement, index))
+        records = evaluate_baseline(name, index, targets)
+        results.append({"predictor": name, "context": None} | _describe(records, index))
     return {"num_targets": len(targets), "num_games": _num_games(targets), "results": results}
 
 
 def default_contexts(model: WorldModel) -> tuple[Context, ...]:
-    """What a model is judged at when nothing is said."""
+    """Default contexts of `wm eval`."""
     return (model.context_frames,) if isinstance(model, MLPWorldModel) else (10, 60, "stream")
 
 
@@ -78,26 +85,26 @@ def _num_games(targets: Targets) -> int:
     return len(np.unique(targets.games))
 
 
-def _describe(judgement: Judgement, index: GameIndex) -> dict[str, Any]:
-    """One predictor's metrics, slices and confusions."""
-    characters = index.characters[judgement.games].astype(np.int64)
+def _describe(records: EvalRecords, index: GameIndex) -> dict[str, Any]:
+    """Metrics, slices and confusions of one predictor."""
+    characters = index.characters[records.games].astype(np.int64)
     stage_ids = sorted(TOURNAMENT_STAGES | dict.fromkeys(index.facts[:, GAME_COLUMNS.index("stage")].tolist(), ""))
-    stages = np.searchsorted(stage_ids, index.facts[judgement.games, GAME_COLUMNS.index("stage")])
+    stages = np.searchsorted(stage_ids, index.facts[records.games, GAME_COLUMNS.index("stage")])
     confusions = [
         row
         | {
             "truth": action_name(row["truth"]),
             "predicted": [{"action": action_name(p["action"]), "count": p["count"]} for p in row["predicted"]],
         }
-        for row in confusions_of(judgement)
+        for row in most_missed_actions(records)
     ]
     return {
-        "metrics": {name: metric.plain() for name, metric in metrics_of(judgement).items()},
+        "metrics": {name: metric.plain() for name, metric in compute_metrics(records).items()},
         "slices": {
-            "action": slices_of(judgement, action_category(judgement.true_action), list(CATEGORY_NAMES)),
-            "character": slices_of(judgement, characters, [character_name(i) for i in range(256)]),
-            "stage": slices_of(
-                judgement,
+            "action": metrics_by_label(records, action_category(records.true_action), list(CATEGORY_NAMES)),
+            "character": metrics_by_label(records, characters, [character_name(i) for i in range(256)]),
+            "stage": metrics_by_label(
+                records,
                 np.repeat(stages[:, None], NUM_PLAYERS, axis=1),
                 [stage_name(stage) for stage in stage_ids],
             ),
@@ -107,30 +114,26 @@ def _describe(judgement: Judgement, index: GameIndex) -> dict[str, Any]:
 
 
 def table(evaluation: dict[str, Any], with_slices: bool = True) -> str:
-    """The terminal's table: predictors side by side, then the model's first context by slice."""
-    head = f"{'':<28}" + "".join(f"{name:>26}" for name in TABLE_METRICS)
+    """Table for the terminal: all predictors, then the slices of the model at its first context."""
+    head = f"{'':<28}" + "".join(f"{name:>26}" for name in METRICS)
     lines = [
-        f"{evaluation['num_targets']:,} judged frames of {evaluation['num_games']} games, both players; "
+        f"{evaluation['num_targets']:,} evaluation frames of {evaluation['num_games']} games, both players; "
         "95 % intervals over games",
         "",
         head,
     ]
     for result in evaluation["results"]:
         context = result["context"]
-        name = result["predictor"] + ("" if context is None else f", {_context_text(context)}")
-        lines.append(f"{name:<28}" + "".join(f"{_cell(result['metrics'].get(m)):>26}" for m in TABLE_METRICS))
+        name = result["predictor"] + ("" if context is None else f", {context_text(context)}")
+        lines.append(f"{name:<28}" + "".join(f"{_cell(result['metrics'].get(m)):>26}" for m in METRICS))
     if with_slices:
         first = evaluation["results"][0]
         for title, rows in first["slices"].items():
-            lines += ["", f"{'by ' + title + ', ' + _context_text(first['context']):<28}{'pairs':>10}"]
+            lines += ["", f"{'by ' + title + ', ' + context_text(first['context']):<28}{'pairs':>10}"]
             for label, row in rows.items():
-                cells = "".join(f"{_cell(row['metrics'].get(m)):>26}" for m in TABLE_METRICS[:3])
+                cells = "".join(f"{_cell(row['metrics'].get(m)):>26}" for m in METRICS[:3])
                 lines.append(f"  {label:<26}{row['count']:>10,}{cells}")
     return "\n".join(lines)
-
-
-def _context_text(context: Context) -> str:
-    return "whole game" if context == "stream" else f"K = {context}"
 
 
 def _cell(metric: dict[str, float | None] | None) -> str:

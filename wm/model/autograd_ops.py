@@ -1,6 +1,6 @@
-"""What lies between a block's matrix products, with derivatives written by hand.
+"""The memory-bound operators of a Mamba-2 block as autograd functions with hand-written backward passes.
 
-Plain autograd passes over memory about twice as often. Guarded by `benchmarks/train_step.py`.
+Plain autograd makes about twice as many passes over memory. Guarded by `benchmarks/train_step.py`.
 Shape legend: B = batch, T = frames, C = channels, H = heads.
 """
 
@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 
 
 class CausalConvolution(torch.autograd.Function):
-    """Depthwise convolution over time as shifted multiply-adds: on a CPU faster than nn.Conv1d.
+    """Causal depthwise convolution over time as shifted multiply-adds; faster than nn.Conv1d on a CPU.
 
-    Takes (B, taps - 1 + T, C) with what came before in front, weights (taps, C) and bias (C); gives (B, T, C).
+    Input (B, taps - 1 + T, C), padded with the previous frames; weight (taps, C); bias (C,). Output (B, T, C).
     """
 
     @staticmethod
@@ -32,25 +32,25 @@ class CausalConvolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, Tensor]:  # pyrefly: ignore
-        (out_BTC,) = grad_outputs
+        (grad_BTC,) = grad_outputs
         padded_BTC, weight_TC = ctx.saved_tensors
-        num_taps, num_frames = len(weight_TC), out_BTC.shape[1]
-        into = torch.zeros_like(padded_BTC)
-        weights = []
+        num_taps, num_frames = len(weight_TC), grad_BTC.shape[1]
+        grad_padded = torch.zeros_like(padded_BTC)
+        grad_weights = []
         for tap in range(num_taps):
             part = slice(tap, tap + num_frames)
-            into[:, part].addcmul_(out_BTC, weight_TC[tap])
-            weights.append((out_BTC * padded_BTC[:, part]).sum((0, 1)))
-        return into, torch.stack(weights), out_BTC.sum((0, 1))
+            grad_padded[:, part].addcmul_(grad_BTC, weight_TC[tap])
+            grad_weights.append((grad_BTC * padded_BTC[:, part]).sum((0, 1)))
+        return grad_padded, torch.stack(grad_weights), grad_BTC.sum((0, 1))
 
 
 class RMSNorm(torch.autograd.Function):
-    """x * weight / sqrt(mean(x^2) + eps) over the last dimension, in the type of x, sums in float32 at least."""
+    """x * weight / sqrt(mean(x^2) + eps) over the last dimension, accumulated in float32 or wider."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_C: Tensor, eps: float) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact).square_() / x.shape[-1]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_() / x.shape[-1]
         scale = mean_square.add_(eps).rsqrt_()
         normed = x * scale.to(x.dtype)
         ctx.save_for_backward(normed, weight_C, scale)
@@ -59,39 +59,39 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None]:  # pyrefly: ignore
-        (out,) = grad_outputs
+        (grad,) = grad_outputs
         normed, weight_C, scale = ctx.saved_tensors
-        product = out * normed
-        weight = product.flatten(0, -2).sum(0, dtype=weight_C.dtype)
-        along = product @ weight_C.to(out.dtype) / out.shape[-1]
-        into = out * weight_C.to(out.dtype)
-        into.addcmul_(normed, along[..., None], value=-1)
-        return into.mul_(scale.to(out.dtype)), weight, None
+        product = grad * normed
+        grad_weight = product.flatten(0, -2).sum(0, dtype=weight_C.dtype)
+        projection = product @ weight_C.to(grad.dtype) / grad.shape[-1]
+        grad_x = grad * weight_C.to(grad.dtype)
+        grad_x.addcmul_(normed, projection[..., None], value=-1)
+        return grad_x.mul_(scale.to(grad.dtype)), grad_weight, None
 
 
 class DecayedScores(torch.autograd.Function):
-    """What each frame of a chunk hears of each before it: scores (B, T, T) times exp(decay_t - decay_s) for s <= t.
+    """Decay-masked intra-chunk scores: scores (B, T, T) times exp(decay_t - decay_s) for s <= t, else 0.
 
-    `decay_BHT` is float32, cumulated log-decays; gives (B, H, T, T) in the type of the scores.
+    `decay_BHT` holds cumulative log-decays, float32. Output (B, H, T, T) in the dtype of the scores.
     """
 
     @staticmethod
     def forward(ctx: Any, scores_BTT: Tensor, decay_BHT: Tensor) -> Tensor:
         num_frames = decay_BHT.shape[-1]
-        future_TT = decay_BHT.new_full((num_frames, num_frames), -torch.inf).triu_(1)
-        between = (decay_BHT[..., :, None] - decay_BHT[..., None, :]).add_(future_TT).exp_()
-        ctx.exact = decay_BHT.dtype
-        between = between.to(scores_BTT.dtype)
-        out = between * scores_BTT[:, None]
-        ctx.save_for_backward(between, out)
+        causal_mask_TT = decay_BHT.new_full((num_frames, num_frames), -torch.inf).triu_(1)
+        decay_factors = (decay_BHT[..., :, None] - decay_BHT[..., None, :]).add_(causal_mask_TT).exp_()
+        ctx.decay_dtype = decay_BHT.dtype
+        decay_factors = decay_factors.to(scores_BTT.dtype)
+        out = decay_factors * scores_BTT[:, None]
+        ctx.save_for_backward(decay_factors, out)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor]:  # pyrefly: ignore
-        (gradient,) = grad_outputs
-        between, out = ctx.saved_tensors
-        exact = ctx.exact
-        scores = (gradient * between).sum(1)
-        into = gradient * out
-        return scores, into.sum(-1, dtype=exact) - into.sum(-2, dtype=exact)
+        (grad,) = grad_outputs
+        decay_factors, out = ctx.saved_tensors
+        wide = ctx.decay_dtype
+        grad_scores = (grad * decay_factors).sum(1)
+        grad_exponent = grad * out
+        return grad_scores, grad_exponent.sum(-1, dtype=wide) - grad_exponent.sum(-2, dtype=wide)

@@ -1,6 +1,6 @@
-"""What the model sees of a frame: raw columns in, features out. The corpus holds nothing normalised.
+"""Raw columns of the corpus -> input features of the network. Normalization happens here; the corpus is raw.
 
-Terms and constants follow the older system, whose results are the yardstick (`docs/architecture.md`).
+Names and constants follow the older system, with which results are compared (`docs/architecture.md`).
 Shape legend: B = batch, T = frames, P = players (2), C = channels.
 """
 
@@ -18,19 +18,19 @@ from datasets.loading.sequences import Batch
 from datasets.schema.columns import NUM_PLAYERS
 
 ENCODING_VERSION = 2
-"""Raised when features or targets change their meaning; a checkpoint of another version is refused."""
+"""Incremented when features or targets change their meaning; checkpoints of another version are refused."""
 
 POSITION_SCALE = 0.05
 CONTINUOUS_SCALES: dict[str, float] = {
     "percent": 0.01, "x": POSITION_SCALE, "y": POSITION_SCALE, "shield": 0.01, "self_air_x": 0.05, "self_y": 0.05,
     "self_ground_x": 0.05, "attack_x": 0.05, "attack_y": 0.05, "hitlag": 0.1, "stocks": 0.25, "combo": 0.1,
 }  # fmt: skip
-"""Continuous features and what their raw units are multiplied by."""
+"""Continuous feature -> scale factor from raw units."""
 EMBEDDINGS: dict[str, tuple[int, int]] = {
     "action": (400, 32), "state_age": (150, 8), "jumps": (8, 4), "character": (33, 8), "l_cancel": (3, 2),
     "hurtbox": (3, 2), "ground": (32, 4), "last_attack": (64, 8),
 }  # fmt: skip
-"""Categories: number of values, width of the embedding."""
+"""Categorical feature -> number of values, embedding width."""
 STAGE_EMBEDDING = (33, 4)
 BINARY = ("facing", "invulnerable", "on_ground")
 STICKS = ("main_x", "main_y", "c_x", "c_y")
@@ -38,7 +38,7 @@ STICK_GRID, TRIGGER_GRID = 80.0, 140.0
 BUTTON_BITS: dict[str, int] = {
     "A": 0x0100, "B": 0x0200, "X": 0x0400, "Y": 0x0800, "Z": 0x0010, "L": 0x0040, "R": 0x0020, "D_UP": 0x0008,
 }  # fmt: skip
-"""Bits of the physical buttons (SPEC.md, Pre-Frame Update)."""
+"""Bit masks of the physical buttons (SPEC.md, Pre-Frame Update)."""
 
 NUM_CONTROLLER = len(STICKS) + 1 + len(BUTTON_BITS)
 PRESENCE = GAME_COLUMNS[1:]
@@ -49,12 +49,12 @@ NUM_FRAME_FEATURES = (
     + len(PRESENCE)
 )
 NUM_CONTROLLER_FEATURES = NUM_PLAYERS * NUM_CONTROLLER
-PERIODS = (4.0, 16.0, 64.0, 256.0)
-"""Of the waves that tell where a player comes to, game units."""
-FORWARD_STICKS = ("main_x", "c_x")
-FORWARD_VELOCITIES = ("self_air_x", "self_ground_x", "attack_x")
-NUM_RELATIONS = NUM_PLAYERS * (len(FORWARD_STICKS) + len(FORWARD_VELOCITIES) + 2)
-NUM_WAVES = NUM_PLAYERS * 4 * len(PERIODS)
+FOURIER_PERIODS = (4.0, 16.0, 64.0, 256.0)
+"""Wavelengths of the Fourier features of a position, game units."""
+EGOCENTRIC_STICKS = ("main_x", "c_x")
+EGOCENTRIC_VELOCITIES = ("self_air_x", "self_ground_x", "attack_x")
+NUM_EGOCENTRIC_FEATURES = NUM_PLAYERS * (len(EGOCENTRIC_STICKS) + len(EGOCENTRIC_VELOCITIES) + 2)
+NUM_FOURIER_FEATURES = NUM_PLAYERS * 4 * len(FOURIER_PERIODS)
 
 _FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
 _CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}
@@ -104,14 +104,14 @@ def present(game_BC: Tensor, field: str) -> Tensor:
 
 
 @functools.cache
-def constant(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
-    """A small tensor that goes to the device once; also where it is first asked for while judging."""
+def cached_tensor(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
+    """A small constant tensor, copied to the device once. Never an inference tensor, even if created in evaluation."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def to_frames(batch: Batch, device: torch.device | str = "cpu") -> Frames:
-    """Move a batch of raw columns to a device."""
+    """A batch of raw columns -> Frames on a device."""
 
     def move(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -123,24 +123,24 @@ def to_frames(batch: Batch, device: torch.device | str = "cpu") -> Frames:
 
 
 def category(frames: Frames, name: str) -> Tensor:
-    """A category's index, clamp(floor(v), 0, n - 1): int64 (B, T, P)."""
+    """Index of a categorical feature, clamp(floor(v), 0, n - 1): int64 (B, T, P)."""
     size = EMBEDDINGS[name][0]
     if name == "state_age":
         return frames.float_column(name).floor().clamp(0, size - 1).long()
     values = frames.code_column(name)
     if name == "ground":
-        values = values + 1  # none is -1
+        values = values + 1  # -1 means no ground
     return values.clamp(0, size - 1)
 
 
 def continuous(frames: Frames, name: str) -> Tensor:
-    """A continuous field in scaled units: float32 (B, T, P)."""
+    """A continuous feature in scaled units: float32 (B, T, P)."""
     raw = frames.float_column(name) if name in _FLOAT else frames.code_column(name).float()
     return raw * CONTINUOUS_SCALES[name]
 
 
 def binary(frames: Frames, name: str) -> Tensor:
-    """A yes-no field: float32 (B, T, P), 0 or 1."""
+    """A binary feature: float32 (B, T, P), 0 or 1."""
     if name == "facing":
         return (frames.code_column("facing") > 0).float()
     if name == "invulnerable":
@@ -148,8 +148,8 @@ def binary(frames: Frames, name: str) -> Tensor:
     return (frames.code_column("airborne") == 0).float()
 
 
-def ahead(frames: Frames) -> Tensor:
-    """The direction that each player faces: float32 (B, T, P), 1 is right and -1 left."""
+def facing_sign(frames: Frames) -> Tensor:
+    """Facing direction of each player: float32 (B, T, P), 1 right, -1 left."""
     return 2 * binary(frames, "facing") - 1
 
 
@@ -159,7 +159,7 @@ def positions(frames: Frames) -> Tensor:
 
 
 def controllers(frames: Frames) -> Tensor:
-    """Sticks and trigger in [0, 1] and buttons 0 or 1, both players: float32 (B, T, 26)."""
+    """Controller features of both players, sticks and trigger in [0, 1], buttons 0 or 1: float32 (B, T, 26)."""
     sticks = (frames.codes[..., _STICK_COLUMNS].float() / STICK_GRID + 1) / 2
     trigger = frames.code_column("trigger")[..., None] / TRIGGER_GRID
     pressed = frames.code_column("buttons")
@@ -167,55 +167,54 @@ def controllers(frames: Frames) -> Tensor:
     return torch.cat([sticks, trigger, buttons.float()], dim=-1).flatten(2)
 
 
-def relations(frames: Frames, controllers_BTC: Tensor) -> Tensor:
-    """What no weighted sum of features says, and a network learns late, since it would have to multiply them.
+def egocentric_features(frames: Frames, controllers_BTC: Tensor) -> Tensor:
+    """Horizontal features relative to the facing direction: sticks, velocities and the vector to the opponent.
 
-    Sticks of the next frame, velocities and the way to the other player as forward and back instead of right and
-    left: a turn, a jump back and a back air go the same way forward.
+    A move then looks the same in both facing directions. A network would have to learn these products of features.
 
     Args:
         frames: the context frames.
-        controllers_BTC: (B, T, 26), of the frame after each of them.
+        controllers_BTC: (B, T, 26), controllers of the following frames.
     Returns:
-        float32 (B, T, NUM_RELATIONS).
+        float32 (B, T, NUM_EGOCENTRIC_FEATURES).
     """
     sticks = controllers_BTC.unflatten(-1, (NUM_PLAYERS, NUM_CONTROLLER))
-    place = positions(frames)
-    way = (place.flip(2) - place) * POSITION_SCALE
-    sideways = [
-        *(2 * sticks[..., STICKS.index(name)] - 1 for name in FORWARD_STICKS),
-        *(continuous(frames, name) for name in FORWARD_VELOCITIES),
-        way[..., 0],
+    position = positions(frames)
+    to_opponent = (position.flip(2) - position) * POSITION_SCALE
+    horizontal = [
+        *(2 * sticks[..., STICKS.index(name)] - 1 for name in EGOCENTRIC_STICKS),
+        *(continuous(frames, name) for name in EGOCENTRIC_VELOCITIES),
+        to_opponent[..., 0],
     ]
-    forward = torch.stack(sideways, dim=-1) * ahead(frames)[..., None]
-    return torch.cat([forward, way[..., 1:]], dim=-1).flatten(2)
+    relative = torch.stack(horizontal, dim=-1) * facing_sign(frames)[..., None]
+    return torch.cat([relative, to_opponent[..., 1:]], dim=-1).flatten(2)
 
 
-def waves(frames: Frames, displacement_BTPC: Tensor) -> Tensor:
-    """Where players come to if they go on as they do: sines and cosines, from fine to coarse.
+def fourier_features(frames: Frames, displacement_BTPC: Tensor) -> Tensor:
+    """Sines and cosines of the extrapolated positions, at several wavelengths.
 
-    Scaled units tell a place to a tenth of the stage; a landing is a matter of a fraction of a game unit.
+    Scaled coordinates resolve a position to a tenth of the stage; a landing depends on a fraction of a game unit.
 
     Args:
         frames: the context frames.
-        displacement_BTPC: (B, T, P, 2), what the prior says, game units.
+        displacement_BTPC: (B, T, P, 2), displacement prior in game units.
     Returns:
-        float32 (B, T, NUM_WAVES).
+        float32 (B, T, NUM_FOURIER_FEATURES).
     """
-    there = positions(frames) + displacement_BTPC
-    angles = torch.cat([there * (2 * torch.pi / period) for period in PERIODS], dim=-1)
+    extrapolated = positions(frames) + displacement_BTPC
+    angles = torch.cat([extrapolated * (2 * torch.pi / period) for period in FOURIER_PERIODS], dim=-1)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)
 
 
 class FrameEncoder(nn.Module):
-    """Raw frames -> features of a frame."""
+    """Raw frames -> per-frame feature vectors with learned embeddings of the categorical features."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embeddings = nn.ModuleDict({n: nn.Embedding(size, width) for n, (size, width) in EMBEDDINGS.items()})
         self.stage = nn.Embedding(*STAGE_EMBEDDING)
         floats = [_FLOAT[name] for name in CONTINUOUS_SCALES if name in _FLOAT]
-        codes = [_CODE[name] for name in list(CONTINUOUS_SCALES)[len(floats) :]]  # floats come first there
+        codes = [_CODE[name] for name in list(CONTINUOUS_SCALES)[len(floats) :]]  # CONTINUOUS_SCALES lists floats first
         self.register_buffer("float_columns", torch.tensor(floats), persistent=False)
         self.register_buffer("code_columns", torch.tensor(codes), persistent=False)
         self.register_buffer("scales", torch.tensor(list(CONTINUOUS_SCALES.values())), persistent=False)

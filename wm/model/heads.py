@@ -1,4 +1,4 @@
-"""What the model says of frame t, and what is already known without it: the priors it only has to correct.
+"""Prediction heads, and the physics priors that their outputs correct.
 
 Shape legend: B = batch, T = frames, P = players (2), C = channels.
 """
@@ -11,34 +11,34 @@ import torch
 from torch import Tensor, nn
 
 from datasets.schema.columns import NUM_PLAYERS
-from wm.model.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, ahead, category, constant, positions
+from wm.model.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, cached_tensor, category, facing_sign, positions
 
 DELTAS = ("percent", "x", "y", "shield")
-"""Predicted as differences to the frame before."""
+"""Predicted as differences from the previous frame."""
 VELOCITIES = ("self_air_x", "self_y", "self_ground_x", "attack_x", "attack_y")
-"""Predicted as differences to the frame before; absent in old versions."""
+"""Predicted as differences from the previous frame; absent in files of old versions."""
 DYNAMICS = ("hitlag", "stocks", "combo")
-"""Predicted as values."""
+"""Predicted as absolute values."""
 BINARIES = ("facing", "invulnerable", "on_ground")
 CATEGORIES = ("action", "jumps", "l_cancel", "hurtbox", "ground", "last_attack")
 
 NUM_NUMBERS = len(DELTAS) + len(VELOCITIES) + len(DYNAMICS)
 NUM_OUTPUTS = NUM_NUMBERS + len(BINARIES) + sum(EMBEDDINGS[name][0] for name in CATEGORIES)
-"""Outputs of the heads, for one player."""
+"""Outputs of the heads per player."""
 
-SIDEWAYS = ("x", "self_air_x", "self_ground_x", "attack_x")
-"""Numbers whose corrections are said as forward and back: a move goes the same way forward, right or left."""
+FACING_RELATIVE = ("x", "self_air_x", "self_ground_x", "attack_x")
+"""Differences predicted relative to the facing direction, so that a move looks the same to the right and left."""
 INITIAL_STAY_LOGIT = 4.0
-"""Log-odds by which a category starts out as staying what it is; learned from there, for each value."""
+"""Initial bias of the logit of a category's previous value; learned per value."""
 NUM_AGES = 120
-"""Frames that an action has lasted, for each of which its log-odds of staying are learned: most end by themselves."""
-AGE_UNIT = 10.0
-"""Log-odds in the unit of that table: Adam moves an entry by about the learning rate, whatever it is of."""
+"""Ages of an action, in frames, with a learned bias of its logit: most actions end after a fixed time."""
+AGE_BIAS_SCALE = 10.0
+"""Scale of the age bias: Adam changes a parameter by about the learning rate per step, whatever its unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """Of the frames after each context frame. Numbers are in raw units (game units, percent, frames)."""
+    """The frame after each context frame, in raw units (game units, percent, frames)."""
 
     deltas: Tensor
     """(B, T, P, 4), see DELTAS."""
@@ -53,10 +53,10 @@ class Prediction:
 
 
 def velocity_prior(frames: Frames) -> Tensor:
-    """Displacement if a player moves on with its velocities: own (of air or ground) plus knockback.
+    """Displacement at constant velocity: self-induced (air or ground) plus knockback.
 
     Returns:
-        float32 (B, T, P, 2), x and y in game units; 0 in games that lack velocities.
+        float32 (B, T, P, 2), x and y in game units; 0 in games without velocities.
     """
     airborne = frames.code_column("airborne") != 0
     own_x = torch.where(airborne, frames.float_column("self_air_x"), frames.float_column("self_ground_x"))
@@ -66,11 +66,10 @@ def velocity_prior(frames: Frames) -> Tensor:
 
 
 def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
-    """The velocity prior where the game has velocities, elsewhere the last displacement.
+    """The velocity prior if the game has velocities, else the last displacement.
 
     Args:
-        before: (B, 1, P, 2), positions in the frame before the first; None if there is none, and then the
-            first displacement is 0.
+        before: (B, 1, P, 2), positions in the frame before the first; None: the first displacement is 0.
     Returns:
         float32 (B, T, P, 2), game units.
     """
@@ -82,12 +81,12 @@ def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
 
 
 class Heads(nn.Module):
-    """Hidden vector -> Prediction, as a correction to what the frame before already tells."""
+    """Hidden vector -> Prediction, as a correction of the prior from the current frame."""
 
     def __init__(self, width: int, *, use_age_bias: bool) -> None:
         """
         Args:
-            use_age_bias: learn the log-odds of staying in an action for each frame of its age.
+            use_age_bias: learn a bias of the current action's logit for each age of the action.
         """
         super().__init__()
         self.linear = nn.Linear(width, NUM_PLAYERS * NUM_OUTPUTS)
@@ -99,14 +98,14 @@ class Heads(nn.Module):
         self.stay = nn.ParameterDict(
             {name: nn.Parameter(torch.full((EMBEDDINGS[name][0],), INITIAL_STAY_LOGIT)) for name in CATEGORIES}
         )
-        sideways = torch.tensor([name in SIDEWAYS for name in (*DELTAS, *VELOCITIES)])
-        self.register_buffer("sideways", sideways, persistent=False)
+        facing_relative = torch.tensor([name in FACING_RELATIVE for name in (*DELTAS, *VELOCITIES)])
+        self.register_buffer("facing_relative", facing_relative, persistent=False)
         self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES)) if use_age_bias else None
 
     def forward(self, hidden_BTC: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
         """
         Args:
-            hidden_BTC: (B, T, width), of the context frames.
+            hidden_BTC: (B, T, width), hidden vectors of the context frames.
             frames: the context frames.
             prior_BTPC: (B, T, P, 2), displacement prior in game units.
         """
@@ -115,17 +114,17 @@ class Heads(nn.Module):
         differences, dynamics, binaries, *logits = out.split(
             [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1
         )
-        differences = differences * torch.where(self.sideways, ahead(frames)[..., None], 1.0)
+        differences = differences * torch.where(self.facing_relative, facing_sign(frames)[..., None], 1.0)
         deltas, velocities = differences.split([len(DELTAS), len(VELOCITIES)], dim=-1)
         zero = torch.zeros_like(prior_BTPC[..., :1])
         categories = {}
         for name, values in zip(CATEGORIES, logits, strict=True):
-            last = category(frames, name)[..., None]
-            stays = self.stay[name][last]
+            current = category(frames, name)[..., None]
+            stay_logit = self.stay[name][current]
             if name == "action" and self.stay_at_age is not None:
                 age = category(frames, "state_age")[..., None].clamp(max=NUM_AGES - 1)
-                stays = stays + AGE_UNIT * self.stay_at_age[last * NUM_AGES + age]
-            categories[name] = values.scatter_add(-1, last, stays)
+                stay_logit = stay_logit + AGE_BIAS_SCALE * self.stay_at_age[current * NUM_AGES + age]
+            categories[name] = values.scatter_add(-1, current, stay_logit)
         return Prediction(
             deltas=deltas + torch.cat([zero, prior_BTPC, zero], dim=-1),
             velocities=velocities,
@@ -136,19 +135,19 @@ class Heads(nn.Module):
 
 
 def _dynamics_prior(frames: Frames) -> Tensor:
-    """Hitlag runs down by one a frame; stocks and combo stay."""
+    """Hitlag decreases by one per frame; stocks and combo are constant."""
     hitlag = (frames.float_column("hitlag") - 1).clamp(min=0)
     stocks, combo = (frames.code_column(name).float() for name in ("stocks", "combo"))
     return torch.stack([hitlag, stocks, combo], dim=-1)
 
 
-def raw(frames: Frames, name: str) -> Tensor:
-    """A number in raw units: float32 (B, T, P)."""
+def raw_values(frames: Frames, name: str) -> Tensor:
+    """A continuous feature in raw units: float32 (B, T, P)."""
     if name in ("stocks", "combo"):
         return frames.code_column(name).float()
     return frames.float_column(name)
 
 
-def scales(names: tuple[str, ...], device: torch.device) -> Tensor:
-    """The encoding's factors for some fields: float32 (len(names),)."""
-    return constant(tuple(CONTINUOUS_SCALES[name] for name in names), device)
+def feature_scales(names: tuple[str, ...], device: torch.device) -> Tensor:
+    """The encoding's scale factors of some features: float32 (len(names),)."""
+    return cached_tensor(tuple(CONTINUOUS_SCALES[name] for name in names), device)

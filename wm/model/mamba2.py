@@ -22,10 +22,10 @@ from wm.model.autograd_ops import CausalConvolution, RMSNorm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockState:
-    """What a block remembers of the frames before: zero at the start of every window."""
+    """Recurrent state of a block; zero at the start of every window."""
 
     conv: Tensor
-    """(B, d_conv - 1, C): the last inputs of the convolution."""
+    """(B, d_conv - 1, C), the last inputs of the convolution."""
     ssm: Tensor
     """float32 (B, H, D, N)."""
 
@@ -44,7 +44,7 @@ class Mamba2Mixer(nn.Module):
         channels = self.d_inner + 2 * d_state
         self.in_proj = nn.Linear(d_model, self.d_inner + channels + self.num_heads, bias=False)
         self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1)
-        # Inverse softplus of a step that is log-uniform in [1e-3, 0.1], and A uniform in [1, 16]: as mamba-ssm.
+        # As mamba-ssm: dt_bias is the inverse softplus of a log-uniform step in [1e-3, 0.1]; A is uniform in [1, 16].
         step = torch.exp(torch.rand(self.num_heads) * (math.log(0.1) - math.log(1e-3)) + math.log(1e-3))
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
         self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(1, 16).log())
@@ -58,9 +58,9 @@ class Mamba2Mixer(nn.Module):
         """
         Args:
             u_BTC: (B, T, d_model).
-            state: what came before; None is nothing.
+            state: initial state; None is zero.
         Returns:
-            (B, T, d_model), and the state after the last frame where `return_state` asks for it.
+            (B, T, d_model), and the final state if `return_state`.
         """
         z, xbc, dt = self.in_proj(u_BTC).split([self.d_inner, self.d_inner + 2 * self.d_state, self.num_heads], dim=-1)
         xbc, conv_state = self._convolve(xbc, None if state is None else state.conv, return_state)
@@ -76,10 +76,10 @@ class Mamba2Mixer(nn.Module):
         assert conv_state is not None and ssm_state is not None
         return out, BlockState(conv=conv_state, ssm=ssm_state)
 
-    def _convolve(self, xbc: Tensor, before: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor | None]:
-        """The convolution, and its last inputs."""
+    def _convolve(self, xbc: Tensor, state: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor | None]:
+        """The causal convolution, and its final state if `return_state`."""
         width = self.d_conv - 1
-        padded = F.pad(xbc, (0, 0, width, 0)) if before is None else torch.cat([before.to(xbc.dtype), xbc], dim=1)
+        padded = F.pad(xbc, (0, 0, width, 0)) if state is None else torch.cat([state.to(xbc.dtype), xbc], dim=1)
         weight_TC = self.conv1d.weight[:, 0].t().to(xbc.dtype).contiguous()
         assert self.conv1d.bias is not None
         out = CausalConvolution.apply(padded, weight_TC, self.conv1d.bias.to(xbc.dtype))
@@ -87,7 +87,7 @@ class Mamba2Mixer(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """RMSNorm(y * silu(z)), as mamba-ssm's RMSNormGated with norm_before_gate=False."""
+    """RMSNorm(y * silu(z)): mamba-ssm's RMSNormGated with norm_before_gate=False."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class GatedRMSNorm(nn.Module):
 
 
 class Mamba2Backbone(nn.Module):
-    """Pre-norm residual blocks."""
+    """Pre-norm residual Mamba-2 blocks and a final norm."""
 
     def __init__(self, d_model: int, num_layers: int, **mixer) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Mamba2Backbone(nn.Module):
         self.final_norm = nn.RMSNorm(d_model, eps=1e-5)
         for block in self.mixers:
             assert isinstance(block, Mamba2Mixer)
-            # Residual branches start smaller the deeper the network is (GPT-2; mamba-ssm does the same).
+            # Residual branches are initialized smaller in deeper networks (GPT-2; mamba-ssm does the same).
             nn.init.kaiming_uniform_(block.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 block.out_proj.weight /= math.sqrt(num_layers)
@@ -119,15 +119,15 @@ class Mamba2Backbone(nn.Module):
         """
         Args:
             x_BTC: (B, T, d_model).
-            states: one per block; None is zero.
+            states: initial states, one per block; None is zero.
         """
-        after: list[BlockState] = []
+        final_states: list[BlockState] = []
         for layer, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
             y, state = mixer(norm(x_BTC), None if states is None else states[layer], return_state)
             x_BTC = x_BTC + y
             if state is not None:
-                after.append(state)
-        return self.final_norm(x_BTC), tuple(after) if return_state else None
+                final_states.append(state)
+        return self.final_norm(x_BTC), tuple(final_states) if return_state else None
 
 
 def _use_triton(backend: ScanBackend, device: torch.device) -> bool:

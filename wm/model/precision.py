@@ -1,4 +1,4 @@
-"""bf16 where it pays: on hardware that multiplies in it."""
+"""Mixed precision: bf16 autocast on hardware with native bf16 arithmetic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def uses_bf16(device: torch.device, precision: str) -> bool:
-    """Whether products run in bf16: as asked, or under `auto` where the hardware does so.
+    """Whether matrix products run in bf16: as configured, or with `auto` if the hardware supports it natively.
 
     A CPU without AVX-512 BF16 or AMX computes bf16 slower than float32.
     """
@@ -24,7 +24,7 @@ def uses_bf16(device: torch.device, precision: str) -> bool:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """Autocast to bf16 where `uses_bf16` says so."""
+    """bf16 autocast if `uses_bf16`, else a null context."""
     if uses_bf16(device, precision):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

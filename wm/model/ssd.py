@@ -1,7 +1,7 @@
-"""The state space of Mamba-2 in plain torch (Dao and Gu 2024, "Transformers are SSMs", listing 1).
+"""State-space duality (SSD) scan of Mamba-2 in plain torch (Dao and Gu 2024, "Transformers are SSMs", listing 1).
 
-Quadratic within a chunk, a recurrence over chunks: on a CPU one chunk wins up to about 64 frames, since the
-projections around it are nearly all of the work. Runs on any device; twin of mamba-ssm's Triton kernels.
+Quadratic within a chunk, a recurrence over chunks. On a CPU one chunk is fastest up to about 64 frames, because the
+projections around the scan dominate. Runs on any device; the reference for mamba-ssm's Triton kernels.
 
 Shape legend: B = batch, T = frames, Q = frames of a chunk, K = chunks, H = heads, D = head width, N = state size.
 """
@@ -30,9 +30,9 @@ def scan(
     Args:
         dt_BTH: step sizes, positive, float32.
         a_H: A of each head, negative, float32.
-        state_BHDN: h before the first frame; None is zero.
+        state_BHDN: initial state h; None is zero.
     Returns:
-        y (B, T, H, D), and h after the last frame (float32) where `return_state` asks for it.
+        y (B, T, H, D), and the final state h (float32) if `return_state`.
     """
     num_frames = x_BTHD.shape[1]
     if num_frames <= CHUNK_FRAMES:
@@ -62,14 +62,14 @@ def _chunk(
     state_BHDN: Tensor | None,
     return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """One chunk: what its frames say to each other, what the state says to them, and the state after it."""
+    """Output and final state of one chunk: intra-chunk attention plus the contribution of the initial state."""
     decay_BHT = (dt_BTH * a_H).transpose(1, 2).cumsum(-1)
     xdt_BHTD = (x_BTHD * dt_BTH.to(x_BTHD.dtype)[..., None]).transpose(1, 2)
     scores_BTT = c_BTN @ b_BTN.transpose(1, 2)
     y_BHTD = DecayedScores.apply(scores_BTT, decay_BHT).to(xdt_BHTD.dtype) @ xdt_BHTD
     if state_BHDN is None and not return_state:
         return y_BHTD.transpose(1, 2), None
-    with torch.autocast(x_BTHD.device.type, enabled=False):  # a state that is carried far stays float32
+    with torch.autocast(x_BTHD.device.type, enabled=False):  # the recurrent state stays float32
         return _with_state(y_BHTD, xdt_BHTD, decay_BHT, b_BTN, c_BTN, state_BHDN, return_state)
 
 
@@ -82,14 +82,14 @@ def _with_state(
     state_BHDN: Tensor | None,
     return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """What the state before says to a chunk's frames, and the state after them."""
+    """Add the contribution of the initial state, and compute the final state."""
     if state_BHDN is not None:
-        seen_BHTD = torch.einsum("btn,bhdn->bhtd", c_BTN.float(), state_BHDN.float())
-        y_BHTD = y_BHTD + (seen_BHTD * decay_BHT.exp()[..., None]).to(y_BHTD.dtype)
+        inter_chunk_BHTD = torch.einsum("btn,bhdn->bhtd", c_BTN.float(), state_BHDN.float())
+        y_BHTD = y_BHTD + (inter_chunk_BHTD * decay_BHT.exp()[..., None]).to(y_BHTD.dtype)
     state = None
     if return_state:
-        left_BHT = (decay_BHT[..., -1:] - decay_BHT).exp()
-        state = torch.einsum("bhtd,bht,btn->bhdn", xdt_BHTD.float(), left_BHT, b_BTN.float())
+        remaining_decay_BHT = (decay_BHT[..., -1:] - decay_BHT).exp()
+        state = torch.einsum("bhtd,bht,btn->bhdn", xdt_BHTD.float(), remaining_decay_BHT, b_BTN.float())
         if state_BHDN is not None:
             state = state + state_BHDN * decay_BHT[..., -1].exp()[..., None, None]
     return y_BHTD.transpose(1, 2), state

@@ -1,4 +1,4 @@
-"""mamba-ssm's Triton kernels behind the interface of `wm.model.ssd`. Needs the `gpu` extra and mamba-ssm itself."""
+"""mamba-ssm's Triton kernels behind the interface of `wm.model.ssd`. Requires mamba-ssm (`make gpu`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CHUNK_FRAMES = 64
 
 @functools.cache
 def available() -> bool:
-    """Whether the kernels can be imported here."""
+    """Whether the modules that the kernels need are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("mamba_ssm", "triton", "einops"))
 
 
 @functools.cache
 def _chunk_scan():
-    """The kernels' entry point. mamba_ssm's own __init__ wants a compiled CUDA extension that Mamba-2 does not
-    need, so an empty package with the real one's path stands in for it."""
+    """`mamba_chunk_scan_combined`. mamba_ssm's __init__ imports a compiled CUDA extension that Mamba-2 does not need,
+    so an empty package with the same path replaces it."""
     if not available():
         raise UserError(
             "model.scan_backend is triton, but mamba-ssm is not installed; run `make gpu`, or set scan_backend: torch"
@@ -32,7 +32,7 @@ def _chunk_scan():
         spec = importlib.util.find_spec("mamba_ssm")
         assert spec is not None
         package = types.ModuleType("mamba_ssm")
-        package.__spec__ = spec  # without it find_spec("mamba_ssm") raises from now on
+        package.__spec__ = spec  # otherwise find_spec("mamba_ssm") raises from now on
         package.__path__ = list(spec.submodule_search_locations or ())
         sys.modules["mamba_ssm"] = package
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
@@ -49,7 +49,7 @@ def scan(
     state_BHDN: Tensor | None = None,
     return_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """As `wm.model.ssd.scan`.
+    """Same interface and result as `wm.model.ssd.scan`.
 
     Raises:
         UserError: mamba-ssm is not installed.

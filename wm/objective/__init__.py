@@ -1,1 +1,1 @@
-"""Losses."""
+"""Losses and their weights. `weights` imports no torch."""

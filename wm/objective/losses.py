@@ -1,7 +1,7 @@
-"""The loss that is reported (`val_loss`, the yardstick's) and the one that is optimised.
+"""The validation loss (`val_loss`, comparable with the older system) and the training loss.
 
-Every part is a mean over valid entries: a field that a game's version lacks counts neither above nor below.
-Sums and counts are kept apart, so that ranks, batches and games can be pooled exactly.
+Every part is a mean over valid entries; a field that a game's version lacks is masked. Sums and counts stay separate,
+so that means over ranks, batches and games are exact.
 Shape legend: B = batch, T = frames, P = players (2), C = channels.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from datasets.loading.frames import GAME_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS
-from wm.model.encoding import Frames, binary, category, constant, present
+from wm.model.encoding import Frames, binary, cached_tensor, category, present
 from wm.model.heads import (
     BINARIES,
     CATEGORIES,
@@ -23,23 +23,23 @@ from wm.model.heads import (
     DYNAMICS,
     VELOCITIES,
     Prediction,
-    raw,
-    scales,
+    feature_scales,
+    raw_values,
 )
 from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, TRAINING_LOSS_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartSum:
-    """One part of a loss before it becomes a mean: entries lie along (B, T); both are float32 (B, T)."""
+    """One part of a loss: sum of the errors and number of valid entries, both float32 (B, T)."""
 
     total: Tensor
     count: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Truth:
-    """What the prediction is compared with, in raw units."""
+class GroundTruth:
+    """Ground truth of a Prediction, in the same units and shapes."""
 
     deltas: Tensor
     velocities: Tensor
@@ -48,55 +48,56 @@ class Truth:
     categories: dict[str, Tensor]
 
 
-def truth_of(context: Frames, targets: Frames) -> Truth:
-    """The truth of each target frame, given the frame before it."""
+def ground_truth(context: Frames, targets: Frames) -> GroundTruth:
+    """Ground truth of each target frame, given its previous frame `context`."""
 
     def difference(names: tuple[str, ...]) -> Tensor:
-        return torch.stack([raw(targets, name) - raw(context, name) for name in names], dim=-1)
+        return torch.stack([raw_values(targets, name) - raw_values(context, name) for name in names], dim=-1)
 
-    return Truth(
+    return GroundTruth(
         deltas=difference(DELTAS),
         velocities=difference(VELOCITIES),
-        dynamics=torch.stack([raw(targets, name) for name in DYNAMICS], dim=-1),
+        dynamics=torch.stack([raw_values(targets, name) for name in DYNAMICS], dim=-1),
         binaries=torch.stack([binary(targets, name) for name in BINARIES], dim=-1),
         categories={name: category(targets, name) for name in CATEGORIES},
     )
 
 
-ABSENT: dict[str, str] = dict.fromkeys(VELOCITIES, "velocity") | {
+OPTIONAL_FIELDS: dict[str, str] = dict.fromkeys(VELOCITIES, "velocity") | {
     "hitlag": "hitlag", "invulnerable": "hurtbox", "hurtbox": "hurtbox",
 }  # fmt: skip
-"""Fields that a version may lack, and the fact that says so; all others are always there."""
+"""Field that a version may lack -> the metadata flag that tells; all other fields are always present."""
 TRAINING_LOSS_FIELDS: dict[str, tuple[str, ...]] = {
     "position": ("x", "y"), "continuous": ("percent", "shield"), "velocity": VELOCITIES, "dynamics": DYNAMICS,
     "binary": BINARIES, **{name: (name,) for name in CATEGORIES},
 }  # fmt: skip
-"""Fields of each part of the training loss."""
+"""Part of the training loss -> its fields."""
 _PART_WEIGHTS = tuple(TRAINING_LOSS_WEIGHTS[part] for part in TRAINING_LOSS_FIELDS)
-_NEEDED_FACTS = [
-    [f"has_{ABSENT[name]}" if name in ABSENT else "stage" for name in names] for names in TRAINING_LOSS_FIELDS.values()
+_REQUIRED_FLAGS = [
+    [f"has_{OPTIONAL_FIELDS[name]}" if name in OPTIONAL_FIELDS else "stage" for name in names]
+    for names in TRAINING_LOSS_FIELDS.values()
 ]
-_FIELDS_BY_FACT = tuple(tuple(float(needed.count(fact)) for fact in GAME_COLUMNS) for needed in _NEEDED_FACTS)
-"""(parts, facts): how many fields of a part hang on each fact of GAME_COLUMNS; in the stage's place, on none."""
+_FIELDS_BY_FLAG = tuple(tuple(float(flags.count(flag)) for flag in GAME_COLUMNS) for flags in _REQUIRED_FLAGS)
+"""(parts, GAME_COLUMNS): fields of a part that depend on each flag; the stage column counts the independent ones."""
 
 
 def _valid(game_BC: Tensor, names: tuple[str, ...]) -> Tensor:
-    """1 where a game has a field, else 0: float32 (B, len(names))."""
+    """Mask of the fields that a game has: float32 (B, len(names)), 1 or 0."""
     ones = torch.ones(len(game_BC), device=game_BC.device)
-    columns = [present(game_BC, ABSENT[name]) if name in ABSENT else ones for name in names]
+    columns = [present(game_BC, OPTIONAL_FIELDS[name]) if name in OPTIONAL_FIELDS else ones for name in names]
     return torch.stack(columns, dim=-1)
 
 
 def _part(errors_BTPC: Tensor, targets: Frames, names: tuple[str, ...]) -> PartSum:
-    if not any(name in ABSENT for name in names):
+    if not any(name in OPTIONAL_FIELDS for name in names):
         total = errors_BTPC.sum((-2, -1))
         return PartSum(total=total, count=torch.full_like(total, NUM_PLAYERS * len(names)))
     valid = _valid(targets.game, names)[:, None, None].expand_as(errors_BTPC)
     return PartSum(total=(errors_BTPC * valid).sum((-2, -1)), count=valid.sum((-2, -1)))
 
 
-def _classified(prediction: Prediction, truth: Truth, targets: Frames) -> dict[str, PartSum]:
-    """Cross-entropies and binaries: the same in both losses."""
+def _classification_parts(prediction: Prediction, truth: GroundTruth, targets: Frames) -> dict[str, PartSum]:
+    """Cross-entropies of categories and binaries, which both losses share."""
     parts = {}
     bce = F.binary_cross_entropy_with_logits(prediction.binaries, truth.binaries, reduction="none")
     parts["binary"] = _part(bce, targets, BINARIES)
@@ -108,58 +109,58 @@ def _classified(prediction: Prediction, truth: Truth, targets: Frames) -> dict[s
 
 
 def val_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
-    """The parts of `val_loss`: squared errors in scaled units, cross-entropies, as VAL_LOSS_WEIGHTS names them."""
-    truth = truth_of(context, targets)
+    """The parts of `val_loss` (VAL_LOSS_WEIGHTS): squared errors in scaled units, and cross-entropies."""
+    truth = ground_truth(context, targets)
     device = prediction.deltas.device
 
     def squared(predicted: Tensor, actual: Tensor, names: tuple[str, ...]) -> PartSum:
-        return _part(((predicted - actual) * scales(names, device)).square(), targets, names)
+        return _part(((predicted - actual) * feature_scales(names, device)).square(), targets, names)
 
     return {
         "continuous": squared(prediction.deltas, truth.deltas, DELTAS),
         "velocity": squared(prediction.velocities, truth.velocities, VELOCITIES),
         "dynamics": squared(prediction.dynamics, truth.dynamics, DYNAMICS),
-    } | _classified(prediction, truth, targets)
+    } | _classification_parts(prediction, truth, targets)
 
 
 def training_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
-    """The parts that training follows: smooth-L1 in raw units where `val_loss` has squares in scaled ones."""
-    truth = truth_of(context, targets)
+    """The parts of the training loss (TRAINING_LOSS_FIELDS): smooth-L1 in raw units, and cross-entropies."""
+    truth = ground_truth(context, targets)
     device = prediction.deltas.device
 
     def smooth(predicted: Tensor, actual: Tensor, part: str) -> PartSum:
         names = TRAINING_LOSS_FIELDS[part]
-        weights = constant(tuple(RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names), device)
+        weights = cached_tensor(tuple(RAW_UNIT_WEIGHTS.get(name, 1.0) for name in names), device)
         errors = F.smooth_l1_loss(predicted, actual, reduction="none", beta=SMOOTH_L1_BETA) * weights
         return _part(errors, targets, names)
 
-    def two(deltas: Tensor, first: int, second: int) -> Tensor:
+    def pair(deltas: Tensor, first: int, second: int) -> Tensor:
         return torch.stack([deltas[..., first], deltas[..., second]], dim=-1)
 
     return {
         "position": smooth(prediction.deltas[..., 1:3], truth.deltas[..., 1:3], "position"),
-        "continuous": smooth(two(prediction.deltas, 0, 3), two(truth.deltas, 0, 3), "continuous"),
+        "continuous": smooth(pair(prediction.deltas, 0, 3), pair(truth.deltas, 0, 3), "continuous"),
         "velocity": smooth(prediction.velocities, truth.velocities, "velocity"),
         "dynamics": smooth(prediction.dynamics, truth.dynamics, "dynamics"),
-    } | _classified(prediction, truth, targets)
+    } | _classification_parts(prediction, truth, targets)
 
 
 def training_loss_factors(game_BC: Tensor, num_predictions: int) -> Tensor:
-    """What a part's total is multiplied by, so that the parts of a whole batch add up to its loss.
+    """Factor of each part's total: its weight over its number of valid entries in the global batch.
 
-    A part is a mean over the valid entries of all ranks' examples. Their number follows from the games' facts,
-    which every rank knows of the whole batch, so nothing has to be exchanged.
+    The number of valid entries follows from the metadata of all examples, which every rank has, so the ranks need no
+    communication.
 
     Args:
-        game_BC: int16 (B, C), facts of every example of the batch, over all ranks.
-        num_predictions: frames that each example predicts.
+        game_BC: int16 (global B, C), metadata of every example of the batch, over all ranks.
+        num_predictions: predictions per example.
     Returns:
-        float32 (parts,), as TRAINING_LOSS_FIELDS has them: a part's weight over its number of valid entries.
+        float32 (parts,), in the order of TRAINING_LOSS_FIELDS.
     """
-    facts = game_BC.clone()
-    facts[:, 0] = 1  # in the stage's place what every game has
-    having = facts.sum(dim=0).float()
-    per_fact = constant(_FIELDS_BY_FACT, game_BC.device)
-    # A sum of products, no matrix product: that might run in TF32, which cannot count.
-    counts = (having * per_fact).sum(dim=-1) * (num_predictions * NUM_PLAYERS)
-    return constant(_PART_WEIGHTS, game_BC.device) / counts.clamp(min=1)
+    flags = game_BC.clone()
+    flags[:, 0] = 1  # the stage column counts all games
+    num_games = flags.sum(dim=0).float()
+    fields_by_flag = cached_tensor(_FIELDS_BY_FLAG, game_BC.device)
+    # Not a matrix product: TF32 would round the counts.
+    counts = (num_games * fields_by_flag).sum(dim=-1) * (num_predictions * NUM_PLAYERS)
+    return cached_tensor(_PART_WEIGHTS, game_BC.device) / counts.clamp(min=1)

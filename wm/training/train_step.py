@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wm.config.run_config import RunConfig
 from wm.data.augment import augment
-from wm.data.batches import Share
+from wm.data.batches import LocalBatch
 from wm.model.encoding import Frames, category
 from wm.model.heads import Prediction
 from wm.model.precision import autocast
@@ -53,7 +53,7 @@ class TrainStep:
         self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
         self._num_steps = 0
 
-    def __call__(self, share: Share, learning_rate: float, number: int) -> None:
+    def __call__(self, share: LocalBatch, learning_rate: float, number: int) -> None:
         """
         Args:
             number: of the update in the run; seeds its augmentation.
