@@ -40,8 +40,8 @@ from wm.config.model_config import ModelConfig
 from wm.config.run_config import DataConfig, ObjectiveConfig, RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
-from wm.data.batches import Feed, Share
-from wm.data.synthetic_batch import made_up_share
+from wm.data.batches import BatchLoader, LocalBatch
+from wm.data.synthetic_batch import synthetic_batch
 from wm.model import ssd, ssd_triton
 from wm.model.encoding import Frames, controllers
 from wm.model.heads import Prediction
@@ -198,7 +198,7 @@ def tensors_of(prediction: Prediction) -> list[Tensor]:
     return [*numbers, *prediction.categories.values()]
 
 
-def passed(config: RunConfig, device: torch.device, share: Share) -> tuple[list[Tensor], list[Tensor]]:
+def passed(config: RunConfig, device: torch.device, share: LocalBatch) -> tuple[list[Tensor], list[Tensor]]:
     """What a network says of a share, and its gradients: an update at rate 0."""
     model = nudged_model(config, device)
     with torch.no_grad(), autocast(device, config.precision):
@@ -211,8 +211,8 @@ def check_networks(scene: Scene) -> Iterator[Check]:
     """Each backend and precision on the device against plain torch in float32 on the CPU."""
     config = base_config(scene.tiny)
     cpu = torch.device("cpu")
-    expected = passed(with_backend(config, "torch", "fp32"), cpu, made_up_share(config, 4, cpu))
-    share = made_up_share(config, 4, scene.device)
+    expected = passed(with_backend(config, "torch", "fp32"), cpu, synthetic_batch(config, 4, cpu))
+    share = synthetic_batch(config, 4, scene.device)
     for backend, precision in itertools.product(scene.backends, DTYPES):
         said, gradients = passed(with_backend(config, backend, precision), scene.device, share)
         errors = [apart(found, right) for found, right in zip(said, expected[0], strict=True)]
@@ -227,7 +227,7 @@ def check_steps(scene: Scene) -> Iterator[Check]:
         config = with_backend(base_config(scene.tiny), backend, "fp32")
         model = nudged_model(config, scene.device)
         assert isinstance(model, Mamba2WorldModel)
-        frames = made_up_share(config, 2, scene.device).frames
+        frames = synthetic_batch(config, 2, scene.device).frames
         with torch.no_grad():
             whole = tensors_of(model(frames))
             state, parts = None, []
@@ -245,7 +245,7 @@ def updated(config: RunConfig, device: torch.device) -> tuple[list[Tensor], floa
     model = nudged_model(config, device)
     before = copy.deepcopy(list(model.parameters()))
     step = TrainStep(model, Optimizer(model, config), config, device)
-    share = made_up_share(config, 4, device)
+    share = synthetic_batch(config, 4, device)
     for number in range(NUM_UPDATES):
         step(share, config.optimizer.learning_rate, number)
     return [now - old for now, old in zip(model.parameters(), before, strict=True)], step.synchronize({}).loss
@@ -266,14 +266,14 @@ def check_updates(scene: Scene) -> Iterator[Check]:
         )
 
 
-def feed_of(scene: Scene, config: RunConfig, resident: str) -> Feed:
+def feed_of(scene: Scene, config: RunConfig, resident: str) -> BatchLoader:
     """Batches of 8, from pools that are small, so that a few are passed."""
     order = SequenceOrder(
         scene.index, sequence_frames=config.objective.example_frames, stride=config.objective.predictions,
         batch_size=8, seed=0, pool_frames=POOL_FRAMES,
     )  # fmt: skip
     data = DataConfig(device_cache=resident)  # pyrefly: ignore[bad-argument-type]
-    return Feed(order, scene.index, scene.device, data=data)
+    return BatchLoader(order, scene.index, scene.device, data=data)
 
 
 def check_feeds(scene: Scene) -> Iterator[Check]:

@@ -33,7 +33,7 @@ from measures.host_traffic import measure_traffic
 from wm.config.run_config import RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
-from wm.data.synthetic_batch import made_up_share
+from wm.data.synthetic_batch import synthetic_batch
 from wm.model import ssd_triton
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model
@@ -200,7 +200,7 @@ def step_of(config: RunConfig, device: torch.device, batch: int) -> tuple[Callab
         torch.compiler.reset()  # what was compiled for other cases counts against a limit
         model.compile(dynamic=False)
     step = TrainStep(model, Optimizer(model, config), config, device)
-    share = made_up_share(config, batch, device)
+    share = synthetic_batch(config, batch, device)
     return lambda: step(share, config.optimizer.learning_rate, 0), compiles
 
 

@@ -205,7 +205,7 @@ def test_every_button_bit_is_used_alone():
     assert not controllers(one_frame(floats={}, codes={"buttons": start_and_more}))[0, 0, 5:13].any()
 
 
-def slow_relations(row: Row, player: int, after: Row) -> list[float]:
+def slow_egocentric_features(row: Row, player: int, after: Row) -> list[float]:
     """Of one player; `after` is the frame whose controllers are known."""
     ahead = 1 if value(row, player, "facing") > 0 else -1
     other = 1 - player
@@ -215,12 +215,15 @@ def slow_relations(row: Row, player: int, after: Row) -> list[float]:
     return [ahead * number for number in (*sticks, *speeds, way_x)] + [way_y]
 
 
-def test_relations_are_seen_from_where_each_player_faces(chosen):
+def test_horizontal_features_are_relative_to_the_facing_direction(chosen):
     frames, rows, _ = chosen
     last = frames.num_frames - 1
     found = egocentric_features(frames.slice(0, last), controllers(frames.slice(1, last + 1)))
     assert found.shape[-1] == NUM_EGOCENTRIC_FEATURES
-    slow = [[slow_relations(a, 0, b) + slow_relations(a, 1, b) for a, b in itertools.pairwise(game)] for game in rows]
+    slow = [
+        [slow_egocentric_features(a, 0, b) + slow_egocentric_features(a, 1, b) for a, b in itertools.pairwise(game)]
+        for game in rows
+    ]
     torch.testing.assert_close(found, torch.tensor(slow), rtol=1e-6, atol=1e-6)
 
 

@@ -51,7 +51,7 @@ def test_the_folder_identifies_the_data_by_content(config, tmp_path):
     facts = json.loads((config.out / "data.json").read_text())
     assert facts["train"]["num_games"] == len(data.train)
     assert facts["train"]["num_frames"] == int(data.train.num_frames.sum())
-    assert facts["judged"]["num_games"] == len(data.judged)
+    assert facts["judged"]["num_games"] == len(data.evaluation)
     assert facts["train"]["manifest"] == facts["judged"]["manifest"]
     assert facts["train"]["game_ids"] != facts["judged"]["game_ids"]
 

@@ -22,7 +22,7 @@ import wm.training.trainer
 from wm.checkpoints.writer import CheckpointWriter, Snapshot
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain
-from wm.data.batches import Feed, Share
+from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import open_data
 from wm.runs.run import Run
 from wm.training.divergence import DivergedError
@@ -32,7 +32,7 @@ RESUMED_FROM = 2
 """Index of the checkpoint that a job resumes from; there is one after each update."""
 
 
-def names_of(share: Share) -> list[tuple[str, bool]]:
+def names_of(share: LocalBatch) -> list[tuple[str, bool]]:
     """Each example of a share by its content, and whether its game has velocities."""
     frames = share.frames
     return [
@@ -49,13 +49,13 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     config = from_plain(job["config"], RunConfig, "test")
     config.out.mkdir(exist_ok=True)
     models, taken, rows, error = [], [], [], ""
-    build, following, save = wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save
+    build, following, save = wm.training.trainer.build_model, BatchLoader.__next__, CheckpointWriter.save
 
     def build_and_keep(*arguments: Any) -> Any:
         models.append(build(*arguments))
         return models[-1]
 
-    def take_and_record(self: Feed) -> Share:
+    def take_and_record(self: BatchLoader) -> LocalBatch:
         share = following(self)
         taken.append(names_of(share))
         if job["poisoned"] == rank:
@@ -65,7 +65,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     def save_and_wait(self: CheckpointWriter, snapshot: Snapshot, *, wait: bool = False) -> bool:
         return save(self, snapshot, wait=True)  # otherwise a save during another one is skipped
 
-    wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save = (
+    wm.training.trainer.build_model, BatchLoader.__next__, CheckpointWriter.save = (
         build_and_keep,
         take_and_record,
         save_and_wait,
@@ -76,7 +76,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     except DivergedError as stopped:
         error = str(stopped)
     finally:
-        wm.training.trainer.build_model, Feed.__next__, CheckpointWriter.save = build, following, save
+        wm.training.trainer.build_model, BatchLoader.__next__, CheckpointWriter.save = build, following, save
     folder = config.out.parent
     torch.save(models[-1].state_dict(), folder / f"{job['name']}-{rank}.pt")
     (folder / f"{job['name']}-{rank}.json").write_text(json.dumps({"taken": taken, "rows": rows, "error": error}))

@@ -22,7 +22,7 @@ from datasets.runtime.hardware import available_memory_bytes
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.data.synthetic_batch import made_up_share
+from wm.data.synthetic_batch import synthetic_batch
 from wm.model.encoding import Frames, category, controllers
 from wm.model.world_model import build_model
 from wm.training import memory_check
@@ -97,7 +97,7 @@ def test_training_after_a_memory_check_is_bit_for_bit_training_without_one(confi
     for is_checked in (False, True):
         model, optimizer, step = made(config, device)
         for number in range(updates_before):
-            step(made_up_share(config, 4, device), 1e-3, number)
+            step(synthetic_batch(config, 4, device), 1e-3, number)
         before = tensors_of(model, optimizer), copy.deepcopy(optimizer.state_dict()), torch.get_rng_state()
         if is_checked:
             check_memory(step, 8)
@@ -109,7 +109,7 @@ def test_training_after_a_memory_check_is_bit_for_bit_training_without_one(confi
             assert all(parameter.grad is None for parameter in model.parameters())
             assert step.synchronize({}).num_steps == 0
         for number in range(updates_before, updates_before + 3):
-            step(made_up_share(config, 5, device), 1e-3, number)
+            step(synthetic_batch(config, 5, device), 1e-3, number)
         outcomes.append((tensors_of(model, optimizer), torch.rand(3), step.synchronize({}).loss))
     assert_equal(outcomes[0][0], outcomes[1][0])
     assert torch.equal(outcomes[0][1], outcomes[1][1])
@@ -134,8 +134,8 @@ def test_the_memory_check_updates_with_a_full_batch_in_micro_batches(config, mon
 
 
 def test_synthetic_frames_have_the_shapes_types_and_ranges_of_real_ones(config):
-    share = made_up_share(config, 6, CPU, workers=3)
-    again = made_up_share(config, 6, CPU, workers=3)
+    share = synthetic_batch(config, 6, CPU, workers=3)
+    again = synthetic_batch(config, 6, CPU, workers=3)
     assert share.frames.floats.shape[:3] == (6, 17, 2) and share.frames.floats.dtype == torch.float32
     assert share.frames.codes.shape[:3] == (6, 17, 2) and share.frames.codes.dtype == torch.int16
     assert share.game.shape == (18, share.frames.game.shape[1]) and share.game.dtype == torch.int16
@@ -321,7 +321,7 @@ torch.set_num_threads(1)
 from datasets.runtime.errors import UserError
 from wm.training import memory_check
 from wm.config.run_config import RunConfig
-from wm.data.synthetic_batch import made_up_share
+from wm.data.synthetic_batch import synthetic_batch
 from wm.model.world_model import build_model
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
@@ -338,7 +338,7 @@ for is_checked in (False, True):
     if is_checked:
         memory_check.check_memory(step, 8)
     for number in range(3):
-        step(made_up_share(config, 4, cpu, workers=2), 1e-3, number)
+        step(synthetic_batch(config, 4, cpu, workers=2), 1e-3, number)
     ends.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
 assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 if rank == 1:

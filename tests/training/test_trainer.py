@@ -34,8 +34,8 @@ from wm.checkpoints.writer import CheckpointWriter
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import CheckpointConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.data.batches import Feed, Share
-from wm.data.training_data import check_same_games, digest_of_games, open_data
+from wm.data.batches import BatchLoader, LocalBatch
+from wm.data.training_data import check_same_games, games_digest, open_data
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
 from wm.runs.stop_request import STOP_FILE
@@ -72,16 +72,16 @@ def built(monkeypatch) -> list[torch.nn.Module]:
 
 
 @pytest.fixture
-def taken(monkeypatch) -> list[Share]:
+def taken(monkeypatch) -> list[LocalBatch]:
     """The local batches that training takes."""
-    shares: list[Share] = []
-    following = Feed.__next__
+    shares: list[LocalBatch] = []
+    following = BatchLoader.__next__
 
     def take_and_keep(self):
         shares.append(following(self))
         return shares[-1]
 
-    monkeypatch.setattr(Feed, "__next__", take_and_keep)
+    monkeypatch.setattr(BatchLoader, "__next__", take_and_keep)
     return shares
 
 
@@ -380,8 +380,8 @@ def test_examples_longer_than_any_game_are_rejected_before_training(config):
 
 def test_a_run_is_not_resumed_on_a_changed_corpus(config):
     data = open_data(config)
-    fewer = replace(data, judged=data.train)
-    meta = {"games": digest_of_games(data)}
+    fewer = replace(data, evaluation=data.train)
+    meta = {"games": games_digest(data)}
     check_same_games(meta, data)
     with pytest.raises(UserError, match="have changed since its last checkpoint"):
         check_same_games(meta, fewer)

@@ -15,7 +15,7 @@ from datasets.schema.splits import Split
 from wm.checkpoints.locations import RUN_SUBFOLDER
 from wm.checkpoints.reader import load_model, open_checkpoint
 from wm.checkpoints.store import Checkpoint
-from wm.evaluation.evaluator import Context
+from wm.evaluation.metrics import Context
 from wm.evaluation.summary import default_contexts, evaluate, table
 
 EVAL_FILE = "eval.json"

@@ -159,7 +159,7 @@ class Run:
         header = "# Written by the newest command; `wm train` with this file resumes the run.\n"
         text = header + yaml.safe_dump(to_plain(self.config), sort_keys=False, allow_unicode=True)
         _replace(self.folder / CONFIG_FILE, text)
-        facts = {"train": _corpus_facts(data.train), "judged": _corpus_facts(data.judged)}
+        facts = {"train": _corpus_facts(data.train), "judged": _corpus_facts(data.evaluation)}
         write_json_atomically(self.folder / DATA_FILE, facts)
         self._add_to_environment("commands", {"command": command_line(command)}, {})
 

@@ -9,7 +9,7 @@ import torch
 from datasets.loading.frames import GameIndex
 from datasets.loading.sequences import Cursor, SequenceOrder
 from wm.config.run_config import RunConfig
-from wm.data.batches import Feed, bytes_on_device
+from wm.data.batches import BatchLoader, device_bytes
 from wm.training import distributed
 
 
@@ -32,13 +32,13 @@ def sequence_order(config: RunConfig, train: GameIndex, batch_size: int) -> Sequ
 
 def open_feed(
     config: RunConfig, train: GameIndex, order: SequenceOrder, device: torch.device, meta: dict[str, Any]
-) -> Feed:
+) -> BatchLoader:
     """This rank's batches, from a checkpoint's position on.
 
     Args:
         meta: of the checkpoint; empty for a new run.
     """
-    return Feed(
+    return BatchLoader(
         order,
         train,
         device,
@@ -52,7 +52,7 @@ def open_feed(
 
 def feed_bytes(config: RunConfig, train: GameIndex, order: SequenceOrder, device: torch.device) -> int:
     """Memory on this rank's device that the frames will take."""
-    return bytes_on_device(
+    return device_bytes(
         order,
         train,
         device,

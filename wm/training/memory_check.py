@@ -20,7 +20,7 @@ from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes
 from wm.data.pools import BYTES_PER_FRAME
-from wm.data.synthetic_batch import made_up_share
+from wm.data.synthetic_batch import synthetic_batch
 from wm.model.precision import uses_bf16
 from wm.model.world_model import num_parameters
 from wm.training import distributed
@@ -156,7 +156,7 @@ def _peak(step: TrainStep, num_examples: int) -> int | None:
 
 def _fits(step: TrainStep, num_examples: int) -> bool:
     """Whether an update of synthetic frames succeeds; if not, its memory is freed."""
-    share = made_up_share(step.config, num_examples, step.device, workers=distributed.world_size())
+    share = synthetic_batch(step.config, num_examples, step.device, workers=distributed.world_size())
     try:
         with contextlib.suppress(NonFiniteGradientError):
             step(share, step.config.optimizer.learning_rate, 0)

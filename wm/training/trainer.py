@@ -15,8 +15,8 @@ import torch
 
 from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.staging import Snapshot
-from wm.data.batches import Share
-from wm.data.training_data import TrainingData, check_same_games, digest_of_games
+from wm.data.batches import LocalBatch
+from wm.data.training_data import TrainingData, check_same_games, games_digest
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model, num_parameters
 from wm.runs.run import Run
@@ -96,7 +96,7 @@ class Trainer:
         """
         config = run.config
         self.run, self.config, self.data, self._on_validation = run, config, data, on_validation
-        self._games = digest_of_games(data)
+        self._games = games_digest(data)
         self.device = select_device(config)
         if self.device.type == "cpu":
             raise_malloc_thresholds()
@@ -154,7 +154,7 @@ class Trainer:
             interrupted=self.is_interrupted,
         )
 
-    def update(self, share: Share) -> None:
+    def update(self, share: LocalBatch) -> None:
         """One optimizer step over every rank's share of a batch."""
         step = functools.partial(self._step, share, self._learning_rate(), self.num_updates)
         try:
@@ -288,7 +288,7 @@ class Trainer:
         self._recorder.log(
             "start", targets_seen=self.targets_seen, num_parameters=num_parameters(self.model),
             workers=distributed.world_size(), device=self.device.type, train_games=len(self.data.train),
-            train_frames=int(self.data.train.num_frames.sum()), judged_games=len(self.data.judged),
+            train_frames=int(self.data.train.num_frames.sum()), judged_games=len(self.data.evaluation),
             batch_size=self.batch_size, compiles=self._compiles,
         )  # fmt: skip
 
@@ -300,12 +300,12 @@ class Trainer:
         self._recorder.log(
             "train", targets_seen=self.targets_seen, seconds=self._throughput.seconds, loss=stats.loss,
             action_acc=stats.action_acc, change_acc=stats.change_acc, **speed, learning_rate=self._learning_rate(),
-            data="resident" if self._feed.is_resident else "pools", **memory,
+            data="resident" if self._feed.is_cached else "pools", **memory,
         )  # fmt: skip
         self._recorder.write_profile(
             device=self.device.type, workers=distributed.world_size(), batch_size=self.batch_size,
             precision="bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
-            resident=self._feed.is_resident, targets_per_s=self._throughput.steady_targets_per_s,
+            resident=self._feed.is_cached, targets_per_s=self._throughput.steady_targets_per_s,
             wait_share=speed["wait_share"], checkpoint_held_s=self._recorder.blocked_s,
             core=self.config.model.scan_backend, compiled=is_compiled(self.model), **memory,
         )  # fmt: skip

@@ -10,8 +10,8 @@ from datasets.loading.targets import Targets, evaluation_targets
 from wm.checkpoints.retention import SIGN
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData
-from wm.evaluation.evaluator import judge_windows
-from wm.evaluation.metrics import concatenate, metrics_of
+from wm.evaluation.evaluator import evaluate_windows
+from wm.evaluation.metrics import compute_metrics, concatenate
 from wm.model.world_model import WorldModel
 from wm.training import distributed
 
@@ -34,14 +34,14 @@ class Validation:
     def rows(self, model: WorldModel, num_targets: int, targets_seen: int, seconds: float) -> list[Row]:
         """A row of metrics for each context, the same on every rank."""
         if num_targets not in self._targets:
-            self._targets[num_targets] = evaluation_targets(self._data.judged, num_targets)
+            self._targets[num_targets] = evaluation_targets(self._data.evaluation, num_targets)
         targets = self._targets[num_targets]
         share = slice(distributed.rank(), None, distributed.world_size())
         mine = Targets(games=targets.games[share], frames=targets.frames[share])
         rows = []
         for context in self._config.contexts:
-            judged = judge_windows(model, self._data.judged, mine, context, self._device, self._config.precision)
-            metrics = metrics_of(concatenate(distributed.all_gather_object(judged)))
+            judged = evaluate_windows(model, self._data.evaluation, mine, context, self._device, self._config.precision)
+            metrics = compute_metrics(concatenate(distributed.all_gather_object(judged)))
             rows.append(
                 {
                     "kind": "eval", "targets_seen": targets_seen, "seconds": seconds, "context": context,
