@@ -1,10 +1,10 @@
-"""How fast games of the older pipelines are read, against the floor: zlib and Parquet alone, in one run.
+"""Measures how fast games of the older pipelines are read, relative to reading their Parquet files alone.
 
     python benchmarks/parsed.py --sources parsed-v2.tar parsed-v3.tar slippi-db-toy.zip [--repeats 5]
 
-Guards `datasets/legacy/parsed_game.py` and `datasets/legacy/rollback_frames.py`. Times are this process' CPU, the
-least of some repeats, by form. "Parquet alone" decompresses and reads all columns; "wanted columns" is what
-`ParsedFile` does, and the third is the whole of `parse_parsed_game`. The last line is one JSON object.
+Guards `datasets/legacy/`. CPU time of this process, minimum over the repeats, by form. `parquet_alone` decompresses and
+reads all columns, `selected_fields` is `ParsedFile`, and `parse_parsed_game` is the complete reader. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Files = list[tuple[bytes, str, dict | None]]
 
 
 def seconds(read: Callable[[bytes, str, dict | None], object], files: Files, repeats: int) -> float:
-    """CPU seconds for reading all files, the least of some repeats."""
+    """CPU seconds for reading all files, minimum over the repeats."""
     best = float("inf")
     for _ in range(repeats):
         started = time.process_time()
@@ -42,7 +42,7 @@ READERS: dict[str, Callable[[bytes, str, dict | None], object]] = {
     "parquet_alone": lambda content, name, meta: pq.read_table(
         pa.BufferReader(zlib.decompress(content)), use_threads=False
     ),
-    "wanted_columns": lambda content, name, meta: ParsedFile(content, FIELDS_TO_READ),
+    "selected_fields": lambda content, name, meta: ParsedFile(content, FIELDS_TO_READ),
     "parse_parsed_game": parse_parsed_game,
 }
 

@@ -1,11 +1,10 @@
-"""What becomes of damaged replays: refused, stored as if nothing had happened, or stored with changed numbers.
+"""Measures what happens to damaged replays: rejected, stored unchanged, or stored with changed values.
 
     python benchmarks/reliability.py [--sources dev.zip ...] [--trials 200] [--seed 0]
 
-Guards `datasets/checks/`. Each trial takes one good game at
-random, damages its uncompressed .slp, and compares what would be stored with what the sound file gives. Damage:
-one byte or eight bytes changed to other values, 4 KB set to zero, cut off; each at a place drawn evenly from the file.
-The last line is one JSON object.
+Guards `datasets/checks/`. Each trial damages the uncompressed .slp of a random good game, and compares the result with
+that of the undamaged file. Damage: one byte or eight bytes changed, 4 KB zeroed, or the file truncated; each at a
+uniformly random position. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,27 +33,27 @@ from datasets.sources.reading import read_ahead
 from datasets.sources.scan import Inputs
 
 HEADER_BYTES = 15
-"""Of a .slp before its event stream; the last four are the stream's length (SPEC.md, The raw element)."""
+"""Bytes of a .slp before its event stream; the last four are the stream's length (SPEC.md, The raw element)."""
 ZEROED_BYTES = 4096
 
 
 def change_bytes(content: bytes, count: int, random: np.random.Generator) -> tuple[bytes, list[int]]:
-    """Some bytes of a file, each changed to another value; and where."""
+    """Change some bytes to other values. Returns the file and the positions."""
     damaged = bytearray(content)
-    places = random.choice(len(content), count, replace=False).tolist()
-    for place in places:
-        damaged[place] ^= int(random.integers(1, 256))
-    return bytes(damaged), places
+    positions = random.choice(len(content), count, replace=False).tolist()
+    for position in positions:
+        damaged[position] ^= int(random.integers(1, 256))
+    return bytes(damaged), positions
 
 
 def zero_block(content: bytes, random: np.random.Generator) -> tuple[bytes, list[int]]:
-    """A block of zeros, as a failing disk leaves it."""
+    """Zero a block, as a failing disk does."""
     start = int(random.integers(0, len(content) - ZEROED_BYTES))
     return content[:start] + bytes(ZEROED_BYTES) + content[start + ZEROED_BYTES :], [start]
 
 
 def truncate(content: bytes, random: np.random.Generator) -> tuple[bytes, list[int]]:
-    """The beginning of a file, as a broken copy leaves it."""
+    """Truncate the file, as an interrupted copy does."""
     end = int(random.integers(0, len(content)))
     return content[:end], [end]
 
@@ -69,27 +68,27 @@ DAMAGE: dict[str, Callable[[bytes, np.random.Generator], tuple[bytes, list[int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """What differs between what two files of a game would store, in one column."""
+    """The difference between the stored values of two files of a game, in one column."""
 
     column: str
     num_values: int
     largest: float | None
-    """Largest |difference|; None for what is no number."""
+    """Largest absolute difference; None for values that are not numbers."""
 
 
 @dataclass(kw_only=True)
 class Outcomes:
-    """What became of the trials of one kind of damage."""
+    """The outcomes of the trials of one kind of damage."""
 
-    caught: Counter = field(default_factory=Counter)
-    """By reason code."""
+    rejected: Counter = field(default_factory=Counter)
+    """Rejected trials, by reject code."""
     unchanged: Counter = field(default_factory=Counter)
-    """Accepted with the same rows, by the part of the file that was damaged."""
+    """Accepted trials with unchanged rows, by the damaged part of the file."""
     changed: list[list[Change]] = field(default_factory=list)
 
 
-def part_of(content: bytes, place: int) -> str:
-    """Which part of a .slp a byte belongs to."""
+def part_of(content: bytes, position: int) -> str:
+    """The part of a .slp that a byte belongs to."""
     end = HEADER_BYTES + struct.unpack(">I", content[11:HEADER_BYTES])[0]
     sizes_end = HEADER_BYTES + 1 + content[HEADER_BYTES + 1]
     sizes = {content[at]: struct.unpack(">H", content[at + 1 : at + 3])[0] for at in range(17, sizes_end, 3)}
@@ -98,29 +97,29 @@ def part_of(content: bytes, place: int) -> str:
     while content[codes_end] == 0x10:  # message splitter: the codes the game was patched with
         codes_end += 1 + sizes[0x10]
     for name, stop in (("header", sizes_end), ("settings", start_end), ("codes", codes_end), ("frames", end)):
-        if place < stop:
+        if position < stop:
             return name
     return "metadata"
 
 
-def changes(sound: Game, damaged: Game) -> list[Change]:
-    """What would be stored otherwise."""
-    if sound.num_frames != damaged.num_frames or len(sound.followers) != len(damaged.followers):
-        missing = sound.num_frames - damaged.num_frames
+def changes(undamaged: Game, damaged: Game) -> list[Change]:
+    """The stored values that differ."""
+    if undamaged.num_frames != damaged.num_frames or len(undamaged.followers) != len(damaged.followers):
+        missing = undamaged.num_frames - damaged.num_frames
         return [Change(column="frames", num_values=abs(missing), largest=float(abs(missing)))]
     found = [
         Change(column=f"games.{name}", num_values=1, largest=None)
-        for name in (entry.name for entry in dataclasses.fields(sound.facts))
-        if getattr(sound.facts, name) != getattr(damaged.facts, name)
+        for name in (entry.name for entry in dataclasses.fields(undamaged.facts))
+        if getattr(undamaged.facts, name) != getattr(damaged.facts, name)
     ]
-    tables: list[tuple[Columns, Columns]] = list(zip(sound.players, damaged.players, strict=True))
-    tables += [(old.columns, new.columns) for old, new in zip(sound.followers, damaged.followers, strict=True)]
+    tables: list[tuple[Columns, Columns]] = list(zip(undamaged.players, damaged.players, strict=True))
+    tables += [(old.columns, new.columns) for old, new in zip(undamaged.followers, damaged.followers, strict=True)]
     for old, new in tables:
         for name, values in old.items():
             others = new[name]
             if values is None or others is None or len(values) != len(others):
                 if values is not others:
-                    found.append(Change(column=name, num_values=sound.num_frames, largest=None))
+                    found.append(Change(column=name, num_values=undamaged.num_frames, largest=None))
                 continue
             differ = np.flatnonzero(values != others)
             if len(differ):
@@ -130,7 +129,7 @@ def changes(sound: Game, damaged: Game) -> list[Change]:
 
 
 def good_games(sources: list[Path]) -> list[tuple[bytes, Game]]:
-    """Contents and games of all replays that are taken with the default filters."""
+    """Contents and games of all replays that the default filters accept."""
     games = []
     for _, read in read_ahead(tuple(Inputs([str(source) for source in sources], lambda key: False))):
         try:
@@ -144,33 +143,34 @@ def good_games(sources: list[Path]) -> list[tuple[bytes, Game]]:
 
 
 def run_trials(games: list[tuple[bytes, Game]], kind: str, trials: int, seed: int) -> Outcomes:
-    """Damage games one way, and see what becomes of them."""
+    """Damage games in one way, and collect the outcomes."""
     outcomes = Outcomes()
     for trial in range(trials):
         random = np.random.default_rng([seed, list(DAMAGE).index(kind), trial])
-        content, sound = games[int(random.integers(len(games)))]
-        bytes_damaged, places = DAMAGE[kind](content, random)
+        content, undamaged = games[int(random.integers(len(games)))]
+        bytes_damaged, positions = DAMAGE[kind](content, random)
         try:
             damaged = parse_replay(bytes_damaged)
             check_game(damaged, FilterConfig())
         except ReplayError as error:
-            outcomes.caught[error.code] += 1
+            outcomes.rejected[error.code] += 1
             continue
-        found = changes(sound, damaged)
+        found = changes(undamaged, damaged)
         if found:
             outcomes.changed.append(found)
         else:
-            outcomes.unchanged[" ".join(sorted({part_of(content, place) for place in places}))] += 1
+            outcomes.unchanged[" ".join(sorted({part_of(content, position) for position in positions}))] += 1
     return outcomes
 
 
 def print_outcomes(kind: str, outcomes: Outcomes) -> None:
-    """The table of one kind of damage."""
-    caught, unchanged = sum(outcomes.caught.values()), sum(outcomes.unchanged.values())
-    trials = caught + unchanged + len(outcomes.changed)
+    """Print the table of one kind of damage."""
+    rejected, unchanged = sum(outcomes.rejected.values()), sum(outcomes.unchanged.values())
+    trials = rejected + unchanged + len(outcomes.changed)
     print(f"\n{kind}: {trials} trials")
     print(
-        f"  {caught / trials:>6.1%}  caught: " + ", ".join(f"{n} {code}" for code, n in outcomes.caught.most_common())
+        f"  {rejected / trials:>6.1%}  rejected: "
+        + ", ".join(f"{n} {code}" for code, n in outcomes.rejected.most_common())
     )
     where = ", ".join(f"{n} in {part}" for part, n in outcomes.unchanged.most_common())
     print(f"  {unchanged / trials:>6.1%}  accepted, stored rows unchanged: {where}")
@@ -185,23 +185,23 @@ def print_outcomes(kind: str, outcomes: Outcomes) -> None:
 
 
 def facts_of(outcomes: Outcomes) -> dict[str, object]:
-    """The same for the JSON line."""
+    """The figures of one kind of damage for the JSON line."""
     largest: dict[str, float] = {}
     for found in outcomes.changed:
         for change in found:
             largest[change.column] = max(largest.get(change.column, 0.0), change.largest or 0.0)
     return {
-        "caught": sum(outcomes.caught.values()),
+        "rejected": sum(outcomes.rejected.values()),
         "unchanged": sum(outcomes.unchanged.values()),
         "changed": len(outcomes.changed),
         "most_values_changed": max((sum(c.num_values for c in found) for found in outcomes.changed), default=0),
         "largest_change": largest,
-        "codes": dict(outcomes.caught),
+        "codes": dict(outcomes.rejected),
     }
 
 
 def seconds_of(action: Callable[[], object]) -> float:
-    """CPU seconds that an action takes."""
+    """CPU seconds of a call."""
     started = time.process_time()
     action()
     return time.process_time() - started
@@ -210,14 +210,16 @@ def seconds_of(action: Callable[[], object]) -> float:
 def main() -> None:
     """Run all trials and print the tables and the JSON line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sources", nargs="+", type=Path, help="replays; default: the real dev games, or synthetic")
+    parser.add_argument(
+        "--sources", nargs="+", type=Path, help="replays; default: the real dev games, or synthetic ones"
+    )
     parser.add_argument("--trials", type=int, default=200, help="of each kind of damage")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="reliability-benchmark-") as name:
         games = good_games(arguments.sources or default_sources(Path(name)))
     if not games:
-        sys.exit("no training game in the sources; name others with --sources")
+        sys.exit("no training game in the sources; name other sources with --sources")
     num_frames = sum(game.num_frames for _, game in games)
     parsing = seconds_of(lambda: [parse_replay(content) for content, _ in games])
     checking = seconds_of(lambda: [check_game(game, FilterConfig()) for _, game in games])
@@ -227,7 +229,7 @@ def main() -> None:
     facts["check_us_per_frame"] = round(checking / num_frames * 1e6, 3)
     for kind in DAMAGE:
         outcomes = run_trials(games, kind, arguments.trials, arguments.seed)
-        assert set(outcomes.caught) <= set(REJECT_REASONS)
+        assert set(outcomes.rejected) <= set(REJECT_REASONS)
         print_outcomes(kind, outcomes)
         facts[kind] = facts_of(outcomes)
     print(json.dumps(facts))

@@ -1,9 +1,9 @@
-"""How fast `wm synth` makes replays, beside the floor: writing the same bytes that are already there.
+"""Measures how fast `wm synth` writes replays, relative to writing random bytes of the same size.
 
     python benchmarks/synth.py [--games 1024]
 
-Guards datasets/synth. The target is 200,000 frames a second on one core, simulation and writing together; the work
-runs in one thread. On a busy machine `frames_per_cpu_s` is the number to look at.
+Guards `datasets/synth/`. The target is 200,000 frames per second on one core, for simulation and writing together, in
+one thread. On a busy machine look at `frames_per_cpu_s`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TARGET_FRAMES_PER_S = 200_000
 
 
 def _floor_s(folder: Path, num_games: int, num_bytes: int) -> float:
-    """Seconds to write as many files of as many bytes, of nothing in particular."""
+    """Seconds to write the same number of files and bytes with random content."""
     data = os.urandom(num_bytes // num_games)
     started = time.perf_counter()
     for index in range(num_games):
@@ -28,7 +28,7 @@ def _floor_s(folder: Path, num_games: int, num_bytes: int) -> float:
 
 
 def _layout_s(options: SynthOptions) -> float:
-    """Seconds of laying out one frame as bytes, without simulating and writing it."""
+    """Seconds to encode one frame as bytes, without simulation and writing."""
     game = next(simulate(SynthOptions(num_games=1, seed=options.seed)))
     started = time.perf_counter()
     for _ in range(10):
@@ -37,7 +37,7 @@ def _layout_s(options: SynthOptions) -> float:
 
 
 def main() -> None:
-    """Prints a table and, as the last line, the same as JSON."""
+    """Print a table and, as the last line, the same figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--games", type=int, default=1024)
     parser.add_argument("--batch-games", type=int, default=SynthOptions().batch_games)

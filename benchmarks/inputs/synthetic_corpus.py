@@ -1,4 +1,4 @@
-"""The corpus of the benchmarks of training where none is named: synthetic games.
+"""Encodes synthetic games, for training benchmarks without `--corpus`.
 
 python benchmarks/inputs/synthetic_corpus.py FOLDER [--games 64] [--max-frames 9000]     writes FOLDER/corpus
 """
@@ -15,14 +15,14 @@ from datasets.synth import SynthOptions, synthesize
 
 def synthetic_corpus(folder: Path, num_games: int, max_frames: int = 9_000) -> Path:
     """Encode `num_games` synthetic games of at most `max_frames` frames into `folder`/corpus."""
-    print(f"no corpus named: {num_games} synthetic games", flush=True)
+    print(f"no corpus given; encoding {num_games} synthetic games", flush=True)
     synthesize(folder / "replays", SynthOptions(num_games=num_games, seed=1, max_frames=max_frames))
     encode([folder / "replays"], folder / "corpus", EncodeOptions(), encode_in_process)
     return folder / "corpus"
 
 
 def main() -> None:
-    """Make one to be shared by several benchmarks."""
+    """Write a corpus that several benchmarks can share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--games", type=int, default=64)

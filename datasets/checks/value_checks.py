@@ -43,6 +43,7 @@ NO_FRAMES = np.empty(0, np.int64)
 
 
 def _stocks(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Stocks decrease, by one at a time."""
     stocks = timeline["stocks"]
     changes = frames_where(stocks[1:] != stocks[:-1]) + 1
     wrong = changes[stocks[changes].astype(np.int16) != stocks[changes - 1].astype(np.int16) - 1]
@@ -51,6 +52,7 @@ def _stocks(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _character(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """The character is the selected one. Zelda and Sheik can switch."""
     if timeline.character >= len(INTERNAL_CHARACTERS):
         return
     expected = {INTERNAL_CHARACTERS[timeline.character]}
@@ -63,6 +65,7 @@ def _character(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _percent(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Without items, percent decreases only with a respawn or by Ness' PSI Magnet."""
     if timeline.has_items:
         return
     percent, action = timeline["percent"], timeline["action"]
@@ -91,14 +94,15 @@ def _action_before(timeline: PlayerTimeline) -> Iterator[Finding]:
     action, before, age = timeline["action"], timeline.pre_frame("action"), timeline["state_age"]
     differs = frames_where(before[1:] != action[:-1])
     single = differs[before[differs] == before[differs + 1]]
-    held = (timeline.in_hitlag[single] & timeline.in_hitlag[single - 1]) | (before[single] < REBIRTH)
-    wrong = single[(age[single] > 1) | held]
+    paused = (timeline.in_hitlag[single] & timeline.in_hitlag[single - 1]) | (before[single] < REBIRTH)
+    wrong = single[(age[single] > 1) | paused]
     if len(wrong):
         text = f"action state {action[wrong[0]]} at state age {age[wrong[0]]:g} for one frame of {before[wrong[0]]}"
         yield "pre_post_mismatch", text, wrong
 
 
 def _resolution(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Facing is -1, 0 or 1, and a controller's values are multiples of its resolution."""
     off = {} if timeline.cross_check is None else timeline.cross_check.off_grid
     if "facing" in off:
         yield "bad_values", f"facing is not -1, 0 or 1 in {off['facing']} frames", NO_FRAMES
@@ -129,6 +133,7 @@ def _buttons(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _shield(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Shield health regenerates slowly, and decreases only while the shield is up."""
     shield, action = timeline["shield"], timeline["action"]
     rise = shield[1:] - shield[:-1]
     leaps = frames_where(rise > np.float32(SHIELD_REGENERATION)) + 1
@@ -151,6 +156,7 @@ def _within(values: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
 
 
 def _hitlag(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Hitlag is a whole number, and its flag is set exactly while it is not 0."""
     hitlag = timeline["hitlag"]
     wrong = frames_where(((hitlag > 0) != timeline.in_hitlag) | (hitlag != np.rint(hitlag)))
     if len(wrong):
@@ -159,6 +165,7 @@ def _hitlag(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _hitstun(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """Hitstun is a whole number."""
     hitstun = timeline["hitstun"]
     wrong = frames_where(hitstun != np.rint(hitstun))
     if len(wrong):
@@ -166,6 +173,7 @@ def _hitstun(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _ground(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """The surface exists on the stage."""
     ground = timeline["ground"]
     highest = HIGHEST_GROUND[timeline.stage in FLAT_STAGES]
     if (ground + np.uint16(1)).max() > highest + 1:  # NO_GROUND becomes 0

@@ -8,13 +8,13 @@ those. Of the 16,710 such rows in the 31 real games that have any, and hitlag, a
 - constant remote inputs in the replaced rows and the row before them;
 - if the remote inputs are equal too, the same state.
 
-A row counts as resimulated if these hold and a player is where normal play cannot take it: outside of hitlag the state
-age stops or decreases, or the whole state returns to an earlier one. `tests/support/rollback_trials.py` measured this
-on the 115 real games: of 18,714 replaced rows 117 remain, and no final row is lost. Undetected are mostly unpredicted
-throws and hits, which look like normal hits. So a game with more than a few rollbacks is not certain, nor is one in
-which an action of fixed length is too long. All 76 games without rollbacks are certain, and 5 of the 39 with some;
-each of the 81 has exactly the frames of its replay. Of 1,980 recordings made with 1 to 3 rollbacks, 4 were certain but
-had extra rows.
+A row counts as resimulated if these hold and a player is in a state that normal play cannot reach: outside of hitlag
+the state age stops or decreases, or the whole state returns to an earlier one. On the 115 real games
+(`tests/support/rollback_trials.py`) 117 of 18,714 replaced rows remain, and no final row is lost. Undetected are mostly
+unpredicted throws and hits, which look like normal hits. So a game with more than a few rollbacks is not certain, nor
+is one in which an action of fixed length is too long. All 76 games without rollbacks are certain, and 5 of the 39 with
+some; each of the 81 has exactly the frames of its replay. Of 1,980 recordings made with 1 to 3 rollbacks, 4 were
+certain but had extra rows.
 """
 
 from __future__ import annotations

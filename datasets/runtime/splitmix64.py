@@ -1,6 +1,6 @@
 """SplitMix64 (Steele, Lea, Flood 2014) over whole arrays: a hash, and a counter-based random number generator.
 
-Each number depends on its key and counter alone, never on when it is generated or on the numbers beside it.
+A number depends on its key and counter alone, so a batch of numbers does not depend on how it is split.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def _flipped(data: bytes, word: int) -> bytes:
     """Change a thousand random bytes."""
     damaged = np.frombuffer(data, np.uint8).copy()
     words = random_words(np.full(1000, word, np.uint64), np.arange(1000))
-    places = (words % np.uint64(len(data))).astype(np.int64)
-    damaged[places] ^= (1 + bit_field(words, 40, 8) % 255).astype(np.uint8)
+    positions = (words % np.uint64(len(data))).astype(np.int64)
+    damaged[positions] ^= (1 + bit_field(words, 40, 8) % 255).astype(np.uint8)
     return damaged.tobytes()
 
 

@@ -69,8 +69,9 @@ SITUATIONS: dict[str, dict[str, int]] = {
     "ground near": {"dash": 2, "dash back": 2, "jump in": 1, "hop in": 4, "jab": 3, "jump": 1, "side tilt": 7,
                     "up tilt": 3, "down tilt": 4, "side smash": 6, "up smash": 4, "down smash": 3, "grab": 1,
                     "shield": 3, "light shield": 1, "roll": 1, "spot dodge": 1, "crouch": 1},
-    "ground, it is above": {"jump in": 6, "hop in": 1, "tap jump": 2, "walk": 2, "dash": 2, "up smash": 1, "stand": 1},
-    "ground, it is below": {"crouch": 5, "dash": 3, "hop in": 2, "walk": 2, "stand": 1},
+    "ground, opponent above": {"jump in": 6, "hop in": 1, "tap jump": 2, "walk": 2, "dash": 2, "up smash": 1,
+                               "stand": 1},
+    "ground, opponent below": {"crouch": 5, "dash": 3, "hop in": 2, "walk": 2, "stand": 1},
     "busy": {"wait": 6, "lean": 3},
     "air far": {"drift in": 40, "drift out": 4, "jump in": 6, "fast fall": 14, "air dodge": 1, "neutral air": 3},
     "air near": {"drift in": 2, "jump in": 1, "fast fall": 1, "neutral air": 3, "plain air": 3, "side air": 8,
@@ -220,9 +221,9 @@ def situations(world: World, idx: np.ndarray) -> np.ndarray:
     found[~air & (actions.ABILITIES[action] == 0) & ~late] = names["busy"]
     above, below = world.y[other] > y + NEAR[1], world.y[other] < y - NEAR[1]
     free = ~air & (actions.ABILITIES[action] != 0)
-    beside = free & (np.abs(world.x[other] - x) < 2 * NEAR[0])
-    found[beside & above] = names["ground, it is above"]
-    found[free & (world.surface[idx] > 0) & below] = names["ground, it is below"]
+    close = free & (np.abs(world.x[other] - x) < 2 * NEAR[0])
+    found[close & above] = names["ground, opponent above"]
+    found[free & (world.surface[idx] > 0) & below] = names["ground, opponent below"]
     found[(traits & Trait.SHIELD) != 0] = names["shielding"]
     attacking = (traits & Trait.AERIAL_ATTACK) != 0
     floor = world.height[:, idx].max(0, where=_under(world, idx), initial=-1e6)

@@ -1,4 +1,4 @@
-"""The order of training: every sequence once an epoch over all workers, whatever their number, from any cursor on."""
+"""The training order: every sequence once per epoch, for any number of workers, and from any cursor."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 
 S = 64
-"""Predictions of a sequence."""
+"""Predictions per sequence."""
 
 Orders = Callable[..., SequenceOrder]
-Place = tuple[int, int]
-"""Game and first frame of a sequence."""
+Sequence = tuple[int, int]
+"""Game and first frame."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def index(tiny_corpus) -> GameIndex:
 
 @pytest.fixture
 def order(index) -> Orders:
-    """Makes orders of small batches and pools; `index` is left out or another's."""
+    """A function that makes orders with small batches; `of` may be another index."""
 
     def make(of: GameIndex = index, **options) -> SequenceOrder:
         defaults = {"sequence_frames": S + 1, "stride": S, "batch_size": 16, "seed": 5}
@@ -42,7 +42,7 @@ def order(index) -> Orders:
 
 
 def grown(index: GameIndex, num_games: int, games_per_group: int = 3) -> GameIndex:
-    """Invented games of the lengths of the real ones, in row groups; none can be read."""
+    """An index of unreadable games with the lengths of the real ones, in row groups."""
     source = np.arange(num_games) % len(index)
     groups = np.arange(num_games) // games_per_group
     return replace(
@@ -57,20 +57,20 @@ def grown(index: GameIndex, num_games: int, games_per_group: int = 3) -> GameInd
     )
 
 
-def batches_of(pool: Pool) -> Iterator[list[Place]]:
-    """The sequences of one batch after another."""
-    places = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
+def batches_of(pool: Pool) -> Iterator[list[Sequence]]:
+    """The sequences of each batch."""
+    all_sequences = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
     for begin, end in zip(pool.bounds[:-1], pool.bounds[1:], strict=True):
-        yield places[begin:end]
+        yield all_sequences[begin:end]
 
 
-def epoch_of(order: SequenceOrder, epoch: int = 0) -> list[list[Place]]:
+def epoch_of(order: SequenceOrder, epoch: int = 0) -> list[list[Sequence]]:
     """All batches of an epoch."""
     return [batch for number in range(order.num_pools(epoch)) for batch in batches_of(order.pool(epoch, number))]
 
 
-def targets(batches: list[list[Place]], predictions: int = S) -> Counter[Place]:
-    """How often each (game, row) is predicted, if every row but the first of a sequence is."""
+def targets(batches: list[list[Sequence]], predictions: int = S) -> Counter[Sequence]:
+    """How often each (game, row) is predicted, if every row of a sequence except the first is."""
     return Counter(
         (game, start + number) for batch in batches for game, start in batch for number in range(1, predictions + 1)
     )
@@ -78,12 +78,12 @@ def targets(batches: list[list[Place]], predictions: int = S) -> Counter[Place]:
 
 @pytest.mark.parametrize("pool_frames", [1, 9_000, 4_000_000])
 @pytest.mark.parametrize("batch_size", [2, 16])
-def test_with_the_stride_of_a_sequence_every_target_comes_once_an_epoch(order, index, pool_frames, batch_size):
+def test_every_target_occurs_once_per_epoch_if_the_stride_is_a_sequence(order, index, pool_frames, batch_size):
     counts = targets(epoch_of(order(pool_frames=pool_frames, batch_size=batch_size)))
     assert set(counts.values()) == {1}
     for game, length in enumerate(index.num_frames):
         rows = sorted(row for g, row in counts if g == game)
-        # What a random phase leaves out at the start and what does not fill a sequence at the end.
+        # The random offset skips frames at the start; the rest at the end does not fill a sequence.
         assert len(rows) > length - 2 * S
         assert rows == list(range(rows[0], rows[-1] + 1))
         assert rows[-1] < length
@@ -108,38 +108,38 @@ def test_an_epoch_of_many_row_groups_has_every_sequence_once(order, index):
 
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_the_workers_parts_of_a_batch_are_the_batch(order, world_size, lanes, monkeypatch):
+def test_the_slices_of_all_ranks_are_the_batch(order, world_size, lanes, monkeypatch):
     monkeypatch.setattr(sequences, "MIN_FRAMES_FOR_LANES", 1)
     made = order(lanes=lanes, pool_frames=9_000)
     for number in range(made.num_pools(0)):
         pool = made.pool(0, number)
-        places = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
-        shares = [pool.rank_slices(rank, world_size) for rank in range(world_size)]
+        all_sequences = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
+        slices = [pool.rank_slices(rank, world_size) for rank in range(world_size)]
         for batch_number, batch in enumerate(batches_of(pool)):
-            parts = [places[first[batch_number] : after[batch_number]] for first, after in shares]
-            assert [place for part in parts for place in part] == batch
+            parts = [all_sequences[first[batch_number] : after[batch_number]] for first, after in slices]
+            assert [sequence for part in parts for sequence in part] == batch
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_an_epoch_in_which_the_number_of_workers_changes_has_every_sequence_once(order):
+def test_an_epoch_has_every_sequence_once_if_the_number_of_workers_changes(order):
     made = order(pool_frames=9_000)
-    seen: list[Place] = []
+    seen: list[Sequence] = []
     number = 0
     for pool_number in range(made.num_pools(0)):
         pool = made.pool(0, pool_number)
-        places = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
+        all_sequences = list(zip(pool.games.tolist(), pool.starts.tolist(), strict=True))
         for batch in range(pool.num_batches):
-            world_size = 1 + number // 5 % 4  # another number of workers after every five batches
+            world_size = 1 + number // 5 % 4  # the number of workers changes after every five batches
             for rank in range(world_size):
                 first, after = pool.rank_slices(rank, world_size)
-                seen += places[first[batch] : after[batch]]
+                seen += all_sequences[first[batch] : after[batch]]
             number += 1
     assert number > 20
     assert len(seen) == len(set(seen))
-    assert sorted(seen) == sorted(place for batch in epoch_of(made) for place in batch)
+    assert sorted(seen) == sorted(sequence for batch in epoch_of(made) for sequence in batch)
 
 
-def test_a_worker_needs_only_about_its_part_of_the_games(order, index, monkeypatch):
+def test_a_worker_reads_only_its_fraction_of_the_games(order, index, monkeypatch):
     many = grown(index, 600)
     monkeypatch.setattr(sequences, "MIN_FRAMES_FOR_LANES", 1)
     pool = order(many, lanes=8, batch_size=128).pool(0, 0)
@@ -150,25 +150,25 @@ def test_a_worker_needs_only_about_its_part_of_the_games(order, index, monkeypat
     assert len(np.unique(whole.games[concatenated_ranges(*whole.rank_slices(0, 4))])) > 0.95 * 600
 
 
-def test_every_batch_takes_equally_many_from_each_lane(order, index, monkeypatch):
+def test_every_batch_takes_equally_many_sequences_from_each_lane(order, index, monkeypatch):
     many = grown(index, 300)
     monkeypatch.setattr(sequences, "MIN_FRAMES_FOR_LANES", 1)
     made = order(many, lanes=4, batch_size=64)
     pool = made.pool(0, 0)
     batches = list(batches_of(pool))
-    # A lane's games, as the first quarter of all batches together shows them.
+    # The games of the first lane, collected from the first quarter of every batch.
     first_lane = {game for batch in batches for game, _ in batch[: len(batch) // 4 - 1]}
     counts = [sum(game in first_lane for game, _ in batch) for batch in batches]
     assert max(counts) - min(counts) <= 4
     assert len(first_lane) < 100
 
 
-def test_a_small_pool_is_shuffled_as_a_whole(order):
+def test_a_small_pool_has_a_single_lane(order):
     for batch in epoch_of(order(batch_size=64))[:5]:
         assert len({game for game, _ in batch}) > 6
 
 
-def test_batches_are_at_most_as_large_as_asked_for_and_of_one_size_within_a_pool(order, index):
+def test_batches_of_a_pool_have_equal_sizes_up_to_the_batch_size(order, index):
     many = grown(index, 300)
     made = order(many, pool_frames=200_000, batch_size=50)
     for number in range(made.num_pools(0)):
@@ -178,7 +178,7 @@ def test_batches_are_at_most_as_large_as_asked_for_and_of_one_size_within_a_pool
         assert sizes.min() > 50 * 7 / 8 - 1
 
 
-def test_pools_are_of_nearly_equal_frames_and_not_larger_than_asked_for(order, index):
+def test_pools_have_nearly_equal_numbers_of_frames_up_to_pool_frames(order, index):
     many = grown(index, 600)
     made = order(many, pool_frames=300_000)
     unit = 3 * int(index.num_frames.max())
@@ -188,14 +188,14 @@ def test_pools_are_of_nearly_equal_frames_and_not_larger_than_asked_for(order, i
     assert max(frames) - min(frames) <= 2 * unit
 
 
-def test_pools_hold_some_batches_even_where_fewer_frames_are_asked_for(order):
+def test_pools_hold_several_batches_even_if_pool_frames_is_small(order):
     made = order(pool_frames=1, batch_size=24)
     sizes = [made.pool(0, number).num_batches for number in range(made.num_pools(0))]
     assert len(sizes) > 1
     assert min(sizes) >= sequences.MIN_BATCHES_PER_POOL // 2
 
 
-def test_row_groups_are_shuffled_where_there_are_many_and_games_where_there_are_few(order, index):
+def test_the_shuffle_units_are_row_groups_or_games_if_there_are_few_row_groups(order, index):
     for num_groups, games_apart in ((sequences.MIN_ROW_GROUPS, 3), (sequences.MIN_ROW_GROUPS - 1, 1)):
         made = order(grown(index, 3 * num_groups))
         units = np.split(made._unit_games, made._unit_bounds[1:-1])
@@ -203,20 +203,20 @@ def test_row_groups_are_shuffled_where_there_are_many_and_games_where_there_are_
         assert sorted(game for unit in units for game in unit) == list(range(3 * num_groups))
 
 
-def test_games_of_one_row_group_have_one_number(index):
+def test_games_of_one_row_group_have_the_same_number(index):
     many = grown(index, 30)
     numbers = row_group_numbers(many)
     assert (numbers.reshape(10, 3) == numbers.reshape(10, 3)[:, :1]).all()
     assert len(np.unique(numbers)) == 10
 
 
-def test_the_same_seed_gives_the_same_order_and_another_seed_another(order):
+def test_equal_seeds_give_equal_orders_and_another_seed_gives_another(order):
     first, again, other = (epoch_of(order(seed=seed)) for seed in (5, 5, 6))
     assert first == again
     assert first != other
 
 
-def test_a_pool_does_not_depend_on_what_was_asked_for_before(order):
+def test_a_pool_does_not_depend_on_earlier_calls(order):
     straight = order(pool_frames=9_000)
     expected = {(epoch, n): straight.pool(epoch, n) for epoch in (0, 1) for n in range(straight.num_pools(epoch))}
     for (epoch, number), pool in reversed(expected.items()):
@@ -225,15 +225,15 @@ def test_a_pool_does_not_depend_on_what_was_asked_for_before(order):
             assert np.array_equal(getattr(found, name), getattr(pool, name))
 
 
-def test_each_epoch_has_its_own_order_and_its_own_cuts(order):
+def test_each_epoch_has_another_order_and_other_offsets(order):
     made = order()
     first, second = epoch_of(made, 0), epoch_of(made, 1)
     assert first != second
-    cuts = [{place for batch in batches for place in batch} for batches in (first, second)]
+    cuts = [{sequence for batch in batches for sequence in batch} for batches in (first, second)]
     assert len(cuts[0] & cuts[1]) < 0.2 * len(cuts[0])
 
 
-def test_cursors_go_from_pool_to_pool_and_from_epoch_to_epoch(order):
+def test_cursors_advance_through_pools_and_epochs(order):
     made = order(pool_frames=9_000)
     cursor, seen = Cursor(batch=3), []
     while cursor.epoch < 2:
@@ -251,22 +251,24 @@ def test_a_game_shorter_than_a_sequence_is_left_out(order, index):
     assert found == set(np.flatnonzero(index.num_frames == longest).tolist())
 
 
-def test_a_game_as_long_as_a_sequence_is_taken_whole_whatever_the_phase(order, index):
+def test_a_game_as_long_as_a_sequence_is_one_sequence_for_every_seed(order, index):
     exact = int(index.num_frames.min())
     for seed in range(3):
         starts = dict(
-            place for batch in epoch_of(order(sequence_frames=exact, stride=exact - 1, seed=seed)) for place in batch
+            sequence
+            for batch in epoch_of(order(sequence_frames=exact, stride=exact - 1, seed=seed))
+            for sequence in batch
         )
         for game in np.flatnonzero(index.num_frames == exact):
             assert starts[int(game)] == 0
 
 
-def test_a_sequence_longer_than_any_game_is_a_users_error(order):
+def test_a_sequence_longer_than_every_game_is_a_user_error(order):
     with pytest.raises(UserError, match="the longest of 12 games has"):
         order(sequence_frames=100_000)
 
 
-def test_the_order_of_a_large_corpus_takes_little_time_a_pool(index):
+def test_a_pool_of_a_large_corpus_is_computed_on_its_own(index):
     many = grown(index, 50_000)
     made = SequenceOrder(many, sequence_frames=S + 1, stride=S, batch_size=512, seed=0)
     pool = made.pool(0, made.num_pools(0) - 1)
@@ -274,14 +276,14 @@ def test_the_order_of_a_large_corpus_takes_little_time_a_pool(index):
     assert made.num_pools(0) > 10
 
 
-def test_ranges_are_those_of_python():
+def test_concatenated_ranges_equal_those_of_python():
     starts, ends = np.array([3, 5, 5, 0]), np.array([5, 5, 9, 1])
     assert concatenated_ranges(starts, ends).tolist() == [
         n for a, b in zip(starts, ends, strict=True) for n in range(a, b)
     ]
 
 
-def test_games_read_in_any_order_are_those_read_alone(index):
+def test_games_read_together_equal_games_read_alone(index):
     order = [7, 2, 11, 0]
     together = read_games(index, order)
     start = 0
@@ -293,7 +295,7 @@ def test_games_read_in_any_order_are_those_read_alone(index):
     assert start == len(together)
 
 
-def test_games_read_over_other_frames_leave_nothing_of_them(index):
+def test_reading_into_existing_arrays_overwrites_them(index):
     expected = read_games(index, [3, 4])
     out = FrameArrays(floats=np.full_like(expected.floats, 7), codes=np.full_like(expected.codes, 7))
     assert read_games(index, [3, 4], out=out) is out
@@ -301,7 +303,7 @@ def test_games_read_over_other_frames_leave_nothing_of_them(index):
     assert np.array_equal(out.codes, expected.codes)
 
 
-def test_gathering_cuts_at_the_rows_asked_for(index):
+def test_gather_cuts_at_the_given_rows(index):
     frames = read_games(index, [2, 5])
     starts = np.array([0, 7, 100])
     batch = gather(frames, index.facts[[2, 2, 2]], starts, 4)
