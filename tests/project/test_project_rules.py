@@ -1,25 +1,47 @@
-"""The rules of the house that can be read off the source: who imports whom, who may know Ray."""
+"""Rules that can be checked in the source: which package imports which, which files import Ray, sizes, docstrings."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("datasets", "wm", "tune", "cluster")
-FRONT_DOORS = ("wm/cli.py", "wm/__main__.py")
-"""The only files that know all four rooms."""
-FORBIDDEN = {
-    "datasets": {"wm", "tune", "cluster"},
-    "wm": {"tune", "cluster"},
-    "tune": {"cluster"},
-    "cluster": {"datasets", "wm", "tune"},
+PACKAGES = ("datasets", "wm", "tune", "cluster")
+COMMAND = "wm.cli"
+"""The only module that imports all four top-level packages; nothing imports it."""
+
+ALLOWED_PACKAGES = {
+    "datasets": set(),
+    "wm": {"datasets"},
+    "tune": {"datasets", "wm"},
+    "cluster": set(),
 }
-"""Room -> rooms that it must not know: imports point tune -> wm -> datasets."""
+"""Top-level package -> the others that it may import."""
+
+LAYERS = {
+    "datasets": [
+        "runtime", "schema", "replays", "checks", "legacy", "sources", "corpus", "loading", "pipeline", "synth", "cli",
+    ],
+    "wm": [
+        "config", "model", "data", "objective", "evaluation", "checkpoints", "runs", "training", "report", "launch",
+        "demo", "cli",
+    ],
+}  # fmt: skip
+"""Subpackages from the lowest layer to the highest; each imports only lower ones."""
+NARROWER = {
+    "datasets.synth": {"runtime"},
+    "datasets.loading": {"runtime", "schema", "corpus"},
+}
+"""Subpackages that may import less than their place among the layers allows."""
+
 MAY_IMPORT_RAY = {
     "datasets/pipeline/ray_encode.py",
     "datasets/runtime/ray_cluster.py",
@@ -29,24 +51,41 @@ MAY_IMPORT_RAY = {
     "cluster/follow.py",
     "cluster/submit.py",
 }
-"""Ray lives at the edges: starting it, the corpus' chunks, training, sweeps, and jobs on a cluster."""
+WITHOUT_TORCH = (
+    "wm.cli", "datasets.cli", "wm.config.run_config", "wm.config.typed_yaml", "wm.evaluation.metrics",
+)  # fmt: skip
 MAX_LINES = 500
+MAX_FILES = 15
 MACHINE_PATH = re.compile(r"(?<![\w.{}])/(?:home|Users|root|work|mnt|opt|workspace)/")
+
+
+@cache
+def tracked_files() -> tuple[Path, ...]:
+    """Files of the repository; those in the working tree where there is no git."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = listed.stdout.split("\0") if listed.returncode == 0 else []
+    paths = [ROOT / name for name in names if name] or [path for path in ROOT.rglob("*") if path.is_file()]
+    return tuple(path for path in paths if path.is_file() and ".venv" not in path.parts)
 
 
 def sources(*folders: str) -> list[Path]:
     """All Python files of some folders."""
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return [path for path in tracked_files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in folders]
 
 
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imported(path: Path) -> Iterator[str]:
     """Dotted names of all modules that a file imports, also within functions and under TYPE_CHECKING."""
     package = list(path.relative_to(ROOT).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,78 +94,107 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_between_rooms_point_one_way(room):
+def imports_ray(path: Path) -> bool:
+    return "ray" in {name.split(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_top_level_packages_import_only_those_below_them(package):
+    others = set(PACKAGES) - {package} - ALLOWED_PACKAGES[package]
     wrong = [
         f"{relative(path)} imports {name}"
-        for path in sources(room)
-        if relative(path) not in FRONT_DOORS
+        for path in sources(package)
+        if relative(path) != "wm/cli.py"
         for name in imported(path)
-        if name.split(".")[0] in FORBIDDEN[room]
+        if name.split(".")[0] in others
     ]
     assert not wrong
 
 
-def test_nothing_imports_the_front_door():
-    doors = tuple(door.removesuffix(".py").replace("/", ".") for door in FRONT_DOORS)
+def layer_of(name: str) -> str:
+    """Second part of a dotted module name; empty for the package itself."""
+    return [*name.split("."), ""][1]
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_subpackages_import_only_lower_layers(package):
+    rank = {layer: number for number, layer in enumerate(LAYERS[package])}
+    wrong = []
+    for path in sources(package):
+        layer = layer_of(relative(path).removesuffix(".py").replace("/", "."))
+        allowed = NARROWER.get(f"{package}.{layer}", {lower for lower in rank if rank[lower] < rank.get(layer, 0)})
+        wrong += [
+            f"{relative(path)} imports {name}"
+            for name in imported(path)
+            if name.split(".")[0] == package and layer_of(name) not in {layer, *allowed}
+        ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_subpackage_has_a_layer(package):
+    found = {path.relative_to(ROOT / package).parts[0].removesuffix(".py") for path in sources(package)}
+    assert found - {"__init__"} == set(LAYERS[package])
+
+
+def test_nothing_imports_the_command():
     wrong = [
-        f"{relative(path)} imports {name}"
-        for path in sources(*ROOMS)
-        if relative(path) not in FRONT_DOORS
-        for name in imported(path)
-        if any(name == door or name.startswith(f"{door}.") for door in doors)
+        relative(path)
+        for path in sources(*PACKAGES)
+        if any(name == COMMAND or name.startswith(f"{COMMAND}.") for name in imported(path))
     ]
     assert not wrong
 
 
-def test_only_the_named_files_import_ray():
-    found = {relative(path) for path in sources(*ROOMS) if "ray" in {n.split(".")[0] for n in imported(path)}}
-    assert found <= MAY_IMPORT_RAY
+def test_exactly_the_named_files_import_ray():
+    assert {relative(path) for path in sources(*PACKAGES) if imports_ray(path)} == MAY_IMPORT_RAY
 
 
-def test_every_file_named_as_importing_ray_does_so_if_it_is_there():
-    for name in MAY_IMPORT_RAY:
-        path = ROOT / name
-        assert not path.exists() or "ray" in {module.split(".")[0] for module in imported(path)}, name
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_commands_configs_and_metrics_import_neither_torch_nor_ray(module):
+    code = f"import sys, {module}; print([name for name in ('torch', 'ray') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_no_file_of_our_rooms_is_long():
-    assert not {relative(path): n for path in sources(*ROOMS) if (n := len(path.read_text().splitlines())) >= MAX_LINES}
+def test_no_file_is_long():
+    assert not {
+        relative(path): n for path in sources(*PACKAGES) if (n := len(path.read_text().splitlines())) >= MAX_LINES
+    }
 
 
-def test_no_file_is_a_drawer_for_everything():
-    assert not [relative(path) for path in sources(*ROOMS) if path.stem in ("utils", "helpers", "common", "misc")]
+def test_no_file_has_a_name_that_says_nothing():
+    vague = ("utils", "util", "helpers", "common", "misc")
+    assert not [relative(path) for path in sources(*PACKAGES, "tests", "benchmarks") if path.stem in vague]
 
 
-def test_no_file_names_a_machines_own_paths():
-    texts = [*sources(*ROOMS, "benchmarks", "tests"), *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    texts += [
-        *ROOT.glob("configs/**/*.yaml"),
-        *ROOT.glob("*.yaml"),
-        ROOT / "Makefile",
-        ROOT / "pyproject.toml",
-    ]
+def test_no_file_names_a_path_of_one_machine():
+    kinds = {".py", ".md", ".yaml", ".yml", ".toml", ".sh", ".txt", ""}
     wrong = [
         f"{relative(path)}:{number}"
-        for path in texts
-        if path.name != Path(__file__).name
+        for path in tracked_files()
+        if path.suffix in kinds and path != Path(__file__)
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if MACHINE_PATH.search(line)
     ]
     assert not wrong
 
 
-def test_every_module_says_what_it_is_for():
-    modules = {relative(path): ast.parse(path.read_text()) for path in sources(*ROOMS)}
-    assert not [name for name, module in modules.items() if module.body and not ast.get_docstring(module)]
+def test_every_package_has_an_init_file():
+    """Without it, a package of an installed copy could take the place of the checkout's."""
+    assert not {relative(path.parent) for path in sources(*PACKAGES) if not (path.parent / "__init__.py").is_file()}
 
 
-def test_no_public_function_or_class_lacks_a_docstring():
+def test_every_module_has_a_docstring():
+    assert not [relative(path) for path in sources(*PACKAGES) if tree(path).body and not ast.get_docstring(tree(path))]
+
+
+def test_every_public_function_and_class_has_a_docstring():
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     wrong = [
         f"{relative(path)}: {node.name}"
-        for path in sources(*ROOMS)
-        for node in ast.parse(path.read_text()).body
+        for path in sources(*PACKAGES)
+        for node in tree(path).body
         if isinstance(node, kinds) and not node.name.startswith("_") and not ast.get_docstring(node)
     ]
     assert not wrong
