@@ -13,8 +13,9 @@ import pytest
 from plotly.offline import get_plotlyjs
 from report_inputs import MISSING, estimate, hostile_inputs, report_inputs
 
+from wm.evaluation import metrics
 from wm.report.numbers import NO_VALUE
-from wm.report.results import POS_MAE, best_baseline, headline_model, read_results
+from wm.report.results import METRICS, POS_MAE, best_baseline, headline_model, read_results
 from wm.report.run_charts import points_of
 from wm.report.run_report import render_report, write_report
 
@@ -254,6 +255,10 @@ def test_a_report_of_a_run_folder_reads_its_log_environment_and_config(inputs, t
 def test_a_report_of_an_empty_run_folder_says_what_is_missing(tmp_path: Path):
     out = write_report(tmp_path / "report.html", tmp_path, title="A run", evaluation={}, corpus=None)
     assert "This run has not been evaluated yet" in Page(out.read_text(encoding="utf-8")).words
+
+
+def test_the_report_describes_every_metric_of_an_evaluation_in_the_same_order():
+    assert [metric.key for metric in METRICS] == list(metrics.METRICS)
 
 
 def test_rows_after_a_resume_replace_those_they_repeat():

@@ -98,11 +98,6 @@ class Result(Scores):
         return self.name == "model"
 
 
-def context_text(context: object) -> str:
-    """10 as `K = 10`, `stream` as `whole game`."""
-    return "whole game" if context == "stream" else f"K = {context}"
-
-
 def context_order(context: object) -> tuple[bool, float, str]:
     """Sorts contexts by their length, the whole game last."""
     frames = finite(context)

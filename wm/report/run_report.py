@@ -12,6 +12,7 @@ from pydantic import ByteSize
 
 from datasets.corpus.info import CorpusInfo
 from datasets.schema.reject_reasons import REJECT_REASONS
+from wm.evaluation.metrics import context_text
 from wm.report.numbers import finite, format_count, format_duration
 from wm.report.page import render_page, write_page
 from wm.report.results import (
@@ -21,7 +22,6 @@ from wm.report.results import (
     Result,
     best,
     best_baseline,
-    context_text,
     headline_model,
     read_results,
 )
