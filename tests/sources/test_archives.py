@@ -1,4 +1,4 @@
-"""What every kind of archive has in common: members, keys, progress, damage, parsed games."""
+"""Behaviour common to all kinds of archives: members, keys, progress, damage, parsed games."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import random
 from pathlib import Path
 
 import pytest
-from archive_making import honest, raw_zip, write_archive
-from source_listing import CODE, GAME_ID, content_or_code, fault, listed, peak_bytes
+from archive_making import raw_zip, valid_member, write_archive
+from source_listing import CODE, GAME_ID, content_or_code, listed, peak_bytes, rejection
 
 from datasets.runtime.errors import UserError
 from datasets.sources.archives import decompress
@@ -27,7 +27,7 @@ MEMBERS = {
     "set/readme.md": b"no replay",
     **REPLAYS,
     "set/6.slp.gz": gzip.compress(b"six"),
-    "set/inner.zip": raw_zip(honest("a.slp", b"a")),
+    "set/inner.zip": raw_zip(valid_member("a.slp", b"a")),
 }
 CONTENTS = [b"", *REPLAYS.values(), b"six"]
 
@@ -73,7 +73,7 @@ def test_progress_adds_up_to_what_the_survey_says(archive):
     assert inputs.drain_skipped().num_bytes == pytest.approx(total, rel=0.02)
 
 
-def test_an_archive_cut_off_anywhere_gives_its_whole_members_and_is_named_once(archive):
+def test_an_archive_truncated_anywhere_gives_its_whole_members_and_is_rejected_once(archive):
     whole = archive.read_bytes()
     for size in sorted({0, 1, 20, 31, 511, 512, len(whole) - 1, *range(100, len(whole), len(whole) // 23)}):
         archive.write_bytes(whole[:size])
@@ -103,10 +103,10 @@ def test_damage_anywhere_stops_nothing_and_where_there_are_checksums_changes_no_
         assert archive.suffix not in CHECKED or found <= set(CONTENTS)
 
 
-def test_what_is_no_archive_is_named(archive):
+def test_a_file_that_is_no_archive_is_rejected(archive):
     archive.write_bytes(os.urandom(5_000))
     (replay,) = listed(archive)
-    assert (replay.member, fault(replay)[0]) == (-1, "unopenable")
+    assert (replay.member, rejection(replay)[0]) == (-1, "unopenable")
     first = replay.key
     archive.write_bytes(os.urandom(6_000))
     assert listed(archive)[0].key != first
@@ -114,13 +114,13 @@ def test_what_is_no_archive_is_named(archive):
 
 @pytest.mark.parametrize("name", ["/abs/a.slp", "../a.slp", "a/../../a.slp", "..\\a.slp", "C:\\a.slp"])
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
-def test_names_that_lead_out_of_the_archive_are_refused(tmp_path, kind, name):
+def test_member_paths_that_leave_the_archives_folder_are_rejected(tmp_path, kind, name):
     unsafe, safe = listed(write_archive(tmp_path / f"dump{kind}", {name: b"x", "a..b/c.slp": b"y"}))
-    assert fault(unsafe)[0] == "unsafe_path"
+    assert rejection(unsafe)[0] == "unsafe_path"
     assert read_input(safe) == b"y"
 
 
-def test_a_bomb_is_refused_in_bounded_memory_and_what_follows_is_read(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_rejected_in_bounded_memory_and_the_next_member_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(decompress, "MAX_REPLAY_BYTES", 1 << 20)
     bomb = bytes(64 << 20)
     members = {"a.slp": bomb, "b.slp.gz": gzip.compress(bomb, 1), "c.slp": b"good"}
@@ -144,11 +144,11 @@ def test_parsed_games_in_archives_carry_what_meta_json_says(tmp_path, meta_is_fi
         assert replay.meta == (None if comes_later else {"stage": 31})
 
 
-def test_a_damaged_meta_json_is_named_and_its_games_are_taken(tmp_path):
+def test_a_damaged_meta_json_is_rejected_and_its_games_are_read(tmp_path):
     for kind in KINDS:
         path = write_archive(tmp_path / f"dump{kind}", {"meta.json": b"[{,", f"games/{GAME_ID}": b"columns"})
         named, replay = sorted(listed(path), key=lambda replay: replay.member)
-        assert fault(named)[1].startswith("meta.json: JSONDecodeError"), kind
+        assert rejection(named)[1].startswith("meta.json: JSONDecodeError"), kind
         assert (replay.meta, read_input(replay)) == (None, b"columns")
 
 

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from archive_making import write_archive
 from moto.server import ThreadedMotoServer
-from source_listing import CODE, contents, fault, listed
+from source_listing import CODE, contents, listed, rejection
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.object_storage import RemoteFile
@@ -107,7 +107,7 @@ def test_an_endpoint_may_be_named_in_the_environment_and_keys_do_not_depend_on_i
     assert contents(bare) == contents(uri)
 
 
-def test_inputs_of_a_bucket_that_are_done_are_passed_over(dump, bucket):
+def test_inputs_of_a_bucket_that_are_done_are_skipped(dump, bucket):
     uri = bucket(dump, "dump")
     replays = listed(uri)
     done = {replay.key for replay in replays[::2]}
@@ -116,7 +116,7 @@ def test_inputs_of_a_bucket_that_are_done_are_passed_over(dump, bucket):
     assert inputs.drain_skipped().num_done == len(done)
 
 
-def test_objects_that_are_gone_or_changed_after_the_listing_stop_nothing(dump, bucket, server):
+def test_objects_deleted_or_changed_after_the_listing_are_rejected(dump, bucket, server):
     uri = bucket(dump / "deep" / "er", "dump")
     write_archive(dump / "deep" / "er" / "z.zip", {"a.slp": b"old"})
     uri = bucket(dump / "deep" / "er", "dump")
@@ -125,11 +125,11 @@ def test_objects_that_are_gone_or_changed_after_the_listing_stop_nothing(dump, b
     name = uri.split("/")[2]
     client.delete_object(Bucket=name, Key="dump/k.slp.gz")
     client.put_object(Bucket=name, Key="dump/z.zip", Body=b"something else")
-    assert fault(plain)[0] == "unopenable"
-    assert fault(member)[0] == "unopenable"
+    assert rejection(plain)[0] == "unopenable"
+    assert rejection(member)[0] == "unopenable"
 
 
-def test_a_source_that_cannot_be_is_an_error_before_anything_is_read(bucket, dump, server):
+def test_an_impossible_source_is_an_error_before_anything_is_read(bucket, dump, server):
     uri = bucket(dump / "deep" / "er", "dump")
     options = uri.partition("?")[2]
     for place in (f"s3://no-such-bucket/x.zip?{options}", uri.replace("dump?", "nothing?")):
@@ -146,9 +146,9 @@ def test_a_server_that_does_not_answer_is_an_error_without_credentials_in_it(ser
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"s3://key:hidden@bucket/x.zip?endpoint_override=127.0.0.1:{free.getsockname()[1]}&scheme=http"
-        with pytest.raises(UserError, match=r"cannot be reached .*NETWORK_CONNECTION") as refused:
+        with pytest.raises(UserError, match=r"cannot be reached .*NETWORK_CONNECTION") as rejected:
             survey([place])
-    assert "hidden" not in str(refused.value)
+    assert "hidden" not in str(rejected.value)
 
 
 def test_real_archives_are_read_from_a_bucket(real_replays, bucket, tmp_path):
@@ -255,7 +255,7 @@ def test_a_bucket_of_google_is_read_as_the_same_folder_on_disk(dump, google):
         survey([uri.replace("/dump?", "/nothing?")])
 
 
-def test_no_name_is_told_of_a_remote_file_that_cannot_be_read(dump, bucket):
+def test_the_rejection_of_a_remote_file_contains_no_name(dump, bucket):
     (dump / "deep" / "er" / f"{CODE}.slp.gz").write_bytes(b"no gzip")
     found = listed(bucket(dump / "deep" / "er", "dump"))
-    assert fault(found[0])[0] == "unopenable"
+    assert rejection(found[0])[0] == "unopenable"

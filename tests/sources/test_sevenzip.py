@@ -14,7 +14,7 @@ from pathlib import Path
 
 import py7zr
 import pytest
-from source_listing import contents, fault, listed, peak_bytes
+from source_listing import contents, listed, peak_bytes, rejection
 
 from datasets.runtime.hardware import process_tree
 from datasets.sources.archives import sevenzip_process
@@ -78,24 +78,24 @@ def test_an_unsupported_method_is_named_for_each_member_and_the_next_block_is_re
     path.write_bytes(with_header(streams, header.replace(copy, unknown, 1)))
     found = {replay.name: replay for replay in listed(path)}
     for name in ("a.slp", "b.slp"):
-        assert fault(found[name]) == ("unopenable", f"compression method 77; {SUPPORTED}")
+        assert rejection(found[name]) == ("unopenable", f"compression method 77; {SUPPORTED}")
     assert read_input(found["c.slp"]) == b"good"
 
 
 @pytest.mark.parametrize("has_hidden_names", [False, True])
-def test_an_encrypted_archive_is_refused(tmp_path, has_hidden_names):
+def test_an_encrypted_archive_is_rejected(tmp_path, has_hidden_names):
     options = {"password": "secret", "header_encryption": has_hidden_names}
     path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT, "b.slp": b"x"}, **options)
     found = listed(path)
     assert [replay.member for replay in found] == ([-1] if has_hidden_names else [0, 1])
-    assert {fault(replay) for replay in found} == {("encrypted", "the archive is encrypted")}
+    assert {rejection(replay) for replay in found} == {("encrypted", "the archive is encrypted")}
 
 
 def test_a_directory_that_is_not_compressed_is_read(tmp_path):
     assert contents(packed(tmp_path / "dump.7z", {"a.slp": CONTENT}, is_encoded=False)) == [CONTENT]
 
 
-def test_an_archive_of_nothing_holds_nothing(tmp_path):
+def test_an_empty_archive_has_no_inputs(tmp_path):
     with py7zr.SevenZipFile(tmp_path / "dump.7z", "w"):
         pass
     assert listed(tmp_path / "dump.7z") == []
@@ -120,7 +120,7 @@ def test_every_member_of_a_damaged_block_is_rejected_and_the_next_block_is_read(
     whole = {replay.member: replay.key for replay in listed(path)}
     first_block_destroyed(path)
     found = sorted(listed(path), key=lambda replay: replay.member)
-    assert [fault(replay)[0] for replay in found[:4]] == ["unopenable"] * 4
+    assert [rejection(replay)[0] for replay in found[:4]] == ["unopenable"] * 4
     assert read_input(found[4]) == b"good"
     assert [replay.key == whole[replay.member] for replay in found] == [False] * 4 + [True]
 
@@ -183,7 +183,7 @@ def test_a_process_that_dies_rejects_the_archive_and_the_next_one_is_read(tmp_pa
     *between, rejected, last = scan
     assert read_input(first) == members["0.slp"]
     assert len(between) < 4
-    assert (rejected.source, fault(rejected)) == (path.name, (code, message))
+    assert (rejected.source, rejection(rejected)) == (path.name, (code, message))
     assert read_input(last) == CONTENT
 
 
@@ -192,7 +192,7 @@ def test_a_directory_that_takes_endless_cpu_time_is_rejected(tmp_path, monkeypat
     monkeypatch.setattr(sevenzip_process, "CHILD", CHILD_WITH_ENDLESS_LOOP)
     monkeypatch.setattr(SevenZipProcess, "_idle", [])
     (rejected,) = listed(path)
-    assert fault(rejected) == ("unopenable", "reading makes no progress: the CPU time limit was exceeded")
+    assert rejection(rejected) == ("unopenable", "reading makes no progress: the CPU time limit was exceeded")
 
 
 CHILD_WITH_ENDLESS_LOOP = """\
@@ -217,7 +217,7 @@ def test_a_transient_read_error_leaves_the_rest_of_the_block_for_the_next_run(tm
     found = listed(path)
     assert [replay.key for replay in found] == keys
     assert [read_input(replay) for replay in found[:2]] == list(members.values())[:2]
-    assert [fault(replay)[0] for replay in found[2:]] == [UNREACHABLE] * 2
+    assert [rejection(replay)[0] for replay in found[2:]] == [UNREACHABLE] * 2
     monkeypatch.undo()
     done = frozenset(replay.key for replay in found[:2])
     assert [read_input(replay) for replay in listed(path, done=done)] == list(members.values())[2:]
@@ -239,23 +239,23 @@ serve(connection_fd)
 """
 
 
-def test_members_that_were_refused_are_not_read_again_until_the_archive_is_repaired(tmp_path):
+def test_members_that_were_rejected_are_not_read_again_until_the_archive_is_repaired(tmp_path):
     path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT, "b.slp": b"two"})
     whole = path.read_bytes()
     first_block_destroyed(path)
-    refused = frozenset(replay.key for replay in listed(path))
-    assert listed(path, done=refused) == []
+    rejected = frozenset(replay.key for replay in listed(path))
+    assert listed(path, done=rejected) == []
     path.write_bytes(whole)
-    assert [read_input(replay) for replay in listed(path, done=refused)] == [CONTENT, b"two"]
+    assert [read_input(replay) for replay in listed(path, done=rejected)] == [CONTENT, b"two"]
 
 
-def test_a_member_whose_checksum_is_wrong_is_refused_and_its_neighbours_are_read(tmp_path):
+def test_a_member_whose_checksum_is_wrong_is_rejected_and_its_neighbours_are_read(tmp_path):
     members = {name: name.encode() * 20 for name in ("one.slp", "two.slp", "three.slp")}
     path = packed(tmp_path / "dump.7z", members, filters=METHODS["none"])
     path.write_bytes(path.read_bytes().replace(b"two.slp" * 20, b"two.slp" * 19 + b"xxx.slp"))
     one, two, three = listed(path)
     assert (read_input(one), read_input(three)) == (members["one.slp"], members["three.slp"])
-    assert fault(two)[0] == "wrong_size"
+    assert rejection(two)[0] == "wrong_size"
 
 
 def number_7z(value: int) -> bytes:
@@ -310,7 +310,7 @@ def test_a_hostile_directory_is_one_reject_within_seconds_and_costs_no_memory_he
         started = time.process_time()
         assert survey([str(path)]).num_inputs == 1
         (rejected,) = listed(path)
-        assert (rejected.member, fault(rejected)[0]) == (-1, "unopenable")
+        assert (rejected.member, rejection(rejected)[0]) == (-1, "unopenable")
         assert time.process_time() - started < 1
 
     started = time.monotonic()
@@ -357,4 +357,4 @@ def test_a_dictionary_larger_than_the_memory_limit_rejects_the_members(tmp_path)
     position = header.index(b"\x21\x21\x01") + 3  # LZMA2 with one byte of properties: 40 is a dictionary of 4 GB
     path.write_bytes(with_header(streams, header[:position] + b"\x28" + header[position + 1 :]))
     (replay,) = listed(path)
-    assert fault(replay) == ("too_large", "decompressing takes more than 1280 MB of memory")
+    assert rejection(replay) == ("too_large", "decompressing takes more than 1280 MB of memory")

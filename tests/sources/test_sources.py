@@ -1,4 +1,4 @@
-"""What is found in folders and their files, what odd ones do, and how a corpus' sources are named."""
+"""Scans of folders, special and damaged files, and source files that name a corpus' sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from archive_making import write_archive
-from source_listing import CODE, GAME_ID, contents, fault, listed, peak_bytes
+from source_listing import CODE, GAME_ID, contents, listed, peak_bytes, rejection
 
 from datasets.runtime.errors import ReplayError, UserError
 from datasets.sources import storage
@@ -51,7 +51,7 @@ def test_all_replays_of_a_folder_are_found_in_the_order_of_their_names(folder):
     ]  # fmt: skip
 
 
-def test_a_survey_counts_what_a_walk_then_finds(folder):
+def test_a_survey_counts_what_a_scan_then_finds(folder):
     found = survey([str(folder)])
     assert found.num_inputs == 4
     assert found.num_bytes == sum(replay.num_bytes for replay in listed(folder))
@@ -64,7 +64,7 @@ def test_listing_twice_gives_the_same_keys(folder):
     assert all(len(replay.key) == 24 and int(replay.key, 16) >= 0 for replay in first)
 
 
-def test_what_is_done_is_passed_over_and_counted_and_changes_no_other_input(folder):
+def test_inputs_that_are_done_are_skipped_and_counted_and_change_no_other_input(folder):
     every = listed(folder)
     for done in every:
         inputs = Inputs([str(folder)], done.key.__eq__)
@@ -78,7 +78,7 @@ def test_a_source_named_twice_is_listed_once(folder):
     assert len(listed(folder, folder, folder / "c.zip", f"{folder}/../dump", f"file://{folder}")) == 4
 
 
-def test_a_walk_can_be_sent_to_another_process(folder):
+def test_inputs_can_be_pickled(folder):
     replays = listed(folder)
     assert pickle.loads(pickle.dumps(replays)) == replays
 
@@ -89,14 +89,14 @@ def test_a_changed_file_is_a_new_input(folder):
     assert len(before & {replay.key for replay in listed(folder)}) == 3
 
 
-def test_suffixes_are_read_in_any_case_and_the_companions_of_macos_are_ignored(tmp_path):
+def test_suffixes_are_read_in_any_case_and_the_resource_forks_of_macos_are_ignored(tmp_path):
     (tmp_path / "A.SLP").write_bytes(b"one")
     (tmp_path / "b.Slp.Gz").write_bytes(gzip.compress(b"two"))
     (tmp_path / "._A.SLP").write_bytes(b"icon")
     assert contents(tmp_path) == [b"one", b"two"]
 
 
-def test_reading_ahead_gives_every_input_in_order_with_its_bytes_or_its_fault(folder):
+def test_reading_ahead_gives_every_input_in_order_with_its_bytes_or_its_rejection(folder):
     (folder / "a1.slp.gz").write_bytes(b"no gzip")
     found = list(read_ahead(listed(folder)))
     assert [replay.name for replay, _ in found] == [
@@ -107,10 +107,10 @@ def test_reading_ahead_gives_every_input_in_order_with_its_bytes_or_its_fault(fo
     assert [read() for _, read in [found[0], *found[2:]]] == [b"two", b"one", b"four", b"three"]
 
 
-def test_a_truncated_gzip_is_refused(tmp_path):
+def test_a_truncated_gzip_is_rejected(tmp_path):
     (tmp_path / f"{CODE}.slp.gz").write_bytes(gzip.compress(os.urandom(5_000))[:-2_000])
     (replay,) = listed(tmp_path)
-    assert fault(replay) == (
+    assert rejection(replay) == (
         "unopenable",
         "EOFError: Compressed file ended before the end-of-stream marker was reached",
     )
@@ -121,17 +121,17 @@ def test_a_gzip_of_several_members_is_one_replay(tmp_path):
     assert contents(tmp_path) == [b"one two"]
 
 
-def test_a_gzip_bomb_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+def test_a_gzip_bomb_is_rejected_in_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(decompress, "MAX_REPLAY_BYTES", 1 << 20)
     (tmp_path / "a.slp.gz").write_bytes(gzip.compress(bytes(200 << 20), 1))
     (replay,) = listed(tmp_path)
-    assert peak_bytes(lambda: fault(replay)) < 8 << 20
-    assert fault(replay) == ("too_large", "more than 1 MB uncompressed")
+    assert peak_bytes(lambda: rejection(replay)) < 8 << 20
+    assert rejection(replay) == ("too_large", "more than 1 MB uncompressed")
 
 
-def test_a_file_larger_than_any_replay_is_refused_unread(folder, monkeypatch):
+def test_a_file_larger_than_any_replay_is_rejected_unread(folder, monkeypatch):
     monkeypatch.setattr(decompress, "MAX_REPLAY_BYTES", 2)
-    assert {fault(replay)[0] for replay in listed(folder)} == {"too_large"}
+    assert {rejection(replay)[0] for replay in listed(folder)} == {"too_large"}
     assert [replay.rejection is not None for replay in listed(folder)] == [True] * 4
 
 
@@ -140,7 +140,7 @@ def test_an_empty_file_is_an_input_without_bytes(tmp_path):
     assert contents(tmp_path) == [b""]
 
 
-def test_files_that_are_gone_or_changed_or_became_pipes_after_the_listing_stop_nothing(tmp_path):
+def test_files_deleted_changed_or_replaced_by_pipes_after_the_listing_stop_nothing(tmp_path):
     for name in "abc":
         (tmp_path / f"{CODE}{name}.slp").write_bytes(b"old")
     gone, changed, pipe = listed(tmp_path)
@@ -148,12 +148,12 @@ def test_files_that_are_gone_or_changed_or_became_pipes_after_the_listing_stop_n
     Path(changed.container).write_bytes(b"new and longer")
     Path(pipe.container).unlink()
     os.mkfifo(pipe.container)
-    assert fault(gone) == ("unopenable", "FileNotFoundError: No such file or directory")
+    assert rejection(gone) == ("unopenable", "FileNotFoundError: No such file or directory")
     assert read_input(changed) == b"new and longer"
-    assert fault(pipe) == ("unopenable", "not a regular file")
+    assert rejection(pipe) == ("unopenable", "not a regular file")
 
 
-def test_links_that_lead_back_or_nowhere_end_the_walk_nowhere(tmp_path):
+def test_cyclic_and_dangling_links_do_not_end_the_scan(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one.slp").write_bytes(b"one")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
@@ -163,18 +163,18 @@ def test_links_that_lead_back_or_nowhere_end_the_walk_nowhere(tmp_path):
     (tmp_path / "e.slp").symlink_to(tmp_path / "a" / "one.slp")
     one, circle, nowhere = listed(tmp_path)
     assert read_input(one) == b"one"
-    assert fault(circle) == ("unopenable", "OSError: Too many levels of symbolic links")
-    assert fault(nowhere) == ("unopenable", "FileNotFoundError: No such file or directory")
+    assert rejection(circle) == ("unopenable", "OSError: Too many levels of symbolic links")
+    assert rejection(nowhere) == ("unopenable", "FileNotFoundError: No such file or directory")
 
 
-def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
+def test_special_files_are_rejected_and_never_block(tmp_path):
     os.mkfifo(tmp_path / "a.slp")
     os.mkfifo(tmp_path / "b.zip")
     (tmp_path / "c.slp").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "ignored")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "d.slp"))
-        found = [(replay.name, fault(replay)) for replay in listed(tmp_path)]
+        found = [(replay.name, rejection(replay)) for replay in listed(tmp_path)]
     assert found == [
         ("a.slp", ("unopenable", "a pipe, not a file")),
         ("b.zip", ("unopenable", "a pipe, not a file")),
@@ -183,25 +183,25 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path):
     ]
 
 
-def test_a_file_that_the_disk_does_not_give_is_tried_again_and_then_left_for_the_next_run(tmp_path, monkeypatch):
+def test_a_file_with_transient_read_errors_is_retried_and_then_left_for_the_next_run(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "RETRY_AFTER_S", (0.01, 0.01))
     (tmp_path / "a.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
     (replay,) = listed(tmp_path)
-    assert fault(replay)[0] == UNREACHABLE
+    assert rejection(replay)[0] == UNREACHABLE
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_files_and_folders_without_permission_are_named(tmp_path):
+def test_files_and_folders_without_permission_are_rejected(tmp_path):
     (tmp_path / "a.slp").write_bytes(b"secret")
     (tmp_path / "a.slp").chmod(0)
     (tmp_path / "b").mkdir(mode=0)
     (tmp_path / "c.zip").write_bytes(b"secret")
     (tmp_path / "c.zip").chmod(0)
-    assert [fault(replay)[1].rsplit(": ", 1)[1] for replay in listed(tmp_path)] == ["Permission denied"] * 3
+    assert [rejection(replay)[1].rsplit(": ", 1)[1] for replay in listed(tmp_path)] == ["Permission denied"] * 3
     (tmp_path / "b").chmod(0o700)
 
 
-def test_a_folder_that_cannot_be_listed_is_named_and_its_neighbours_are_read(tmp_path):
+def test_a_folder_that_cannot_be_listed_is_rejected_and_its_neighbours_are_read(tmp_path):
     (tmp_path / "z.slp").write_bytes(b"after it")
     inner = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -213,11 +213,11 @@ def test_a_folder_that_cannot_be_listed_is_named_and_its_neighbours_are_read(tmp
     finally:
         os.close(inner)
     unlisted, after = listed(tmp_path)
-    assert fault(unlisted) == ("unopenable", "OSError: File name too long")
+    assert rejection(unlisted) == ("unopenable", "OSError: File name too long")
     assert read_input(after) == b"after it"
 
 
-def test_names_that_are_no_utf8_are_read_and_can_be_stored(tmp_path):
+def test_files_whose_names_are_not_utf8_are_read_and_their_names_can_be_stored(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.slp")).write_bytes(b"one")
     with zipfile.ZipFile(tmp_path / os.fsdecode(b"dump\xff.zip"), "w") as archive:
         archive.writestr("two.slp", b"two")
@@ -243,11 +243,11 @@ def test_unsupported_archives_and_compressed_replays_are_rejected_rather_than_ig
     path.write_bytes(b"x")
     for source in (path.parent, path):
         (replay,) = listed(source)
-        assert (replay.member, fault(replay)) == (-1, ("unopenable", message))
+        assert (replay.member, rejection(replay)) == (-1, ("unopenable", message))
     with pytest.raises(UserError, match=message):
         survey([str(path)])
     inside, good = listed(write_archive(tmp_path / "dump.zip", {name: b"x", "good.slp": b"y"}))
-    assert fault(inside)[0] in ("unopenable", "nested_archive")
+    assert rejection(inside)[0] in ("unopenable", "nested_archive")
     assert read_input(good) == b"y"
 
 
@@ -283,11 +283,11 @@ def test_parsed_games_are_recognised_and_carry_what_meta_json_says_without_names
         assert read_input(replay) == b"columns"
 
 
-def test_parsed_games_without_meta_json_are_taken_and_a_damaged_one_is_named(tmp_path):
+def test_parsed_games_without_meta_json_are_read_and_a_damaged_one_is_rejected(tmp_path):
     root = parsed_folder(tmp_path)
     (root / "meta.json").write_text("[{]")
     named, replay = listed(root)
-    assert fault(named)[1].startswith("meta.json: JSONDecodeError")
+    assert rejection(named)[1].startswith("meta.json: JSONDecodeError")
     assert (replay.meta, read_input(replay)) == (None, b"columns")
     (root / "meta.json").unlink()
     assert listed(root) == [replay]
@@ -304,21 +304,21 @@ def test_a_large_meta_json_takes_little_memory(tmp_path):
     assert listed(root)[0].meta == {"stage": 30_000}
 
 
-def test_what_cannot_be_a_source_is_an_error_that_says_what_can(folder, tmp_path):
+def test_an_unsupported_source_is_an_error_that_lists_the_supported_ones(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     for place in (folder / "nowhere", folder / "notes.txt", tmp_path / "empty"):
         with pytest.raises(UserError, match=r"\.zip"):
             survey([str(place)])
 
 
-def test_a_source_that_vanishes_after_the_survey_is_named(folder):
+def test_a_source_deleted_after_the_survey_is_rejected(folder):
     survey([str(folder)])
     shutil.rmtree(folder)
     (replay,) = listed(folder)
-    assert fault(replay) == ("unopenable", "FileNotFoundError: No such file or directory")
+    assert rejection(replay) == ("unopenable", "FileNotFoundError: No such file or directory")
 
 
-def test_a_source_file_stands_for_its_sources(tmp_path, monkeypatch):
+def test_a_source_file_expands_to_its_sources(tmp_path, monkeypatch):
     monkeypatch.setenv("DUMPS", "s3://bucket")
     monkeypatch.setenv("HOME", "at-home")
     path = tmp_path / "mine.yaml"
@@ -337,7 +337,7 @@ def test_a_shipped_name_is_a_source_unless_a_folder_of_that_name_is_there(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("sources: [a]\nfilter: x", "filter: unknown; expected description and sources"),
         ("sources: []", r"sources: found \[\], expected a list"),
@@ -349,8 +349,8 @@ def test_a_shipped_name_is_a_source_unless_a_folder_of_that_name_is_there(tmp_pa
         ("a", "found str, expected the keys"),
     ],
 )
-def test_a_wrong_source_file_is_an_error_that_says_where(tmp_path, text, said):
+def test_a_wrong_source_file_is_an_error_that_says_where(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=f"mine.yaml: {said}"):
+    with pytest.raises(UserError, match=f"mine.yaml: {message}"):
         resolve([str(path)])

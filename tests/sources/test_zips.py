@@ -1,4 +1,4 @@
-"""Zips in particular: methods, lies, 64-bit fields, large directories."""
+"""Zips: methods, wrong fields, 64-bit fields, large directories, recovery of truncated archives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from archive_making import RawMember, honest, raw_zip, zstd
-from source_listing import CODE, contents, fault, listed, peak_bytes
+from archive_making import RawMember, raw_zip, valid_member, zstd
+from source_listing import CODE, contents, listed, peak_bytes, rejection
 
 from datasets.sources.archives import decompress
 from datasets.sources.reading import read_input
@@ -44,14 +44,14 @@ def test_members_are_read_as_python_writes_them(tmp_path, method):
 
 @pytest.mark.parametrize("method", [93, 20])
 def test_zstd_members_of_one_or_several_frames_are_read(tmp_path, method):
-    member = honest("a.slp", CONTENT, method, zstd(CONTENT[:100]) + zstd(CONTENT[100:]))
+    member = valid_member("a.slp", CONTENT, method, zstd(CONTENT[:100]) + zstd(CONTENT[100:]))
     assert contents(zipped(tmp_path, member)) == [CONTENT]
 
 
 @pytest.mark.parametrize(("method", "name"), [(9, "deflate64"), (98, "ppmd"), (77, "unknown")])
 def test_a_method_that_is_not_read_is_named(tmp_path, method, name):
-    unread, good = listed(zipped(tmp_path, honest("a.slp", CONTENT, method), honest("b.slp", CONTENT)))
-    assert fault(unread)[1].startswith(f"compression method {method} ({name})")
+    unread, good = listed(zipped(tmp_path, valid_member("a.slp", CONTENT, method), valid_member("b.slp", CONTENT)))
+    assert rejection(unread)[1].startswith(f"compression method {method} ({name})")
     assert read_input(good) == CONTENT
 
 
@@ -70,18 +70,18 @@ def test_an_archive_with_data_descriptors_is_read(tmp_path):
 
 
 def test_members_of_the_same_name_are_both_read(tmp_path):
-    assert contents(zipped(tmp_path, honest("a.slp", b"one"), honest("a.slp", b"two"))) == [b"one", b"two"]
+    assert contents(zipped(tmp_path, valid_member("a.slp", b"one"), valid_member("a.slp", b"two"))) == [b"one", b"two"]
 
 
 def test_data_before_and_after_the_archive_is_skipped(tmp_path):
-    path = zipped(tmp_path, honest("a.slp", CONTENT), prefix=b"#!/bin/sh a program that unpacks itself")
+    path = zipped(tmp_path, valid_member("a.slp", CONTENT), prefix=b"#!/bin/sh a program that unpacks itself")
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = b"a comment"
     assert contents(path) == [CONTENT]
 
 
 def test_fields_of_64_bits_are_read(tmp_path):
-    members = [honest("a.slp", b"one"), honest("b.slp", b"two")]
+    members = [valid_member("a.slp", b"one"), valid_member("b.slp", b"two")]
     members[1].is_zip64 = True
     assert contents(zipped(tmp_path, *members, is_zip64=True)) == [b"one", b"two"]
     assert contents(zipped(tmp_path, *members, prefix=b"prefix", is_zip64=True)) == [b"one", b"two"]
@@ -96,78 +96,81 @@ def test_a_local_header_longer_than_expected_is_read_over(tmp_path):
     assert contents(path) == [CONTENT]
 
 
-def test_an_encrypted_member_is_refused_and_its_neighbour_is_read(tmp_path):
-    secret = honest(f"{CODE}.slp", CONTENT)
+def test_an_encrypted_member_is_rejected_and_its_neighbour_is_read(tmp_path):
+    secret = valid_member(f"{CODE}.slp", CONTENT)
     secret.flags = 1
-    refused, good = listed(zipped(tmp_path, secret, honest("b.slp", b"good")))
-    assert fault(refused) == ("encrypted", "the member is encrypted")
+    rejected, good = listed(zipped(tmp_path, secret, valid_member("b.slp", b"good")))
+    assert rejection(rejected) == ("encrypted", "the member is encrypted")
     assert read_input(good) == b"good"
 
 
 @pytest.mark.parametrize("num_bytes", [len(CONTENT) - 1, len(CONTENT) + 1, 0])
 @pytest.mark.parametrize("method", [0, 8, 12, 93])
-def test_a_member_that_lies_about_its_size_is_refused(tmp_path, num_bytes, method):
+def test_a_member_that_states_a_wrong_size_is_rejected(tmp_path, num_bytes, method):
     stored = {0: CONTENT, 8: deflated(CONTENT), 12: bz2.compress(CONTENT), 93: zstd(CONTENT)}[method]
-    member = honest("a.slp", CONTENT, method, stored)
+    member = valid_member("a.slp", CONTENT, method, stored)
     member.num_bytes = num_bytes
     (replay,) = listed(zipped(tmp_path, member))
-    assert fault(replay)[0] == "wrong_size"
+    assert rejection(replay)[0] == "wrong_size"
 
 
-def test_a_member_whose_checksum_is_wrong_is_refused_and_its_neighbours_are_read(tmp_path):
-    path = zipped(tmp_path, *(honest(f"{CODE}-{text}.slp", text.encode() * 20) for text in ("one", "two", "three")))
+def test_a_member_whose_checksum_is_wrong_is_rejected_and_its_neighbours_are_read(tmp_path):
+    contents_by_name = {f"{CODE}-{text}.slp": text.encode() * 20 for text in ("one", "two", "three")}
+    path = zipped(tmp_path, *(valid_member(name, content) for name, content in contents_by_name.items()))
+        tmp_path, *(valid_member(f"{CODE}-{text}.slp", text.encode() * 20) for text in ("one", "two", "three"))
+    )
     path.write_bytes(path.read_bytes().replace(b"two" * 20, b"two" * 19 + b"xxx"))
     one, two, three = listed(path)
     assert (read_input(one), read_input(three)) == (b"one" * 20, b"three" * 20)
-    assert fault(two) == ("wrong_size", "CRC mismatch between the member and the archive's directory")
+    assert rejection(two) == ("wrong_size", "CRC mismatch between the member and the archive's directory")
 
 
-def test_a_bomb_that_says_it_is_small_is_refused_in_little_memory(tmp_path):
+def test_a_decompression_bomb_that_states_a_small_size_is_rejected_in_little_memory(tmp_path):
     for method, stored in ((8, deflated(bytes(64 << 20))), (12, bz2.compress(bytes(64 << 20)))):
-        member = honest("a.slp", bytes(1_000), method, stored)
+        member = valid_member("a.slp", bytes(1_000), method, stored)
         (replay,) = listed(zipped(tmp_path, member))
-        assert peak_bytes(lambda replay=replay: fault(replay)) < 4 << 20
-        assert fault(replay)[0] == "wrong_size"
+        assert peak_bytes(lambda replay=replay: rejection(replay)) < 4 << 20
+        assert rejection(replay)[0] == "wrong_size"
 
 
-def test_a_member_that_says_it_is_stored_in_more_bytes_than_any_replay_is_refused_unread(tmp_path):
-    member = honest("a.slp", b"x", 8)
+def test_a_member_stored_in_more_bytes_than_any_replay_is_rejected_unread(tmp_path):
+    member = valid_member("a.slp", b"x", 8)
     member.stored_bytes = decompress.MAX_REPLAY_BYTES + 1
     (replay,) = listed(zipped(tmp_path, member))
     assert replay.rejection is not None
     assert replay.rejection[0] == "too_large"
 
 
-def test_a_member_that_lies_outside_of_the_archive_is_refused(tmp_path):
-    member = honest("a.slp", b"x")
+def test_a_member_that_lies_outside_of_the_archive_is_rejected(tmp_path):
+    member = valid_member("a.slp", b"x")
     member.stored_bytes = member.num_bytes = 50_000
     (replay,) = listed(zipped(tmp_path, member))
-    assert fault(replay) == ("unopenable", "the archive ends within this member")
+    assert rejection(replay) == ("unopenable", "the archive ends within this member")
 
 
 def test_workers_read_members_without_the_directory(tmp_path):
-    path = zipped(tmp_path, honest("a.slp", CONTENT), honest("b.slp", b"two"))
+    path = zipped(tmp_path, valid_member("a.slp", CONTENT), valid_member("b.slp", b"two"))
     found = listed(path)
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"PK\1\2")])
     assert [read_input(replay) for replay in found] == [CONTENT, b"two"]
 
 
-def test_an_archive_that_was_exchanged_after_the_listing_gives_no_wrong_bytes(tmp_path):
-    path = zipped(tmp_path, honest("a.slp", b"old"))
+def test_an_archive_replaced_after_the_listing_gives_no_wrong_bytes(tmp_path):
+    path = zipped(tmp_path, valid_member("a.slp", b"old"))
     (replay,) = listed(path)
-    zipped(tmp_path, honest("a.slp", b"new"))
-    assert fault(replay)[0] == "wrong_size"
+    zipped(tmp_path, valid_member("a.slp", b"new"))
+    assert rejection(replay)[0] == "wrong_size"
     assert contents(path) == [b"new"]
 
 
 def test_a_member_in_another_part_of_a_split_archive_is_rejected(tmp_path):
-    path = zipped(tmp_path, honest("a.slp", b"x"), honest("b.slp", b"y"))
+    path = zipped(tmp_path, valid_member("a.slp", b"x"), valid_member("b.slp", b"y"))
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\1\2") + 34] = 3
     path.write_bytes(content)
     elsewhere, here = listed(path)
-    assert fault(elsewhere)[1] == "the archive is split and the member is in another part; join the parts first"
+    assert rejection(elsewhere)[1] == "the archive is split and the member is in another part; join the parts first"
     assert read_input(here) == b"y"
 
 
@@ -177,14 +180,14 @@ def test_disk_numbers_in_the_64_bit_field_are_read(real_replays):
 
 
 def test_members_behind_a_damaged_directory_entry_are_read_and_the_archive_is_rejected_once(tmp_path):
-    path = zipped(tmp_path, *(honest(f"{number}.slp", b"x") for number in range(9)))
+    path = zipped(tmp_path, *(valid_member(f"{number}.slp", b"x") for number in range(9)))
     keys = [replay.key for replay in listed(path)]
     content = path.read_bytes()
     fifth = [at for at in range(len(content)) if content.startswith(b"PK\1\2", at)][4]
     path.write_bytes(content[:fifth] + b"xxxx" + content[fifth + 4 :])
     rejected, *found = listed(path)
     assert [replay.key for replay in found] == keys
-    assert fault(rejected) == (
+    assert rejection(rejected) == (
         "unopenable", "the archive is cut off or damaged, or no zip: its directory cannot be read",
     )  # fmt: skip
 

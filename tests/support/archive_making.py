@@ -1,4 +1,4 @@
-"""Archives as the tests need them: of every kind, and zips that say what no honest program would."""
+"""Archives as the tests need them: of every kind, and zips that say what no valid_member program would."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 @dataclass(kw_only=True)
 class RawMember:
-    """A zip's member, with each field as it is to be written."""
+    """A zip member with each field as it is written."""
 
     name: str
     stored: bytes
@@ -29,8 +29,8 @@ class RawMember:
     is_zip64: bool = False
 
 
-def honest(name: str, content: bytes, method: int = 0, stored: bytes | None = None) -> RawMember:
-    """A member whose fields are true."""
+def valid_member(name: str, content: bytes, method: int = 0, stored: bytes | None = None) -> RawMember:
+    """A member with correct fields."""
     return RawMember(
         name=name,
         stored=content if stored is None else stored,
@@ -74,7 +74,7 @@ def zstd(content: bytes) -> bytes:
 
 
 def tar_bytes(members: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT, mode: str = "w") -> bytes:
-    """A tar, compressed as the mode says (`w:gz`)."""
+    """A tar, compressed by mode (`w:gz`)."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode, format=form) as archive:
         for name, content in members.items():
@@ -85,7 +85,7 @@ def tar_bytes(members: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT, mode
 
 
 def write_archive(path: Path, members: Mapping[str, bytes]) -> Path:
-    """An archive of the kind that the path's suffix says."""
+    """An archive of the kind of the path's suffix."""
     if path.name.endswith(".zip"):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():

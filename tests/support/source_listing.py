@@ -1,4 +1,4 @@
-"""Walks over sources, as the tests look at them."""
+"""Scans of sources for tests."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from datasets.sources.reading import read_input
 from datasets.sources.scan import Inputs
 
 CODE = "SOME#123"
-"""Stands for a connect code in a file's name."""
+"""A connect code in a file's name, which no message may contain."""
 GAME_ID = "0123456789abcdef" * 2
 
 
-def listed(*places: Path | str, done: frozenset[str] = frozenset()) -> list[ReplayInput]:
+def listed(*sources: Path | str, done: frozenset[str] = frozenset()) -> list[ReplayInput]:
     """All inputs of some sources."""
-    return list(Inputs([str(place) for place in places], done.__contains__))
+    return list(Inputs([str(source) for source in sources], done.__contains__))
 
 
-def contents(*places: Path | str) -> list[bytes]:
+def contents(*sources: Path | str) -> list[bytes]:
     """The bytes of all inputs, in listing order."""
-    return [read_input(replay) for replay in listed(*places)]
+    return [read_input(replay) for replay in listed(*sources)]
 
 
-def fault(replay: ReplayInput) -> tuple[str, str]:
-    """How an input is refused; its message names nothing."""
-    with pytest.raises(ReplayError) as refused:
+def rejection(replay: ReplayInput) -> tuple[str, str]:
+    """Reason code and message of a rejected input; the message contains no name."""
+    with pytest.raises(ReplayError) as rejected:
         read_input(replay)
-    assert CODE not in refused.value.message
-    assert "/" not in refused.value.message.replace("Input/output", "")
-    return refused.value.code, refused.value.message
+    assert CODE not in rejected.value.message
+    assert "/" not in rejected.value.message.replace("Input/output", "")
+    return rejected.value.code, rejected.value.message
 
 
 def content_or_code(replay: ReplayInput) -> bytes | str:
-    """The bytes of an input, or the code of its refusal."""
+    """The bytes of an input, or the code of its rejection."""
     try:
         return read_input(replay)
     except ReplayError as error:
@@ -47,7 +47,7 @@ def content_or_code(replay: ReplayInput) -> bytes | str:
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Memory that Python's allocators hand out at most while something runs."""
+    """Peak of the memory that Python allocates during a call."""
     tracemalloc.start()
     try:
         call()
