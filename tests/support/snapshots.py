@@ -41,7 +41,7 @@ def save_checkpoint(
     with CheckpointWriter(LocalStore(folder), keep, print) as writer:
         writer.save(taken, wait=True)
         assert writer.written is not None
-        return folder / writer.written.name
+        return folder / str(writer.written)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

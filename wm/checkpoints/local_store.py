@@ -27,9 +27,8 @@ class LocalStore(CheckpointStore):
     def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
 
-    def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> int:
+    def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> None:
         temporary = self._temporary(name)
-        num_bytes = 0
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -38,14 +37,12 @@ class LocalStore(CheckpointStore):
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                num_bytes += len(content)
             fsync_folder(temporary)
             temporary.rename(self.root / str(name))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         fsync_folder(self.root)
-        return num_bytes
 
     def remove(self, name: CheckpointName) -> None:
         temporary = self._temporary(name)

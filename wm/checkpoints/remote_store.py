@@ -48,17 +48,14 @@ class RemoteStore(CheckpointStore):
         with open_remote(str(joined(self._uri, path))) as file:
             return file.read()
 
-    def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> int:
-        num_bytes = 0
+    def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> None:
         try:
             for file_name, content in files:
                 self._write(f"{name}/{file_name}", content)
-                num_bytes += len(content)
         except BaseException:
             with suppress(OSError):
                 self.remove(name)
             raise
-        return num_bytes
 
     def remove(self, name: CheckpointName) -> None:
         folder = f"{self._root}/{name}"

@@ -81,11 +81,9 @@ class CheckpointStore(ABC):
         """
 
     @abstractmethod
-    def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> int:
+    def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> None:
         """Write a checkpoint, meta.json last.
 
-        Returns:
-            Its size in bytes.
         Raises:
             OSError: the checkpoint cannot be written; nothing of it is left.
         """

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -25,22 +24,11 @@ from wm.checkpoints.store import CheckpointStore, reason_of
 SKIPPED = "a checkpoint was skipped because the previous one was still being written; raise checkpoint.every_s"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Written:
-    """A committed checkpoint."""
-
-    name: str
-    targets_seen: int
-    num_bytes: int
-    seconds: float
-    """Time to write it, concurrent with training."""
-
-
 class CheckpointWriter:
     """Writes a run's checkpoints to a store, one at a time, and deletes those that are not retained.
 
     Attributes:
-        written: the last committed checkpoint.
+        written: the last committed checkpoint of this writer.
         blocked_s: seconds that the last `save` blocked training: on a CPU the copy, on a GPU queueing it.
         num_skipped: checkpoints not written because the previous one was still being written.
         num_failed: checkpoints that could not be written.
@@ -67,7 +55,7 @@ class CheckpointWriter:
         self._reported: set[str] = set()
         self._metas: dict[CheckpointName, dict[str, Any] | None] = {}  # None: the checkpoint is damaged
         self._failure: Exception | None = None
-        self.written: Written | None = None
+        self.written: CheckpointName | None = None
         self.blocked_s = 0.0
         self.num_skipped = self.num_failed = 0
         self._idle = threading.Event()
@@ -148,17 +136,11 @@ class CheckpointWriter:
                 self._idle.set()
 
     def _write(self, staged: StagedCopy) -> None:
-        started = time.monotonic()
         snapshot = staged.wait()
-        targets_seen = snapshot.meta["targets_seen"]
-        meta = {"tool_version": tool_version()} | snapshot.meta
-        name = self._store.unused_name(targets_seen)
-        files = serialize(snapshot.model_state, snapshot.config, meta, snapshot.resume)
-        num_bytes = self._store.commit(name, files)
-        self._metas[name] = meta
-        self.written = Written(
-            name=str(name), targets_seen=targets_seen, num_bytes=num_bytes, seconds=time.monotonic() - started
-        )
+        meta: dict[str, Any] = {"tool_version": tool_version()} | snapshot.meta
+        name = self._store.unused_name(meta["targets_seen"])
+        self._store.commit(name, serialize(snapshot.model_state, snapshot.config, meta, snapshot.resume))
+        self._metas[name], self.written = meta, name
         try:
             self._prune(name)
         except OSError as error:
@@ -196,7 +178,7 @@ class CheckpointWriter:
             return
         if not isinstance(error, OSError):
             raise error
-        newest = f"the newest one there is {self.written.name}" if self.written else "older ones are unchanged"
+        newest = f"the newest one there is {self.written}" if self.written else "older ones are unchanged"
         raise UserError(
             f"the checkpoint at {targets_seen:,} targets could not be written to {self._store.location} "
             f"({reason_of(error)}); {newest}; {_remedy(error)}, then run the same command again to resume from it"

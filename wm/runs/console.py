@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -23,21 +23,34 @@ MAX_LINE_CHARS = 119
 
 def format_row(row: dict[str, Any], config: RunConfig) -> str:
     """One row of log.jsonl as a line for the terminal."""
-    formatter = FORMATTERS.get(row["kind"])
-    return formatter(row, config) if formatter is not None else f"{row['kind']:>10}"
+    kind = row["kind"]
+    if kind == "start":
+        at = f", resumed at {row['targets_seen']:,} targets" if row["targets_seen"] else ""
+        compiling = "; compiling during the first update, up to a minute" if row.get("compiles") else ""
+        return (
+            f"{row['num_parameters'] / 1e6:.1f} M parameters on {row['workers']} x {row['device']}, "
+            f"{row['train_games']:,} games ({row['train_frames']:,} frames) for training, "
+            f"{row['judged_games']:,} for evaluation{at}{compiling}"
+        )
+    if kind == "train":
+        return _format_progress(row, config)
+    if kind == "eval":
+        metrics = ((name, row[name]) for name in ("change_acc", "action_acc", "pos_mae", "val_loss"))
+        values = "  ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in metrics)
+        text = f"K = {row['context']:<4} {values}"
+    elif kind == "checkpoint":
+        text = f"at {row['targets_seen']:,} targets, training paused for {1e3 * row['seconds_held']:,.0f} ms"
+    elif kind == "rollback":
+        text = (
+            f"from {row['targets_seen']:,} to {row['to_targets']:,} targets, learning rate x {row['rate_factor']:g}: "
+            f"{row['reason']}"
+        )
+    else:
+        kind, text = "warning", " ".join(str(row["message"]).split())
+    return f"{kind:>10} {text}"
 
 
-def _start(row: dict[str, Any], _config: RunConfig) -> str:
-    at = f", resumed at {row['targets_seen']:,} targets" if row["targets_seen"] else ""
-    compiling = "; compiling during the first update, up to a minute" if row.get("compiles") else ""
-    return (
-        f"{row['num_parameters'] / 1e6:.1f} M parameters on {row['workers']} x {row['device']}, "
-        f"{row['train_games']:,} games ({row['train_frames']:,} frames) for training, "
-        f"{row['judged_games']:,} for evaluation{at}{compiling}"
-    )
-
-
-def _train(row: dict[str, Any], config: RunConfig) -> str:
+def _format_progress(row: dict[str, Any], config: RunConfig) -> str:
     """The most important figures, then as many of the others as fit."""
     total = config.optimizer.total_targets
     left = (total - row["targets_seen"]) / max(1.0, row["targets_per_s"])
@@ -59,41 +72,6 @@ def _train(row: dict[str, Any], config: RunConfig) -> str:
         if len(line) + 2 + len(text) <= MAX_LINE_CHARS:
             line += f"  {text}"
     return line
-
-
-def _eval(row: dict[str, Any], _config: RunConfig) -> str:
-    metrics = ((name, row[name]) for name in ("change_acc", "action_acc", "pos_mae", "val_loss"))
-    values = "  ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in metrics)
-    return f"{'eval':>10} K = {row['context']:<4} {values}"
-
-
-def _checkpoint(row: dict[str, Any], _config: RunConfig) -> str:
-    size = f" ({row['bytes'] / 1e6:,.0f} MB)" if row.get("bytes") else ""
-    blocked = f"training paused for {1e3 * row['seconds_held']:,.0f} ms"
-    return f"{'checkpoint':>10} at {row['targets_seen']:,} targets{size}, {blocked}"
-
-
-def _rollback(row: dict[str, Any], _config: RunConfig) -> str:
-    return (
-        f"{'rollback':>10} from {row['targets_seen']:,} to {row['to_targets']:,} targets, learning rate "
-        f"x {row['rate_factor']:g}: {row['reason']}"
-    )
-
-
-def _problem(row: dict[str, Any], _config: RunConfig) -> str:
-    return f"{'warning':>10} {' '.join(str(row['message']).split())}"
-
-
-def _attempt(row: dict[str, Any], _config: RunConfig) -> str:
-    why = f": {row['why']}" if row.get("why") else ""
-    return f"{'attempt':>10} {row['number']}, resumed at {row['resumed_at']:,} targets{why}"
-
-
-FORMATTERS: dict[str, Callable[[dict[str, Any], RunConfig], str]] = {
-    "start": _start, "train": _train, "eval": _eval, "checkpoint": _checkpoint, "rollback": _rollback,
-    "problem": _problem, "attempt": _attempt,
-}  # fmt: skip
-"""Kind of a row -> its line."""
 
 
 @contextmanager

@@ -18,12 +18,11 @@ Rows of log.jsonl, each with `kind` and `targets_seen`:
 start       num_parameters, workers, device, batch_size, compiles, train_games, train_frames, judged_games
 train       a progress line: loss, action_acc, change_acc, targets_per_s, learning_rate, wait_share, data, peak_gb
 eval        one evaluated context: context, num_targets and its metrics
-checkpoint  seconds_held (training was blocked), bytes
+checkpoint  seconds_held: time that training was blocked
 rollback    to_targets, reason, rate_factor
 problem     message: a warning about something that did not end the run
-attempt     number, resumed_at, why: the workers' starts
 
-A resumed run removes the rows after its checkpoint; rollbacks, problems and attempts stay, with their time (`at`).
+A resumed run removes the rows after its checkpoint; rollbacks and problems stay, with their time (`at`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from wm.runs.tensorboard import Curves
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
-PERMANENT_KINDS = ("rollback", "problem", "attempt")
+PERMANENT_KINDS = ("rollback", "problem")
 """Kinds of rows that stay when a run goes back to a checkpoint: they record what happened to it."""
 
 

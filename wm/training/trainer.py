@@ -148,11 +148,9 @@ class Trainer:
             self._is_evaluated = True
             self.save(wait=True)
         return TrainResult(
-            targets_seen=self.targets_seen,
-            seconds=self._throughput.seconds,
-            rows=self.last_rows,
+            targets_seen=self.targets_seen, seconds=self._throughput.seconds, rows=self.last_rows,
             interrupted=self.is_interrupted,
-        )
+        )  # fmt: skip
 
     def update(self, share: LocalBatch) -> None:
         """One optimizer step over every rank's share of a batch."""
@@ -277,12 +275,8 @@ class Trainer:
             "rollbacks": self.num_rollbacks,
             "divergence": self._divergence.state(),
         }
-        return Snapshot(
-            model_state=self.model.state_dict(),
-            config=self.config,
-            meta=meta,
-            resume={"optimizer": self.optimizer.state_dict()},
-        )
+        resume = {"optimizer": self.optimizer.state_dict()}
+        return Snapshot(model_state=self.model.state_dict(), config=self.config, meta=meta, resume=resume)
 
     def _log_start(self) -> None:
         self._recorder.log(
