@@ -150,8 +150,8 @@ def test_the_profile_is_complete_at_every_moment(tmp_path):
 
 def test_checkpoints_are_in_the_folder_or_where_the_config_says(config, tmp_path):
     assert Run(config).checkpoints.location == str(config.out / "checkpoints")
-    elsewhere = replace(config, checkpoint=CheckpointConfig(storage_path=f"local://{tmp_path}/elsewhere"))
-    assert Run(elsewhere).checkpoints.location == f"local://{tmp_path}/elsewhere"
+    elsewhere = replace(config, checkpoint=CheckpointConfig(storage_path=f"file://{tmp_path}/elsewhere"))
+    assert Run(elsewhere).checkpoints.location == f"file://{tmp_path}/elsewhere"
 
 
 def test_a_folder_in_which_a_kill_or_a_full_disk_cut_off_the_claim_can_be_claimed(config):
