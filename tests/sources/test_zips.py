@@ -115,10 +115,8 @@ def test_a_member_that_states_a_wrong_size_is_rejected(tmp_path, num_bytes, meth
 
 
 def test_a_member_whose_checksum_is_wrong_is_rejected_and_its_neighbours_are_read(tmp_path):
-    contents_by_name = {f"{CODE}-{text}.slp": text.encode() * 20 for text in ("one", "two", "three")}
-    path = zipped(tmp_path, *(valid_member(name, content) for name, content in contents_by_name.items()))
-        tmp_path, *(valid_member(f"{CODE}-{text}.slp", text.encode() * 20) for text in ("one", "two", "three"))
-    )
+    members = [valid_member(f"{CODE}-{text}.slp", text.encode() * 20) for text in ("one", "two", "three")]
+    path = zipped(tmp_path, *members)
     path.write_bytes(path.read_bytes().replace(b"two" * 20, b"two" * 19 + b"xxx"))
     one, two, three = listed(path)
     assert (read_input(one), read_input(three)) == (b"one" * 20, b"three" * 20)
