@@ -22,6 +22,7 @@ from datasets.corpus.commit import Committer
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
 from datasets.runtime.errors import UserError
+from datasets.runtime.termination import raise_if_terminated
 from datasets.sources.scan import Survey, survey
 from datasets.sources.storage import is_remote, local_path
 
@@ -125,6 +126,7 @@ def _commit_all(
             summary.rejects.update(commit["rejects"])
         summary.seconds = time.monotonic() - started
         on_commit(summary, max(0, found.num_bytes - summary.num_bytes))
+        raise_if_terminated()
     return summary
 
 

@@ -26,6 +26,8 @@ from typing import Any
 
 import psutil
 
+from datasets.runtime.process_limits import limit_memory
+
 OUT_OF_MEMORY_EXIT = 77
 """The child's exit code when it is out of memory, since a message would need memory."""
 MESSAGE = struct.Struct("<bq")
@@ -73,7 +75,7 @@ def _serve(connection: socket.socket, memory_bytes: int, encode: str) -> None:
     sys.meta_path.insert(0, _WithoutPandas())
     module, _, name = encode.partition(":")
     function = getattr(importlib.import_module(module), name)
-    _limit_memory(memory_bytes)
+    limit_memory(memory_bytes)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)  # output of native libraries; our own errors are sent as messages
     reader = connection.makefile("rb")
@@ -135,18 +137,6 @@ def _die_with_parent(liveness_fd: int) -> None:
     except BlockingIOError:
         return
     os._exit(0)  # the parent exited before the signal was set up
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    """Limit this process's private writable memory (Linux). RLIMIT_AS would count mapped files and reservations too."""
-    try:
-        with open("/proc/self/status") as file:  # psutil does not report VmData
-            used = sum(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData:"))
-    except OSError:
-        return
-    _, allowed = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = used + memory_bytes if allowed == resource.RLIM_INFINITY else min(used + memory_bytes, allowed)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _free_memory() -> None:

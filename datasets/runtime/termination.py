@@ -29,6 +29,19 @@ def sigterm_raises() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def raise_if_terminated() -> None:
+    """Raise TerminatedError if SIGTERM has arrived. For loops that call native code.
+
+    Python discards the exception of a signal handler that runs within a destructor or a callback from native code.
+    """
+    if signal.getsignal(signal.SIGTERM) is _ignore:
+        raise TerminatedError
+
+
 def _raise_once(_number: int, _frame: Any) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore)
     raise TerminatedError
+
+
+def _ignore(_number: int, _frame: Any) -> None:
+    pass

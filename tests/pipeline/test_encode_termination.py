@@ -1,0 +1,70 @@
+"""`wm encode` on SIGTERM: it exits with code 143 and one line, leaves no process, and can be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from chunks import same_rows
+from killing import descendants, still_alive
+
+from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.commit_log import COMMITS
+from datasets.corpus.manifest import IN_PROGRESS_FILE
+from datasets.pipeline.encode import encode, encode_in_process
+from datasets.runtime.termination import TerminatedError, raise_if_terminated, sigterm_raises
+from datasets.synth import SynthOptions, synthesize
+
+EXIT_SECONDS = 60
+"""Longest time from the signal to the exit; ending Ray takes most of it."""
+MOMENTS: dict[str, Callable[[int, Path], bool]] = {
+    "while Ray starts": lambda pid, out: any("raylet" in command for command in descendants(pid).values()),
+    "while the first chunks are parsed": lambda pid, out: any(
+        "datasets.pipeline.parser_main" in command for command in descendants(pid).values()
+    ),
+    "after the first commit": lambda pid, out: any((out / COMMITS).glob("[0-9]*.json")),
+}
+
+
+@pytest.fixture(scope="module")
+def replays(tmp_path_factory) -> Path:
+    """80 short synthetic replays: twenty chunks."""
+    out = tmp_path_factory.mktemp("eighty") / "replays"
+    synthesize(out, SynthOptions(num_games=80, seed=9, max_frames=2_400))
+    return out
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_sigterm_ends_an_encode_with_one_line_and_it_can_be_resumed(moment, replays, tmp_path):
+    out = tmp_path / "corpus"
+    command = [sys.executable, "-m", "wm.cli", "encode", str(replays), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not MOMENTS[moment](process.pid, out):
+        assert process.poll() is None, "the run has ended before the moment"
+        time.sleep(0.05)
+    tree = descendants(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=EXIT_SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr == "wm encode: stopped by SIGTERM; run the same command again to resume\n"
+    assert [tree[pid] for pid in still_alive(tree, 10)] == []
+    assert (out / IN_PROGRESS_FILE).exists()
+    encode([replays], out, EncodeOptions(), encode_in_process)
+    encode([replays], tmp_path / "uninterrupted", EncodeOptions(), encode_in_process)
+    assert same_rows(out, tmp_path / "uninterrupted")
+
+
+def test_a_sigterm_whose_exception_was_discarded_is_raised_by_the_next_check():
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TerminatedError), sigterm_raises():
+        raise_if_terminated()
+        with contextlib.suppress(TerminatedError):
+            signal.raise_signal(signal.SIGTERM)
+        raise_if_terminated()
+    signal.signal(signal.SIGTERM, handler)
