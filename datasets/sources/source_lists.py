@@ -1,4 +1,4 @@
-"""Source files: a corpus' sources, named once in a YAML file, so that a run card can say `ranked`."""
+"""Source files: YAML files that list a corpus' sources under a name, so that a command can name `ranked`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EXPECTED_KEYS = {"description": "text", "sources": "a list of paths or URIs"}
 
 
 def resolve(names: Iterable[str]) -> list[str]:
-    """The paths and URIs that some names stand for.
+    """Expand names of sources to paths and URIs.
 
     Args:
-        names: each a path or URI, taken as it is; a path to a source file (.yaml); or the bare name of one that is
-            shipped in this folder, unless a file or folder of that name is there.
+        names: each a path or URI, which stays as it is; a path to a source file (.yaml); or the bare name of a source
+            file in this folder, unless a file or folder of that name exists.
     Raises:
-        UserError: a name is unknown, or a source file is wrong.
+        UserError: a name is unknown, or a source file is invalid.
     """
     resolved: list[str] = []
     for name in names:
@@ -42,7 +42,9 @@ def _shipped(name: str) -> Path:
     path = SHIPPED / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
-        raise UserError(f"source {name} does not exist; expected a path, a URI, a .yaml that names some, or {known}")
+        raise UserError(
+            f"source {name} does not exist; expected a path, a URI, a .yaml file that lists sources, or {known}"
+        )
     return path
 
 
@@ -52,7 +54,7 @@ def _sources_in(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a YAML file with sources") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: invalid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: found {type(content).__name__}, expected the keys description and sources")
     for key in content:
@@ -66,11 +68,11 @@ def _sources_in(path: Path) -> list[str]:
     return [_expanded(source, f"{path}: sources.{index}") for index, source in enumerate(sources)]
 
 
-def _expanded(source: Any, place: str) -> str:
-    """A source with its variables and ~ put in."""
+def _expanded(source: Any, field: str) -> str:
+    """A source with variables and ~ expanded."""
     if not isinstance(source, str) or not source:
-        raise UserError(f"{place}: found {source!r}, expected a path or URI")
+        raise UserError(f"{field}: found {source!r}, expected a path or URI")
     for match in VARIABLE.finditer(source):
         if not os.environ.get(match[1] or match[2]):
-            raise UserError(f"{place}: found {match[0]}, which is not set; set the variable {match[1] or match[2]}")
+            raise UserError(f"{field}: found {match[0]}, which is not set; set the variable {match[1] or match[2]}")
     return os.path.expanduser(os.path.expandvars(source))

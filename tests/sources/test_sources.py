@@ -345,7 +345,7 @@ def test_a_shipped_name_is_a_source_unless_a_folder_of_that_name_is_there(tmp_pa
         ("sources: [a, 3]", "sources.1: found 3, expected a path or URI"),
         ("sources: ['$UNSET_ONE/a']", "sources.0: found .UNSET_ONE, which is not set"),
         ("sources: [a]\ndescription: 3", "description: found 3, expected text"),
-        ("[a", "no YAML"),
+        ("[a", "invalid YAML"),
         ("a", "found str, expected the keys"),
     ],
 )

@@ -88,7 +88,7 @@ class _TarStream:
         """Go forward to a position.
 
         Raises:
-            ReplayError: code `unopenable`; the archive ends before it, or it lies behind.
+            ReplayError: code `unopenable`; the archive ends before it, or it is behind the current one.
         """
         if position < self._position:
             raise ReplayError("unopenable", "a member's size is negative")
