@@ -1,4 +1,4 @@
-"""Which context length K to take: result rows in, a recommendation with its reason out. Plain functions, no Ray."""
+"""Recommends a context length K from the results of a sweep. Plain functions, no Ray."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.runtime.errors import UserError
-from tune.results import ResultRow, State, gather, open_sweep, state_of
+from tune.results import ResultRow, State, collect_results, open_sweep, state_of
 from tune.table import flops_text, number_text, text_table
-from tune.trials import SEED, place_text
+from tune.trials import SEED, axes_text
 
-WORTHLESS = 0.02
-"""change_acc below which a model has learned next to nothing of the actions that begin."""
+MIN_CHANGE_ACC = 0.02
+"""A model with a lower change_acc predicts hardly any action that starts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
-    """One setting (a place on every axis but the seed) judged at one K, over its seeds that ran to the end."""
+class SettingResult:
+    """One setting (a value on every axis but the seed) at one K, averaged over the seeds that ran to the end."""
 
     setting: str
-    """The place on the axes."""
+    """The values on the axes."""
     context: int
-    """Judged K, frames."""
+    """Evaluated K, frames."""
     change_acc: float
     """Mean over the seeds."""
     standard_error: float | None
@@ -32,7 +32,7 @@ class Cell:
     num_seeds: int
     """Seeds that ran to the end."""
     num_seeds_tried: int
-    """Seeds of this setting in all, those that were stopped included."""
+    """All seeds of this setting, including stopped ones."""
     pos_mae: float | None
     """Mean over the seeds, game units."""
     val_loss: float | None
@@ -40,7 +40,7 @@ class Cell:
     num_parameters: int
     """Of the network."""
     window_flops: float
-    """Of predicting one frame from its last K."""
+    """Of predicting one frame from the last K frames."""
     train_flops: float
     """Of one seed's training."""
     train_s: float
@@ -49,91 +49,91 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """A recommended K and what speaks for it."""
+    """A recommended K and the evidence for it."""
 
     context: int
     """Recommended K, frames."""
     setting: str
-    """The setting that is best at this K."""
+    """The best setting at this K."""
     reason: str
     """One sentence."""
     notes: tuple[str, ...]
-    """What weakens the choice."""
-    best_by_context: tuple[Cell, ...]
+    """Limitations of the evidence."""
+    best_by_context: tuple[SettingResult, ...]
     """The best setting at each K, by K."""
-    cells: tuple[Cell, ...]
+    results: tuple[SettingResult, ...]
     """Every setting at every K."""
     fewest_targets: int
-    """Targets after which the trials are compared: batches end a little beyond the same number."""
+    """Fewest targets of a compared trial; the last batch exceeds the configured number a little."""
     most_targets: int
-    """The same, of the trial that has seen most."""
-    num_judged: int
-    """Frames that they were judged on."""
+    """Most targets of a compared trial."""
+    num_evaluated: int
+    """Evaluated frames."""
 
 
 def choose(path: Path) -> Choice:
-    """Choose from a sweep's folder, also while it runs.
+    """Choose from the results of a sweep, which may still run.
 
     Raises:
-        UserError: no sweep is there, or none of its trials has run to its end.
+        UserError: the folder is not a sweep, or none of its trials has finished.
     """
-    notes = open_sweep(path)
-    rows = gather(notes)
-    return choose_from(rows, notes.tolerance, Counter(state_of(notes.folder(trial)) for trial in notes.trials))
+    manifest = open_sweep(path)
+    rows = collect_results(manifest)
+    return choose_from(rows, manifest.tolerance, Counter(state_of(manifest.folder(t)) for t in manifest.trials))
 
 
 def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[State, int]) -> Choice:
-    """The shortest K whose change_acc lies within the tolerance of the best.
+    """The shortest K whose change_acc is within the tolerance of the best.
 
-    Only trials that ran to their end are compared: they have seen equally many targets. The tolerance is
-    widened to the standard error of the best over its seeds.
+    Compares finished trials only, which have seen equally many targets. The tolerance is at least the standard error
+    of the best over its seeds.
 
     Args:
         tolerance: difference of change_acc.
-        states: how many of the sweep's trials are how far, those without a row included.
+        states: number of trials in each state, including trials without a row.
     Raises:
-        UserError: no trial has run to its end.
+        UserError: no trial has finished.
     """
-    cells = compare(rows)
-    if not cells and set(states) == {"failed"}:
-        raise UserError("every trial of the sweep failed; failed.json in their folders says why")
-    if not cells:
+    results = compare(rows)
+    if not results and set(states) == {"failed"}:
+        raise UserError("every trial of the sweep failed; failed.json in their folders contains the reasons")
+    if not results:
         raise UserError(
-            f"no trial of the sweep has run to its end yet ({_counted(states)}); run the same `wm sweep` to go on"
+            f"no trial of the sweep has finished yet ({_counts_text(states)}); run the same `wm sweep` to resume"
         )
-    contexts = sorted({cell.context for cell in cells})
-    best_by_context = [max((c for c in cells if c.context == k), key=lambda c: c.change_acc) for k in contexts]
-    best = max(best_by_context, key=lambda cell: cell.change_acc)
+    contexts = sorted({result.context for result in results})
+    best_by_context = [max((r for r in results if r.context == k), key=lambda r: r.change_acc) for k in contexts]
+    best = max(best_by_context, key=lambda result: result.change_acc)
     margin = max(tolerance, best.standard_error or 0.0)
-    chosen = next(cell for cell in best_by_context if cell.change_acc >= best.change_acc - margin)
-    finals = _finals([row for row in rows if row.state == "finished"])
+    chosen = next(result for result in best_by_context if result.change_acc >= best.change_acc - margin)
+    last = _last_rows([row for row in rows if row.state == "finished"])
     return Choice(
         context=chosen.context,
         setting=chosen.setting,
         reason=_reason(chosen, best, margin, has_shorter=chosen.context > contexts[0]),
         notes=tuple(_notes(rows, best_by_context, chosen, states)),
         best_by_context=tuple(best_by_context),
-        cells=tuple(cells),
-        fewest_targets=min(row.targets_seen for row in finals),
-        most_targets=max(row.targets_seen for row in finals),
-        num_judged=min(row.num_judged for row in finals),
+        results=tuple(results),
+        fewest_targets=min(row.targets_seen for row in last),
+        most_targets=max(row.targets_seen for row in last),
+        num_evaluated=min(row.num_judged for row in last),
     )
 
 
-def compare(rows: Sequence[ResultRow]) -> list[Cell]:
-    """Last rows of the finished trials, pooled over seeds, by setting and K."""
+def compare(rows: Sequence[ResultRow]) -> list[SettingResult]:
+    """The last rows of the finished trials, averaged over seeds, by setting and K."""
     seeds_tried: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         seeds_tried[setting_of(row)].add(row.trial)
     groups: dict[tuple[str, int], list[ResultRow]] = defaultdict(list)
-    for row in _finals([row for row in rows if row.state == "finished" and row.change_acc is not None]):
+    for row in _last_rows([row for row in rows if row.state == "finished" and row.change_acc is not None]):
         groups[setting_of(row), row.context].append(row)
-    return [_cell(setting, group, len(seeds_tried[setting])) for (setting, _), group in groups.items()]
+    return [_average(setting, group, len(seeds_tried[setting])) for (setting, _), group in groups.items()]
 
 
 def setting_of(row: ResultRow) -> str:
-    """A trial's place on every axis but the seed, as text."""
-    return place_text({path: value for path, value in row.axes.items() if path != SEED})
+    """A trial's values on all axes but the seed, as text."""
+    return axes_text({path: value for path, value in row.axes.items() if path != SEED})
 
 
 def describe(choice: Choice) -> str:
@@ -142,18 +142,18 @@ def describe(choice: Choice) -> str:
     if choice.most_targets > choice.fewest_targets:
         targets += f" to {choice.most_targets:,}"
     parts = [
-        f"change_acc after {targets} targets, judged on {choice.num_judged:,} frames",
+        f"change_acc after {targets} targets, evaluated on {choice.num_evaluated:,} frames",
         _by_context_table(choice),
     ]
-    if len({cell.setting for cell in choice.cells}) > 1:
+    if len({result.setting for result in choice.results}) > 1:
         parts += ["change_acc of each setting by K", _by_setting_table(choice)]
     recommended = f"Recommended: K = {choice.context} ({choice.setting}). {choice.reason}"
     parts.append("\n".join([recommended, *(f"Note: {note}" for note in choice.notes)]))
     return "\n\n".join(parts)
 
 
-def _finals(rows: Sequence[ResultRow]) -> list[ResultRow]:
-    """The last row of each (trial, K)."""
+def _last_rows(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """The last row of each trial at each K."""
     last: dict[tuple[str, int], ResultRow] = {}
     for row in rows:
         key = (row.trial, row.context)
@@ -162,13 +162,13 @@ def _finals(rows: Sequence[ResultRow]) -> list[ResultRow]:
     return list(last.values())
 
 
-def _cell(setting: str, rows: list[ResultRow], num_seeds_tried: int) -> Cell:
+def _average(setting: str, rows: list[ResultRow], num_seeds_tried: int) -> SettingResult:
     values = [row.change_acc for row in rows if row.change_acc is not None]
     mean = sum(values) / len(values)
     error = None
     if len(values) > 1:
         error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
-    return Cell(
+    return SettingResult(
         setting=setting,
         context=rows[0].context,
         change_acc=mean,
@@ -189,38 +189,38 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _reason(chosen: Cell, best: Cell, margin: float, *, has_shorter: bool) -> str:
+def _reason(chosen: SettingResult, best: SettingResult, margin: float, *, has_shorter: bool) -> str:
     if chosen is best:
-        shorter = f", and no shorter K lies within {margin:.3f} of it" if has_shorter else ""
+        shorter = f", and no shorter K is within {margin:.3f} of it" if has_shorter else ""
         return f"Its change_acc, {best.change_acc:.3f}, is the best{shorter}."
     return (
-        f"It is the shortest K whose change_acc, {chosen.change_acc:.3f}, lies within {margin:.3f} of the best, "
+        f"It is the shortest K whose change_acc, {chosen.change_acc:.3f}, is within {margin:.3f} of the best, "
         f"{best.change_acc:.3f} at K = {best.context}; predicting from a window costs "
         f"{chosen.window_flops / best.window_flops:.2f} times as much."
     )
 
 
 def _notes(
-    rows: Sequence[ResultRow], by_context: list[Cell], chosen: Cell, states: Mapping[State, int]
+    rows: Sequence[ResultRow], by_context: list[SettingResult], chosen: SettingResult, states: Mapping[State, int]
 ) -> Iterator[str]:
-    if max(cell.change_acc for cell in by_context) < WORTHLESS:
-        yield "no trial foretells the actions that begin: train on more targets before choosing."
-    unfinished = states.get("begun", 0) + states.get("waiting", 0)
+    if max(result.change_acc for result in by_context) < MIN_CHANGE_ACC:
+        yield "no trial predicts the actions that start: train on more targets before choosing."
+    unfinished = states.get("unfinished", 0) + states.get("pending", 0)
     if unfinished:
-        yield f"trials that have not ended yet: {unfinished}; they may change this."
-    missing = sorted({row.context for row in rows} - {cell.context for cell in by_context})
+        yield f"trials that have not ended yet: {unfinished}; they may change the recommendation."
+    missing = sorted({row.context for row in rows} - {result.context for result in by_context})
     if missing:
-        yield f"no trial judged at K = {', '.join(map(str, missing))} ran to its end; these are not compared."
+        yield f"no trial at K = {', '.join(map(str, missing))} finished; these are not compared."
     if states.get("failed"):
-        yield f"trials that failed: {states['failed']}; failed.json in their folders says why."
+        yield f"trials that failed: {states['failed']}; failed.json in their folders contains the reasons."
     if len(by_context) == 1:
-        yield "only one K has been judged to the end; there is nothing to choose from."
+        yield "only one K has a finished trial; there is nothing to compare."
     elif chosen.context == by_context[-1].context:
-        yield "this is the longest K that was compared; a longer one may be better still."
-    if all(cell.num_seeds == 1 for cell in by_context):
-        yield "one seed each: how much seeds differ is not known, so small differences may be noise."
-    if any(cell.num_seeds < cell.num_seeds_tried for cell in by_context):
-        yield "where seeds were stopped early (n/m), the mean is of the better ones and flatters."
+        yield "this is the longest K that was compared; a longer one may be better."
+    if all(result.num_seeds == 1 for result in by_context):
+        yield "one seed each: the variance over seeds is unknown, so small differences may be noise."
+    if any(result.num_seeds < result.num_seeds_tried for result in by_context):
+        yield "where ASHA stopped seeds (n/m), the mean covers the better ones and is biased upwards."
 
 
 def _by_context_table(choice: Choice) -> str:
@@ -228,30 +228,30 @@ def _by_context_table(choice: Choice) -> str:
               "parameters", "setting")  # fmt: skip
     rows = [
         (
-            f"{'>' if cell.context == choice.context else ' '}{cell.context:3d}",
-            number_text(cell.change_acc),
-            number_text(cell.standard_error),
-            f"{cell.num_seeds}/{cell.num_seeds_tried}",
-            number_text(cell.pos_mae),
-            number_text(cell.val_loss),
-            flops_text(cell.window_flops),
-            flops_text(cell.train_flops),
-            number_text(cell.train_s, 0),
-            f"{cell.num_parameters / 1e6:.1f} M",
-            cell.setting,
+            f"{'>' if result.context == choice.context else ' '}{result.context:3d}",
+            number_text(result.change_acc),
+            number_text(result.standard_error),
+            f"{result.num_seeds}/{result.num_seeds_tried}",
+            number_text(result.pos_mae),
+            number_text(result.val_loss),
+            flops_text(result.window_flops),
+            flops_text(result.train_flops),
+            number_text(result.train_s, 0),
+            f"{result.num_parameters / 1e6:.1f} M",
+            result.setting,
         )
-        for cell in choice.best_by_context
+        for result in choice.best_by_context
     ]
     return text_table(header, rows)
 
 
 def _by_setting_table(choice: Choice) -> str:
-    values = {(cell.setting, cell.context): cell.change_acc for cell in choice.cells}
-    contexts = [cell.context for cell in choice.best_by_context]
-    settings = list(dict.fromkeys(cell.setting for cell in choice.cells))
+    values = {(result.setting, result.context): result.change_acc for result in choice.results}
+    contexts = [result.context for result in choice.best_by_context]
+    settings = list(dict.fromkeys(result.setting for result in choice.results))
     rows = [(s, *(number_text(values.get((s, k))) for k in contexts)) for s in settings]
     return text_table(("setting", *(f"K={k}" for k in contexts)), rows)
 
 
-def _counted(counts: Mapping[State, int]) -> str:
+def _counts_text(counts: Mapping[State, int]) -> str:
     return ", ".join(f"{number} {state}" for state, number in counts.items())

@@ -1,4 +1,4 @@
-"""What a context costs, counted on the network itself. Plain torch; nothing is computed (meta tensors)."""
+"""Parameters and FLOPs of a run, counted by torch on meta tensors, without computing anything."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from wm.config.run_config import RunConfig
 from wm.model.encoding import Frames
 from wm.model.world_model import build_model, num_parameters
 
-BACKWARD_AND_FORWARD = 3
-"""A backward pass multiplies twice as much as its forward pass."""
+TRAIN_FLOPS_RATIO = 3
+"""Training FLOPs per forward FLOP: a backward pass needs twice the FLOPs of the forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a run costs, whatever it runs on."""
+    """The cost of a run, independent of the hardware."""
 
     num_parameters: int
-    """Trainable numbers."""
+    """Trainable parameters."""
     train_flops_per_target: float
-    """Matrix multiplications of training on one target: 2 FLOPs a multiply-add."""
+    """Matrix multiplications of training on one target; a multiply-add counts as 2 FLOPs."""
     window_flops: dict[int, float]
     """K -> matrix multiplications of predicting one frame from its last K frames, from zero state."""
 
@@ -37,7 +37,7 @@ def cost_of(config: RunConfig) -> Cost:
         parameters = num_parameters(build_model(config.model, objective.context_frames))
     return Cost(
         num_parameters=parameters,
-        train_flops_per_target=BACKWARD_AND_FORWARD * forward / objective.predictions,
+        train_flops_per_target=TRAIN_FLOPS_RATIO * forward / objective.predictions,
         window_flops={k: _forward_flops(config, k + 1, last_only=True) for k in config.contexts},
     )
 

@@ -1,10 +1,11 @@
-"""A sweep's folder: whose it is, how far each trial is, and one result row for each (trial, judged K, targets seen).
+"""A sweep's folder: its manifest, the state of each trial, and one row for each (trial, evaluated K, targets seen).
 
-sweep.json      what makes the sweep this sweep, and its trials with what they cost
-trials/NAME/    a run's folder (see `wm.runs.run`); its log.jsonl holds the truth of the rows
-                stopped.json: ASHA ended it; failed.json: it cannot go on; train.log: what it printed
-results.jsonl   all trials' rows, gathered from the logs
-ray/            Ray Tune's own notes, not read again
+sweep.json      the manifest: the options that identify the sweep, and its trials with their cost
+trials/NAME/    a run's folder (see `wm.runs.run`); the rows are read from its log.jsonl
+                stopped.json: ASHA stopped it; failed.json: it cannot resume; train.log: its output
+results.jsonl   the rows of all trials
+ray/            Ray Tune's experiment state, which is never read
+stop            exists while the command stops its trials
 """
 
 from __future__ import annotations
@@ -33,39 +34,39 @@ RESULTS_FILE = "results.jsonl"
 STOPPED_FILE = "stopped.json"
 FAILED_FILE = "failed.json"
 
-State = Literal["waiting", "begun", "finished", "stopped", "failed"]
-DONE: tuple[State, ...] = ("finished", "stopped", "failed")
-"""States of a trial that is not run again."""
+State = Literal["pending", "unfinished", "finished", "stopped", "failed"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
+"""States of a trial that does not run again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultRow:
-    """One trial judged at one K after some targets."""
+    """The evaluation of one trial at one K, after some targets."""
 
     trial: str
     """Name of the trial."""
     state: State
-    """How far the trial is now."""
+    """The trial's current state."""
     axes: dict[str, AxisValue]
-    """Where the trial stands on each axis."""
+    """The trial's value on each axis."""
     context: int
-    """Judged K, frames."""
+    """Evaluated K, frames."""
     targets_seen: int
     """Targets trained on."""
     seconds: float
-    """Of training up to here, without validation, on the machine it ran on beside the trials it shared it with."""
+    """Training time so far, without validation, on a machine that other trials may have shared."""
     num_parameters: int
     """Of the network."""
     train_flops: float
-    """Matrix multiplications of training up to here, FLOPs."""
+    """Matrix multiplications of training so far, FLOPs."""
     window_flops: float
     """Matrix multiplications of predicting one frame from its last K, FLOPs."""
     num_judged: int
-    """Judged frames."""
+    """Evaluated frames."""
     change_acc: float | None
-    """Share of the actions that begin in a judged frame and were foretold."""
+    """Fraction of the actions starting in an evaluated frame that were predicted."""
     action_acc: float | None
-    """Share of all actions foretold."""
+    """Fraction of all actions that were predicted."""
     pos_mae: float | None
     """Mean |error| of x and y, game units."""
     val_loss: float | None
@@ -73,12 +74,12 @@ class ResultRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepNotes:
-    """What sweep.json says."""
+class SweepManifest:
+    """The content of sweep.json."""
 
     out: Path
     tolerance: float
-    """Of the choice of K."""
+    """Of the choice of K: largest acceptable loss of change_acc."""
     trials: dict[str, dict[str, Any]]
     """Name -> axes and cost."""
 
@@ -88,25 +89,25 @@ class SweepNotes:
 
 
 def check_folder(sweep: SweepConfig) -> None:
-    """Find that the sweep's folder is new, or holds this sweep.
+    """Check that the sweep's folder is new, or belongs to this sweep.
 
     Raises:
-        UserError: the folder holds something else, or a sweep with other options.
+        UserError: the folder contains something else, or a sweep with other options.
     """
     if (sweep.out / SWEEP_FILE).exists():
-        there, mine = _read_mark(sweep.out)["identity"], _identity(sweep)
-        if there != mine:
-            differing = next(name for name in mine if there.get(name) != mine[name])
+        stored, ours = _read_manifest(sweep.out)["identity"], _identity(sweep)
+        if stored != ours:
+            differing = next(name for name in ours if stored.get(name) != ours[name])
             raise UserError(
-                f"{sweep.out} holds a sweep with other options (under {differing}); "
-                "use those to resume it, or another --out"
+                f"{sweep.out} contains a sweep with other options (under {differing}); "
+                "use the same options to resume it, or another --out"
             )
     elif sweep.out.exists() and (not sweep.out.is_dir() or any(sweep.out.iterdir())):
-        raise UserError(f"{sweep.out} exists and is no sweep; name an empty or new folder with --out")
+        raise UserError(f"{sweep.out} exists and is not a sweep; name an empty or new folder with --out")
 
 
-def write_notes(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost]) -> SweepNotes:
-    """Make a checked folder this sweep's."""
+def write_manifest(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost]) -> SweepManifest:
+    """Write the manifest into a checked folder."""
     sweep.out.mkdir(parents=True, exist_ok=True)
     content = {
         "format_version": FORMAT_VERSION,
@@ -119,7 +120,7 @@ def write_notes(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cos
 
 
 def _identity(sweep: SweepConfig) -> dict[str, Any]:
-    """What makes two sweeps the same sweep, as JSON data."""
+    """The options that identify a sweep, as JSON data."""
     return {
         "base": identity(sweep.base),
         "axes": {path: list(values) for path, values in sweep.axes.items()},
@@ -127,36 +128,36 @@ def _identity(sweep: SweepConfig) -> dict[str, Any]:
     }
 
 
-def open_sweep(out: Path) -> SweepNotes:
-    """Read a sweep's notes.
+def open_sweep(out: Path) -> SweepManifest:
+    """Read the manifest of a sweep.
 
     Raises:
-        UserError: the folder is no sweep, or its notes are damaged or of another version.
+        UserError: the folder is not a sweep, or its manifest is damaged or of another version.
     """
     if not (out / SWEEP_FILE).exists():
-        raise UserError(f"{out} is no sweep ({SWEEP_FILE} is missing); name the folder that `wm sweep` wrote")
-    content = _read_mark(out)
-    return SweepNotes(out=out, tolerance=content["tolerance"], trials=content["trials"])
+        raise UserError(f"{out} is not a sweep ({SWEEP_FILE} is missing); name the folder that `wm sweep` wrote")
+    content = _read_manifest(out)
+    return SweepManifest(out=out, tolerance=content["tolerance"], trials=content["trials"])
 
 
-def _read_mark(out: Path) -> dict[str, Any]:
-    mark = out / SWEEP_FILE
+def _read_manifest(out: Path) -> dict[str, Any]:
+    path = out / SWEEP_FILE
     try:
-        content = json.loads(mark.read_text())
+        content = json.loads(path.read_text())
         version = content["format_version"]
         if version == FORMAT_VERSION:
             _ = content["identity"], content["tolerance"], content["trials"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{mark} is damaged ({type(error).__name__}); run the sweep into another folder") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}); run the sweep into another folder") from error
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{mark} has version {version}, this version reads {FORMAT_VERSION}; use the version that made it"
+            f"{path} has format {version}, expected {FORMAT_VERSION}; use the version of this project that wrote it"
         )
     return content
 
 
 def state_of(folder: Path) -> State:
-    """How far a trial is, from what lies in its folder."""
+    """The state of a trial, from the files in its folder."""
     meta = open_store(folder / RUN_SUBFOLDER).newest_meta()
     if meta is not None and meta["finished"]:
         return "finished"
@@ -164,25 +165,25 @@ def state_of(folder: Path) -> State:
         return "failed"
     if (folder / STOPPED_FILE).exists():
         return "stopped"
-    return "begun" if folder.exists() else "waiting"
+    return "unfinished" if folder.exists() else "pending"
 
 
 def mark_stopped(folder: Path, targets_seen: int) -> None:
-    """Remember that ASHA ended a trial, so that no later command runs it to its end."""
+    """Record that ASHA stopped a trial, so that no later command resumes it."""
     write_json_atomically(folder / STOPPED_FILE, {"targets_seen": targets_seen})
 
 
 def mark_failed(folder: Path, reason: str) -> None:
-    """Remember that a trial ends in a failure however often it is run."""
+    """Record that a trial fails every time it runs."""
     write_json_atomically(folder / FAILED_FILE, {"reason": reason})
 
 
-def rows_of(notes: SweepNotes, trial: str) -> list[ResultRow]:
+def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
     """A trial's rows, by targets seen and K."""
-    facts = notes.trials[trial]
-    folder = notes.folder(trial)
+    facts = manifest.trials[trial]
+    folder = manifest.folder(trial)
     state = state_of(folder)
-    judged = {(row["targets_seen"], row["context"]): row for row in read_log(folder) if row["kind"] == "eval"}
+    evaluations = {(row["targets_seen"], row["context"]): row for row in read_log(folder) if row["kind"] == "eval"}
     return [
         ResultRow(
             trial=trial,
@@ -197,15 +198,15 @@ def rows_of(notes: SweepNotes, trial: str) -> list[ResultRow]:
             num_judged=row["num_targets"],
             **{name: row[name] for name in ("change_acc", "action_acc", "pos_mae", "val_loss")},
         )
-        for (targets_seen, context), row in sorted(judged.items())
+        for (targets_seen, context), row in sorted(evaluations.items())
     ]
 
 
-def gather(notes: SweepNotes) -> list[ResultRow]:
-    """Every trial's rows, written to results.jsonl as well."""
-    rows = [row for trial in notes.trials for row in rows_of(notes, trial)]
-    path = notes.out / RESULTS_FILE
-    aside = path.with_suffix(".aside")
-    aside.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    aside.replace(path)
+def collect_results(manifest: SweepManifest) -> list[ResultRow]:
+    """The rows of all trials; writes them to results.jsonl too."""
+    rows = [row for trial in manifest.trials for row in rows_of(manifest, trial)]
+    path = manifest.out / RESULTS_FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    temporary.replace(path)
     return rows

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tune.results import ResultRow, SweepNotes, state_of
-from tune.trials import place_text
+from tune.results import ResultRow, SweepManifest, state_of
+from tune.trials import axes_text
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side: the first to the left, numbers to the right."""
+    """Aligned columns: the first to the left, the others to the right."""
     widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
     lines = [
         "  ".join(
@@ -22,35 +22,35 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """A number, or a dash where there is none."""
+    """A number, or a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def flops_text(flops: float) -> str:
-    """FLOPs with a readable unit."""
+    """FLOPs with a unit prefix."""
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if flops >= size:
             return f"{flops / size:.1f} {unit}FLOP"
     return f"{flops:.0f} FLOP"
 
 
-def trials_table(notes: SweepNotes, rows: Sequence[ResultRow]) -> str:
-    """One line for each trial: how far it came, and its last change_acc at each K."""
+def trials_table(manifest: SweepManifest, rows: Sequence[ResultRow]) -> str:
+    """One line for each trial: its state, and its last change_acc at each K."""
     contexts = sorted({row.context for row in rows})
     last = {(row.trial, row.context): row for row in rows}
     lines = []
-    for name, facts in notes.trials.items():
-        mine = [last[name, context] for context in contexts if (name, context) in last]
+    for name, facts in manifest.trials.items():
+        rows_of_trial = [last[name, context] for context in contexts if (name, context) in last]
         values = [last[name, k].change_acc if (name, k) in last else None for k in contexts]
         lines.append(
             (
-                place_text(facts["axes"]),
-                state_of(notes.folder(name)),
-                f"{max((row.targets_seen for row in mine), default=0):,}",
+                axes_text(facts["axes"]),
+                state_of(manifest.folder(name)),
+                f"{max((row.targets_seen for row in rows_of_trial), default=0):,}",
                 f"{facts['num_parameters'] / 1e6:.1f} M",
-                number_text(max((row.seconds for row in mine), default=None), 0),
+                number_text(max((row.seconds for row in rows_of_trial), default=None), 0),
                 *(number_text(value) for value in values),
             )
         )
     header = ("trial", "state", "targets", "parameters", "train s", *(f"K={k}" for k in contexts))
-    return "change_acc of every trial, after the targets it has seen\n" + text_table(header, lines)
+    return "change_acc of every trial, and the targets it has seen\n" + text_table(header, lines)

@@ -1,4 +1,4 @@
-"""A sweep's axes -> its trials. Plain functions: no Ray, nothing on disk."""
+"""Expands the axes of a sweep into trials. Plain functions: no Ray, no files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wm.config.typed_yaml import from_plain, renamed_path, to_plain
 SIZE = "size"
 SIZE_FIELDS = ("model.d_model", "model.num_layers")
 VARIABLE = ("model", "objective", "optimizer", "seed", "precision")
-"""Fields below which an axis may lie: the others change what a run is judged on, or only where it runs."""
+"""Fields that an axis may vary: the others change the evaluation, or only where a run executes."""
 SEED = "seed"
 
 
@@ -27,62 +27,62 @@ class Trial:
     """One run of a sweep."""
 
     name: str
-    """Its folder: readable, and ends in a hash of the config that matters."""
+    """Name of its folder: readable, ending in a hash of the config."""
     axes: dict[str, AxisValue]
-    """Where it stands on each axis that has a meaning for it."""
+    """Its value on each axis that applies to it."""
     config: RunConfig
     """The run."""
 
 
 def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
-    """The sweep with paths that hold in trials, which change directory."""
-    base, separate = sweep.base, sweep.base.eval_corpus
+    """The sweep with absolute paths, because trials run in another working directory."""
+    base, eval_corpus = sweep.base, sweep.base.eval_corpus
     return replace(
         sweep,
         out=sweep.out.expanduser().resolve(),
         base=replace(
             base,
             train_corpus=base.train_corpus.expanduser().resolve(),
-            eval_corpus=None if separate is None else separate.expanduser().resolve(),
+            eval_corpus=None if eval_corpus is None else eval_corpus.expanduser().resolve(),
         ),
     )
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
-    """Every combination of the axes, in their order, each run once.
+    """Every combination of the axes, in their order, without duplicates.
 
-    A combination leaves out the axes without a meaning for it (`unused_axes`), so that crossing the objectives with
-    K trains the sequence model once.
+    A combination omits the axes that do not apply to it (`unused_axes`): crossing the objectives with K trains the
+    sequence model once.
 
     Raises:
-        UserError: an axis that is no field of a run, a value that does not fit, or a trial that ASHA cannot compare.
+        UserError: an axis is not a field of a run, a value is invalid, or ASHA cannot compare a trial.
     """
     base = to_plain(sweep.base)
     for path, values in sweep.axes.items():
         _check_axis(path, values, sweep, base)
-    found: dict[str, Trial] = {}
+    by_name: dict[str, Trial] = {}
     for values in itertools.product(*sweep.axes.values()):
         trial = _trial(sweep, base, dict(zip(sweep.axes, values, strict=True)))
-        found.setdefault(trial.name, trial)
-    trials = list(found.values())
+        by_name.setdefault(trial.name, trial)
+    trials = list(by_name.values())
     context = sweep.asha.context
     for trial in trials:
         if sweep.asha.enabled and context is not None and context not in trial.config.contexts:
             raise UserError(
-                f"asha.context={context}: trial {trial.name} is judged at K = {_listed(trial.config.contexts)}; "
-                "name a K that every trial is judged at, or leave asha.context out"
+                f"asha.context={context}: trial {trial.name} is evaluated at K = {_listed(trial.config.contexts)}; "
+                "name a K at which every trial is evaluated, or omit asha.context"
             )
     return trials
 
 
-def place_text(axes: Mapping[str, AxisValue]) -> str:
-    """A place on the axes, for people."""
+def axes_text(axes: Mapping[str, AxisValue]) -> str:
+    """A trial's values on the axes as text."""
     parts = [str(v) if isinstance(v, str) else f"{path.split('.')[-1]}={v}" for path, v in axes.items()]
     return ", ".join(parts) or "base"
 
 
 def unused_axes(run: dict[str, Any]) -> Iterator[str]:
-    """Axes without a meaning for a run: the sizes of the other network, the length of the other objective."""
+    """Axes that do not apply to a run: the sizes of the other network, the length of the other objective."""
     if run["model"]["kind"] == "mlp":
         yield SIZE
         yield from (f"model.{name}" for name in run["model"] if name not in ("kind", "hidden_sizes"))
@@ -104,7 +104,7 @@ def _trial(sweep: SweepConfig, base: dict[str, Any], chosen: dict[str, AxisValue
         _set(plain, path, value)
     config = from_plain(plain, RunConfig, source)
     if config.objective.kind == "window":
-        # K is what is trained here: judged at the K it was trained at, as an MLP must be.
+        # A window model is evaluated at the K it is trained at; an MLP accepts no other.
         config = replace(config, eval=replace(config.eval, contexts=(config.objective.context_frames,)))
     typed = to_plain(config)
     axes = {path: value if path == SIZE else _get(typed, path) for path, value in used.items()}
@@ -114,14 +114,14 @@ def _trial(sweep: SweepConfig, base: dict[str, Any], chosen: dict[str, AxisValue
 
 def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, base: dict[str, Any]) -> None:
     if not values:
-        raise UserError(f"axes.{path}: found no value, expected one or more")
+        raise UserError(f"axes.{path}: found no values, expected one or more")
     if path == SIZE:
-        twice = [name for name in SIZE_FIELDS if name in sweep.axes]
-        if twice:
-            raise UserError(f"axes.{twice[0]}: the axis size sets it too; use one of the two")
-        wrong = [value for value in values if value not in SIZES]
-        if wrong:
-            raise UserError(f"axes.size: found {wrong[0]!r}, expected {_listed(SIZES)}")
+        conflicts = [name for name in SIZE_FIELDS if name in sweep.axes]
+        if conflicts:
+            raise UserError(f"axes.{conflicts[0]}: the axis size sets it too; use one of the two")
+        invalid = [value for value in values if value not in SIZES]
+        if invalid:
+            raise UserError(f"axes.size: found {invalid[0]!r}, expected {_listed(SIZES)}")
         return
     if renamed := renamed_path(path, RunConfig):
         raise UserError(f"axes.{path} was renamed; use axes.{renamed}")
@@ -132,8 +132,8 @@ def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, ba
         raise UserError(f"axes.{path}: a run has no such field; {hint}")
     if path.partition(".")[0] not in VARIABLE or path == "optimizer.total_targets":
         raise UserError(
-            f"axes.{path}: trials must be judged on the same frames after equal targets; "
-            f"an axis lies in {_listed(VARIABLE)}, and is not optimizer.total_targets"
+            f"axes.{path}: trials must be evaluated on the same frames after equally many targets; "
+            f"expected a field of {_listed(VARIABLE)}, other than optimizer.total_targets"
         )
 
 

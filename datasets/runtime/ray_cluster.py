@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
@@ -56,15 +57,21 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
     if uses_cluster():
         _join_cluster(options)
         return
-    with _sigterm_handler_kept():
-        ray.init(
-            address="local",
-            num_cpus=max(num_cores(), min_cpus) + SPARE_CPUS,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes,
-            _temp_dir=ray_temp_dir(),
-            **options,
-        )
+    temp_dir = ray_temp_dir()
+    try:
+        with _sigterm_handler_kept():
+            ray.init(
+                address="local",
+                num_cpus=max(num_cores(), min_cpus) + SPARE_CPUS,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                _temp_dir=temp_dir,
+                **options,
+            )
+    except Exception as error:  # Ray raises Exception itself if a node does not start in time
+        set_ray_logs(Path(temp_dir or get_default_ray_temp_dir(), "session_latest"))
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"Ray did not start on this machine ({reason}); run the same command again") from error
     runtime = ray.get_runtime_context()
     set_ray_logs(Path(runtime.get_temp_dir(), runtime.get_session_name()))
     _hide_token()

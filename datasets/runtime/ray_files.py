@@ -30,7 +30,7 @@ def ray_temp_dir() -> str | None:
             f"RAY_TMPDIR={named} has {len(os.fsencode(named))} characters; Ray's sockets need a path of at most "
             f"{MAX_TEMP_DIR_CHARS - len('/ray')}; set RAY_TMPDIR to a shorter one, or unset it"
         )
-    return str(_private_folder())
+    return str(_private_folder() / "ray")  # a subfolder, because Ray makes its folder writable for everyone
 
 
 def _private_folder() -> Path:

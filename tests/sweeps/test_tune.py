@@ -1,4 +1,4 @@
-"""Sweeps: axes into trials, rows into a choice of K, and one real sweep on a real Ray."""
+"""Sweeps: axes expand into trials, results into a choice of K, and one sweep runs on Ray."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_seeds_are_averaged_and_their_standard_error_widens_the_tolerance():
     for seed, (short, long) in enumerate([(0.36, 0.36), (0.36, 0.40), (0.36, 0.44)]):
         axes = {"size": "medium", "seed": seed}
         rows += [a_row(5, short, trial=f"s{seed}", axes=axes), a_row(60, long, trial=f"s{seed}", axes=axes)]
-    cells = {cell.context: cell for cell in compare(rows)}
-    assert cells[60].change_acc == pytest.approx(0.40)
-    assert cells[60].standard_error == pytest.approx(0.04 / 3**0.5)
-    assert (cells[60].num_seeds, cells[60].setting) == (3, "medium")
+    results = {result.context: result for result in compare(rows)}
+    assert results[60].change_acc == pytest.approx(0.40)
+    assert results[60].standard_error == pytest.approx(0.04 / 3**0.5)
+    assert (results[60].num_seeds, results[60].setting) == (3, "medium")
     assert choice_of(rows).context == 60
     rows = [r for r in rows if r.context == 60] + [a_row(5, 0.38, trial="s0", axes={"size": "medium", "seed": 0})]
     assert choice_of(rows).context == 5
@@ -76,8 +76,8 @@ def test_each_k_is_represented_by_its_best_setting():
     rows = [a_row(1, 0.2), a_row(10, 0.3)]
     rows += [a_row(k, v, trial="large", axes={"size": "large"}) for k, v in ((1, 0.1), (10, 0.35))]
     choice = choice_of(rows)
-    assert [cell.setting for cell in choice.best_by_context] == ["medium", "large"]
-    assert len(choice.cells) == 4
+    assert [result.setting for result in choice.best_by_context] == ["medium", "large"]
+    assert len(choice.results) == 4
 
 
 def test_a_trial_counts_with_its_last_row_and_a_stopped_trial_does_not():
@@ -85,19 +85,19 @@ def test_a_trial_counts_with_its_last_row_and_a_stopped_trial_does_not():
     rows += [a_row(60, 0.95, trial="stopped", state="stopped", axes={"size": "xl"}, targets_seen=500)]
     choice = choice_of(rows)
     assert choice.context == 10
-    assert {cell.change_acc for cell in choice.cells} == {0.3, 0.31}
+    assert {result.change_acc for result in choice.results} == {0.3, 0.31}
     assert (choice.fewest_targets, choice.most_targets) == (1000, 1000)
 
 
-def test_what_weakens_a_choice_is_said():
+def test_the_notes_list_the_limitations_of_a_choice():
     rows = [a_row(10, 0.3), a_row(60, 0.4), a_row(120, 0.2, trial="t", state="stopped", axes={"size": "xl"})]
-    said = " ".join(choice_of(rows, waiting=2, failed=1).notes)
+    notes = " ".join(choice_of(rows, pending=2, failed=1).notes)
     for expected in ("not ended yet: 2", "K = 120", "failed: 1", "longest K that was compared", "one seed"):
-        assert expected in said
-    assert "no trial foretells" in " ".join(choice_of([a_row(1, 0.0), a_row(5, 0.001)]).notes)
+        assert expected in notes
+    assert "no trial predicts" in " ".join(choice_of([a_row(1, 0.0), a_row(5, 0.001)]).notes)
     seeds = [a_row(10, 0.3, trial=f"s{seed}", axes={"seed": seed}) for seed in (0, 1)]
     seeds.append(a_row(10, 0.1, trial="s2", axes={"seed": 2}, state="stopped", targets_seen=500))
-    assert "flatters" in " ".join(choice_of(seeds).notes)
+    assert "biased upwards" in " ".join(choice_of(seeds).notes)
 
 
 def test_the_description_shows_change_acc_and_cost_by_k_and_the_choice():
@@ -107,8 +107,8 @@ def test_the_description_shows_change_acc_and_cost_by_k_and_the_choice():
 
 
 def test_without_a_finished_trial_there_is_nothing_to_choose():
-    with pytest.raises(UserError, match="no trial of the sweep has run to its end yet"):
-        choice_of([a_row(1, 0.3, state="begun")])
+    with pytest.raises(UserError, match="no trial of the sweep has finished yet"):
+        choice_of([a_row(1, 0.3, state="unfinished")])
     with pytest.raises(UserError, match=r"sweep\.json is missing"):
         choose(ROOT / "docs")
 
@@ -116,7 +116,7 @@ def test_without_a_finished_trial_there_is_nothing_to_choose():
 # -- axes
 
 
-def test_every_combination_is_a_trial_with_a_name_of_its_own():
+def test_every_combination_is_a_trial_with_a_unique_name():
     axes = {"size": ["small", "xl"], "optimizer.learning_rate": ["1e-3", 0.01], "seed": [0, 1]}
     trials = trials_of(a_sweep(axes=axes))
     assert len({trial.name for trial in trials}) == 8
@@ -127,7 +127,7 @@ def test_every_combination_is_a_trial_with_a_name_of_its_own():
     assert trials[-1].config.model.d_model == SIZES["xl"].d_model
 
 
-def test_k_is_trained_under_window_and_only_judged_under_sequence():
+def test_k_is_trained_with_windows_and_only_evaluated_with_sequences():
     axes = {"objective.kind": ["sequence", "window"], "objective.context_frames": [5, 30]}
     trials = trials_of(a_sweep(axes=axes, base={"eval": {"contexts": [1, 10]}}))
     assert [trial.config.contexts for trial in trials] == [(1, 10), (5,), (30,)]
@@ -148,9 +148,9 @@ def test_the_sizes_of_mamba_do_not_multiply_an_mlp():
         ({"size": ["small"], "model.d_model": [64]}, "the axis size sets it too"),
         ({"model.d_model": [33]}, r"axes \(model.d_model=33\): model: headdim=64 does not divide"),
         ({"optimizer.learning_rate": ["fast"]}, "optimizer.learning_rate: found 'fast'"),
-        ({"eval.num_targets": [10]}, "judged on the same frames"),
-        ({"optimizer.total_targets": [10]}, "after equal targets"),
-        ({"seed": []}, "found no value"),
+        ({"eval.num_targets": [10]}, "evaluated on the same frames"),
+        ({"optimizer.total_targets": [10]}, "after equally many targets"),
+        ({"seed": []}, "found no values"),
     ],
 )
 def test_a_wrong_axis_is_named_with_its_value(axes: dict, message: str):
@@ -179,8 +179,8 @@ def test_a_wrong_sweep_is_refused_with_the_field(content: dict, message: str):
         a_sweep(**content)
 
 
-def test_asha_compares_at_a_k_that_every_trial_is_judged_at():
-    with pytest.raises(UserError, match=r"asha.context=7: trial .* is judged at K = 1, 5"):
+def test_asha_needs_a_k_at_which_every_trial_is_evaluated():
+    with pytest.raises(UserError, match=r"asha.context=7: trial .* is evaluated at K = 1, 5"):
         trials_of(a_sweep(base={"eval": {"contexts": [1, 5]}}, asha={"context": 7}))
 
 
@@ -216,11 +216,11 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
-def judged(row: dict[str, Any]) -> dict[str, Any]:
+def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "seconds"}
 
 
-def test_a_sweep_stops_the_weak_keeps_a_row_for_each_trial_k_and_targets_and_resumes(
+def test_a_sweep_stops_the_weak_trial_writes_a_row_for_each_trial_k_and_targets_and_resumes(
     ray_session: None, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     from tune.sweep import run_sweep
@@ -243,47 +243,47 @@ def test_a_sweep_stops_the_weak_keeps_a_row_for_each_trial_k_and_targets_and_res
     assert {(row["trial"], row["state"]) for row in rows} == {(strong, "finished"), (weak, "stopped")}
     assert "Recommended: K = " in capsys.readouterr().out
 
-    # As if the command had been killed: the strong trial goes on from its last checkpoint, the weak one stays stopped.
+    # As after a killed command: the strong trial resumes from its last checkpoint, the weak one stays stopped.
     checkpoints = list_checkpoints(out / "trials" / strong / "checkpoints")
     shutil.rmtree(checkpoints[-1])
     run_sweep(sweep)
     printed = capsys.readouterr().out
-    assert "1 of them done before" in printed
-    assert list(map(judged, read_results(out))) == list(map(judged, rows))
+    assert "1 of them ended before" in printed
+    assert list(map(without_seconds, read_results(out))) == list(map(without_seconds, rows))
     assert list_checkpoints(out / "trials" / strong / "checkpoints")[-1].name == checkpoints[-1].name
 
     run_sweep(sweep)
-    assert "2 of them done before" in capsys.readouterr().out
+    assert "2 of them ended before" in capsys.readouterr().out
 
-    with pytest.raises(UserError, match="holds a sweep with other options"):
+    with pytest.raises(UserError, match="contains a sweep with other options"):
         run_sweep(a_sweep(out=str(out), base=TINY | {"train_corpus": str(tiny_corpus)}, asha={"enabled": False}))
-    with pytest.raises(UserError, match="exists and is no sweep"):
+    with pytest.raises(UserError, match="exists and is not a sweep"):
         run_sweep(
             a_sweep(out=str(tiny_corpus), base=TINY | {"train_corpus": str(tiny_corpus)}, asha={"enabled": False})
         )
 
 
-def test_asha_remembers_what_trials_of_an_earlier_command_showed(tmp_path: Path):
+def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
     from types import SimpleNamespace
 
-    from tune.sweep import RememberingAsha
+    from tune.asha import ResumableAsha
 
     sweep = a_sweep(asha={"grace_targets": 500_000, "reduction_factor": 2})
-    past = {name: [{"targets_seen": 500_000, "score": 0.5}] for name in ("ended", "interrupted")}
+    history = {name: [{"targets_seen": 500_000, "score": 0.5}] for name in ("ended", "interrupted")}
     new = SimpleNamespace(trial_id="1", config={"trial": {"name": "new", "run": {"out": str(tmp_path)}}})
     interrupted = SimpleNamespace(
         trial_id="2", config={"trial": {"name": "interrupted", "run": {"out": str(tmp_path / "other")}}}
     )
     result = {"targets_seen": 500_000, "score": 0.4}
 
-    forgetful = RememberingAsha(sweep, {})
-    forgetful.on_trial_add(None, new)
-    assert forgetful.on_trial_result(None, new, result) == "CONTINUE"
+    without_history = ResumableAsha(sweep, {})
+    without_history.on_trial_add(None, new)
+    assert without_history.on_trial_result(None, new, result) == "CONTINUE"
 
-    scheduler = RememberingAsha(sweep, past)
-    scheduler.remember_ended(["ended"])
+    scheduler = ResumableAsha(sweep, history)
+    scheduler.add_ended(["ended"])
     scheduler.on_trial_add(None, interrupted)
     scheduler.on_trial_add(None, new)
-    assert scheduler.on_trial_result(None, interrupted, result) == "CONTINUE", "it has passed this rung before"
+    assert scheduler.on_trial_result(None, interrupted, result) == "CONTINUE", "it continued after this rung before"
     assert scheduler.on_trial_result(None, new, result) == "STOP"
     assert json.loads((tmp_path / "stopped.json").read_text()) == {"targets_seen": 500_000}
