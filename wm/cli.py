@@ -66,6 +66,8 @@ def evaluate(args: Sequence[str]) -> int:
             use_gpu: run on the GPU.
             out: path of the JSON (default: eval.json in the checkpoint's run folder, or here for a URI).
         """
+        if num_targets < 1:
+            raise UserError(f"--num-targets {num_targets}: expected at least 1, or --all")
         from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 
         evaluate_checkpoint(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,52 @@ def test_an_override_that_cannot_be_is_refused_without_a_traceback(wm, tmp_path)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert override[1] in done.stderr
+
+
+def test_a_number_out_of_range_is_refused_without_a_traceback(wm, tmp_path, checkpoint):
+    for number in ("0", "-5"):
+        assert_one_line(wm("eval", checkpoint, tmp_path, "--num-targets", number), f"--num-targets {number}")
+    for option, value in (("--min-damage-percent", "nan"), ("--min-damage-percent", "inf"), ("--num-stocks", "-1")):
+        done = wm("encode", tmp_path, "--out", tmp_path / "corpus", option, value)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert "expected" in done.stderr
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_shipped_config_is_found_by_its_name(wm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(wm("train", "demo", "--train-corpus", tmp_path), "wm train:", "holds no corpus.json")
+    assert_one_line(wm("train", "demi"), "config demi does not exist", "demo", "mamba2-medium")
+    assert_one_line(wm("sweep", "demi"), "config demi does not exist", "context-length")
+    assert_one_line(wm("submit", "demi"), "config demi does not exist", "demo")
+
+
+@pytest.mark.parametrize("verb", ["train", "encode"])
+def test_a_path_that_is_not_utf8_is_no_traceback(tmp_path, tiny_corpus, verb):
+    out = os.fsencode(tmp_path) + b"/caf\xe9"
+    args = ["train", "demo", "--train-corpus", tiny_corpus, "--out", out]
+    if verb == "encode":
+        args = ["encode", tmp_path / "none", "--out", out]
+    done = subprocess.run([WM, *args], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["synth", "encode"])
+def test_sigterm_is_answered_with_one_line_and_exit_code_143(tmp_path, synthetic_replays, verb):
+    args = ["synth", "--out", tmp_path / "out", "--num-games", "5000"]
+    if verb == "encode":
+        args = ["encode", synthetic_replays, "--out", tmp_path / "out"]
+    process = subprocess.Popen([WM, *args], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    resume = "; run the same command again to resume" if verb == "encode" else ""
+    assert (process.returncode, errors) == (143, f"wm {verb}: stopped by SIGTERM{resume}\n")
 
 
 def test_a_missing_config_is_one_line(wm, tmp_path):
