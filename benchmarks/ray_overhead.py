@@ -1,12 +1,12 @@
-"""What Ray Train costs: the same run in one plain process and under Ray Train with one worker, in turn.
+"""Overhead of Ray Train: the same run in one plain process and under Ray Train with one worker, alternating.
 
     python benchmarks/ray_overhead.py [CORPUS] [--seconds 60] [--config CONFIG] [--rounds 2] [--num-threads N]
 
-A short plain run finds how many targets fill the seconds; then plain, Ray, plain, Ray, ... each train on as many, every
-leg a process of its own. With fewer threads than cores it tells what Ray costs where a core is left for its helpers.
-Start-up is told apart: from the command to the first update, Ray's own start included. The steady speed of a way is the
-median over the progress lines of all its legs, less each leg's first. `overhead_share` is what Ray takes of the steady
-speed, and `run_of_180_s_share` how much longer a run of three minutes takes with both.
+A short plain run measures how many targets fill the seconds; then plain and Ray runs alternate on that many targets,
+each in its own process. With --num-threads below the number of cores, a core is left for Ray's helper processes.
+Start-up is reported separately: from the command to the first update, including the start of Ray. The steady speed of
+a variant is the median over the progress lines of its runs, without the first line of each. `overhead_share` is the
+loss of steady speed, and `run_of_180_s_share` how much longer a run of three minutes takes, start-up included.
 Prints a table; the last line is one JSON object.
 """
 
@@ -42,7 +42,7 @@ TINY_TARGETS = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leg:
-    """One run of one way."""
+    """One run of one variant."""
 
     way: str
     startup_s: float
@@ -50,17 +50,17 @@ class Leg:
     total_s: float
     """From the command to the end of its process."""
     speeds: list[float]
-    """Targets a second of the progress lines."""
+    """Targets per second, by progress line."""
     targets: int
 
     @property
     def steady(self) -> list[float]:
-        """Without the first line, which warms up."""
+        """Speeds without the first line, which is a warm-up."""
         return self.speeds[1:] or self.speeds
 
 
 def run_leg(way: str, config: RunConfig, scratch: Path) -> Leg:
-    """Train in a process of its own and watch its log."""
+    """Train in a new process and follow its log."""
     scratch.mkdir(parents=True)
     config = replace(config, out=scratch / "run")
     file = scratch / "config.json"
@@ -91,12 +91,12 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
     """A run's progress lines so far."""
     try:
         return [row for row in read_log(out) if row["kind"] == "train"]
-    except OSError:  # while the log is begun
+    except OSError:  # the log is being created
         return []
 
 
 def child(way: str, config: RunConfig) -> None:
-    """One leg, in its process: the same function of training, with Ray around it or without."""
+    """One run in this process: the same training function, with or without Ray."""
     if way == "ray":
         from wm.launch.ray_train import train_on_ray
 
@@ -116,7 +116,7 @@ def child(way: str, config: RunConfig) -> None:
 
 
 def leg_config(options: argparse.Namespace) -> RunConfig:
-    """The config of every leg, without validations or checkpoints on the way."""
+    """The config of every run, without validations or checkpoints before the end."""
     config = load_yaml(options.config, RunConfig)
     if options.tiny:
         model = ModelConfig(d_model=32, num_layers=1, d_state=8, headdim=16)
@@ -138,12 +138,12 @@ def leg_config(options: argparse.Namespace) -> RunConfig:
 
 
 def with_targets(config: RunConfig, total: int, max_seconds: float | None = None) -> RunConfig:
-    """The same of so many targets."""
+    """The same config with another number of targets."""
     return replace(config, max_seconds=max_seconds, optimizer=replace(config.optimizer, total_targets=total))
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> list[Leg]:
-    """Calibrate, then all legs in turn."""
+    """Calibrate, then make all runs."""
     config = leg_config(options)
     if options.tiny:
         return legs_of(config, TINY_TARGETS, options.rounds, scratch)
@@ -155,7 +155,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> list[Leg]:
 
 
 def legs_of(config: RunConfig, total: int, rounds: int, scratch: Path) -> list[Leg]:
-    """Plain, Ray, plain, Ray, ..."""
+    """Alternate plain and Ray runs."""
     legs = []
     for number in range(rounds):
         for way in ("plain", "ray"):
@@ -171,7 +171,7 @@ def line(leg: Leg) -> str:
 
 
 def summary(legs: list[Leg]) -> dict[str, Any]:
-    """Medians of both ways, and what lies between them."""
+    """Medians of both variants, and the overhead."""
     by_way = {way: [leg for leg in legs if leg.way == way] for way in ("plain", "ray")}
     speeds = {way: statistics.median(s for leg in some for s in leg.steady) for way, some in by_way.items()}
     startups = {way: statistics.median(leg.startup_s for leg in some) for way, some in by_way.items()}
@@ -191,11 +191,11 @@ def summary(legs: list[Leg]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure both ways."""
+    """Measure both variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training in each leg")
-    parser.add_argument("--rounds", type=int, default=2, help="legs of each way")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training per run")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each variant")
     parser.add_argument("--config", type=Path, default=SHIPPED_CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--batch", type=int, help="sequences in a batch; default: the config's")
     parser.add_argument("--num-threads", type=int, help="of the worker; default: one for each core")

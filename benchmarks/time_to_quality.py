@@ -1,16 +1,16 @@
-"""How good a model is after so many seconds: ours, several seeds, beside the older recipe's twin.
+"""Quality of a model after a given training time: this project with several seeds, and the older recipe.
 
     python benchmarks/time_to_quality.py TRAIN_CORPUS EVAL_CORPUS [--seconds 180 600] [--total-targets 1000000 4000000]
 
-Ours is trained by `wm train` and judged by `wm eval`, at K = 10 on 20,000 frames of all games of the eval corpus; for
-each of the `--seconds` a run of its own, since the schedule ends where --total-targets says (by default where the
-config does). The older recipe has a constant rate, so one run is judged at each. Seconds are those of
-training: from the first batch asked for to the last update, judging left out. Further `--dotted.name value` go to
-`wm train`.
+This project's model is trained by `wm train` and evaluated by `wm eval` at K = 10 on 20,000 frames of all games of the
+eval corpus. Each of the `--seconds` is a separate run, because the schedule ends at --total-targets (by default the
+config's). The older recipe has a constant learning rate, so one run is evaluated at each of them. Seconds are training
+time, from the first batch requested to the last update, without evaluation. Further `--dotted.name value` options are
+passed to `wm train`.
 
 Prints the curves and the table; the last line is one JSON object: for the first of the `--seconds` the worst seed's
-figures (each metric's own worst), the same with prefix `twin_`, all of them under `at`, and the targets a second of
-both MLPs (`older_speed.py`).
+figures (each metric's own worst), the same for the older recipe with prefix `twin_`, all of them under `at`, and the
+targets per second of both MLPs (`older_speed.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOWER_IS_BETTER = ("pos_mae", "val_loss")
 PROGRESS_TARGETS = 2_000
 CURVE_POINTS = 6
 WINDOW_BATCH = 256
-"""Windows in a batch of ours under `window`, as the twin has."""
+"""Windows per batch under objective `window`, as in the older recipe."""
 TINY_NETWORK = (
     "--compile never --model.d_model 32 --model.headdim 16 --model.d_state 8 --model.num_layers 1 --log-every-s 0.2"
 )
@@ -52,8 +52,8 @@ Point = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Learnt:
-    """One run: its curve, and where it ended, judged on all frames."""
+class Trained:
+    """One run: its learning curve, and its final evaluation."""
 
     name: str
     seed: int
@@ -71,13 +71,13 @@ class Learnt:
 
 
 def point(seconds: float, targets: int, metrics: dict[str, Any]) -> Point:
-    """A place on a curve."""
+    """A point of a learning curve."""
     return {"seconds": seconds, "targets": targets} | {name: metrics[name] for name in METRICS}
 
 
 def train_ours(
     options: argparse.Namespace, objective: str, seconds: float, total_targets: int | None, seed: int
-) -> Learnt:
+) -> Trained:
     """`wm train`, then `wm eval` at K = 10 on all games of the eval corpus."""
     run = options.out / f"{objective}-{seconds:g}s-seed-{seed}"
     wm = [sys.executable, "-m", "wm.cli"]
@@ -102,7 +102,7 @@ def train_ours(
         {name: None if metric is None else metric["value"] for name, metric in result["metrics"].items()}
         for result in evaluation["results"]
     ]
-    return Learnt(
+    return Trained(
         name=objective,
         seed=seed,
         asked_seconds=seconds,
@@ -112,8 +112,8 @@ def train_ours(
     )
 
 
-def train_twin(options: argparse.Namespace, seed: int) -> list[Learnt]:
-    """One run of the twin, judged at each of the seconds asked for."""
+def train_twin(options: argparse.Namespace, seed: int) -> list[Trained]:
+    """One run of the older recipe, evaluated at each of the requested times."""
     train = index_games(open_corpus(options.train_corpus), "all", SplitConfig())
     judged = index_games(open_corpus(options.eval_corpus), "all", SplitConfig(), for_evaluation=True)
     kind = load_yaml(options.config, RunConfig).model.kind
@@ -128,15 +128,15 @@ def train_twin(options: argparse.Namespace, seed: int) -> list[Learnt]:
         if mark in options.twin_seconds:
             final = point(twin.seconds, twin.targets_seen, twin.judge(judged, options.judged))
             learnt.append(
-                Learnt(name="twin", seed=seed, asked_seconds=mark, curve=list(curve), final=final, baselines={})
+                Trained(name="twin", seed=seed, asked_seconds=mark, curve=list(curve), final=final, baselines={})
             )
         else:
             curve.append(point(twin.seconds, twin.targets_seen, twin.judge(judged, options.validation_targets)))
     return learnt
 
 
-def worst(runs: list[Learnt]) -> Point:
-    """The worst of some seeds, each metric by itself; targets and seconds of the one that saw least."""
+def worst(runs: list[Trained]) -> Point:
+    """The worst seed by each metric; targets and seconds of the seed with the fewest targets."""
     least = min(runs, key=lambda run: run.final["targets"]).final
     found: Point = {"seconds": least["seconds"], "targets": least["targets"]}
     for name in METRICS:
@@ -145,8 +145,8 @@ def worst(runs: list[Learnt]) -> Point:
     return found
 
 
-def table(runs: list[Learnt]) -> str:
-    """Each run's curve and end, then the baselines."""
+def table(runs: list[Trained]) -> str:
+    """Each run's learning curve and final evaluation, then the baselines."""
     lines = [f"{'':<28}{'targets':>12}{'seconds':>9}" + "".join(f"{name:>12}" for name in METRICS)]
 
     def cells(values: dict[str, Any]) -> str:
@@ -163,8 +163,8 @@ def table(runs: list[Learnt]) -> str:
     return "\n".join(lines)
 
 
-def summary(ours: list[Learnt], twins: list[Learnt], options: argparse.Namespace) -> dict[str, Any]:
-    """The JSON's head: ours under the first objective at each of the seconds, and the twin beside it."""
+def summary(ours: list[Trained], twins: list[Trained], options: argparse.Namespace) -> dict[str, Any]:
+    """First part of the JSON: the first objective at each of the times, and the older recipe."""
     at = {}
     for seconds in options.seconds:
         chosen = [run for run in ours if run.name == options.objectives[0] and run.asked_seconds == seconds]
@@ -180,7 +180,7 @@ def summary(ours: list[Learnt], twins: list[Learnt], options: argparse.Namespace
 
 
 def parsed() -> argparse.Namespace:
-    """The command line, and `further`: what is for `wm train`."""
+    """The command line; `further` holds the options for `wm train`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train_corpus", nargs="?", type=Path)
     parser.add_argument("eval_corpus", nargs="?", type=Path)
@@ -189,11 +189,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--config", type=Path, default=SHIPPED_CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--objectives", nargs="+", choices=["sequence", "window"], default=["sequence"])
-    parser.add_argument("--twin-seconds", type=float, nargs="*", help="default: as --seconds; none leaves the twin out")
+    parser.add_argument(
+        "--twin-seconds", type=float, nargs="*", help="of the older recipe; default: as --seconds; none skips it"
+    )
     parser.add_argument("--twin-seeds", type=int, default=1)
-    parser.add_argument("--twin-workers", type=int, default=0, help="processes of its DataLoader")
-    parser.add_argument("--mlp-seconds", type=float, default=15.0, help="to time both MLPs; 0 leaves them out")
-    parser.add_argument("--judged", type=int, default=20_000, help="frames judged at the end")
+    parser.add_argument("--twin-workers", type=int, default=0, help="processes of the older recipe's DataLoader")
+    parser.add_argument("--mlp-seconds", type=float, default=15.0, help="to time both MLPs; 0 skips them")
+    parser.add_argument("--judged", type=int, default=20_000, help="frames of the final evaluation")
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-quality"))
     parser.add_argument("--tiny", action="store_true", help="seconds on synthetic games, for tests")
     options, options.further = parser.parse_known_args()
@@ -203,7 +205,7 @@ def parsed() -> argparse.Namespace:
         options.judged, options.validation_targets = 200, 50
         options.further = [*TINY_NETWORK.split(), "--eval.every-targets", "300", *options.further]
     elif options.train_corpus is None or options.eval_corpus is None:
-        parser.error("name a corpus to train on and one to be judged on")
+        parser.error("name a training corpus and an evaluation corpus")
     if options.twin_seconds is None:
         options.twin_seconds = options.seconds
     if options.total_targets is not None and len(options.total_targets) not in (1, len(options.seconds)):
@@ -212,7 +214,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Train everything, print everything."""
+    """Make all runs and print the results."""
     totals = options.total_targets or [None]
     totals = totals * len(options.seconds) if len(totals) == 1 else totals
     twins = [
@@ -239,7 +241,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, with synthetic games where tiny asks for no other."""
+    """Measure; --tiny uses synthetic games unless a corpus is named."""
     options = parsed()
     with tempfile.TemporaryDirectory() as scratch:
         if options.tiny:

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: nothing torn, nothing lost, and no failure that ends a run."""
+"""Checkpoints written during training: complete or absent, never lost, and no failure ends a run."""
 
 from __future__ import annotations
 
@@ -219,9 +219,9 @@ def test_a_run_that_rolled_back_cannot_resume_from_later_checkpoints(tmp_path):
 
 
 def test_temporary_files_of_a_killed_writer_are_deleted_by_the_next_one(tmp_path):
-    left = tmp_path / ".targets-000000000007.4711"
-    left.mkdir()
-    (left / "model.safetensors").write_bytes(b"half")
+    leftover = tmp_path / ".targets-000000000007.4711"
+    leftover.mkdir()
+    (leftover / "model.safetensors").write_bytes(b"half")
     with CheckpointWriter(open_store(tmp_path), 1, failing) as writer:
         writer.save(snapshot(8), wait=True)
     assert [path.name for path in tmp_path.iterdir()] == ["targets-000000000008"]

@@ -1,6 +1,6 @@
 """One of several ranks of training runs, started by `tests/training/test_distributed.py`: RANK WORLD STORE JOBS.
 
-JOBS is a JSON file with a list of {"name", "config", "resume": a run's folder or null, "poisoned": a rank or null}.
+JOBS is a JSON file with a list of {"name", "config", "resume": a run's folder or null, "nan_rank": a rank or null}.
 For each, rank r writes `NAME-r.json`: the examples of each update, the validation rows and the error at the end; and
 `NAME-r.pt`: its weights.
 A single rank runs in-process: `run_job(job, 0)`.
@@ -58,7 +58,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     def take_and_record(self: BatchLoader) -> LocalBatch:
         share = following(self)
         taken.append(names_of(share))
-        if job["poisoned"] == rank:
+        if job["nan_rank"] == rank:
             share.frames.floats[..., 0] = float("nan")
         return share
 

@@ -37,14 +37,14 @@ class Outcome:
     errors: list[str]
 
 
-def job(config: RunConfig, name: str, resume: str | None = None, poisoned: int | None = None) -> dict[str, Any]:
+def job(config: RunConfig, name: str, resume: str | None = None, nan_rank: int | None = None) -> dict[str, Any]:
     """A run in its own folder, for `one_rank.py`."""
     own = replace(config, out=config.out / name)
     return {
         "name": name,
         "config": to_plain(own),
         "resume": None if resume is None else str(config.out / resume),
-        "poisoned": poisoned,
+        "nan_rank": nan_rank,
     }
 
 
@@ -115,7 +115,7 @@ def together(mixed_corpus, tmp_path_factory, request) -> tuple[RunConfig, dict[s
     config.out.mkdir()
     outcomes = run_on_one_rank(config, job(config, "one"))
     jobs = [job(config, "two"), job(config, "more", "one"), job(config, "again", "two")]
-    outcomes |= run_on_two_ranks(config, [*jobs, job(config, "broken", poisoned=1)])
+    outcomes |= run_on_two_ranks(config, [*jobs, job(config, "broken", nan_rank=1)])
     return config, outcomes | run_on_one_rank(config, job(config, "fewer", "two"))
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints: their files and checksums, the stores that hold them, writing while training goes on, and retention."""
+"""Checkpoints: their files and checksums, the stores that hold them, writing during training, and retention."""

@@ -90,7 +90,7 @@ def load_weights(model: WorldModel, path: Path) -> None:
 
 
 def load_resume(path: Path) -> dict[str, Any]:
-    """The training state beside the weights: the optimizer's.
+    """The training state apart from the weights: the optimizer's.
 
     Raises:
         UserError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Copies of a run's state in host memory, so that a thread can write them while training goes on."""
+"""Copies of a run's state in host memory, so that a thread can write them during training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from wm.config.run_config import RunConfig
 
 PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
-"""What torch.load opens without running pickled code, beside tensors and containers of them."""
+"""What torch.load opens without running pickled code, apart from tensors and containers of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,7 +85,7 @@ class CheckpointStore(ABC):
         """Write a checkpoint, meta.json last.
 
         Raises:
-            OSError: the checkpoint cannot be written; nothing of it is left.
+            OSError: the checkpoint cannot be written; it is removed completely.
         """
 
     @abstractmethod

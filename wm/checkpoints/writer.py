@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on: training waits for a copy to host memory, a thread does the rest.
+"""Writes checkpoints during training: training waits for a copy to host memory, a thread does the rest.
 
 A checkpoint that cannot be written is reported, and the next one is tried.
 """
@@ -38,7 +38,7 @@ class CheckpointWriter:
         """Delete what killed writers left in the store, and test that files can be written there.
 
         Args:
-            keep_last: newest checkpoints to keep, beside the best by val_loss and by change_acc.
+            keep_last: newest checkpoints to keep, in addition to the best by val_loss and by change_acc.
             on_problem: called once with each distinct message, also from the writing thread.
         Raises:
             UserError: nothing can be written to the store.

@@ -69,7 +69,7 @@ def _fit(run: Run) -> None:
     """Run the workers to the end.
 
     Raises:
-        UserError: why the run is over, in a worker's words, or how its workers crashed.
+        UserError: why the run is over, as a worker recorded it, or how its workers crashed.
         RunStoppedError: it was asked to stop.
     """
     config = run.config

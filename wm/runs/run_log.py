@@ -16,7 +16,7 @@ from wm.runs.tensorboard import Curves
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 PERMANENT_KINDS = ("rollback", "problem")
-"""Kinds of rows that stay when a run goes back to a checkpoint: they record what happened to it."""
+"""Kinds of rows that stay when a run resumes from or rolls back to a checkpoint: they record what happened to it."""
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

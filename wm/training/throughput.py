@@ -16,7 +16,7 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Throughput:
-    """Measures training time: a clock that runs during updates and stands during validation and checkpoints."""
+    """Measures training time: a clock that runs during updates and is stopped during validation and checkpoints."""
 
     def __init__(self, seconds: float, targets_seen: int) -> None:
         """
@@ -30,7 +30,7 @@ class Throughput:
         self._speeds: list[float] = []
 
     def start(self) -> None:
-        """Start the clock, if it stands."""
+        """Start the clock if it is stopped."""
         if self._running_since is None:
             self._running_since = time.monotonic()
 
