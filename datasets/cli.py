@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from datasets.runtime.command import parse_and_run
 from datasets.runtime.errors import UserError
+from datasets.runtime.process.command import parse_and_run
 
 DAMAGED_CORPUS = 1
 """Exit code of `wm corpus verify` and `repair`."""
@@ -46,7 +46,7 @@ def encode(args: Sequence[str]) -> int:
     from datasets.pipeline.progress import EncodeProgress, summary_text
     from datasets.pipeline.ray_encode import encode_on_ray
     from datasets.runtime.hardware import num_cores
-    from datasets.runtime.native_stderr import filter_native_stderr
+    from datasets.runtime.process.native_stderr import filter_native_stderr
     from datasets.runtime.ray_cluster import uses_cluster
     from datasets.sources.source_lists import resolve
 

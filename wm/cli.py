@@ -21,8 +21,8 @@ if getattr(datasets, "ROOM", None) != "melee-world-model":
 
 from cluster.errors import ClusterError
 from datasets.cli import corpus, encode, synth
-from datasets.runtime.command import USAGE_ERROR, parse_and_run, run_command
 from datasets.runtime.errors import UserError
+from datasets.runtime.process.command import USAGE_ERROR, parse_and_run, run_command
 
 RESUMABLE = ("demo", "encode", "train", "sweep")
 """Verbs that resume when the same command runs again."""
@@ -159,7 +159,7 @@ def demo(args: Sequence[str]) -> int:
             out: folder of the demo.
             replays: a folder or zip of your own replays (default: 60 synthetic games).
         """
-        from datasets.runtime.native_stderr import filter_native_stderr
+        from datasets.runtime.process.native_stderr import filter_native_stderr
         from wm.demo import run_demo
 
         filter_native_stderr()

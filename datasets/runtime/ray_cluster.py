@@ -16,8 +16,8 @@ from ray._common.utils import get_default_ray_temp_dir
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
+from datasets.runtime.process.termination import TerminatedError
 from datasets.runtime.ray_files import ray_temp_dir, set_ray_logs
-from datasets.runtime.termination import TerminatedError
 
 SPARE_CPUS = 6
 """Logical CPUs beyond the machine's cores on a local Ray. With as many CPUs as workers, a job with data tasks

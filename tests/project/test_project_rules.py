@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -162,6 +163,11 @@ def test_no_file_is_long():
     assert not {
         relative(path): n for path in sources(*PACKAGES) if (n := len(path.read_text().splitlines())) >= MAX_LINES
     }
+
+
+def test_no_folder_has_many_files():
+    counts = Counter(relative(path.parent) for path in tracked_files())
+    assert not {folder: number for folder, number in counts.items() if number > MAX_FILES}
 
 
 def test_no_file_has_a_name_that_says_nothing():

@@ -21,7 +21,7 @@ from py7zr.archiveinfo import Folder
 from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
 
 from datasets.runtime.errors import ReplayError
-from datasets.runtime.process_limits import limit_cpu, limit_memory
+from datasets.runtime.process.limits import limit_cpu, limit_memory
 from datasets.sources.archives.sevenzip_directory import SUPPORTED, Archive, Block, method_names
 from datasets.sources.archives.sevenzip_process import CONTENT, STALL_S
 from datasets.sources.names import kind_of

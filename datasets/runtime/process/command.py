@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from datasets.runtime.process.standard_streams import discard_stdout, prepare_standard_streams, stdout_reader_is_gone
+from datasets.runtime.process.termination import TerminatedError, sigterm_raises
 from datasets.runtime.ray_files import ray_logs
-from datasets.runtime.standard_streams import discard_stdout, prepare_standard_streams, stdout_reader_is_gone
-from datasets.runtime.termination import TerminatedError, sigterm_raises
 
 USAGE_ERROR = 2
 

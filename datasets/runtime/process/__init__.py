@@ -1,0 +1,1 @@
+"""How a command or child process starts, limits itself and ends: signals, standard streams, limits, exit codes."""
