@@ -22,7 +22,7 @@ from datasets.corpus.commit import Committer
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
 from datasets.runtime.errors import UserError
-from datasets.runtime.termination import raise_if_terminated
+from datasets.runtime.process.termination import raise_if_terminated
 from datasets.sources.scan import Survey, survey
 from datasets.sources.storage import is_remote, local_path
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from datasets.runtime.process_limits import limit_memory
+from datasets.runtime.process.limits import limit_memory
 
 OUT_OF_MEMORY_EXIT = 77
 """The child's exit code when it is out of memory, since a message would need memory."""

@@ -18,7 +18,7 @@ from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit_log import COMMITS
 from datasets.corpus.manifest import IN_PROGRESS_FILE
 from datasets.pipeline.encode import encode, encode_in_process
-from datasets.runtime.termination import TerminatedError, raise_if_terminated, sigterm_raises
+from datasets.runtime.process.termination import TerminatedError, raise_if_terminated, sigterm_raises
 from datasets.synth import SynthOptions, synthesize
 
 EXIT_SECONDS = 60
