@@ -47,6 +47,8 @@ LONGEST_FIRST = (
     "ray",
     "jobs/test_submit.py",
     "pipeline/test_encode_cluster.py",
+    "pipeline/test_encode_termination.py",
+    "input-benchmark",
 )
 """Groups that take longer than a process' fair part of what is left; they start first."""
 
