@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that a GPU can tell about training, in under ten minutes on an H100-class card; correctness comes first.
+# Correctness, then speed of training on a GPU, in under ten minutes on an H100-class card.
 #
 #   OUT=gpu-results CORPUS=path/to/corpus benchmarks/gpu.sh
 #
@@ -26,7 +26,15 @@ if [ -z "${TINY:-}" ]; then
   "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && TINY=0
 fi
 
-# part NAME SECONDS COMMAND...: run a part, show it and keep what it says; after SECONDS it has failed.
+# Machines without a network are prepared by hand, so report everything that is missing before the first part.
+modules=(numpy peppi_py psutil pyarrow pydantic ray safetensors tensorboardX torch tyro yaml)
+[ "$TINY" -eq 0 ] && modules+=(einops mamba_ssm triton)
+missing=$("$PYTHON" -c 'import sys
+from importlib.util import find_spec
+print(*(name for name in sys.argv[1:] if find_spec(name) is None))' "${modules[@]}" 2>&1)
+if [ -n "$missing" ]; then echo "!! missing Python modules: $missing"; else echo "all Python modules found: ${modules[*]}"; fi
+
+# part NAME SECONDS COMMAND...: run a part, show its output and save it; it fails after SECONDS.
 part() {
   local name=$1 seconds=$2
   shift 2
@@ -60,7 +68,7 @@ export -f environment
 export PYTHON OUT
 
 if [ "$TINY" -eq 1 ]; then
-  echo "no GPU here, or TINY=1: tiny sizes, whose speeds say nothing"
+  echo "no GPU here, or TINY=1: tiny sizes, whose speeds are meaningless"
   games=(--games 4 --max-frames 2000)
   tiny=(--tiny)
   step=(--tiny --configs mlp mamba2-medium)
@@ -70,7 +78,7 @@ if [ "$TINY" -eq 1 ]; then
 else
   games=(--games 400 --max-frames 9000)
   tiny=()
-  # Medium by both cores; the others by the kernels, as `core: auto` takes them.
+  # Both scan backends unless --most-seconds runs out.
   step=(--batch "$BATCH" --seconds-per-case 2 --most-seconds 150)
   input=(--batch "$BATCH" --epochs 2 --seconds 3 --train-seconds 0 --need 1000000)
   end=(--seconds 30 --optimizer.batch-size "$BATCH" --optimizer.learning-rate 1e-3)

@@ -25,6 +25,7 @@ from wm.checkpoints.locations import RUN_SUBFOLDER
 from wm.checkpoints.reader import open_store
 from wm.config.run_config import identity
 from wm.config.typed_yaml import to_plain
+from wm.evaluation.metrics import METRICS
 from wm.runs.run_log import read_log
 
 FORMAT_VERSION = 1
@@ -196,7 +197,7 @@ def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
             train_flops=facts["train_flops_per_target"] * targets_seen,
             window_flops=facts["window_flops"][str(context)],
             num_judged=row["num_targets"],
-            **{name: row[name] for name in ("change_acc", "action_acc", "pos_mae", "val_loss")},
+            **{name: row[name] for name in METRICS},
         )
         for (targets_seen, context), row in sorted(evaluations.items())
     ]

@@ -179,7 +179,7 @@ def wrong_checks(scene: gpu_correctness.Scene) -> list[str]:
     return [check.name for check in gpu_correctness.run_checks(scene) if not check.is_right]
 
 
-def test_a_core_that_forgets_its_state_is_found_wrong(games, monkeypatch):
+def test_a_backend_that_ignores_its_state_fails_the_checks(games, monkeypatch):
     right = ssd.scan
 
     def forgetful(x, dt, a, b, c, state=None, return_state=False):
@@ -189,21 +189,21 @@ def test_a_core_that_forgets_its_state_is_found_wrong(games, monkeypatch):
     monkeypatch.setattr(gpu_correctness, "CHECKS", (gpu_correctness.check_scans, gpu_correctness.check_steps))
     wrong = wrong_checks(gpu_correctness.Scene(device=CPU, backends=("torch",), tiny=True, index=games))
     assert "step, torch, fp32" in wrong
-    assert "scan, torch, fp32, 64 frames after a state" in wrong
+    assert "scan, torch, fp32, 64 frames with a state" in wrong
     assert "scan, torch, fp32, 64 frames" not in wrong
 
 
-def test_a_check_that_raises_is_wrong_and_the_next_goes_on(games, monkeypatch):
+def test_a_check_that_raises_is_wrong_and_the_others_still_run(games, monkeypatch):
     def raising(_scene: gpu_correctness.Scene):
         raise RuntimeError("called a synchronizing operation")
         yield
 
-    monkeypatch.setattr(gpu_correctness, "CHECKS", (raising, gpu_correctness.check_feeds))
+    monkeypatch.setattr(gpu_correctness, "CHECKS", (raising, gpu_correctness.check_loaders))
     done = gpu_correctness.run_checks(gpu_correctness.Scene(device=CPU, backends=("torch",), tiny=True, index=games))
     assert [check.is_right for check in done] == [False, True]
 
 
-def test_not_a_number_is_never_right():
+def test_a_nan_error_is_never_right():
     assert not gpu_correctness.Check(name="x", error=float("nan"), tolerance=1.0).is_right
 
 
@@ -260,6 +260,7 @@ def gpu_script(out: Path, corpus: Path, python: str, **settings: str) -> subproc
 def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tiny_corpus):
     done = gpu_script(tmp_path / "out", tiny_corpus, sys.executable, PARTS=" ".join(("environment", *PARTS)))
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-1_000:]
+    assert "all Python modules found: numpy peppi_py" in done.stdout
     found = {
         path.stem: last_line(path.read_text())
         for path in (tmp_path / "out").glob("*.txt")
@@ -278,10 +279,11 @@ def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tin
 
 def test_the_gpu_script_goes_on_after_a_part_that_fails_and_tells_of_it(tmp_path):
     broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho no such corpus >&2\nexit 3\n")
+    broken.write_text('#!/bin/sh\n[ "$1" = -c ] && echo tyro yaml && exit 0\necho no such corpus >&2\nexit 3\n')
     broken.chmod(0o755)
     done = gpu_script(tmp_path / "out", tmp_path, str(broken))
     assert done.returncode == 1
+    assert "!! missing Python modules: tyro yaml" in done.stdout
     assert "!! ray_overhead failed with exit code 3" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("!! failed: environment gpu_correctness train_step")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wm.config.run_config import RunConfig
+from wm.evaluation.metrics import METRICS
 from wm.runs.run import Run
 from wm.runs.run_log import LOG_FILE, parse_row
 
@@ -35,7 +36,7 @@ def format_row(row: dict[str, Any], config: RunConfig) -> str:
     if kind == "train":
         return _format_progress(row, config)
     if kind == "eval":
-        metrics = ((name, row[name]) for name in ("change_acc", "action_acc", "pos_mae", "val_loss"))
+        metrics = ((name, row[name]) for name in METRICS)
         values = "  ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in metrics)
         text = f"K = {row['context']:<4} {values}"
     elif kind == "checkpoint":

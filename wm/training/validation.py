@@ -11,12 +11,11 @@ from wm.checkpoints.retention import SIGN
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData
 from wm.evaluation.evaluator import evaluate_windows
-from wm.evaluation.metrics import compute_metrics, concatenate
+from wm.evaluation.metrics import METRICS, compute_metrics, concatenate
 from wm.model.world_model import WorldModel
 from wm.training import distributed
 
 Row = dict[str, Any]
-LOGGED_METRICS = ("action_acc", "change_acc", "pos_mae", "val_loss")
 
 
 class Validation:
@@ -47,7 +46,7 @@ class Validation:
                     "kind": "eval", "targets_seen": targets_seen, "seconds": seconds, "context": context,
                     "num_targets": len(targets), "epochs": targets_seen / self._train_frames,
                 }
-                | {name: metrics[name].value for name in LOGGED_METRICS}
+                | {name: metrics[name].value for name in METRICS}
             )  # fmt: skip
         return rows
 
