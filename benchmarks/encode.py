@@ -1,8 +1,8 @@
-"""How fast replays become a corpus, against the floor: peppi-py alone, on the same files, in one run.
+"""Encoding speed, compared with peppi-py alone on the same files in the same run.
 
     python benchmarks/encode.py [--sources dev.zip ...] [--copies 4] [--no-ray]
 
-Guards `datasets/replays/slp_reader.py`, `datasets/corpus/shard.py` and `datasets/pipeline/encode.py`. Every phase
+Guards `datasets/replays/slp_reader.py`, `datasets/corpus/shard.py` and `datasets/pipeline/encode_chunk.py`. Every phase
 reads the same uncompressed .slp files, from the page cache; copies of a game differ in one position, so that none is
 dropped as a duplicate, and come after all games of the copy before, so that no row group holds a game twice.
 - peppi-py alone: opens and parses each file, nothing else.

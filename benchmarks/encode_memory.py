@@ -1,4 +1,4 @@
-"""Whether the memory of an encode is flat in the number of games, and within the limit that was set.
+"""Whether the memory of an encode is constant in the number of games, and within its limit.
 
     python benchmarks/encode_memory.py [--games 250 1000 4000] [--memory 3GB] [--form zip]
 

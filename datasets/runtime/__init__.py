@@ -1,1 +1,1 @@
-"""What every package builds on: errors, locks, atomic files, object storage, hardware, and the Ray connection."""
+"""Foundation of all packages: errors, locks, durable files, object storage, hardware, signals, and starting Ray."""

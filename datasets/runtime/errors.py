@@ -1,4 +1,4 @@
-"""What the user did wrong, and what is wrong with an input."""
+"""Errors of the user, and reasons to reject an input."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A user's mistake: one line with what was found, what was expected and what to do; exit code 2."""
+    """A user's mistake. Its message is one line: what was found, what was expected, what to do. Exit code 2."""
 
 
 class ReplayError(Exception):
-    """An input that is not taken: becomes a row in `rejects/`, never stops a job.
+    """An input is rejected: it becomes a row in `rejects/` and does not stop the job.
 
     Attributes:
         code: short reason code, stable across versions (see `datasets.schema.reject_reasons`).
-        message: what was found, for a person; never a player's name.
+        message: what was found; never contains a player's name.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -24,7 +24,7 @@ class ReplayError(Exception):
 
 
 def first_difference(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:
-    """The first value in which two sets of options differ, dotted, as an error's message says it."""
+    """Text for an error message: the dotted name and both values of the first option that differs."""
     for name in sorted(there.keys() | here.keys()):
         first, second = there.get(name), here.get(name)
         if isinstance(first, dict) and isinstance(second, dict) and first != second:

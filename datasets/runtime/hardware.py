@@ -1,4 +1,4 @@
-"""Cores and memory of this machine, and the memory that its processes use."""
+"""CPU cores and memory of this machine, and the memory use of processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def available_memory_bytes() -> int:
 
 
 def process_tree(root: int) -> list[int]:
-    """Process ids of a process and all its descendants; empty if it has ended."""
+    """Process ids of a process and all its descendants; empty if it has exited."""
     try:
         process = psutil.Process(root)
         return [root, *(child.pid for child in process.children(recursive=True))]
@@ -59,10 +59,10 @@ def process_tree(root: int) -> list[int]:
 
 
 def process_memory(pid: int) -> int:
-    """Bytes that one process holds, 0 if it has ended.
+    """Memory of one process in bytes, 0 if it has exited.
 
-    Shared pages are divided among the processes that map them (PSS); where the operating system does not report
-    that, this is the resident set size.
+    On Linux the proportional set size (PSS): shared pages are divided among the processes that map them. Elsewhere the
+    resident set size.
     """
     try:
         memory = psutil.Process(pid).memory_full_info()
@@ -72,7 +72,7 @@ def process_memory(pid: int) -> int:
 
 
 def tree_memory(root: int | None = None) -> int:
-    """Bytes that a process and all its descendants hold together (`process_memory`).
+    """Memory of a process and all its descendants in bytes (`process_memory`).
 
     Args:
         root: process id; None is this process.

@@ -1,6 +1,6 @@
-"""Encoding on several machines: a node that dies, and a node that does not see the sources.
+"""Encoding on a cluster: a node that dies, and a node that cannot see the sources.
 
-The nodes are real raylets on this machine; each test has a cluster of its own, in a process of its own.
+The nodes are raylets on this machine; each test starts its own cluster in a subprocess.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def after_commit(summary, bytes_left):
 
 summary = encode([source], Path(out), EncodeOptions(), encode_on_ray, after_commit)
 import ray
-deadline = time.monotonic() + 60  # a dead node is noticed by its missing heartbeats
+deadline = time.monotonic() + 60  # a dead node is detected by missing heartbeats
 while (alive := sum(node["Alive"] for node in ray.nodes())) > 2 and time.monotonic() < deadline:
     time.sleep(0.5)
 print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
 ray.shutdown()
 cluster.shutdown()
 """
-NODE_IS_BLIND = """
+NODE_CANNOT_SEE = """
 import os, subprocess, sys
 from pathlib import Path
 from ray.cluster_utils import Cluster
@@ -81,7 +81,7 @@ finally:
 
 
 def run(script: str, *arguments: str) -> str:
-    """What a script prints, among Ray's own lines. Ray's folder is its own, and short, as its sockets need it."""
+    """The output of a script, which includes Ray's messages. Ray's folder is private and short, for its sockets."""
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         environment = os.environ | {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
         environment.pop("RAY_ADDRESS", None)
@@ -92,7 +92,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout.decode()
 
 
-def test_a_node_that_dies_in_the_middle_changes_nothing(synthetic_many, tmp_path):
+def test_a_node_that_dies_during_an_encode_does_not_change_the_corpus(synthetic_many, tmp_path):
     from datasets.corpus.chunk import EncodeOptions
     from datasets.pipeline.encode import encode, encode_in_process
 
@@ -104,12 +104,12 @@ def test_a_node_that_dies_in_the_middle_changes_nothing(synthetic_many, tmp_path
     assert same_rows(tmp_path / "alone", tmp_path / "cluster")
 
 
-def test_a_path_that_one_node_does_not_see_is_an_error_before_the_job(synthetic_many, tmp_path):
+def test_a_path_that_one_node_cannot_see_is_an_error_before_the_job(synthetic_many, tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         pytest.skip("needs the right to give a process its own mounts")
-    folder = tmp_path / "seen by one" / "replays"
+    folder = tmp_path / "visible to one" / "replays"
     shutil.copytree(synthetic_many, folder)
-    printed = run(NODE_IS_BLIND, str(folder), str(tmp_path / "corpus"))
+    printed = run(NODE_CANNOT_SEE, str(folder), str(tmp_path / "corpus"))
     assert f"of the cluster cannot see {folder}" in printed
 
 

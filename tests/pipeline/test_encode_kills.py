@@ -1,6 +1,6 @@
-"""`wm encode` is killed at random moments and run again: the corpus is that of an undisturbed run.
+"""`wm encode` is killed at random moments and resumed: the corpus equals that of an uninterrupted run.
 
-The short form of `make faults`.
+A short version of `make faults`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def replays(tmp_path_factory) -> Path:
 
 
 def check(replays: Path, tmp_path: Path, kinds: list[str], num_moments: int) -> None:
-    """Kill, run again, compare."""
+    """Kill, resume, compare."""
     trials = run_trials([str(replays)], tmp_path, kinds, num_moments, seed=4)
     assert len(trials) == len(kinds) * num_moments
     assert all(one.is_same for one in trials)
@@ -30,11 +30,11 @@ def check(replays: Path, tmp_path: Path, kinds: list[str], num_moments: int) -> 
     assert all(one.exit_code == 0 for one in trials if one.kind in ("worker", "child"))
 
 
-def test_a_killed_worker_or_tree_of_processes_changes_nothing(replays, tmp_path):
+def test_a_killed_worker_or_process_tree_does_not_change_the_corpus(replays, tmp_path):
     check(replays, tmp_path, ["worker", "tree"], 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", VICTIMS)
-def test_kills_at_twenty_moments_change_nothing(replays, tmp_path, kind):
+def test_kills_at_twenty_moments_do_not_change_the_corpus(replays, tmp_path, kind):
     check(replays, tmp_path, [kind], 20)

@@ -1,4 +1,4 @@
-"""Whatever happens to the child that parses, it costs at most the input at which it happened."""
+"""A failure of the parser process costs at most the input at which it happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from faulty_encoding import refusing
+from faulty_encoding import rejecting
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.pipeline.encode_chunk import encode_chunk
@@ -62,7 +62,7 @@ def encode_isolated(parser: ParserProcess, chunk: Chunk) -> ChunkResult:
 
 
 def assert_same(isolated: ChunkResult, plain: ChunkResult, staging: str) -> None:
-    """Same games, rejects and frames, and nothing else left in staging."""
+    """Same games, rejects and frames, and no other file in staging."""
     assert (isolated.games, isolated.rejects) == (plain.games, plain.rejects)
     tables = [pq.read_table(Path(staging) / str(result.frames_file)) for result in (isolated, plain)]
     assert tables[0].equals(tables[1])
@@ -74,7 +74,7 @@ def assert_costs_one_input(chunk: Chunk, fault: str, code: str, message: str, ti
     chunk = with_fault(chunk, (2, fault))
     with ParserProcess(SPARE_BYTES, timeout_s, FAULTY) as parser:
         isolated = encode_isolated(parser, chunk)
-    assert_same(isolated, encode_chunk(chunk, refusing({2: (code, message)})), chunk.staging)
+    assert_same(isolated, encode_chunk(chunk, rejecting({2: (code, message)})), chunk.staging)
 
 
 def remove_staged(result: ChunkResult, staging: str) -> None:
@@ -91,13 +91,13 @@ def is_gone(pid: int) -> bool:
 
 
 def kill_if_there(pid: int) -> None:
-    """A child that was killed after its last answer is gone only once the next chunk is sent."""
+    """A child that was killed after its last answer is replaced only when the next chunk is sent."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
 def wait_until_gone(pid: int, seconds: float) -> float:
-    """Seconds until the process was gone."""
+    """Seconds until the process had exited."""
     started = time.monotonic()
     while not is_gone(pid) and time.monotonic() < started + seconds:
         time.sleep(0.01)
@@ -126,17 +126,17 @@ def test_a_crash_costs_the_input_at_which_it_happened(chunk, fault, message):
 
 
 @pytest.mark.parametrize("fault", ["sleep", "spin"])
-def test_a_hang_costs_one_input_also_while_pythons_lock_is_held(chunk, fault):
+def test_a_hang_costs_one_input_also_while_the_gil_is_held(chunk, fault):
     assert_costs_one_input(chunk, fault, "parser_hung", "no answer within 1 s", timeout_s=1.0)
 
 
-@pytest.mark.parametrize("fault", ["take_at_once", "take_bit_by_bit", "compress"])
-def test_a_memory_blow_up_costs_one_input(chunk, fault):
+@pytest.mark.parametrize("fault", ["allocate_at_once", "allocate_gradually", "compress"])
+def test_running_out_of_memory_costs_one_input(chunk, fault):
     assert_costs_one_input(chunk, fault, "too_much_memory", "needs more than 400 MB of memory")
 
 
-def test_several_bad_inputs_in_a_chunk_are_each_refused(chunk):
-    chunk = with_fault(chunk, (0, "abort"), (1, "take_at_once"), (4, "segfault"), (5, "abort"))
+def test_several_bad_inputs_in_a_chunk_are_all_rejected(chunk):
+    chunk = with_fault(chunk, (0, "abort"), (1, "allocate_at_once"), (4, "segfault"), (5, "abort"))
     with ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser:
         isolated = encode_isolated(parser, chunk)
         codes = ["parser_crashed", "too_much_memory", "parser_crashed", "parser_crashed"]
@@ -149,9 +149,9 @@ def test_several_bad_inputs_in_a_chunk_are_each_refused(chunk):
 def test_a_child_that_is_killed_once_loses_no_game(chunk):
     with ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:killed_once") as parser:
         isolated = encode_isolated(parser, chunk)
-    mark = Path(chunk.staging) / "killed"
-    assert mark.exists()
-    mark.unlink()
+    marker = Path(chunk.staging) / "killed"
+    assert marker.exists()
+    marker.unlink()
     assert_same(isolated, encode_chunk(chunk), chunk.staging)
 
 
@@ -175,18 +175,18 @@ def test_a_child_killed_at_any_moment_loses_no_game(have_real_replays, request, 
             undisturbed = disturbed
 
 
-def test_a_child_that_dies_outside_of_any_input_is_our_error_and_leaves_no_files(chunk):
+def test_a_child_that_dies_outside_of_any_input_is_an_error_and_leaves_no_files(chunk):
     with (
-        ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:dies_before_any_input") as parser,
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:aborts_before_any_input") as parser,
         pytest.raises(ParserError, match=f"killed by SIGABRT, {MAX_OTHER_FAILURES} times, outside of any input"),
     ):
         encode_isolated(parser, chunk)
     assert os.listdir(chunk.staging) == []
 
 
-def test_a_child_that_dies_after_its_inputs_is_not_tried_for_ever(chunk):
+def test_a_child_that_dies_after_its_inputs_is_not_retried_forever(chunk):
     with (
-        ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:dies_after_the_last_input") as parser,
+        ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:aborts_after_the_last_input") as parser,
         pytest.raises(ParserError, match="killed by SIGABRT"),
     ):
         encode_isolated(parser, chunk)
@@ -203,23 +203,23 @@ def test_a_full_disk_is_raised_in_the_parent_with_the_childs_traceback(chunk):
         assert_same(encode_isolated(parser, chunk), encode_chunk(chunk), chunk.staging)
 
 
-def test_a_connection_that_encoding_lost_is_not_taken_for_a_dead_child(chunk):
+def test_a_connection_error_of_an_input_is_not_mistaken_for_a_dead_child(chunk):
     with (
         ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser,
-        pytest.raises(ConnectionResetError, match="by a store of objects"),
+        pytest.raises(ConnectionResetError, match="by an object store"),
     ):
         encode_isolated(parser, with_fault(chunk, (3, "connection_lost")))
 
 
-def test_an_exception_that_cannot_be_pickled_is_told_by_its_traceback(chunk):
+def test_an_exception_that_cannot_be_pickled_is_reported_by_its_traceback(chunk):
     with (
         ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser,
         pytest.raises(ParserError, match="LocalError: cannot be pickled"),
     ):
-        encode_isolated(parser, with_fault(chunk, (0, "unsendable")))
+        encode_isolated(parser, with_fault(chunk, (0, "unpicklable")))
 
 
-def test_a_function_that_is_not_there_is_named(chunk):
+def test_a_missing_function_is_named(chunk):
     with (
         ParserProcess(SPARE_BYTES, TIMEOUT_S, "datasets.pipeline.encode_chunk:no_such_function") as parser,
         pytest.raises(AttributeError, match="no_such_function"),
@@ -233,7 +233,7 @@ def test_impossible_limits_are_refused(memory_bytes, timeout_s):
         ParserProcess(memory_bytes, timeout_s)
 
 
-def test_what_a_library_prints_goes_nowhere(chunk, capfd):
+def test_output_of_a_library_is_discarded(chunk, capfd):
     chunk = with_fault(chunk, (1, "print"))
     with ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY) as parser:
         isolated = encode_isolated(parser, chunk)
@@ -241,8 +241,8 @@ def test_what_a_library_prints_goes_nowhere(chunk, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_child_holds_no_ray_no_torch_and_writes_no_core(chunk):
-    with ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:names_what_it_holds") as parser:
+def test_the_child_imports_neither_ray_nor_torch_nor_pandas_and_dumps_no_core(chunk):
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, "faulty_encoding:reports_limits_and_imports") as parser:
         isolated = encode_isolated(parser, chunk)
     assert isolated.rejects == [{"message": "core (0, 0), imports []"}]
 
@@ -273,7 +273,7 @@ sys.stdin.read()
 
 @pytest.fixture(params=["sleep", "spin"])
 def parent(request, chunk, tmp_path) -> Iterator[tuple[subprocess.Popen, int]]:
-    """A process whose child is busy, and that child's pid."""
+    """A process whose child is busy, and the child's pid."""
     file = tmp_path / "chunk.pickle"
     file.write_bytes(pickle.dumps(with_fault(chunk, (2, request.param))))
     script = PARENT.format(paths=sys.path, spare=SPARE_BYTES, timeout=600.0, encode=FAULTY)
@@ -322,7 +322,7 @@ def test_closing_ends_the_child_and_a_later_chunk_starts_another(chunk):
         assert parser.pid != first
 
 
-def test_memory_is_measured_and_that_of_one_large_input_is_given_back(chunk):
+def test_memory_is_measured_and_that_of_one_large_input_is_freed(chunk):
     with ParserProcess(10**9, TIMEOUT_S, FAULTY) as parser:
         encode_isolated(parser, chunk)
         before = parser.memory_bytes_used()
@@ -336,7 +336,7 @@ def test_memory_is_measured_and_that_of_one_large_input_is_given_back(chunk):
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        encode_isolated(parser, with_fault(chunk, (2, "leave_in_pieces")))
+        encode_isolated(parser, with_fault(chunk, (2, "fragment_heap")))
         done.set()
         watcher.join()
         encode_isolated(parser, replace(chunk, inputs=()))

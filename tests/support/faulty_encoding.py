@@ -1,6 +1,6 @@
-"""What `test_parser_process.py` has a child run in place of `encode_chunk`: the same, but for inputs that misbehave.
+"""Stand-ins for `encode_chunk` in `test_parser_process.py`: the same, except that some inputs fail.
 
-An input misbehaves if the name of its source is that of a fault.
+An input fails if the name of its source is the name of a fault.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from datasets.pipeline.feed import Chunk
 Begin = Callable[[int | None], tuple[str, str] | None]
 
 
-def _take_memory_bit_by_bit() -> None:
-    held = []
+def _allocate_gradually() -> None:
+    blocks = []
     while True:
-        held.append(bytearray(2**20))
+        blocks.append(bytearray(2**20))
 
 
-def _leave_memory_in_pieces() -> None:
-    """Take 600 MB in pieces and free all but the last: the heap's end stays in use, so malloc keeps what is below."""
+def _fragment_heap() -> None:
+    """Allocate 600 MB in pieces and free all but the last: its end stays in use, so malloc keeps the rest."""
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     pieces = [libc.malloc(100_000) for _ in range(6_000)]
@@ -40,7 +40,7 @@ def _leave_memory_in_pieces() -> None:
         libc.free(ctypes.c_void_p(piece))
 
 
-def _unsendable() -> None:
+def _unpicklable() -> None:
     class LocalError(BaseException):
         pass
 
@@ -52,12 +52,12 @@ def _disk_full() -> None:
 
 
 def _no_memory_to_compress() -> None:
-    """As pyarrow words it."""
+    """The message of pyarrow."""
     raise OSError("ZSTD compression failed: Allocation error : not enough memory")
 
 
 def _connection_lost() -> None:
-    raise ConnectionResetError("by a store of objects")
+    raise ConnectionResetError("by an object store")
 
 
 FAULTS: dict[str, Callable[[], Any]] = {
@@ -66,66 +66,66 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "exit": lambda: os._exit(3),
     "sleep": lambda: time.sleep(3600),
     "spin": lambda: re.match(r"(a+)+$", "a" * 64 + "b"),
-    "take_at_once": lambda: bytes(8 * 2**30),
-    "take_bit_by_bit": _take_memory_bit_by_bit,
-    "leave_in_pieces": _leave_memory_in_pieces,
+    "allocate_at_once": lambda: bytes(8 * 2**30),
+    "allocate_gradually": _allocate_gradually,
+    "fragment_heap": _fragment_heap,
     "compress": _no_memory_to_compress,
     "disk_full": _disk_full,
     "connection_lost": _connection_lost,
-    "unsendable": _unsendable,
+    "unpicklable": _unpicklable,
     "print": lambda: os.write(1, b"a library's message\n"),
 }
 
 
 def encode_with_faults(chunk: Chunk, begin: Begin) -> ChunkResult:
-    """`encode_chunk`, but inputs named after a fault meet it."""
+    """`encode_chunk`, but inputs named after a fault cause it."""
 
     def begin_or_fail(index: int | None) -> tuple[str, str] | None:
-        refusal = begin(index)
-        if index is not None and refusal is None and (fault := FAULTS.get(chunk.inputs[index].source)):
+        rejection = begin(index)
+        if index is not None and rejection is None and (fault := FAULTS.get(chunk.inputs[index].source)):
             fault()
-        return refusal
+        return rejection
 
     return encode_chunk(chunk, begin_or_fail)
 
 
 def killed_once(chunk: Chunk, begin: Begin) -> ChunkResult:
-    """Killed at the third input, but not if it was before."""
+    """Kill the process at the third input, once."""
 
-    def begin_or_die(index: int | None) -> tuple[str, str] | None:
-        refusal = begin(index)
-        mark = Path(chunk.staging).parent / "killed"
-        if index == 2 and not mark.exists():
-            mark.touch()
+    def begin_or_kill(index: int | None) -> tuple[str, str] | None:
+        rejection = begin(index)
+        marker = Path(chunk.staging).parent / "killed"
+        if index == 2 and not marker.exists():
+            marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return refusal
+        return rejection
 
-    return encode_chunk(chunk, begin_or_die)
+    return encode_chunk(chunk, begin_or_kill)
 
 
-def dies_before_any_input(chunk: Chunk, begin: Begin) -> ChunkResult:
-    """Leaves an unfinished file each time."""
+def aborts_before_any_input(chunk: Chunk, begin: Begin) -> ChunkResult:
+    """Leave an unfinished file and abort."""
     (Path(chunk.staging) / "half.parquet").write_bytes(b"half")
     os.abort()
 
 
-def dies_after_the_last_input(chunk: Chunk, begin: Begin) -> ChunkResult:
-    """As from a fault of ours in finishing a shard."""
+def aborts_after_the_last_input(chunk: Chunk, begin: Begin) -> ChunkResult:
+    """Abort like a bug in closing a shard."""
     encode_chunk(chunk, begin)
     os.abort()
 
 
-def names_what_it_holds(chunk: Chunk, begin: Begin) -> ChunkResult:
-    """A result whose only reject's message is the child's limits and imports."""
+def reports_limits_and_imports(chunk: Chunk, begin: Begin) -> ChunkResult:
+    """Return one reject whose message lists the child's core limit and heavy imports."""
     import resource
     import sys
 
-    heavy = sorted({"ray", "torch", "pytest"} & sys.modules.keys())
+    heavy = sorted({"ray", "torch", "pandas", "pytest"} & sys.modules.keys())
     message = f"core {resource.getrlimit(resource.RLIMIT_CORE)}, imports {heavy}"
     result = encode_chunk(replace(chunk, inputs=()), begin)
     return replace(result, rejects=[{"message": message}])
 
 
-def refusing(refused: dict[int, tuple[str, str]]) -> Begin:
-    """For the plain twin: refuses the same inputs."""
-    return refused.get
+def rejecting(rejected: dict[int, tuple[str, str]]) -> Begin:
+    """`begin` for `encode_chunk` in this process: rejects the same inputs."""
+    return rejected.get
