@@ -17,7 +17,7 @@ import pytest
 from source_listing import contents, listed, peak_bytes, rejection
 
 from datasets.runtime.hardware import process_tree
-from datasets.sources.archives import sevenzip_process
+from datasets.sources.archives import decompress, sevenzip_process
 from datasets.sources.archives.sevenzip_directory import SUPPORTED
 from datasets.sources.archives.sevenzip_process import SevenZipProcess
 from datasets.sources.read_errors import UNREACHABLE
@@ -112,6 +112,16 @@ def test_a_block_without_a_member_to_read_is_not_decompressed(tmp_path):
     done = frozenset(replay.key for replay in listed(path) if replay.name != "c.slp")
     first_block_destroyed(path)
     assert [read_input(replay) for replay in listed(path, done=done)] == [b"three"]
+
+
+def test_members_rejected_by_name_or_size_are_not_decompressed(tmp_path, monkeypatch):
+    path = packed(tmp_path / "dump.7z", {"large.slp": CONTENT, "inner.zip": CONTENT}, {"small.slp": b"small"})
+    monkeypatch.setattr(decompress, "MAX_REPLAY_BYTES", len(CONTENT) - 1)
+    first_block_destroyed(path)
+    found = {replay.name: replay for replay in listed(path)}
+    assert rejection(found["large.slp"])[0] == "too_large"
+    assert rejection(found["inner.zip"])[0] == "nested_archive"
+    assert read_input(found["small.slp"]) == b"small"
 
 
 def test_every_member_of_a_damaged_block_is_rejected_and_the_next_block_is_read(tmp_path):

@@ -141,13 +141,13 @@ class _Reader:
 
     def _input(self, member: Member, child: SevenZipProcess) -> ReplayInput:
         content = b"".join(iter(child.receive_bytes, b""))
-        verdict = child.receive_verdict()
+        error = child.receive_error()
         replay = member.input(self._archive)
         if replay.rejection is not None:
             return replay
-        if verdict is not None:
-            key = replay.key if verdict[0] == UNREACHABLE else self._key_if_damaged(member)
-            return replace(replay, key=key, rejection=verdict)
+        if error is not None:
+            key = replay.key if error[0] == UNREACHABLE else self._key_if_damaged(member)
+            return replace(replay, key=key, rejection=error)
         if replay.kind == "parsed" and (table := self._tables.get(parsed_root(member.name))) is not None:
             replay = replace(replay, meta=table.get(replay.name))
         return replace(replay, content=content)
@@ -161,7 +161,7 @@ class _Reader:
         except READ_ERRORS as error:
             rejection = rejection_of(error)
         stream.skip_to_end()
-        rejection = child.receive_verdict() or rejection
+        rejection = child.receive_error() or rejection
         if rejection is not None:
             code, message = rejection
             yield from rejected_archive(self._scan, self._archive, (code, f"{META_NAME}: {message}"))

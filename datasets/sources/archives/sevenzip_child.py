@@ -23,7 +23,7 @@ from py7zr.exceptions import PasswordRequired, UnsupportedCompressionMethodError
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.process.limits import limit_cpu, limit_memory
 from datasets.sources.archives.sevenzip_directory import SUPPORTED, Archive, Block, method_names
-from datasets.sources.archives.sevenzip_process import CONTENT, STALL_S
+from datasets.sources.archives.sevenzip_process import CONTENT, SKIP, STALL_S
 from datasets.sources.names import kind_of
 from datasets.sources.read_errors import rejection_of
 from datasets.sources.storage import open_file
@@ -159,31 +159,36 @@ def _send_rows(connection: Connection, archive: Archive) -> None:
 
 def _extract(connection: Connection, file: BinaryIO, block: Block, index: int, states: bytes) -> None:
     rows = list(block.rows(index))
-    while rows and not states[rows[-1][0]]:
-        rows.pop()
-    if not rows:
+    if not any(states[row[0]] for row in rows):
         return
     reader = BlockReader(file, block)
+    bytes_to_skip = 0  # decompressed only once a later member needs it
     for row in rows:
         number, _, _, name, num_bytes, _, crc = row
-        state = states[number]
-        if state:
+        if states[number] != SKIP:
             _send(connection, {"member": row})
-        # A replay is sent once it is complete, so that the next one is decompressed while the parent uses it.
-        is_streamed = kind_of(name) == "meta"
-        pieces, rejection = [], None
-        try:
-            for piece in reader.pieces(num_bytes, crc):
-                if state == CONTENT and is_streamed:
-                    _send_piece(connection, piece)
-                elif state == CONTENT:
-                    pieces.append(piece)
-        except (BrokenPipeError, ConnectionResetError):
-            raise
-        except Exception as error:
-            rejection = _rejection(error, block.folder)
-        signal.alarm(0)
-        if state:
+        pieces: list[bytes] = []
+        rejection = None
+        if states[number] != CONTENT:
+            bytes_to_skip += num_bytes
+        else:
+            # A replay is sent once it is complete, so that the next one is decompressed while the parent uses it.
+            is_streamed = kind_of(name) == "meta"
+            try:
+                for _ in reader.pieces(bytes_to_skip, None):
+                    pass
+                bytes_to_skip = 0
+                for piece in reader.pieces(num_bytes, crc):
+                    if is_streamed:
+                        _send_piece(connection, piece)
+                    else:
+                        pieces.append(piece)
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:
+                rejection = _rejection(error, block.folder)
+            signal.alarm(0)
+        if states[number] != SKIP:
             for piece in pieces:
                 connection.send_bytes(piece)
             connection.send_bytes(b"")

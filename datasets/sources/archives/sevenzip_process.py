@@ -116,7 +116,7 @@ class SevenZipProcess:
             raise ReplayError(*message["error"])
         return message
 
-    def receive_verdict(self) -> tuple[str, str] | None:
+    def receive_error(self) -> tuple[str, str] | None:
         """Reason code and message of a member that cannot be read."""
         message = json.loads(self.receive_bytes())
         return None if message is None else tuple(message["error"])
