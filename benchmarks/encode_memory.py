@@ -2,7 +2,7 @@
 
     python benchmarks/encode_memory.py [--games 250 1000 4000] [--memory 3GB] [--form zip]
 
-Writes synthetic games, then runs `wm encode` on the first 250, 1,000 and 4,000 of them, each with a Ray of its own,
+Writes synthetic games, then runs `wm encode` on the first 250, 1,000 and 4,000 of them, each with a new local Ray,
 and samples the proportional set sizes of the whole tree of processes (driver, Ray, parsers and their children;
 shared pages count once) five times a second. `shared` is what of that is shared memory: the object store.
 `--form tar.gz` passes contents through the object store, `zip` and `folder` only references.

@@ -183,7 +183,7 @@ class _Child:
         return content
 
     def _collect_files(self) -> None:
-        """Move the child's files out of its own folder, and delete that."""
+        """Move the child's files out of the attempt's folder, and delete it."""
         if self._folder is None:
             return
         folder, self._folder = Path(self._folder), None

@@ -97,6 +97,7 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Generator[Chunk
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=plan.object_store_bytes)
     context.target_max_block_size = 1  # one chunk per block
+    context.raise_original_map_exception = True  # for _reraise_user_errors
     _silence_ray_data(context)
     chunks = ray.data.read_datasource(
         _ChunkSource(feed),
@@ -161,15 +162,22 @@ def _not_shared(path: str, node: str) -> str:
 
 @contextlib.contextmanager
 def _reraise_user_errors() -> Iterator[None]:
-    """Raise the UserError or the full disk of a worker as such, without Ray's wrappers."""
+    """Raise the UserError or the operating system's error of a worker as such, without Ray's wrappers."""
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in _causes(error):
             if isinstance(cause, UserError):
                 raise UserError(str(cause)) from error
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise OSError(cause.errno, cause.strerror, cause.filename) from error
-            cause = cause.__cause__ or getattr(cause, "cause", None)
         raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The exceptions that led to an error, Ray's wrappers left out: a wrapper is an instance of its cause's class."""
+    if isinstance(error, BaseException):
+        if not isinstance(error, ray.exceptions.RayError):
+            yield error
+        yield from _causes(getattr(error, "cause", None))
+        yield from _causes(error.__cause__)

@@ -208,11 +208,11 @@ def slow_resolve(rows: list[dict[str, Any]]) -> set[int]:
     """Members of the games that a corpus holds in the end, resolved one game after another."""
     held: list[dict[str, Any]] = []
     for row in rows:
-        twins = [h for h in held if h["game_id"] == row["game_id"] or h["fingerprint"] == row["fingerprint"]]
+        matches = [h for h in held if h["game_id"] == row["game_id"] or h["fingerprint"] == row["fingerprint"]]
         if row["form"] == "slp":
-            held = [h for h in held if h not in twins or h["form"] == "slp"]
-            twins = [h for h in twins if h["form"] == "slp"]
-        if not twins:
+            held = [h for h in held if h not in matches or h["form"] == "slp"]
+            matches = [h for h in matches if h["form"] == "slp"]
+        if not matches:
             held.append(row)
     return {row["member"] for row in held}
 
