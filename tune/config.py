@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from wm.config.run_config import RunConfig
+from wm.evaluation.metrics import MetricName
 
 AxisValue = int | float | bool | str
 """A value on an axis. YAML reads 1e-3 as text; it is converted to the type of its field."""
-AshaMetric = Literal["change_acc", "action_acc", "pos_mae", "val_loss"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +45,7 @@ class AshaConfig:
     """Targets seen before a trial can be stopped: the first rung."""
     reduction_factor: float = 3.0
     """One of so many trials continues after a rung."""
-    metric: AshaMetric = "change_acc"
+    metric: MetricName = "change_acc"
     """Metric that compares trials: accuracies are maximized, pos_mae and val_loss minimized."""
     context: int | None = None
     """K, frames, at which trials are compared; null compares each trial at its best K."""
