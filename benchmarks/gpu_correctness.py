@@ -155,9 +155,13 @@ def check_updates(scene: Scene) -> Iterator[Check]:
     window = replace(plain, objective=replace(plain.objective, kind="window"))
     expected = {id(config): updated(config, torch.device("cpu")) for config in (plain, window)}
     micro = replace(plain, optimizer=replace(plain.optimizer, micro_batch_size=1))
-    for name, config, twin in (("sequence", plain, plain), ("window", window, window), ("micro-batches", micro, plain)):
+    for name, config, reference in (
+        ("sequence", plain, plain),
+        ("window", window, window),
+        ("micro-batches", micro, plain),
+    ):
         changes, loss = updated(config, scene.device)
-        right_changes, right_loss = expected[id(twin)]
+        right_changes, right_loss = expected[id(reference)]
         yield Check(name=f"update, {name}, loss", error=abs(loss / right_loss - 1), tolerance=1e-4)
         yield Check(
             name=f"update, {name}, weights", error=norm_error(changes, right_changes), tolerance=UPDATE_TOLERANCE

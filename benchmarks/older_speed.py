@@ -1,9 +1,9 @@
-"""How fast the older recipe's twin trains, and ours, each with its own data path, in one run.
+"""How fast the older system's recipe trains, and ours, each with its own data path, in one run.
 
     python benchmarks/older_speed.py [CORPUS] [--seconds 20] [--workers 0]
 
-For medium and the MLP, at K = 10 for the twin and as our config says for ours. Prints a table; the last line is one
-JSON object.
+For medium and the MLP; the reference at K = 10, ours as in the config.
+Prints a table; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from wm.training.trainer import train
 Kind = Literal["mamba2", "mlp"]
 
 
-def twin_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> float:
-    """Targets a second of the twin, data path included, after a second of warming up."""
+def reference_speed(index: GameIndex, kind: Kind, seconds: float, **options: Any) -> float:
+    """Targets a second of the reference, data path included, after a second of warming up."""
     recipe = OlderRecipe(index, kind, **options)
     recipe.train_until(min(1.0, seconds / 4))
     before, targets_before = recipe.seconds, recipe.targets_seen
@@ -68,22 +68,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
-    parser.add_argument("--workers", type=int, default=0, help="processes of the twin's DataLoader")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the reference's DataLoader")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         index = index_games(open_corpus(arguments.corpus or synthetic_corpus(Path(scratch), 16)), "all", SplitConfig())
         found: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
         print(f"{'targets/s':<12}{'ours':>12}{'older':>12}{'ratio':>8}")
         kinds: dict[str, Kind] = {"medium": "mamba2", "mlp": "mlp"}
-        # All of the twin's first: our trainer changes the allocator's settings, for the whole process.
-        twins = {
-            name: twin_speed(index, kind, arguments.seconds, num_workers=arguments.workers)
+        # All of the reference's first: our trainer changes the allocator's settings, for the whole process.
+        references = {
+            name: reference_speed(index, kind, arguments.seconds, num_workers=arguments.workers)
             for name, kind in kinds.items()
         }
         for name, kind in kinds.items():
-            ours, twin = our_speed(index, kind, arguments.seconds), twins[name]
-            print(f"{name:<12}{ours:>12,.0f}{twin:>12,.0f}{ours / twin:>8.1f}", flush=True)
-            found |= {f"{name}_targets_per_s": ours, f"twin_{name}_targets_per_s": twin}
+            ours, reference = our_speed(index, kind, arguments.seconds), references[name]
+            print(f"{name:<12}{ours:>12,.0f}{reference:>12,.0f}{ours / reference:>8.1f}", flush=True)
+            found |= {f"{name}_targets_per_s": ours, f"reference_{name}_targets_per_s": reference}
     print(json.dumps(found))
 
 

@@ -9,7 +9,7 @@ time, from the first batch requested to the last update, without evaluation. Fur
 passed to `wm train`.
 
 Prints the curves and the table; the last line is one JSON object: for the first of the `--seconds` the worst seed's
-figures (each metric's own worst), the same for the older recipe with prefix `twin_`, all of them under `at`, and the
+figures (the worst of each metric), the same for the older recipe with prefix `reference_`, all under `at`, and the
 targets per second of both MLPs (`older_speed.py`).
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from inputs.synthetic_corpus import synthetic_corpus
-from older_speed import our_speed, twin_speed
+from older_speed import our_speed, reference_speed
 from older_system.recipe import CONTEXT_FRAMES, OlderRecipe
 
 from datasets.corpus.reader import open_corpus
@@ -112,26 +112,28 @@ def train_ours(
     )
 
 
-def train_twin(options: argparse.Namespace, seed: int) -> list[Trained]:
+def train_reference(options: argparse.Namespace, seed: int) -> list[Trained]:
     """One run of the older recipe, evaluated at each of the requested times."""
     train = index_games(open_corpus(options.train_corpus), "all", SplitConfig())
     judged = index_games(open_corpus(options.eval_corpus), "all", SplitConfig(), for_evaluation=True)
     kind = load_yaml(options.config, RunConfig).model.kind
     size = {"d_model": 64, "num_layers": 1} if options.tiny else {}
-    twin = OlderRecipe(train, kind, seed=seed, num_workers=options.twin_workers, **size)
-    last = max(options.twin_seconds)
+    reference = OlderRecipe(train, kind, seed=seed, num_workers=options.reference_workers, **size)
+    last = max(options.reference_seconds)
     between = [last * (i + 1) / CURVE_POINTS for i in range(CURVE_POINTS)]
     curve: list[Point] = []
     learnt = []
-    for mark in sorted({*between, *options.twin_seconds}):
-        twin.train_until(mark)
-        if mark in options.twin_seconds:
-            final = point(twin.seconds, twin.targets_seen, twin.judge(judged, options.judged))
+    for mark in sorted({*between, *options.reference_seconds}):
+        reference.train_until(mark)
+        if mark in options.reference_seconds:
+            final = point(reference.seconds, reference.targets_seen, reference.evaluate(judged, options.judged))
             learnt.append(
-                Trained(name="twin", seed=seed, asked_seconds=mark, curve=list(curve), final=final, baselines={})
+                Trained(name="reference", seed=seed, asked_seconds=mark, curve=list(curve), final=final, baselines={})
             )
         else:
-            curve.append(point(twin.seconds, twin.targets_seen, twin.judge(judged, options.validation_targets)))
+            curve.append(
+                point(reference.seconds, reference.targets_seen, reference.evaluate(judged, options.validation_targets))
+            )
     return learnt
 
 
@@ -163,14 +165,14 @@ def table(runs: list[Trained]) -> str:
     return "\n".join(lines)
 
 
-def summary(ours: list[Trained], twins: list[Trained], options: argparse.Namespace) -> dict[str, Any]:
+def summary(ours: list[Trained], references: list[Trained], options: argparse.Namespace) -> dict[str, Any]:
     """First part of the JSON: the first objective at each of the times, and the older recipe."""
     at = {}
     for seconds in options.seconds:
         chosen = [run for run in ours if run.name == options.objectives[0] and run.asked_seconds == seconds]
-        beside = [run for run in twins if run.asked_seconds == seconds]
+        beside = [run for run in references if run.asked_seconds == seconds]
         at[f"{seconds:g}"] = worst(chosen) | {
-            f"twin_{name}": value for name, value in (worst(beside) if beside else {}).items()
+            f"reference_{name}": value for name, value in (worst(beside) if beside else {}).items()
         }
     return at[f"{options.seconds[0]:g}"] | {
         "objective": options.objectives[0],
@@ -190,10 +192,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=SHIPPED_CONFIGS / "mamba2-medium.yaml")
     parser.add_argument("--objectives", nargs="+", choices=["sequence", "window"], default=["sequence"])
     parser.add_argument(
-        "--twin-seconds", type=float, nargs="*", help="of the older recipe; default: as --seconds; none skips it"
+        "--reference-seconds", type=float, nargs="*", help="of the older recipe; default: as --seconds; none skips it"
     )
-    parser.add_argument("--twin-seeds", type=int, default=1)
-    parser.add_argument("--twin-workers", type=int, default=0, help="processes of the older recipe's DataLoader")
+    parser.add_argument("--reference-seeds", type=int, default=1)
+    parser.add_argument("--reference-workers", type=int, default=0, help="processes of the older recipe's DataLoader")
     parser.add_argument("--mlp-seconds", type=float, default=15.0, help="to time both MLPs; 0 skips them")
     parser.add_argument("--judged", type=int, default=20_000, help="frames of the final evaluation")
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-quality"))
@@ -206,8 +208,8 @@ def parsed() -> argparse.Namespace:
         options.further = [*TINY_NETWORK.split(), "--eval.every-targets", "300", *options.further]
     elif options.train_corpus is None or options.eval_corpus is None:
         parser.error("name a training corpus and an evaluation corpus")
-    if options.twin_seconds is None:
-        options.twin_seconds = options.seconds
+    if options.reference_seconds is None:
+        options.reference_seconds = options.seconds
     if options.total_targets is not None and len(options.total_targets) not in (1, len(options.seconds)):
         parser.error("--total-targets: one number, or one for each of the --seconds")
     return options
@@ -217,8 +219,10 @@ def measure(options: argparse.Namespace) -> None:
     """Make all runs and print the results."""
     totals = options.total_targets or [None]
     totals = totals * len(options.seconds) if len(totals) == 1 else totals
-    twins = [
-        run for seed in range(options.twin_seeds if options.twin_seconds else 0) for run in train_twin(options, seed)
+    references = [
+        run
+        for seed in range(options.reference_seeds if options.reference_seconds else 0)
+        for run in train_reference(options, seed)
     ]
     ours = [
         train_ours(options, objective, seconds, total, seed)
@@ -226,18 +230,20 @@ def measure(options: argparse.Namespace) -> None:
         for seconds, total in zip(options.seconds, totals, strict=True)
         for seed in range(options.seeds)
     ]
-    print("\n" + table([*ours, *twins]))
+    print("\n" + table([*ours, *references]))
     found = {"device": "cuda" if torch.cuda.is_available() else "cpu", "config": options.config.stem}
-    found |= summary(ours, twins, options)
+    found |= summary(ours, references, options)
     if options.mlp_seconds:
         index = index_games(open_corpus(options.train_corpus), "all", SplitConfig())
-        twin = twin_speed(index, "mlp", options.mlp_seconds, num_workers=options.twin_workers)
-        speeds = our_speed(index, "mlp", options.mlp_seconds), twin
-        found |= {"mlp_targets_per_s": speeds[0], "twin_mlp_targets_per_s": speeds[1]}
-        print(
-            f"MLP: {speeds[0]:,.0f} targets/s, the twin's {speeds[1]:,.0f}, {speeds[0] / speeds[1]:.1f} times as many"
+        reference = reference_speed(index, "mlp", options.mlp_seconds, num_workers=options.reference_workers)
+        speeds = our_speed(index, "mlp", options.mlp_seconds), reference
+        found |= {"mlp_targets_per_s": speeds[0], "reference_mlp_targets_per_s": speeds[1]}
+        print(f"MLP: {speeds[0]:,.0f} targets/s, reference {speeds[1]:,.0f}, ratio {speeds[0] / speeds[1]:.1f}")
+    print(
+        json.dumps(
+            found | {"runs": [run.plain() for run in ours], "reference_runs": [run.plain() for run in references]}
         )
-    print(json.dumps(found | {"runs": [run.plain() for run in ours], "twin_runs": [run.plain() for run in twins]}))
+    )
 
 
 def main() -> None:

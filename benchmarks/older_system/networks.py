@@ -1,4 +1,4 @@
-"""The networks of the older recipe's twin (`older_system/recipe.py`): plain torch, fp32.
+"""The networks of the older system's recipe (`older_system/recipe.py`): plain torch, fp32.
 
 Shape legend: B = batch, T = frames, P = players (2), C = channels, H = heads, D = head width, N = state size.
 """

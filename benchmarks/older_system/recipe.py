@@ -1,15 +1,15 @@
-"""The older recipe, as a twin to be beaten: fp32 windows from a per-sample `Dataset` and a `DataLoader`.
+"""The older system's training recipe as a reference: fp32 windows from a per-sample `Dataset` and a `DataLoader`.
 
 `older_speed.py` compares its speed with ours, `time_to_quality.py` what it learns.
 
-What the older system does is what the twin does (`docs/architecture.md` names its results): all frames in memory as
+It reproduces the older system (`docs/architecture.md` names its results): all frames in memory as
 normalised float32 and int64 tensors; one window of K = 10 a sample, made in `__getitem__`; batches of 256, shuffled,
 by torch's DataLoader; fp32; AdamW at a constant 3e-4; squared errors, binary and categorical cross-entropies in
 scaled units with the weights of `VAL_LOSS_WEIGHTS`; deltas straight from the head, without a prior; fifteen
 `.item()` a step for its metrics. Mamba-2 with `nn.Conv1d` and the quadratic form of the scan (one chunk), or the MLP.
-Kindnesses, so that it is no strawman: the frames are normalised before the clock starts, the optimizer is
+Improvements, for a fair comparison: the frames are normalised before the clock starts, the optimizer is
 PyTorch's fast path for its device, and the scan is the fastest form that plain torch has for ten frames. From `wm`
-it takes the table of features and the judge, nothing that trains: what makes ours faster does not make it faster.
+it takes the feature definitions and the evaluator, no training code: so our optimizations do not speed it up.
 
 Shape legend: B = batch, T = frames, P = players (2), C = channels, H = heads, D = head width, N = state size.
 """
@@ -106,7 +106,7 @@ _CATEGORY = {name: place for place, name in enumerate(EMBEDDINGS)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
+class Outputs:
     """A network's outputs by what they are of, scaled units and logits: (B, P, ...)."""
 
     deltas: Tensor
@@ -116,13 +116,13 @@ class Said:
     categories: dict[str, Tensor]
 
 
-def said(outputs_BPC: Tensor) -> Said:
+def split_outputs(outputs_BPC: Tensor) -> Outputs:
     """Split a network's outputs."""
     sizes = [len(DELTAS), len(VELOCITIES), len(DYNAMICS), len(BINARIES)]
     deltas, velocities, dynamics, binaries, *logits = outputs_BPC.split(
         [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1
     )
-    return Said(
+    return Outputs(
         deltas=deltas,
         velocities=velocities,
         dynamics=dynamics,
@@ -131,12 +131,12 @@ def said(outputs_BPC: Tensor) -> Said:
     )
 
 
-class Judged(nn.Module):
-    """A twin behind the interface of our models, so that our judge judges it: raw frames in, raw units out."""
+class EvaluationAdapter(nn.Module):
+    """The reference behind the interface of our models, for our evaluator: raw frames in, raw units out."""
 
-    def __init__(self, twin: nn.Module, context_frames: int) -> None:
+    def __init__(self, reference: nn.Module, context_frames: int) -> None:
         super().__init__()
-        self.twin, self.context_frames = twin, context_frames
+        self.reference, self.context_frames = reference, context_frames
 
     def forward(self, frames: Frames, last_only: bool = True) -> Prediction:
         """Predict the last of context_frames + 1 frames."""
@@ -144,7 +144,7 @@ class Judged(nn.Module):
         window = normalised(frames)
         for name in ("numbers", "indices"):
             window[name] = window[name][:, :-1]
-        out = said(self.twin(window))
+        out = split_outputs(self.reference(window))
         device = frames.floats.device
         return Prediction(
             deltas=(out.deltas / feature_scales(DELTAS, device))[:, None],
@@ -155,7 +155,7 @@ class Judged(nn.Module):
         )
 
 
-def losses(out: Said, batch: Window) -> dict[str, Tensor]:
+def losses(out: Outputs, batch: Window) -> dict[str, Tensor]:
     """The parts that VAL_LOSS_WEIGHTS names, each a mean over batch and players."""
     numbers = torch.cat([out.deltas, out.velocities, out.dynamics], dim=-1)
     squared = (numbers - batch["true_numbers"]).square().split([len(DELTAS), len(VELOCITIES), len(DYNAMICS)], dim=-1)
@@ -168,7 +168,7 @@ def losses(out: Said, batch: Window) -> dict[str, Tensor]:
 
 
 class OlderRecipe:
-    """One training run of the twin; `train_until` goes on from where it was."""
+    """One training run of the reference; `train_until` continues where it stopped."""
 
     def __init__(
         self,
@@ -183,8 +183,8 @@ class OlderRecipe:
     ) -> None:
         torch.manual_seed(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        twin = OlderMLP(CONTEXT_FRAMES) if kind == "mlp" else OlderMamba2(d_model, num_layers)
-        self.model = Judged(twin, CONTEXT_FRAMES).to(self.device)
+        reference = OlderMLP(CONTEXT_FRAMES) if kind == "mlp" else OlderMamba2(d_model, num_layers)
+        self.model = EvaluationAdapter(reference, CONTEXT_FRAMES).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         dataset = WindowDataset(index, CONTEXT_FRAMES)
         self._loader = DataLoader(
@@ -209,7 +209,7 @@ class OlderRecipe:
     def step(self, batch: Window) -> None:
         """One update, and fifteen numbers read back."""
         batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        out = said(self.model.twin(batch))
+        out = split_outputs(self.model.reference(batch))
         parts = losses(out, batch)
         loss = torch.stack([VAL_LOSS_WEIGHTS[name] * part for name, part in parts.items()]).sum()
         self.optimizer.zero_grad()
@@ -221,7 +221,7 @@ class OlderRecipe:
             self.metrics = {name: part.item() for name, part in parts.items()}
             self.metrics |= self._accuracies(out, batch) | {"loss": loss.item(), "norm": norm.item()}
 
-    def _accuracies(self, out: Said, batch: Window) -> dict[str, float]:
+    def _accuracies(self, out: Outputs, batch: Window) -> dict[str, float]:
         truth = batch["true_indices"][..., _CATEGORY["action"]]
         right = out.categories["action"].argmax(-1) == truth
         changed = truth != batch["indices"][:, -1, :, _CATEGORY["action"]]
@@ -232,8 +232,8 @@ class OlderRecipe:
             "pos_mae": errors.mean().item(),
         }
 
-    def judge(self, index: GameIndex, num_targets: int) -> dict[str, float | None]:
-        """`change_acc`, `pos_mae`, `val_loss` and `action_acc` by our judge, at K = 10."""
+    def evaluate(self, index: GameIndex, num_targets: int) -> dict[str, float | None]:
+        """`change_acc`, `pos_mae`, `val_loss` and `action_acc` by our evaluator, at K = 10."""
         targets = evaluation_targets(index, num_targets)
         judged = evaluate_windows(
             self.model,  # pyrefly: ignore[bad-argument-type]

@@ -177,7 +177,7 @@ def test_frames_of_two_pools_at_most_are_held_whatever_the_length_of_the_run(fee
 @pytest.mark.parametrize(("resident", "world_size"), [("never", 1), ("never", 2), ("always", 1)])
 def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index, resident, world_size, pool_frames):
     made = feed(resident=resident, world_size=world_size, pool_frames=pool_frames)
-    foretold = device_bytes(
+    expected = device_bytes(
         made._order, small_index, CPU, DataConfig(device_cache=resident), world_size=world_size, local_ranks=1
     )
     next(made)
@@ -185,7 +185,7 @@ def test_what_a_feed_will_hold_is_known_before_it_is_opened(feed, small_index, r
     held = sum(array.nbytes for pool in loaded for array in (pool.floats, pool.codes))
     longest = int(small_index.num_frames.max()) * BYTES_PER_FRAME
     assert len(loaded) == (1 if resident == "always" else 2)
-    assert held - 2 * longest < foretold < held + 2 * longest
+    assert held - 2 * longest < expected < held + 2 * longest
 
 
 def test_a_share_stays_as_it_is_when_the_next_pools_are_read(feed):

@@ -48,7 +48,7 @@ def model() -> Mamba2WorldModel:
 @torch.no_grad()
 def records_one_by_one(model: Mamba2WorldModel, index: GameIndex, targets: Targets, context: int | None) -> EvalRecords:
     """One target after another, from `context` frames, or from all before it."""
-    columns: dict[str, list] = {name: [] for name in ("previous", "true", "said", "error")}
+    columns: dict[str, list] = {name: [] for name in ("previous", "true", "predicted", "error")}
     totals: dict[str, list[float]] = {name: [] for name in VAL_LOSS_WEIGHTS}
     counts: dict[str, list[float]] = {name: [] for name in VAL_LOSS_WEIGHTS}
     for game, frame in zip(targets.games.tolist(), targets.frames.tolist(), strict=True):
@@ -62,7 +62,7 @@ def records_one_by_one(model: Mamba2WorldModel, index: GameIndex, targets: Targe
         columns["error"].append((prediction.deltas[0, 0, :, 1:3] - moved).abs().mean(-1).tolist())
         columns["previous"].append(category(before, "action")[0, 0].tolist())
         columns["true"].append(category(after, "action")[0, 0].tolist())
-        columns["said"].append(prediction.categories["action"][0, 0].argmax(-1).tolist())
+        columns["predicted"].append(prediction.categories["action"][0, 0].argmax(-1).tolist())
         for name, part in val_loss_parts(prediction, before, after).items():
             totals[name].append(float(part.total))
             counts[name].append(float(part.count))
@@ -70,7 +70,7 @@ def records_one_by_one(model: Mamba2WorldModel, index: GameIndex, targets: Targe
         games=targets.games,
         previous_action=np.array(columns["previous"]),
         true_action=np.array(columns["true"]),
-        predicted_action=np.array(columns["said"]),
+        predicted_action=np.array(columns["predicted"]),
         position_error=np.array(columns["error"]),
         loss_totals={name: np.array(values) for name, values in totals.items()},
         loss_counts={name: np.array(values) for name, values in counts.items()},
@@ -146,13 +146,17 @@ def whole_game_records(model: Mamba2WorldModel, index: GameIndex, targets: Targe
                 categories={name: logits[:, at] for name, logits in prediction.categories.items()},
             )
             parts.append((game, one, before.slice(at.start, at.stop), after.slice(at.start, at.stop)))
-    losses = [val_loss_parts(said, before, after) for _, said, before, after in parts]
-    errors = [(said.deltas - ground_truth(b, a).deltas)[0, 0, :, 1:3].abs().mean(-1) for _, said, b, a in parts]
+    losses = [val_loss_parts(predicted, before, after) for _, predicted, before, after in parts]
+    errors = [
+        (predicted.deltas - ground_truth(b, a).deltas)[0, 0, :, 1:3].abs().mean(-1) for _, predicted, b, a in parts
+    ]
     return EvalRecords(
         games=np.array([game for game, *_ in parts]),
         previous_action=np.array([category(before, "action")[0, 0].tolist() for _, _, before, _ in parts]),
         true_action=np.array([category(after, "action")[0, 0].tolist() for *_, after in parts]),
-        predicted_action=np.array([said.categories["action"][0, 0].argmax(-1).tolist() for _, said, _, _ in parts]),
+        predicted_action=np.array(
+            [predicted.categories["action"][0, 0].argmax(-1).tolist() for _, predicted, _, _ in parts]
+        ),
         position_error=torch.stack(errors).double().numpy(),
         loss_totals={name: np.array([float(loss[name].total) for loss in losses]) for name in VAL_LOSS_WEIGHTS},
         loss_counts={name: np.array([float(loss[name].count) for loss in losses]) for name in VAL_LOSS_WEIGHTS},

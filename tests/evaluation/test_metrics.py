@@ -33,15 +33,15 @@ def records(index: GameIndex) -> EvalRecords:
     plain = evaluate_baseline("last displacement", index, evaluation_targets(index, NUM_TARGETS))
     random = np.random.default_rng(2)
     shape = plain.true_action.shape
-    said = np.where(random.random(shape) < 0.3, plain.true_action, plain.predicted_action)
-    said = np.where(random.random(shape) < 0.1, random.integers(0, 400, shape), said)
+    predicted = np.where(random.random(shape) < 0.3, plain.true_action, plain.predicted_action)
+    predicted = np.where(random.random(shape) < 0.1, random.integers(0, 400, shape), predicted)
     counts = {name: random.integers(0, 9, len(plain)).astype(np.float64) for name in VAL_LOSS_WEIGHTS}
     totals = {name: counts[name] * random.random(len(plain)) for name in VAL_LOSS_WEIGHTS}
-    return replace(plain, predicted_action=said, loss_totals=totals, loss_counts=counts)
+    return replace(plain, predicted_action=predicted, loss_totals=totals, loss_counts=counts)
 
 
 def pairs_of(records: EvalRecords, players: tuple[int, ...] = (0, 1)) -> list[tuple[int, int, int, float]]:
-    """(previous, true, said, error) of each (frame, player), one by one."""
+    """(previous, true, predicted, error) of each (frame, player), one by one."""
     return [
         (
             int(records.previous_action[row, player]),
@@ -57,8 +57,8 @@ def pairs_of(records: EvalRecords, players: tuple[int, ...] = (0, 1)) -> list[tu
 def slow_metrics(pairs: list[tuple[int, int, int, float]]) -> dict[str, float | None]:
     changed = [pair for pair in pairs if pair[1] != pair[0]]
     return {
-        "action_acc": sum(said == true for _, true, said, _ in pairs) / len(pairs),
-        "change_acc": sum(said == true for _, true, said, _ in changed) / len(changed) if changed else None,
+        "action_acc": sum(predicted == true for _, true, predicted, _ in pairs) / len(pairs),
+        "change_acc": sum(predicted == true for _, true, predicted, _ in changed) / len(changed) if changed else None,
         "pos_mae": sum(error for *_, error in pairs) / len(pairs),
     }
 
@@ -192,14 +192,14 @@ def test_each_slice_has_the_metrics_of_its_own_pairs(records):
 
 
 def test_confusions_are_the_changes_most_often_missed(records):
-    changed = [(true, said) for previous, true, said, _ in pairs_of(records) if previous != true]
-    wrong = Counter(true for true, said in changed if true != said)
+    changed = [(true, predicted) for previous, true, predicted, _ in pairs_of(records) if previous != true]
+    wrong = Counter(true for true, predicted in changed if true != predicted)
     found = most_missed_actions(records)
     assert [wrong[row["truth"]] for row in found] == [count for _, count in wrong.most_common(12)]
     for row in found:
         assert row["count"] == sum(true == row["truth"] for true, _ in changed)
-        assert row["right"] == sum(true == said == row["truth"] for true, said in changed)
-        answers = Counter(said for true, said in changed if true == row["truth"] != said)
+        assert row["right"] == sum(true == predicted == row["truth"] for true, predicted in changed)
+        answers = Counter(predicted for true, predicted in changed if true == row["truth"] != predicted)
         assert [p["count"] for p in row["predicted"]] == [count for _, count in answers.most_common(3)]
         assert all(answers[p["action"]] == p["count"] for p in row["predicted"])
 

@@ -1,4 +1,4 @@
-"""The reported and the training loss, against twins that go through every entry one by one."""
+"""The validation and the training loss, against slow references that visit every entry."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DYNAMICS = {"hitlag": 0.1, "stocks": 0.25, "combo": 0.1}
 CATEGORIES = {"action": 400, "jumps": 8, "l_cancel": 3, "hurtbox": 3, "ground": 32, "last_attack": 64}
 NUM_FRAMES = 4
 
-Twin = dict[str, list[list[list[float]]]]
+Errors = dict[str, list[list[list[float]]]]
 """Part -> errors of the valid entries of each frame of each sequence."""
 
 
@@ -51,7 +51,7 @@ def frames(index: GameIndex) -> Frames:
 
 @pytest.fixture(scope="module")
 def prediction(frames: Frames) -> Prediction:
-    """Something said of each of them."""
+    """A prediction for each of them."""
     return random_prediction(frames.floats.shape[0], NUM_FRAMES - 1, seed=5)
 
 
@@ -85,12 +85,12 @@ def has(frames: Frames, row: int, field: str) -> bool:
     return bool(frames.game[row, GAME_COLUMNS.index(f"has_{field}")])
 
 
-def squared(name: str, said: float, true: float, scale: float) -> float:
-    return (said * scale - true * scale) ** 2
+def squared(name: str, predicted: float, true: float, scale: float) -> float:
+    return (predicted * scale - true * scale) ** 2
 
 
-def smooth_l1(name: str, said: float, true: float, scale: float) -> float:
-    error = abs(said - true)
+def smooth_l1(name: str, predicted: float, true: float, scale: float) -> float:
+    error = abs(predicted - true)
     small = error < SMOOTH_L1_BETA
     value = error**2 / (2 * SMOOTH_L1_BETA) if small else error - SMOOTH_L1_BETA / 2
     return value * RAW_UNIT_WEIGHTS.get(name, 1.0)
@@ -101,11 +101,11 @@ def slow_parts(
     frames: Frames,
     number_error: Callable[[str, float, float, float], float],
     part_of_delta: Callable[[str], str],
-) -> Twin:
+) -> Errors:
     """Errors of every valid entry of every frame."""
     num_examples, num_frames = prediction.deltas.shape[:2]
     names = [*VAL_LOSS_WEIGHTS, "position"]
-    parts: Twin = {name: [[[] for _ in range(num_frames)] for _ in range(num_examples)] for name in names}
+    parts: Errors = {name: [[[] for _ in range(num_frames)] for _ in range(num_examples)] for name in names}
     for row in range(num_examples):
         for number in range(num_frames):
             for player in (0, 1):
@@ -116,17 +116,17 @@ def slow_parts(
 
                 for column, (name, scale) in enumerate(DELTAS.items()):
                     true = raw(frames, place, name) - raw(frames, last, name)
-                    said = float(prediction.deltas[last][column])
-                    note(part_of_delta(name), number_error(name, said, true, scale))
+                    predicted = float(prediction.deltas[last][column])
+                    note(part_of_delta(name), number_error(name, predicted, true, scale))
                 for column, (name, scale) in enumerate(VELOCITIES.items()):
                     if has(frames, row, "velocity"):
                         true = raw(frames, place, name) - raw(frames, last, name)
-                        said = float(prediction.velocities[last][column])
-                        note("velocity", number_error(name, said, true, scale))
+                        predicted = float(prediction.velocities[last][column])
+                        note("velocity", number_error(name, predicted, true, scale))
                 for column, (name, scale) in enumerate(DYNAMICS.items()):
                     if name != "hitlag" or has(frames, row, "hitlag"):
-                        said = float(prediction.dynamics[last][column])
-                        note("dynamics", number_error(name, said, raw(frames, place, name), scale))
+                        predicted = float(prediction.dynamics[last][column])
+                        note("dynamics", number_error(name, predicted, raw(frames, place, name), scale))
                 truths = (
                     raw(frames, place, "facing") > 0,
                     raw(frames, place, "hurtbox") != 0,
@@ -144,7 +144,7 @@ def slow_parts(
     return parts
 
 
-def slow_loss(parts: Twin, weights: dict[str, float]) -> float:
+def slow_loss(parts: Errors, weights: dict[str, float]) -> float:
     """The weighted sum of means over valid entries."""
     loss = 0.0
     for name, weight in weights.items():
@@ -157,7 +157,7 @@ def pooled_loss(parts: dict[str, PartSum], weights: dict[str, float]) -> float:
     return float(sum(weight * parts[name].total.sum() / parts[name].count.sum() for name, weight in weights.items()))
 
 
-def assert_equal_parts(fast: dict[str, PartSum], slow: Twin) -> None:
+def assert_equal_parts(fast: dict[str, PartSum], slow: Errors) -> None:
     for name, part in fast.items():
         totals = torch.tensor([[sum(frame) for frame in row] for row in slow[name]])
         counts = torch.tensor([[float(len(frame)) for frame in row] for row in slow[name]])
@@ -181,7 +181,7 @@ def test_each_part_of_the_optimised_loss_equals_its_entries_summed_one_by_one(pr
     assert pooled_loss(fast, TRAINING_LOSS_WEIGHTS) == pytest.approx(slow_loss(slow, TRAINING_LOSS_WEIGHTS), rel=1e-5)
 
 
-def test_the_weights_are_the_yardsticks():
+def test_the_weights_are_those_of_the_older_system():
     assert VAL_LOSS_WEIGHTS == {
         "continuous": 1, "velocity": 0.5, "dynamics": 0.5, "binary": 0.5, "action": 2, "jumps": 0.5,
         "l_cancel": 0.3, "hurtbox": 0.3, "ground": 0.3, "last_attack": 0.3,
@@ -259,14 +259,14 @@ def test_means_pooled_over_batches_are_those_of_one_batch(prediction, frames):
     sums: dict[str, Tensor] = {}
     for rows in torch.arange(frames.floats.shape[0]).split(3):
         part = Frames(floats=frames.floats[rows], codes=frames.codes[rows], game=frames.game[rows])
-        said = Prediction(
+        predicted = Prediction(
             deltas=prediction.deltas[rows],
             velocities=prediction.velocities[rows],
             dynamics=prediction.dynamics[rows],
             binaries=prediction.binaries[rows],
             categories={name: logits[rows] for name, logits in prediction.categories.items()},
         )
-        for name, found in val_loss_parts(said, *before_and_after(part)).items():
+        for name, found in val_loss_parts(predicted, *before_and_after(part)).items():
             sums[name] = sums.get(name, torch.zeros(2)) + torch.stack([found.total.sum(), found.count.sum()])
     for name, part in whole.items():
         assert sums[name][1] == part.count.sum()

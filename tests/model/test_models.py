@@ -121,10 +121,10 @@ def test_a_window_from_the_middle_knows_nothing_of_what_came_before(frames, mode
 
 @torch.no_grad()
 def test_stepping_frame_by_frame_equals_the_sequence(frames, model):
-    said = controllers(frames)
+    all_controllers = controllers(frames)
     state, steps = None, []
     for number in range(NUM_FRAMES - 1):
-        frame, next_controllers = frames.slice(number, number + 1), said[:, number + 1 : number + 2]
+        frame, next_controllers = frames.slice(number, number + 1), all_controllers[:, number + 1 : number + 2]
         prediction, state = model.step(state, frame, next_controllers)
         steps.append(prediction)
     assert_same(model(frames), join(steps))
@@ -133,11 +133,11 @@ def test_stepping_frame_by_frame_equals_the_sequence(frames, model):
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [(1, 138), (7,) * 20, (63, 64, 12), (64, 75), (65, 74), (2, 1, 130, 3, 3), (100, 39)])
 def test_observing_in_chunks_of_any_size_equals_one_pass(frames, model, sizes):
-    said = controllers(frames)
+    all_controllers = controllers(frames)
     state, parts, start = None, [], 0
     for size in sizes:
         end = min(start + size, NUM_FRAMES - 1)
-        context, next_controllers = frames.slice(start, end), said[:, start + 1 : end + 1]
+        context, next_controllers = frames.slice(start, end), all_controllers[:, start + 1 : end + 1]
         prediction, state = model.observe(context, next_controllers, state, return_state=True)
         parts.append(prediction)
         start = end
@@ -147,14 +147,14 @@ def test_observing_in_chunks_of_any_size_equals_one_pass(frames, model, sizes):
 
 @torch.no_grad()
 def test_observing_without_a_state_asked_for_says_the_same_and_gives_none(frames, model):
-    said = controllers(frames)
+    all_controllers = controllers(frames)
     context = frames.slice(0, NUM_FRAMES - 1)
-    with_state, after = model.observe(context, said[:, 1:], return_state=True)
-    without, none = model.observe(context, said[:, 1:])
+    with_state, after = model.observe(context, all_controllers[:, 1:], return_state=True)
+    without, none = model.observe(context, all_controllers[:, 1:])
     assert none is None
     assert after is not None
     assert_same(with_state, without)
-    last, _ = model.observe(context, said[:, 1:], last_only=True)
+    last, _ = model.observe(context, all_controllers[:, 1:], last_only=True)
     assert_same(with_state, last, NUM_FRAMES - 2)
 
 
@@ -203,11 +203,11 @@ def test_of_the_last_frame_only_the_controllers_are_seen(frames, model):
     mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
     window = frames.slice(0, 11)
     for network in (model, mlp):
-        said = network(window, last_only=True)
+        predicted = network(window, last_only=True)
         hidden_state = network(changed_at(window, 10, state=True, controls=False), last_only=True)
         other_controls = network(changed_at(window, 10, state=False, controls=True), last_only=True)
-        assert not differing_positions(said, hidden_state)
-        assert differing_positions(said, other_controls)
+        assert not differing_positions(predicted, hidden_state)
+        assert differing_positions(predicted, other_controls)
 
 
 @torch.no_grad()
@@ -215,10 +215,10 @@ def test_the_mlp_reads_every_one_of_its_frames(frames):
     mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
     assert isinstance(mlp, MLPWorldModel)
     window = frames.slice(0, 11)
-    said = mlp(window)
-    assert said.deltas.shape == (4, 1, 2, 4)
+    predicted = mlp(window)
+    assert predicted.deltas.shape == (4, 1, 2, 4)
     for number in range(10):
-        assert differing_positions(said, mlp(changed_at(window, number, state=True, controls=False)))
+        assert differing_positions(predicted, mlp(changed_at(window, number, state=True, controls=False)))
 
 
 @torch.no_grad()

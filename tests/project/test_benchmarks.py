@@ -112,7 +112,7 @@ def test_a_mamba_2_sees_as_many_frames_in_windows_as_in_sequences():
     assert frames[1] == pytest.approx(frames[0], rel=0.02)
 
 
-def test_the_twins_networks_have_the_older_systems_sizes():
+def test_the_references_networks_have_the_older_systems_sizes():
     sizes = [
         sum(parameter.numel() for parameter in network.parameters()) / 1e6
         for network in (older_networks.OlderMamba2(), older_networks.OlderMLP(10))
@@ -120,13 +120,13 @@ def test_the_twins_networks_have_the_older_systems_sizes():
     assert sizes == [pytest.approx(4.3, abs=0.05), pytest.approx(1.43, abs=0.01)]
 
 
-def test_the_twins_scan_is_ours():
+def test_the_references_scan_is_ours():
     x, b, c = torch.randn(2, 10, 3, 8), torch.randn(2, 10, 4), torch.randn(2, 10, 4)
     dt, a = torch.rand(2, 10, 3), -torch.rand(3)
     torch.testing.assert_close(older_networks.quadratic_scan(x, dt, a, b, c), ssd.scan(x, dt, a, b, c)[0])
 
 
-def test_a_training_sample_of_the_twin_is_what_the_judge_shows_it(games):
+def test_a_training_sample_of_the_reference_is_what_the_judge_shows_it(games):
     game, start, context = 1, 700, 10
     dataset = older_recipe.WindowDataset(games, context)
     sample = dataset[int(games.num_frames[0]) - context + start]
@@ -142,7 +142,7 @@ def test_a_training_sample_of_the_twin_is_what_the_judge_shows_it(games):
     torch.testing.assert_close(sample["true_numbers"][:, : len(names)], moved, atol=1e-5, rtol=1e-4)
 
 
-def test_a_twin_that_knows_the_truth_has_no_position_error(games):
+def test_a_reference_that_knows_the_truth_has_no_position_error(games):
     class Knowing(torch.nn.Module):
         """Says the deltas that it is given."""
 
@@ -155,24 +155,24 @@ def test_a_twin_that_knows_the_truth_has_no_position_error(games):
 
     frames = to_frames(gather(read_games(games, [0]), games.facts[[0]], torch.tensor([900]).numpy(), 11))
     truth = ground_truth(frames.slice(9, 10), frames.slice(10, 11))
-    twin = Knowing()
-    twin.deltas = truth.deltas[:, 0] * feature_scales(DELTAS, CPU)
-    said = older_recipe.Judged(twin, 10)(frames)
-    torch.testing.assert_close(said.deltas, truth.deltas)
+    reference = Knowing()
+    reference.deltas = truth.deltas[:, 0] * feature_scales(DELTAS, CPU)
+    predicted = older_recipe.EvaluationAdapter(reference, 10)(frames)
+    torch.testing.assert_close(predicted.deltas, truth.deltas)
 
 
 @pytest.mark.parametrize("kind", ["mamba2", "mlp"])
-def test_the_twin_learns(games, kind):
-    twin = older_recipe.OlderRecipe(games, kind, batch_size=32, d_model=64, num_layers=1)
-    batch = next(iter(twin._loader))
+def test_the_reference_learns(games, kind):
+    reference = older_recipe.OlderRecipe(games, kind, batch_size=32, d_model=64, num_layers=1)
+    batch = next(iter(reference._loader))
     losses = []
     for _ in range(25):
-        twin.step(batch)
-        losses.append(twin.metrics["loss"])
+        reference.step(batch)
+        losses.append(reference.metrics["loss"])
     assert losses[-1] < 0.8 * losses[0]
-    assert len(twin.metrics) == 15
-    assert twin.targets_seen == 25 * 32
-    assert twin.judge(games, 50)["val_loss"] > 0
+    assert len(reference.metrics) == 15
+    assert reference.targets_seen == 25 * 32
+    assert reference.evaluate(games, 50)["val_loss"] > 0
 
 
 def wrong_checks(scene: gpu_correctness.Scene) -> list[str]:
@@ -294,6 +294,6 @@ def test_time_to_quality_trains_and_judges_both_recipes():
     assert done.returncode == 0, done.stderr[-3_000:]
     found = last_line(done.stdout)
     names = {"seconds", "targets", "change_acc", "pos_mae", "val_loss"}
-    assert names | {f"twin_{name}" for name in names} <= set(found)
-    assert found["mlp_targets_per_s"] > 0 and found["twin_mlp_targets_per_s"] > 0
+    assert names | {f"reference_{name}" for name in names} <= set(found)
+    assert found["mlp_targets_per_s"] > 0 and found["reference_mlp_targets_per_s"] > 0
     assert found["runs"][0]["curve"]
