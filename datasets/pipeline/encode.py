@@ -152,7 +152,7 @@ def _full_disk_as_user_error(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        mount = Path(error.filename or out).resolve()
+        mount = out.resolve()
         while not mount.is_mount():
             mount = mount.parent
         raise UserError(
