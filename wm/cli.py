@@ -42,14 +42,17 @@ def train(args: Sequence[str]) -> int:
 
 def evaluate(args: Sequence[str]) -> int:
     """evaluate a checkpoint on a corpus, next to baselines: `wm eval RUN CORPUS`"""
+    from pydantic import PositiveInt
     from tyro.conf import Positional
+
+    from wm.config.typed_yaml import checked
 
     def command(
         checkpoint: Positional[str],
         corpus: Positional[Path],
         context: tuple[str, ...] = (),
         split: Literal["train", "validation", "test", "all"] = "validation",
-        num_targets: int = 20_000,
+        num_targets: PositiveInt = 20_000,
         all: bool = False,
         use_gpu: bool = False,
         out: Path | None = None,
@@ -66,15 +69,13 @@ def evaluate(args: Sequence[str]) -> int:
             use_gpu: run on the GPU.
             out: path of the JSON (default: eval.json in the checkpoint's run folder, or here for a URI).
         """
-        if num_targets < 1:
-            raise UserError(f"--num-targets {num_targets}: expected at least 1, or --all")
         from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 
         evaluate_checkpoint(
             checkpoint, corpus, context, split=split, num_targets=None if all else num_targets, use_gpu=use_gpu, out=out
         )
 
-    return parse_and_run(command, "eval", args)
+    return parse_and_run(checked(command), "eval", args)
 
 
 def sweep(args: Sequence[str]) -> int:
