@@ -111,7 +111,6 @@ def _run_trials(sweep: SweepConfig, manifest: SweepManifest, trials: list[Trial]
             verbose=0,
             failure_config=ray_tune.FailureConfig(max_failures=sweep.base.max_failures),
             callbacks=[progress],
-            stop=_StopOnceSaved(stop, progress),
         ),
     )
     results = _fit(tuner, stop)
@@ -121,21 +120,23 @@ def _run_trials(sweep: SweepConfig, manifest: SweepManifest, trials: list[Trial]
 def _fit(tuner: ray_tune.Tuner, stop: _StopRequest) -> ray_tune.ResultGrid:
     """Run Tune in a thread, so that SIGTERM and Ctrl-C do not interrupt it before the running trials have saved."""
     outcome: list[Any] = []
+    ended = threading.Event()
 
     def fit() -> None:
         try:
             outcome.append(tuner.fit())
         except BaseException as error:  # raised again in the main thread
             outcome.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
     stop.clear()
-    thread.start()
+    threading.Thread(target=fit, name="ray-tune", daemon=True).start()
     try:
-        _join(thread)
+        _wait(ended)
     except (KeyboardInterrupt, SystemExit):
         stop.request()
-        _join(thread)  # a second Ctrl-C exits at once
+        _wait(ended)  # a second Ctrl-C exits at once
         raise
     finally:
         stop.clear()
@@ -144,9 +145,10 @@ def _fit(tuner: ray_tune.Tuner, stop: _StopRequest) -> ray_tune.ResultGrid:
     return outcome[0]
 
 
-def _join(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(SIGNAL_POLL_S)
+def _wait(ended: threading.Event) -> None:
+    """Wait in short steps. Not Thread.join: an exception in it marks the thread as ended (Python 3.11)."""
+    while not ended.wait(SIGNAL_POLL_S):
+        pass
 
 
 class _StopRequest:
@@ -155,39 +157,19 @@ class _StopRequest:
     def __init__(self, out: Path, trials: Sequence[Trial]) -> None:
         self.file = out / STOP_FILE
         """Read by trials that start."""
-        self.requested = False
         self._folders = [trial.config.out for trial in trials]
 
     def request(self) -> None:
-        """Stop the running trials, and keep others from starting."""
+        """Stop the running trials; the others start, see the file and end at once."""
         self.file.touch()
         for folder in self._folders:
             if folder.exists():
                 (folder / STOP_FILE).touch()
-        self.requested = True
 
     def clear(self) -> None:
         """Remove the request, also one that a killed command has left."""
         for folder in (self.file.parent, *self._folders):
             (folder / STOP_FILE).unlink(missing_ok=True)
-
-
-class _StopOnceSaved(ray_tune.Stopper):
-    """Ends Tune as soon as the trials that ran when the stop was requested have ended."""
-
-    def __init__(self, stop: _StopRequest, progress: _Progress) -> None:
-        self._stop, self._progress = stop, progress
-        self._saving: set[str] | None = None
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        if not self._stop.requested:
-            return False
-        if self._saving is None:
-            self._saving = set(self._progress.running)
-        return not self._saving & self._progress.running
 
 
 class _Progress(ray_tune.Callback):
@@ -197,14 +179,6 @@ class _Progress(ray_tune.Callback):
         self._num_trials, self._num_ended, self._total = num_trials, num_ended, total_targets
         self._started = time.monotonic()
         self.user_errors: list[str] = []
-        self.running: set[str] = set()
-        """Ids of the trials that have a process."""
-
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.running.add(trial.trial_id)
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.running.discard(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         if USER_ERROR in result and not result.get("done"):
@@ -219,7 +193,6 @@ class _Progress(ray_tune.Callback):
         self._print(trial, f"{result[TIME]:,} of {self._total:,} targets  change_acc {values}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.running.discard(trial.trial_id)
         state = state_of(Path(setup_of(trial)["run"]["out"]))
         self._num_ended += state in ENDED
         self._print(trial, state)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,11 @@ import pytest
 from snapshots import list_checkpoints
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.process.termination import TerminatedError, sigterm_raises
 from tune.choose_k import choose, choose_from, compare, describe
 from tune.config import SIZES, SweepConfig
 from tune.cost import cost_of
-from tune.results import ResultRow, State
+from tune.results import ResultRow, State, state_of
 from tune.trials import trials_of
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml
@@ -287,3 +292,37 @@ def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
     assert scheduler.on_trial_result(None, interrupted, result) == "CONTINUE", "it continued after this rung before"
     assert scheduler.on_trial_result(None, new, result) == "STOP"
     assert json.loads((tmp_path / "stopped.json").read_text()) == {"targets_seen": 500_000}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
+    ray_session: None, tiny_corpus: Path, tmp_path: Path, number: signal.Signals
+):
+    from tune.sweep import run_sweep
+
+    out = tmp_path / "sweep"
+    base = TINY | {
+        "train_corpus": str(tiny_corpus),
+        "optimizer": TINY["optimizer"] | {"total_targets": 10_000_000},
+        "checkpoint": {},
+    }
+    axes = {"optimizer.learning_rate": [1e-2, 1e-3, 1e-4]}
+    sweep = a_sweep(out=str(out), axes=axes, asha={"enabled": False}, max_concurrent=1, base=base)
+    first, *others = (out / "trials" / trial.name for trial in trials_of(sweep))
+
+    def send_once_it_trains() -> None:
+        while not (first / "log.jsonl").exists() or '"eval"' not in (first / "log.jsonl").read_text():
+            time.sleep(0.1)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send_once_it_trains, daemon=True).start()
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with sigterm_raises(), pytest.raises(KeyboardInterrupt if number == signal.SIGINT else TerminatedError):
+            run_sweep(sweep)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    assert list_checkpoints(first / "checkpoints")
+    assert not list(out.rglob("stop"))
+    assert all(state_of(folder) in ("pending", "unfinished") for folder in (first, *others))
+    assert not any((folder / "log.jsonl").exists() for folder in others)
