@@ -9,7 +9,8 @@ import codecs
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 GAME_ID = re.compile(r"[0-9a-f]{32}")
@@ -52,13 +53,13 @@ class Metadata:
             EOFError: the list is cut off.
             Exception: what reading the file raises.
         """
+        self.add(rows(iter(partial(file.read, BLOCK_BYTES), b"")))
+
+    def add(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Add entries, each a game id and its fields as JSON; those before an error are kept."""
         self._database.execute("BEGIN")
         try:
-            for entry in entries(file):
-                game_id = entry.get("slp_md5")
-                if isinstance(game_id, str) and GAME_ID.fullmatch(game_id):
-                    row = (game_id, json.dumps(kept_fields(entry)))
-                    self._database.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", row)
+            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?)", rows)
         finally:
             self._database.execute("COMMIT")
 
@@ -66,6 +67,14 @@ class Metadata:
         """Metadata of a game, None if there is none."""
         row = self._database.execute("SELECT entry FROM entries WHERE game_id = ?", (game_id,)).fetchone()
         return None if row is None else json.loads(row[0])
+
+
+def rows(blocks: Iterator[bytes]) -> Iterator[tuple[str, str]]:
+    """Game id and kept fields, as JSON, of each entry of a file that comes in blocks; raises as `entries`."""
+    for entry in entries(blocks):
+        game_id = entry.get("slp_md5")
+        if isinstance(game_id, str) and GAME_ID.fullmatch(game_id):
+            yield game_id, json.dumps(kept_fields(entry))
 
 
 def kept_fields(entry: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def kept_fields(entry: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def entries(file: Readable) -> Iterator[dict[str, Any]]:
+def entries(blocks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list, one by one.
 
     Raises:
@@ -90,7 +99,7 @@ def entries(file: Readable) -> Iterator[dict[str, Any]]:
     decode = codecs.getincrementaldecoder("utf-8-sig")("replace").decode
     text, is_open = "", False
     while True:
-        block = file.read(BLOCK_BYTES)
+        block = next(blocks, b"")
         text += decode(block, not block)
         position = 0
         while True:

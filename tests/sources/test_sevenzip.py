@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import multiprocessing
 import os
 import random
 import signal
@@ -19,7 +20,6 @@ from source_listing import contents, listed, peak_bytes, rejection
 from datasets.runtime.hardware import process_tree
 from datasets.sources.archives import decompress, sevenzip_process
 from datasets.sources.archives.sevenzip_directory import SUPPORTED
-from datasets.sources.archives.sevenzip_process import SevenZipProcess
 from datasets.sources.read_errors import UNREACHABLE
 from datasets.sources.reading import read_input
 from datasets.sources.scan import Inputs, survey
@@ -150,27 +150,13 @@ def test_blocks_are_extracted_in_turn_in_the_same_order_whatever_is_done(tmp_pat
 def test_a_scan_that_is_abandoned_leaves_no_process_behind(tmp_path):
     blocks = [{f"{block}-{number}.slp": os.urandom(600_000) for number in range(4)} for block in range(3)]
     path = packed(tmp_path / "dump.7z", *blocks)
+    listed(path)  # starts the fork server, which stays
+    before = process_tree(os.getpid())
     scan = iter(Inputs([str(path)], lambda key: False))
     next(scan)
-    assert len(process_tree(os.getpid())) > 3
+    assert len(process_tree(os.getpid())) == len(before) + 3
     scan.close()
-    assert not [pid for pid in process_tree(os.getpid())[1:] if pid not in idle_children()]
-
-
-def idle_children() -> list[int]:
-    """Processes that wait for the next archive."""
-    return [child._process.pid for child in SevenZipProcess._idle]
-
-
-def test_a_process_reads_one_archive_after_the_other(tmp_path):
-    path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT})
-    assert contents(path) == [CONTENT]
-    before = idle_children()
-    (tmp_path / "damaged.7z").write_bytes(path.read_bytes()[:60])
-    assert [replay.member for replay in listed(tmp_path / "damaged.7z")] == [-1]
-    assert survey([str(path)]).num_inputs == 1
-    assert contents(path) == [CONTENT]
-    assert idle_children() == before
+    assert process_tree(os.getpid()) == before
 
 
 @pytest.mark.parametrize(
@@ -188,8 +174,9 @@ def test_a_process_that_dies_rejects_the_archive_and_the_next_one_is_read(tmp_pa
     packed(tmp_path / "b.7z", {"good.slp": CONTENT})
     scan = iter(Inputs([str(tmp_path)], lambda key: False))
     first = next(scan)
-    forks = [pid for pid in process_tree(os.getpid())[1:] if pid not in idle_children()]
-    os.kill(max(forks), killed_by)
+    (child,) = multiprocessing.active_children()
+    assert child.pid is not None
+    os.kill(child.pid, killed_by)
     *between, rejected, last = scan
     assert read_input(first) == members["0.slp"]
     assert len(between) < 4
@@ -199,31 +186,16 @@ def test_a_process_that_dies_rejects_the_archive_and_the_next_one_is_read(tmp_pa
 
 def test_a_directory_that_takes_endless_cpu_time_is_rejected(tmp_path, monkeypatch):
     path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT})
-    monkeypatch.setattr(sevenzip_process, "CHILD", CHILD_WITH_ENDLESS_LOOP)
-    monkeypatch.setattr(SevenZipProcess, "_idle", [])
+    monkeypatch.setattr(sevenzip_process, "CHILD_MODULE", "sevenzip_child_with_endless_loop")
     (rejected,) = listed(path)
     assert rejection(rejected) == ("unopenable", "reading makes no progress: the CPU time limit was exceeded")
-
-
-CHILD_WITH_ENDLESS_LOOP = """\
-import json, sys
-sys.path[:], connection_fd = json.loads(sys.argv[1])
-from datasets.sources.archives import sevenzip_child, sevenzip_directory
-def loop(file):
-    while True:
-        pass
-sevenzip_child.DIRECTORY_CPU_S = 0
-sevenzip_directory.py7zr.SevenZipFile = loop
-sevenzip_child.serve(connection_fd)
-"""
 
 
 def test_a_transient_read_error_leaves_the_rest_of_the_block_for_the_next_run(tmp_path, monkeypatch):
     members = {f"{number}.slp": os.urandom(3_000_000) for number in range(4)}
     path = packed(tmp_path / "dump.7z", members, filters=METHODS["none"])
     keys = [replay.key for replay in listed(path)]
-    monkeypatch.setattr(sevenzip_process, "CHILD", CHILD_WITH_READ_ERRORS)
-    monkeypatch.setattr(SevenZipProcess, "_idle", [])
+    monkeypatch.setattr(sevenzip_process, "CHILD_MODULE", "sevenzip_child_with_read_errors")
     found = listed(path)
     assert [replay.key for replay in found] == keys
     assert [read_input(replay) for replay in found[:2]] == list(members.values())[:2]
@@ -231,22 +203,6 @@ def test_a_transient_read_error_leaves_the_rest_of_the_block_for_the_next_run(tm
     monkeypatch.undo()
     done = frozenset(replay.key for replay in found[:2])
     assert [read_input(replay) for replay in listed(path, done=done)] == list(members.values())[2:]
-
-
-CHILD_WITH_READ_ERRORS = """\
-import errno, json, os, sys
-sys.path[:], connection_fd = json.loads(sys.argv[1])
-from datasets.sources import storage
-from datasets.sources.archives.sevenzip_child import serve
-read = os.pread
-def failing_read(descriptor, size, offset):
-    if 6_500_000 < offset < 11_000_000:
-        raise OSError(errno.EIO, "Input/output error")
-    return read(descriptor, size, offset)
-os.pread = failing_read
-storage.RETRY_AFTER_S = (0.01, 0.01)
-serve(connection_fd)
-"""
 
 
 def test_members_that_were_rejected_are_not_read_again_until_the_archive_is_repaired(tmp_path):

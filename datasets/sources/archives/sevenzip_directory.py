@@ -9,7 +9,7 @@ import contextlib
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import py7zr
 import py7zr.archiveinfo
@@ -18,6 +18,7 @@ from py7zr.compressor import SupportedMethods, get_methods_names
 from py7zr.exceptions import Bad7zFile, PasswordRequired, UnsupportedCompressionMethodError
 
 from datasets.runtime.errors import ReplayError
+from datasets.sources.archives.sevenzip_process import Row
 from datasets.sources.read_errors import rejection_of
 
 # py7zr refuses archives of more than 65,536 blocks, such as large ones that are not solid. This process has limits.
@@ -41,13 +42,13 @@ class Block:
     members: list[tuple[int, str, int, int | None]] = field(default_factory=list)
     """Number, name, bytes and CRC."""
 
-    def rows(self, index: int) -> Iterator[list[Any]]:
-        """`MEMBER_FIELDS` of its members; stored bytes are shared out in proportion to the uncompressed ones."""
+    def rows(self, index: int) -> Iterator[Row]:
+        """Its members, where it is the archive's block of that index."""
         start, unpacked = 0, max(1, self.num_bytes)
         for position, (number, name, num_bytes, crc) in enumerate(self.members):
             end = start + num_bytes
             stored_bytes = end * self.packed_bytes // unpacked - start * self.packed_bytes // unpacked
-            yield [number, index, position, name, num_bytes, stored_bytes, crc]
+            yield Row(number, index, position, name, num_bytes, stored_bytes, crc)
             start = end
 
     def dictionary_bytes(self) -> int:
@@ -88,10 +89,10 @@ class Archive:
             text = str(error) if isinstance(error, Bad7zFile) else type(error).__name__
             raise ReplayError("unopenable", f"the archive is cut off or damaged, or no 7z: {text[:100]}") from error
 
-    def rows(self) -> Iterator[list[Any]]:
-        """`MEMBER_FIELDS` of all files: first the empty ones, then those of each block."""
+    def rows(self) -> Iterator[Row]:
+        """All files: first the empty ones, then those of each block."""
         for number, name in self.empty_files:
-            yield [number, -1, -1, name, 0, 0, 0]
+            yield Row(number, -1, -1, name, 0, 0, 0)
         for index, block in enumerate(self.blocks):
             yield from block.rows(index)
 
