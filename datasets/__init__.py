@@ -1,4 +1,4 @@
-"""Replays -> corpus -> sequences. This room knows nothing of models."""
+"""Replays -> corpus -> sequences. Independent of models."""
 
-ROOM = "melee-world-model"
+PROJECT = "melee-world-model"
 """Tells this package from Hugging Face's `datasets`, which must not share the environment (see `wm.cli`)."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import datasets
 
-if getattr(datasets, "ROOM", None) != "melee-world-model":
+if getattr(datasets, "PROJECT", None) != "melee-world-model":
     print(
         f"wm: the package `datasets` at {getattr(datasets, '__path__', ['?'])[0]} is not this project's; Hugging Face "
         "`datasets` and this project need separate environments: create a new one (`make test` creates .venv)",
