@@ -21,8 +21,8 @@ from datasets.runtime.errors import UserError
 from tune.config import AxisValue, SweepConfig
 from tune.cost import Cost
 from tune.trials import Trial
-from wm.checkpoints.locations import RUN_SUBFOLDER
 from wm.checkpoints.reader import open_store
+from wm.checkpoints.store import RUN_SUBFOLDER
 from wm.config.run_config import identity
 from wm.config.typed_yaml import to_plain
 from wm.evaluation.metrics import METRICS

@@ -19,7 +19,7 @@ from train_kills import resumed_at
 from datasets.runtime.errors import UserError
 from wm.config.run_config import CheckpointConfig, RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.runs.crash_history import CRASH_FILE
+from wm.runs.crash_history import CRASH_FILE, CrashHistory
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
 
@@ -177,7 +177,7 @@ def test_preemptions_are_unlimited_but_crashes_are_counted(
     from wm.launch import ray_train
 
     run, left = Run(RunConfig(out=tmp_path, max_failures=max_failures)), list(events)
-    history = run.crash_history("command")
+    history = CrashHistory(run.folder, "command")
 
     def ray_with_a_budget(budget: int) -> BaseException | None:
         for number in range(budget + 1):
@@ -209,7 +209,7 @@ def test_a_stop_request_during_preemptions_ends_the_restarts(tmp_path, monkeypat
     from wm.launch import ray_train
 
     run = Run(RunConfig(out=tmp_path, max_failures=0))
-    history = run.crash_history("command")
+    history = CrashHistory(run.folder, "command")
 
     def preempted(_budget: int) -> BaseException:
         history.record_start(0)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from datasets.runtime.text_format import format_duration
 from wm.report.charts import (
     MAX_POINTS,
     PALETTE,
@@ -19,7 +20,7 @@ from wm.report.charts import (
     smoothed,
     thinned,
 )
-from wm.report.numbers import format_count, format_duration, format_value
+from wm.report.numbers import format_count, format_value
 
 TARGETS, LOSS, SHARE = Axis(title="targets seen"), Axis(title="loss"), Axis(title="accuracy", kind="share")
 HOSTILE = '<a href="https://evil.example">x</a>'

@@ -23,6 +23,7 @@ from wm.config.run_config import (
 )
 from wm.data.training_data import open_data
 from wm.runs.run import Run
+from wm.runs.run_log import read_log
 from wm.training.trainer import TrainResult, train
 from wm.training.validation import Row
 
@@ -86,7 +87,7 @@ def optimizer_tensors(checkpoint: Path) -> dict[str, Tensor]:
 
 def losses(config: RunConfig) -> list[float]:
     """Losses of a run's progress lines."""
-    return [row["loss"] for row in Run(config).rows() if row["kind"] == "train"]
+    return [row["loss"] for row in read_log(config.out) if row["kind"] == "train"]
 
 
 def with_targets(config: RunConfig, num_updates: int) -> RunConfig:

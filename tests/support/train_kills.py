@@ -40,6 +40,7 @@ from wm.config.run_config import CheckpointConfig, EvalConfig, ObjectiveConfig, 
 from wm.config.typed_yaml import to_plain
 from wm.runs.crash_history import ATTEMPTS_FILE
 from wm.runs.run import Run
+from wm.runs.run_log import read_log
 
 KINDS = {
     "worker": "SIGKILL to the process that trains",
@@ -149,7 +150,7 @@ def trains(config: RunConfig, since: int) -> bool:
 
 def rows_of_latest_attempt(config: RunConfig) -> list[dict[str, Any]]:
     """Rows of the log since the last start of the workers."""
-    rows = Run(config).rows()
+    rows = read_log(config.out)
     begun = [number for number, row in enumerate(rows) if row["kind"] == "start"]
     return rows[begun[-1] :] if begun else []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets.runtime.durable_files import fsync_folder
 from wm.checkpoints.files import META_FILE, CheckpointName, DamagedCheckpointError
-from wm.checkpoints.store import PROBE_FILE, CheckpointStore, next_revision, reason_of
+from wm.checkpoints.store import PROBE_FILE, CheckpointStore, reason_of
 
 
 class LocalStore(CheckpointStore):
@@ -17,12 +17,6 @@ class LocalStore(CheckpointStore):
 
     def __init__(self, root: Path) -> None:
         self.root, self.location = root, str(root)
-
-    def names(self) -> list[CheckpointName]:
-        return sorted(name for name in self._folders() if (self.root / str(name) / META_FILE).exists())
-
-    def unused_name(self, targets_seen: int) -> CheckpointName:
-        return next_revision(self._folders(), targets_seen)
 
     def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
@@ -57,7 +51,7 @@ class LocalStore(CheckpointStore):
         probe.write_bytes(b"?")
         probe.unlink()
 
-    def local_path(self, name: CheckpointName | None, into: Path | None, *, verify: bool) -> Path:
+    def local_path(self, name: CheckpointName | None, *, verify: bool) -> Path:
         if verify:
             try:
                 self.verified_meta(name)
@@ -68,6 +62,6 @@ class LocalStore(CheckpointStore):
     def _temporary(self, name: CheckpointName) -> Path:
         return self.root / f".{name}.{os.getpid()}"
 
-    def _folders(self) -> list[CheckpointName]:
-        found = [CheckpointName.parse(path.name) for path in self.root.glob("targets-*")]
-        return [name for name in found if name is not None]
+    def _folders(self) -> dict[CheckpointName, bool]:
+        found = {path: CheckpointName.parse(path.name) for path in self.root.glob("targets-*")}
+        return {name: (path / META_FILE).exists() for path, name in found.items() if name is not None}

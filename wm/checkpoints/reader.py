@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.uris import is_remote
+from datasets.runtime.uris import child_uri, is_remote, without_credentials
 from wm.checkpoints.files import (
     META_FILE,
     MODEL_FILE,
@@ -22,9 +23,8 @@ from wm.checkpoints.files import (
     read_meta,
 )
 from wm.checkpoints.local_store import LocalStore
-from wm.checkpoints.locations import RUN_SUBFOLDER, joined, without_credentials
 from wm.checkpoints.remote_store import RemoteStore
-from wm.checkpoints.store import Checkpoint, CheckpointStore, reason_of
+from wm.checkpoints.store import RUN_SUBFOLDER, Checkpoint, CheckpointStore, reason_of
 from wm.model.world_model import WorldModel, build_model
 
 
@@ -39,29 +39,32 @@ def open_store(location: str | Path) -> CheckpointStore:
     try:
         return RemoteStore(str(location))
     except OSError as error:
-        raise UserError(f"{without_credentials(location)} cannot be reached ({reason_of(error)})") from error
+        raise UserError(f"{without_credentials(str(location))} cannot be reached ({reason_of(error)})") from error
 
 
-def open_checkpoint(location: str | Path, into: Path | None = None) -> Checkpoint:
+def open_checkpoint(location: str | Path) -> Checkpoint:
     """Open a checkpoint, or the newest one of a run.
 
     Args:
         location: folder or URI of a checkpoint, of a run, or of a run's checkpoints.
-        into: folder for a download; by default one that is deleted with the process.
     Raises:
         UserError: there is no checkpoint, or it is damaged, or it has another version or encoding.
     """
     store, name = open_store(location), None
     if not _is_checkpoint(store):
-        candidates = (open_store(joined(location, RUN_SUBFOLDER)), store)
-        found = next(((candidate, names) for candidate in candidates if (names := candidate.listed())), None)
+        path = str(location)
+        below = child_uri(path, RUN_SUBFOLDER) if is_remote(path) else Path(path) / RUN_SUBFOLDER
+        with store.reading():
+            found = next(
+                ((candidate, names) for candidate in (open_store(below), store) if (names := candidate.names())), None
+            )
         if found is None:
             raise UserError(
                 f"{store.location} is not a checkpoint ({META_FILE} is missing); name a run's folder or a checkpoint"
             )
         store, name = found[0], found[1][-1]
     try:
-        return store.open(name, into)
+        return store.open(name)
     except DamagedCheckpointError as error:
         raise UserError(f"checkpoint {store.location_of(name)} is damaged ({error}); use another one") from error
 
@@ -104,12 +107,9 @@ def load_resume(path: Path) -> dict[str, Any]:
 
 
 def _is_checkpoint(store: CheckpointStore) -> bool:
-    try:
+    with store.reading(), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return bool(store.read(META_FILE))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return False
-    except OSError as error:
-        raise store.unreachable(error) from error
+    return False
 
 
 def _verified_content(path: Path, name: str) -> bytes:

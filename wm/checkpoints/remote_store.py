@@ -16,10 +16,10 @@ from pathlib import Path
 from pyarrow import fs
 
 from datasets.runtime.object_storage import open_remote, resolve_uri
+from datasets.runtime.uris import child_uri, without_credentials
 from wm.checkpoints.files import META_FILE, CheckpointName
 from wm.checkpoints.local_store import LocalStore
-from wm.checkpoints.locations import joined, without_credentials
-from wm.checkpoints.store import PROBE_FILE, CheckpointStore, next_revision
+from wm.checkpoints.store import PROBE_FILE, CheckpointStore
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -38,14 +38,8 @@ class RemoteStore(CheckpointStore):
         # S3 and Google Cloud Storage have no folders and write objects atomically; other filesystems may do neither.
         self._has_folders = not isinstance(self._files, fs.S3FileSystem | fs.GcsFileSystem)
 
-    def names(self) -> list[CheckpointName]:
-        return sorted(name for name, is_committed in self._folders().items() if is_committed)
-
-    def unused_name(self, targets_seen: int) -> CheckpointName:
-        return next_revision(self._folders(), targets_seen)
-
     def read(self, path: str) -> bytes:
-        with open_remote(str(joined(self._uri, path))) as file:
+        with open_remote(child_uri(self._uri, path)) as file:
             return file.read()
 
     def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> None:
@@ -72,15 +66,13 @@ class RemoteStore(CheckpointStore):
             if not is_committed:
                 self.remove(name)
 
-    def local_path(self, name: CheckpointName | None, into: Path | None, *, verify: bool) -> Path:
-        if into is None:
-            into = Path(_scratch().name) / hashlib.blake2b(self.location.encode(), digest_size=8).hexdigest()
-        local = LocalStore(into)
+    def local_path(self, name: CheckpointName | None, *, verify: bool) -> Path:
+        local = LocalStore(Path(_scratch().name) / hashlib.blake2b(self.location.encode(), digest_size=8).hexdigest())
         local_name = name or CheckpointName(0)
         if local_name in local.names():  # an earlier download, which may be outdated
             local.remove(local_name)
         local.commit(local_name, self.verified_files(name))
-        return into / str(local_name)
+        return local.root / str(local_name)
 
     def _write(self, path: str, content: bytes) -> None:
         final = f"{self._root}/{path}"
@@ -94,7 +86,6 @@ class RemoteStore(CheckpointStore):
                 self._files.move(temporary, final)
 
     def _folders(self) -> dict[CheckpointName, bool]:
-        """Names with any file at all, and whether meta.json is among the files."""
         with _any_error_as_os_error():
             infos = self._files.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
         found: dict[CheckpointName, bool] = {}

@@ -14,16 +14,13 @@ SIGN: dict[Metric, int] = {"val_loss": -1, "change_acc": 1}
 
 
 def metric_of(meta: dict[str, Any], metric: Metric) -> float | None:
-    """A metric of a checkpoint's own weights, at `judged_context` if meta.json has one, otherwise of the first row.
+    """A metric of a checkpoint's own weights, at the first context of its last validation.
 
     None if the weights were not evaluated at their own number of targets, or the value is not finite.
     """
-    context = meta.get("judged_context")
-    for row in meta.get("metrics", ()):
-        if context is None or row["context"] == context:
-            value = row[metric]
-            is_own = row["targets_seen"] == meta["targets_seen"]
-            return value if is_own and math.isfinite(value) else None
+    for row in meta.get("metrics", ())[:1]:
+        if row["targets_seen"] == meta["targets_seen"] and math.isfinite(row[metric]):
+            return row[metric]
     return None
 
 

@@ -22,25 +22,17 @@ class Snapshot:
     model_state: dict[str, Tensor]
     config: RunConfig
     meta: dict[str, Any]
-    """JSON values; `targets_seen` names the checkpoint. `metrics`: rows of the last validation, each with context,
-    targets_seen, val_loss, change_acc; `judged_context`: whose row decides which one is best (else the first)."""
+    """JSON values; `targets_seen` names the checkpoint. `metrics`: rows of the last validation, each with
+    targets_seen, val_loss, change_acc; the first decides which checkpoint is best."""
     resume: dict[str, Any]
     """Further training state: tensors and plain values in dicts, lists and tuples."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StagedCopy:
-    """A snapshot in host memory."""
-
-    snapshot: Snapshot
-    copied: torch.cuda.Event | None
+    copied: torch.cuda.Event | None = None
     """Recorded behind the copies from a GPU; None if there are none."""
 
-    def wait(self) -> Snapshot:
-        """The snapshot, once all copies are complete."""
+    def wait(self) -> None:
+        """Wait until all copies from a GPU are complete."""
         if self.copied is not None:
             self.copied.synchronize()
-        return self.snapshot
 
 
 class Staging:
@@ -54,26 +46,21 @@ class Staging:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, ...], Tensor] = {}
 
-    def copy(self, snapshot: Snapshot) -> StagedCopy:
+    def copy(self, snapshot: Snapshot) -> Snapshot:
         """Copy a snapshot; the copy before must not be in use any more.
 
         Raises:
             TypeError: the snapshot holds what cannot be written as JSON, or not without pickled code.
         """
         on_cuda: list[Tensor] = []
-        copied = Snapshot(
-            model_state={
-                name: self._copied(tensor, ("model", name), on_cuda) for name, tensor in snapshot.model_state.items()
-            },
-            config=snapshot.config,
-            meta=json.loads(json.dumps(snapshot.meta)),
-            resume=self._copied(snapshot.resume, ("resume",), on_cuda),
-        )
+        meta = json.loads(json.dumps(snapshot.meta))
+        model_state = self._copied(snapshot.model_state, ("model",), on_cuda)
+        resume = self._copied(snapshot.resume, ("resume",), on_cuda)
         event = None
         if on_cuda:
             event = torch.cuda.Event(blocking=True)
             event.record(torch.cuda.current_stream(on_cuda[0].device))
-        return StagedCopy(snapshot=copied, copied=event)
+        return Snapshot(model_state=model_state, config=snapshot.config, meta=meta, resume=resume, copied=event)
 
     def _copied(self, value: Any, path: tuple[str, ...], on_cuda: list[Tensor]) -> Any:
         if isinstance(value, Tensor):

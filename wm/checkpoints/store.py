@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from wm.checkpoints.files import (
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_stored
 
+RUN_SUBFOLDER = "checkpoints"
+"""Checkpoints of a run, within the run's folder."""
 PROBE_FILE = ".writable"
 
 
@@ -60,16 +63,12 @@ class CheckpointStore(ABC):
     location: str
 
     @abstractmethod
-    def names(self) -> list[CheckpointName]:
-        """Committed checkpoints, oldest first; empty if the folder does not exist.
+    def _folders(self) -> dict[CheckpointName, bool]:
+        """Names in use, and whether that checkpoint is committed; empty if the store's folder does not exist.
 
         Raises:
             OSError: the folder cannot be listed.
         """
-
-    @abstractmethod
-    def unused_name(self, targets_seen: int) -> CheckpointName:
-        """A name that no checkpoint has, committed or not."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -101,15 +100,27 @@ class CheckpointStore(ABC):
         """
 
     @abstractmethod
-    def local_path(self, name: CheckpointName | None, into: Path | None, *, verify: bool) -> Path:
+    def local_path(self, name: CheckpointName | None, *, verify: bool) -> Path:
         """Folder of a checkpoint on this machine. A remote checkpoint is downloaded and always verified.
 
         Args:
-            into: folder for a download, of this process alone; by default one that is deleted with the process.
             verify: compare all files with their checksums.
         Raises:
             DamagedCheckpointError, UserError, OSError: see `verified_files`.
         """
+
+    def names(self) -> list[CheckpointName]:
+        """Committed checkpoints, oldest first.
+
+        Raises:
+            OSError: the folder cannot be listed.
+        """
+        return sorted(name for name, is_committed in self._folders().items() if is_committed)
+
+    def unused_name(self, targets_seen: int) -> CheckpointName:
+        """The first name at a number of targets that is newer than all in use, committed or not."""
+        revisions = [name.revision for name in self._folders() if name.targets_seen == targets_seen]
+        return CheckpointName(targets_seen, max(revisions, default=-1) + 1)
 
     def path_of(self, name: CheckpointName | None, file_name: str = "") -> str:
         """Path of a checkpoint or of one of its files within the store."""
@@ -140,11 +151,10 @@ class CheckpointStore(ABC):
         ((_, content),) = deque(self.verified_files(name), maxlen=1)  # holds one file in memory at a time
         return read_meta(content, self.location)
 
-    def open(self, name: CheckpointName | None, into: Path | None = None, *, verify: bool = False) -> Checkpoint:
+    def open(self, name: CheckpointName | None, *, verify: bool = False) -> Checkpoint:
         """Open a checkpoint.
 
         Args:
-            into: see `local_path`.
             verify: compare all files with their checksums now; otherwise weights and resume.pt are compared when they
                 are loaded.
         Raises:
@@ -152,10 +162,8 @@ class CheckpointStore(ABC):
             UserError: the checkpoint has another version, encoding or config format, or cannot be reached.
         """
         location = self.location_of(name)
-        try:
-            path = self.local_path(name, into, verify=verify)
-        except OSError as error:
-            raise self.unreachable(error) from error
+        with self.reading():
+            path = self.local_path(name, verify=verify)
         try:
             meta = read_meta((path / META_FILE).read_bytes(), location)
             content = (path / CONFIG_FILE).read_bytes()
@@ -165,18 +173,18 @@ class CheckpointStore(ABC):
         config = from_stored(json.loads(content), RunConfig, f"{location}/{CONFIG_FILE}")
         return Checkpoint(path=path, location=location, config=config, meta=meta)
 
-    def newest_intact(self, into: Path | None = None) -> NewestIntact:
+    def newest_intact(self) -> NewestIntact:
         """The newest checkpoint whose files all match their checksums.
 
-        Args:
-            into: see `local_path`.
         Raises:
             UserError: the store cannot be reached, or the newest has another version, encoding or config format.
         """
         damaged = []
-        for name in reversed(self.listed()):
+        with self.reading():
+            names = self.names()
+        for name in reversed(names):
             try:
-                return NewestIntact(self.open(name, into, verify=True), damaged)
+                return NewestIntact(self.open(name, verify=True), damaged)
             except DamagedCheckpointError as error:
                 damaged.append(f"checkpoint {self.location_of(name)} is damaged ({error})")
         return NewestIntact(None, damaged)
@@ -187,41 +195,29 @@ class CheckpointStore(ABC):
         Raises:
             UserError: the store cannot be reached, or the newest has another version or encoding.
         """
-        for name in reversed(self.listed()):
-            try:
-                return read_meta(self.read(self.path_of(name, META_FILE)), self.location_of(name))
-            except (DamagedCheckpointError, FileNotFoundError):  # `newest_intact` reports it; or its run deleted it
-                continue
-            except OSError as error:
-                raise self.unreachable(error) from error
+        with self.reading():
+            for name in reversed(self.names()):
+                try:
+                    return read_meta(self.read(self.path_of(name, META_FILE)), self.location_of(name))
+                except (DamagedCheckpointError, FileNotFoundError):  # `newest_intact` reports it; or its run deleted it
+                    continue
         return None
 
-    def listed(self) -> list[CheckpointName]:
-        """`names`, for callers that need a user's error.
-
-        Raises:
-            UserError: the store cannot be reached.
-        """
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn an OSError into a user's error: the store cannot be reached."""
         try:
-            return self.names()
+            yield
         except OSError as error:
-            raise self.unreachable(error) from error
-
-    def unreachable(self, error: OSError) -> UserError:
-        """A user's error for a store that cannot be read."""
-        return UserError(f"{self.location} cannot be read ({reason_of(error)}); check that it can be reached")
+            raise UserError(
+                f"{self.location} cannot be read ({reason_of(error)}); check that it can be reached"
+            ) from error
 
     def _existing(self, name: CheckpointName | None, file_name: str) -> bytes:
         try:
             return self.read(self.path_of(name, file_name))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedCheckpointError(f"{file_name} is missing") from error
-
-
-def next_revision(taken: Iterable[CheckpointName], targets_seen: int) -> CheckpointName:
-    """The first name at a number of targets that is newer than all that are taken."""
-    revisions = [name.revision for name in taken if name.targets_seen == targets_seen]
-    return CheckpointName(targets_seen, max(revisions) + 1 if revisions else 0)
 
 
 def reason_of(error: Exception) -> str:

@@ -18,7 +18,7 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.version import tool_version
 from wm.checkpoints.files import CheckpointName, DamagedCheckpointError, serialize
 from wm.checkpoints.retention import retained
-from wm.checkpoints.staging import Snapshot, StagedCopy, Staging
+from wm.checkpoints.staging import Snapshot, Staging
 from wm.checkpoints.store import CheckpointStore, reason_of
 
 SKIPPED = "a checkpoint was skipped because the previous one was still being written; raise checkpoint.every_s"
@@ -60,7 +60,7 @@ class CheckpointWriter:
         self.num_skipped = self.num_failed = 0
         self._idle = threading.Event()
         self._idle.set()
-        self._queue: queue.SimpleQueue[StagedCopy | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Snapshot | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="checkpoint-writer", daemon=True)
         self._thread.start()
 
@@ -83,10 +83,10 @@ class CheckpointWriter:
             self._report(SKIPPED)
             return False
         started = time.monotonic()
-        staged = self._staging.copy(snapshot)
+        copied = self._staging.copy(snapshot)
         self.blocked_s = time.monotonic() - started
         self._idle.clear()
-        self._queue.put(staged)
+        self._queue.put(copied)
         if wait:
             self.wait()
             self._raise_failure(snapshot.meta["targets_seen"])
@@ -121,22 +121,22 @@ class CheckpointWriter:
         self.close()
 
     def _write_all(self) -> None:
-        while (staged := self._queue.get()) is not None:
+        while (snapshot := self._queue.get()) is not None:
             try:
                 self._failure = None
-                self._write(staged)
+                self._write(snapshot)
             except Exception as error:  # training must go on after any error
                 self._failure = error
                 self.num_failed += 1
                 self._report(
-                    f"checkpoints cannot be written to {self._store.location} ({_stable_reason(error, staged)}); "
+                    f"checkpoints cannot be written to {self._store.location} ({_stable_reason(error, snapshot)}); "
                     f"training continues and the next one is tried; {_remedy(error)}"
                 )
             finally:
                 self._idle.set()
 
-    def _write(self, staged: StagedCopy) -> None:
-        snapshot = staged.wait()
+    def _write(self, snapshot: Snapshot) -> None:
+        snapshot.wait()
         meta: dict[str, Any] = {"tool_version": tool_version()} | snapshot.meta
         name = self._store.unused_name(meta["targets_seen"])
         self._store.commit(name, serialize(snapshot.model_state, snapshot.config, meta, snapshot.resume))
@@ -144,7 +144,7 @@ class CheckpointWriter:
         try:
             self._prune(name)
         except OSError as error:
-            reason = _stable_reason(error, staged)
+            reason = _stable_reason(error, snapshot)
             self._report(f"older checkpoints in {self._store.location} cannot be deleted ({reason})")
 
     def _prune(self, newest: CheckpointName) -> None:
@@ -195,9 +195,9 @@ class CheckpointWriter:
             print(f"{message}\n(and it could not be logged: {type(error).__name__}: {error})", file=sys.stderr)
 
 
-def _stable_reason(error: Exception, staged: StagedCopy) -> str:
+def _stable_reason(error: Exception, snapshot: Snapshot) -> str:
     """A reason that is the same for each checkpoint, so that it is reported once."""
-    name = str(CheckpointName(staged.snapshot.meta["targets_seen"]))
+    name = str(CheckpointName(snapshot.meta["targets_seen"]))
     reason = reason_of(error).replace(name, "targets-...")
     return reason if isinstance(error, OSError) else f"{type(error).__name__}: {reason}"
 

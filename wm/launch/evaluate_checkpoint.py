@@ -12,9 +12,8 @@ from datasets.loading.frames import index_games
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import Split
-from wm.checkpoints.locations import RUN_SUBFOLDER
 from wm.checkpoints.reader import load_model, open_checkpoint
-from wm.checkpoints.store import Checkpoint
+from wm.checkpoints.store import RUN_SUBFOLDER, Checkpoint
 from wm.evaluation.metrics import Context
 from wm.evaluation.summary import default_contexts, evaluate, table
 

@@ -78,7 +78,7 @@ def _fit(run: Run) -> None:
     )
     run.clear_end()
     command = uuid.uuid4().hex
-    history = run.crash_history(command)
+    history = CrashHistory(run.folder, command)
     with print_progress(run), run.stop_request.on_signals():
         failure = _run_until_over(run, history, command)
     reason, stop_signal = run.end_reason(), run.stop_request.signal

@@ -20,7 +20,6 @@ from wm.training import distributed
 from wm.training.divergence import DivergedError
 from wm.training.resume import agreed_checkpoint
 from wm.training.trainer import train
-from wm.training.validation import Row
 
 
 class PreemptedError(RuntimeError):
@@ -37,7 +36,7 @@ def work(config: RunConfig, command: str) -> None:
         UserError: this worker of several cannot continue; the reason is in the run's folder.
     """
     run = Run(config)
-    history = run.crash_history(command)
+    history = CrashHistory(run.folder, command)
     lock: IO[bytes] | None = None
     try:
         lock = run.lock_as_rank_0() if distributed.rank() == 0 else None
@@ -72,13 +71,16 @@ def _attempt(run: Run, history: CrashHistory) -> None:
             f"all checkpoints of the run are damaged: {damaged[0]}; restore an intact one, or delete them to start over"
         )
     resumed_at = 0 if found is None else found.meta["targets_seen"]
-    is_hopeless = distributed.rank() == 0 and _ends_repeated_crash(run, history, resumed_at)
-    if distributed.broadcast_object(is_hopeless):
+    diagnosis = history.repeated_crash(resumed_at, run.config.log_every_s) if distributed.rank() == 0 else None
+    if diagnosis is not None:
+        run.end(f"{diagnosis}; {history.remedy()}, then run the same command again")
+    if distributed.broadcast_object(diagnosis) is not None:
         return
     if distributed.rank() == 0:
         _log_damaged(run, resumed_at, damaged)
         history.record_start(resumed_at)
-    result = train(run, data, _ignore, None if found is None else found.path)
+    # The rows of a validation are in the run's log. `ray.train.report` would hold every worker up for about a second.
+    result = train(run, data, lambda rows: None, None if found is None else found.path)
     if result.interrupted and not any(distributed.all_gather_object(run.stop_request.is_set_for_run())):
         if distributed.rank() == 0:
             history.record_preemption()
@@ -103,21 +105,8 @@ def _open_on_all_ranks(config: RunConfig) -> TrainingData:
     return data
 
 
-def _ends_repeated_crash(run: Run, history: CrashHistory, resumes_at: int) -> bool:
-    """End the run if its last two attempts crashed at the same place."""
-    diagnosis = history.repeated_crash(resumes_at, run.config.log_every_s)
-    if diagnosis is None:
-        return False
-    run.end(f"{diagnosis}; {history.remedy()}, then run the same command again")
-    return True
-
-
 def _log_damaged(run: Run, resumed_at: int, damaged: list[str]) -> None:
     with contextlib.suppress(OSError), (run.folder / LOG_FILE).open("a") as log:
         for problem in damaged:
             row = {"kind": "problem", "targets_seen": resumed_at, "message": f"{problem}; the one before is used"}
             log.write(f"\n{json.dumps(row)}\n")  # on its own line, also after one that a kill cut off
-
-
-def _ignore(_rows: list[Row]) -> None:
-    """The rows are in the run's log. `ray.train.report` would hold every worker up for about a second."""

@@ -34,10 +34,3 @@ def format_value(value: float | None, kind: Kind = "amount") -> str:
 def format_count(value: object) -> str:
     """20000 as 20,000; a dash for what is not a number."""
     return format_value(finite(value), "count")
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds below two minutes, then minutes, then hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

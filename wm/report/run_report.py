@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ByteSize
 
 from datasets.corpus.info import CorpusInfo
+from datasets.runtime.text_format import format_duration
 from datasets.schema.reject_reasons import REJECT_REASONS
 from wm.evaluation.metrics import context_text
-from wm.report.numbers import finite, format_count, format_duration
+from wm.report.numbers import finite, format_count
 from wm.report.page import render_page, write_page
 from wm.report.results import (
     HEADLINE_METRICS,

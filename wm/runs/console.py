@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from datasets.runtime.text_format import format_duration
 from wm.config.run_config import RunConfig
 from wm.evaluation.metrics import METRICS
 from wm.runs.run import Run
@@ -59,7 +59,7 @@ def _format_progress(row: dict[str, Any], config: RunConfig) -> str:
         left = min(left, config.max_seconds - row["seconds"])
     line = (
         f"{row['targets_seen'] / 1e6:8.2f} of {total / 1e6:.2f} M targets  {row['targets_per_s']:9,.0f}/s  "
-        f"loss {row['loss']:6.3f}  change_acc {row['change_acc']:.3f}  {_duration(max(0.0, left))} left"
+        f"loss {row['loss']:6.3f}  change_acc {row['change_acc']:.3f}  {format_duration(max(0.0, left))} left"
     )
     optional = []
     if row.get("wait_share") is not None:
@@ -101,40 +101,26 @@ def _print_rows(tail: _LogTail, is_over: threading.Event, config: RunConfig) -> 
 
 
 class _LogTail:
-    """Follows a log by inode and byte position. A resumed run replaces its log by the rows up to its checkpoint."""
+    """Follows a log. A resumed run replaces its log by the rows up to its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inode = 0
-        self._position = 0
+        self._version: tuple[int, ...] = ()
         self._lines: list[bytes] = []
         """The file so far."""
 
     def new_rows(self) -> list[dict[str, Any]]:
         """Rows added since the last call; none if the file cannot be read at the moment."""
         try:
-            with self._path.open("rb") as file:
-                facts = os.fstat(file.fileno())
-                if not stat.S_ISREG(facts.st_mode):
-                    return []
-                is_replaced = facts.st_ino != self._inode or facts.st_size < self._position
-                file.seek(0 if is_replaced else self._position)
-                text = file.read()
+            facts = self._path.stat()
+            version = facts.st_ino, facts.st_size, facts.st_mtime_ns
+            if version == self._version or not stat.S_ISREG(facts.st_mode):
+                return []
+            text = self._path.read_bytes()
         except OSError:
             return []
-        text = text[: text.rfind(b"\n") + 1]
-        lines = text.splitlines()
-        num_known = 0
-        if is_replaced:
-            remaining = iter(self._lines)  # the new file begins with some of these, in their order
-            num_known = sum(1 for _ in takewhile(lambda line: line in remaining, lines))
-            self._inode, self._position, self._lines = facts.st_ino, 0, []
-        self._position += len(text)
-        self._lines += lines
+        lines = text[: text.rfind(b"\n") + 1].splitlines()
+        remaining = iter(self._lines)  # the file begins with some of these, in their order
+        num_known = sum(1 for _ in takewhile(lambda line: line in remaining, lines))
+        self._version, self._lines = version, lines
         return [row for line in lines[num_known:] if (row := parse_row(line)) is not None]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -92,7 +92,9 @@ class CrashHistory:
             resumes_at: targets seen by the checkpoint that the next attempt would resume from.
             log_every_s: seconds between progress lines, which is how precisely the place of a crash is known.
         """
-        return repeated_crash(self.attempts(), resumes_at, self._targets_between_lines(log_every_s))
+        speeds = [row["targets_per_s"] for row in read_log(self._folder) if row["kind"] == "train"]
+        slack_targets = 1.5 * speeds[-1] * log_every_s if speeds else 0.0  # between two progress lines, with a margin
+        return repeated_crash(self.attempts(), resumes_at, slack_targets)
 
     def remedy(self) -> str:
         """What the user should look at after a crash."""
@@ -100,11 +102,6 @@ class CrashHistory:
         if crash.exists():
             return f"see {crash}"
         return "check whether memory ran out (a smaller optimizer.micro_batch_size needs less)"
-
-    def _targets_between_lines(self, log_every_s: float) -> float:
-        """Targets between two progress lines, with a margin."""
-        speeds = [row["targets_per_s"] for row in read_log(self._folder) if row["kind"] == "train"]
-        return 1.5 * speeds[-1] * log_every_s if speeds else 0.0
 
     def _reached(self, start: dict[str, Any]) -> int:
         """Targets at the last progress line of the newest attempt; those it resumed at if it logged nothing."""

@@ -44,21 +44,18 @@ def software() -> dict[str, str | None]:
     """Versions by package; None for a package that is not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version(), "system": platform.platform()}
     versions |= {name: _version(name) for name in PACKAGES}
-    return versions | {"cuda": torch.version.cuda, "nvidia_driver": _nvidia_driver()}
+    driver = _first_match(Path("/proc/driver/nvidia/version"), r"Kernel Module.*?\s(\d+(?:\.\d+)+)")
+    return versions | {"cuda": torch.version.cuda, "nvidia_driver": driver}
 
 
 def machine() -> dict[str, Any]:
     """Processor, memory and GPUs."""
-    gpus = []
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            facts = torch.cuda.get_device_properties(number)
-            gpus.append({"name": facts.name, "memory_bytes": facts.total_memory})
+    devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return {
-        "cpu": _cpu_model(),
+        "cpu": _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.machine(),
         "cores": num_cores(),
         "memory_bytes": total_memory_bytes(),
-        "gpus": gpus,
+        "gpus": [{"name": device.name, "memory_bytes": device.total_memory} for device in devices],
     }
 
 
@@ -94,17 +91,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def _first_match(path: Path, pattern: str) -> str | None:
+    """The first group of a pattern in a file; None if there is no match or no file."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.machine()
-
-
-def _nvidia_driver() -> str | None:
-    try:
-        found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", Path("/proc/driver/nvidia/version").read_text())
+        found = re.search(pattern, path.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return found[1] if found else None
+    return found[1].strip() if found else None

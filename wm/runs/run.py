@@ -42,16 +42,13 @@ from datasets.loading.frames import GameIndex
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError, first_difference
 from datasets.runtime.file_lock import exclusive_lock
-from wm.checkpoints.locations import RUN_SUBFOLDER
 from wm.checkpoints.reader import open_store
-from wm.checkpoints.store import CheckpointStore
+from wm.checkpoints.store import RUN_SUBFOLDER, CheckpointStore
 from wm.config.run_config import RunConfig, identity
 from wm.config.typed_yaml import to_plain, translate_keys
 from wm.data.training_data import TrainingData
-from wm.runs.append_file import report_once
-from wm.runs.crash_history import CrashHistory
 from wm.runs.environment import command_line, environment
-from wm.runs.run_log import RunLog, read_log
+from wm.runs.problem_report import report_once
 from wm.runs.stop_request import StopRequest
 
 RUN_FILE = "run.json"
@@ -70,7 +67,7 @@ ORPHAN_POLL_S = 0.2
 
 
 class Run:
-    """A run's folder, lock, log, crash history, stop request and checkpoints. Creating the object touches no file."""
+    """A run's folder, locks, stop request and checkpoints. Creating the object touches no file."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config, self.folder = config, config.out
@@ -84,22 +81,6 @@ class Run:
             UserError: the URI's scheme is unknown, or its server cannot be reached.
         """
         return open_store(self.config.checkpoint.storage_path or self.folder / RUN_SUBFOLDER)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of the log."""
-        return read_log(self.folder)
-
-    def open_log(self, resumed_at: int) -> RunLog:
-        """Open the log for writing.
-
-        Args:
-            resumed_at: targets seen by the checkpoint that the run resumes from; later rows are removed.
-        """
-        return RunLog(self.folder, resumed_at)
-
-    def crash_history(self, command: str) -> CrashHistory:
-        """The crash history of one call of the driver."""
-        return CrashHistory(self.folder, command)
 
     def claim(self) -> None:
         """Create the run's folder, or check that it already belongs to this run.

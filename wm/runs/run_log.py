@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from wm.runs.append_file import AppendFile
+from wm.runs.problem_report import report_once
 from wm.runs.tensorboard import Curves
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 PERMANENT_KINDS = ("rollback", "problem")
 """Kinds of rows that stay when a run resumes from or rolls back to a checkpoint: they record what happened to it."""
+MAX_PENDING_ROWS = 10_000
+"""Rows kept in memory while the file cannot be written: half a day at a row every five seconds."""
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -53,16 +57,24 @@ class RunLog:
         self._counts: Counter[str] = Counter()
         with contextlib.suppress(OSError):
             self._counts.update(row["kind"] for row in read_log(folder) if _stays(row, resumed_at))
-        self._file = AppendFile(LOG_FILE, self._open)
+        self._pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)
+        self._num_dropped = 0
+        self._is_failing = False
+        self._reported: set[str] = set()
         self._curves = Curves(folder / TENSORBOARD_FOLDER, resumed_at + 1 if resumed_at or self._counts else None)
-        self._file.write()
+        self._write_pending()
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; floats of train and eval rows also go to TensorBoard, under `train/` or `eval_K/`."""
         with self._lock:
             self._latest = row.get("targets_seen", self._latest)
             self._counts[row["kind"]] += 1
+            was_failing = self._is_failing
             self._append(row)
+            if was_failing and not self._is_failing:
+                loss = f"{self._num_dropped:,} rows were lost" if self._num_dropped else "no row was lost"
+                self._num_dropped = 0
+                self._append({"kind": "problem", "message": f"{LOG_FILE} could not be written for a while; {loss}"})
             if row["kind"] in ("train", "eval"):
                 group = f"eval_{row['context']}" if row["kind"] == "eval" else "train"
                 self._curves.write(group, row, self._latest)
@@ -74,38 +86,37 @@ class RunLog:
     def close(self) -> None:
         """Try once more to write pending rows, then close."""
         with self._lock:
-            self._file.close()
+            self._write_pending()
             self._curves.close()
 
     def _append(self, row: dict[str, Any]) -> None:
-        was_failing = self._file.is_failing
-        self._file.write(self._line(row))
-        if was_failing and not self._file.is_failing:
-            dropped = self._file.take_num_dropped()
-            loss = f"{dropped:,} rows were lost" if dropped else "no row was lost"
-            message = f"{LOG_FILE} could not be written for a while; {loss}"
-            self._file.write(self._line({"kind": "problem", "message": message}))
-
-    def _line(self, row: dict[str, Any]) -> bytes:
-        """A row with its targets seen, and with the time if it is permanent."""
+        """Append a row with its targets seen, and with the time if it is permanent."""
         row = {"kind": row["kind"], "targets_seen": self._latest} | row
         if row["kind"] in PERMANENT_KINDS:
             row["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return (json.dumps(row) + "\n").encode()
+        self._num_dropped += len(self._pending) == self._pending.maxlen
+        self._pending.append((json.dumps(row) + "\n").encode())
+        self._write_pending()
 
-    def _open(self) -> tuple[Path, BinaryIO]:
-        """The log, positioned at the start of a new line, without the rows after the checkpoint."""
-        if not self._is_truncated:
-            self._truncate()
-            self._is_truncated = True
-        file = self._path.open("ab", buffering=0)
+    def _write_pending(self) -> None:
+        """Write the rows in memory. Disk errors are reported, not raised."""
         try:
-            if self._path.is_file() and file.tell() and not _ends_with_newline(self._path):
-                file.write(b"\n")
-        except OSError:
-            file.close()
-            raise
-        return self._path, file
+            if not self._is_truncated:
+                self._truncate()
+                self._is_truncated = True
+            with self._path.open("a+b", buffering=0) as file:  # for each row: it may be deleted meanwhile
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # half a row, from a kill or a full disk
+                        file.write(b"\n")
+                while self._pending:
+                    if file.write(self._pending[0]) != len(self._pending[0]):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    self._pending.popleft()
+            self._is_failing = False
+        except OSError as error:
+            self._is_failing = True
+            report_once(f"{LOG_FILE} cannot be written", error, self._reported)
 
     def _truncate(self) -> None:
         """Remove rows after the checkpoint and damaged lines."""
@@ -123,9 +134,3 @@ def _stays(row: dict[str, Any], resumed_at: int) -> bool:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(errors="replace").splitlines() if path.is_file() else []
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read() == b"\n"

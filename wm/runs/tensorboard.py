@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore [m
 from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore [missing-module-attribute]
 from tensorboardX.record_writer import RecordWriter
 
-from wm.runs.append_file import report_once
+from wm.runs.problem_report import report_once
 
 FILE_VERSION = "brain.Event:2"
 """First event of every file that TensorBoard reads."""

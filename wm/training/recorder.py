@@ -32,7 +32,7 @@ class Recorder:
         self.blocked_s = 0.0
         if distributed.rank() == 0:
             self._writer = CheckpointWriter(run.checkpoints, run.config.checkpoint.keep_last, self.warn)
-            self._log = run.open_log(resumed_at)
+            self._log = RunLog(run.folder, resumed_at)
             run.record_environment(resumed_at=resumed_at, workers=distributed.world_size())
 
     def log(self, kind: str, **values: Any) -> None:
