@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,9 +99,8 @@ def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[Sta
     if not results and set(states) == {"failed"}:
         raise UserError("every trial of the sweep failed; failed.json in their folders contains the reasons")
     if not results:
-        raise UserError(
-            f"no trial of the sweep has finished yet ({_counts_text(states)}); run the same `wm sweep` to resume"
-        )
+        counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        raise UserError(f"no trial of the sweep has finished yet ({counts}); run the same `wm sweep` to resume")
     contexts = sorted({result.context for result in results})
     best_by_context = [max((r for r in results if r.context == k), key=lambda r: r.change_acc) for k in contexts]
     best = max(best_by_context, key=lambda result: result.change_acc)
@@ -164,29 +164,25 @@ def _last_rows(rows: Sequence[ResultRow]) -> list[ResultRow]:
 
 def _average(setting: str, rows: list[ResultRow], num_seeds_tried: int) -> SettingResult:
     values = [row.change_acc for row in rows if row.change_acc is not None]
-    mean = sum(values) / len(values)
-    error = None
-    if len(values) > 1:
-        error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
     return SettingResult(
         setting=setting,
         context=rows[0].context,
-        change_acc=mean,
-        standard_error=error,
+        change_acc=statistics.mean(values),
+        standard_error=statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None,
         num_seeds=len(values),
         num_seeds_tried=num_seeds_tried,
         pos_mae=_mean([row.pos_mae for row in rows]),
         val_loss=_mean([row.val_loss for row in rows]),
         num_parameters=rows[0].num_parameters,
         window_flops=rows[0].window_flops,
-        train_flops=sum(row.train_flops for row in rows) / len(rows),
-        train_s=sum(row.seconds for row in rows) / len(rows),
+        train_flops=statistics.mean(row.train_flops for row in rows),
+        train_s=statistics.mean(row.seconds for row in rows),
     )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return statistics.mean(known) if known else None
 
 
 def _reason(chosen: SettingResult, best: SettingResult, margin: float, *, has_shorter: bool) -> str:
@@ -251,7 +247,3 @@ def _by_setting_table(choice: Choice) -> str:
     settings = list(dict.fromkeys(result.setting for result in choice.results))
     rows = [(s, *(number_text(values.get((s, k))) for k in contexts)) for s in settings]
     return text_table(("setting", *(f"K={k}" for k in contexts)), rows)
-
-
-def _counts_text(counts: Mapping[State, int]) -> str:
-    return ", ".join(f"{number} {state}" for state, number in counts.items())

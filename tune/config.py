@@ -12,23 +12,13 @@ AxisValue = int | float | bool | str
 """A value on an axis. YAML reads 1e-3 as text; it is converted to the type of its field."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SizeConfig:
-    """A named size of Mamba-2."""
-
-    d_model: int
-    """Width of the model."""
-    num_layers: int
-    """Mamba-2 blocks."""
-
-
 SIZES = {
-    "small": SizeConfig(d_model=128, num_layers=2),
-    "medium": SizeConfig(d_model=384, num_layers=4),
-    "large": SizeConfig(d_model=512, num_layers=6),
-    "xl": SizeConfig(d_model=768, num_layers=4),
+    "small": {"d_model": 128, "num_layers": 2},
+    "medium": {"d_model": 384, "num_layers": 4},
+    "large": {"d_model": 512, "num_layers": 6},
+    "xl": {"d_model": 768, "num_layers": 4},
 }
-"""Values of the axis `size`, which sets model.d_model and model.num_layers."""
+"""Values of the axis `size`: widths and numbers of layers of Mamba-2."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

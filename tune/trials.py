@@ -147,8 +147,7 @@ def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _set(plain: dict[str, Any], path: str, value: AxisValue) -> None:
     if path == SIZE:
-        size = SIZES[str(value)]
-        plain["model"] |= {"d_model": size.d_model, "num_layers": size.num_layers}
+        plain["model"] |= SIZES[str(value)]
         return
     *parents, leaf = path.split(".")
     for parent in parents:

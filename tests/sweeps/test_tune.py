@@ -128,8 +128,8 @@ def test_every_combination_is_a_trial_with_a_unique_name():
     first = trials[0]
     assert first.name.startswith("small_learning_rate0.001_seed0_") and first.config.out.name == first.name
     assert first.axes == {"size": "small", "optimizer.learning_rate": 0.001, "seed": 0}
-    assert (first.config.model.d_model, first.config.model.num_layers) == (SIZES["small"].d_model, 2)
-    assert trials[-1].config.model.d_model == SIZES["xl"].d_model
+    assert (first.config.model.d_model, first.config.model.num_layers) == (SIZES["small"]["d_model"], 2)
+    assert trials[-1].config.model.d_model == SIZES["xl"]["d_model"]
 
 
 def test_k_is_trained_with_windows_and_only_evaluated_with_sequences():

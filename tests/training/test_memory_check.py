@@ -182,7 +182,7 @@ def test_a_micro_batch_makes_the_same_batch_fit(config):
     _, _, step = made(config)
     parts = estimate_cpu_memory(step, 4_096)
     assert whole is not None and parts is not None
-    assert parts.peak_bytes(4_096) < 0.2 * whole.peak_bytes(4_096)
+    assert parts(4_096) < 0.2 * whole(4_096)
 
 
 MEASURE = """
@@ -199,7 +199,7 @@ config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
 model = build_model(config.model, config.objective.context_frames)
 step = TrainStep(model, Optimizer(model, config), config, torch.device("cpu"))
 estimate = estimate_cpu_memory(step, int(sys.argv[2]))
-print(json.dumps([estimate.peak_bytes(int(sys.argv[2])), _peak(step, int(sys.argv[2]))]))
+print(json.dumps([estimate(int(sys.argv[2])), _peak(step, int(sys.argv[2]))]))
 """
 
 
@@ -297,7 +297,7 @@ def test_auto_fills_only_a_share_of_the_free_memory(config, monkeypatch):
     estimate = estimate_cpu_memory(step, 4_096)
     assert estimate is not None
     # A machine with four times the memory for 300 examples: 256 is the largest power of two.
-    monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: int(4 * estimate.peak_bytes(300)))
+    monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: int(4 * estimate(300)))
     assert largest_batch_size(step, games(10**9)) in (128, 256, 512)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
     assert largest_batch_size(step, games(10**9)) <= 8

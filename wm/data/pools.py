@@ -147,7 +147,7 @@ class PoolReader:
         self._check_sizes(pool)
         with self._on_copy_stream():
             if not self._cache:
-                game_rows = self._read(_distinct(pool.games[mine], len(self._index)), buffer)
+                game_rows = self._read(np.unique(pool.games[mine]), buffer)
             else:
                 if self._cached is None:
                     self._cached = buffer, self._read(self._order.games, buffer)
@@ -224,10 +224,3 @@ class PoolReader:
             # The pinned-memory allocator reuses a buffer only after the copies from it are done.
             destination[0].copy_(floats, non_blocking=True)
             destination[1].copy_(codes, non_blocking=True)
-
-
-def _distinct(games: np.ndarray, num_games: int) -> np.ndarray:
-    """The distinct games, ascending."""
-    occurs = np.zeros(num_games, dtype=bool)
-    occurs[games] = True
-    return np.flatnonzero(occurs)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from wm.model.world_model import Mamba2WorldModel, WorldModel, WorldState
 from wm.objective.losses import ground_truth, val_loss_parts
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
+F = TypeVar("F", Frames, Prediction)
 READ_FRAMES = 1_000_000
 """Frames in host memory at once."""
 WINDOW_BATCH_FRAMES = 4_096
@@ -132,34 +135,24 @@ def _stream_games(
             owners = np.asarray(games)[rows.cpu().numpy()]
             parts.append(
                 _records(
-                    _select_prediction(prediction, rows, positions),
-                    _select_frames(before, rows, positions),
-                    _select_frames(after, rows, positions),
+                    _select(prediction, rows, positions),
+                    _select(before, rows, positions),
+                    _select(after, rows, positions),
                     owners,
                 )
             )
     return parts
 
 
-def _select_frames(frames: Frames, rows: Tensor, positions: Tensor) -> Frames:
-    return Frames(
-        floats=frames.floats[rows, positions][:, None],
-        codes=frames.codes[rows, positions][:, None],
-        game=frames.game[rows],
-    )
+def _select(frames: F, rows: Tensor, positions: Tensor) -> F:
+    """One frame from each of some rows of a batch, as a batch with T = 1; `game` has no axis T."""
 
+    def select(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: select(name, item) for key, item in value.items()}
+        return value[rows] if name == "game" else value[rows, positions][:, None]
 
-def _select_prediction(prediction: Prediction, rows: Tensor, positions: Tensor) -> Prediction:
-    def select(tensor: Tensor) -> Tensor:
-        return tensor[rows, positions][:, None]
-
-    return Prediction(
-        deltas=select(prediction.deltas),
-        velocities=select(prediction.velocities),
-        dynamics=select(prediction.dynamics),
-        binaries=select(prediction.binaries),
-        categories={name: select(logits) for name, logits in prediction.categories.items()},
-    )
+    return replace(frames, **{field.name: select(field.name, getattr(frames, field.name)) for field in fields(frames)})
 
 
 def _records(prediction: Prediction, before: Frames, after: Frames, games: np.ndarray) -> EvalRecords:

@@ -5,7 +5,7 @@ Shape legend: M = evaluation frames, P = players (2), G = games.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -65,19 +65,12 @@ class Metric:
 def concatenate(parts: list[EvalRecords]) -> EvalRecords:
     """Concatenate records."""
 
-    def join(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])
+    def join(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: join([value[key] for value in values]) for key in values[0]}
+        return np.concatenate(values)
 
-    def join_parts(name: str) -> dict[str, np.ndarray]:
-        keys = getattr(parts[0], name)
-        return {key: np.concatenate([getattr(part, name)[key] for part in parts]) for key in keys}
-
-    names = ("games", "previous_action", "true_action", "predicted_action", "position_error")
-    return EvalRecords(
-        **{name: join(name) for name in names},
-        loss_totals=join_parts("loss_totals"),
-        loss_counts=join_parts("loss_counts"),
-    )
+    return EvalRecords(**{f.name: join([getattr(part, f.name) for part in parts]) for f in fields(EvalRecords)})
 
 
 def compute_metrics(

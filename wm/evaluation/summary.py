@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from datasets.loading.frames import GAME_COLUMNS, GameIndex
-from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
+from datasets.loading.targets import COUNTDOWN_FRAMES, evaluation_targets
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import NUM_PLAYERS
 from datasets.schema.melee_ids import TOURNAMENT_STAGES, character_name, stage_name
@@ -62,7 +62,7 @@ def evaluate(
     for name in BASELINES:
         records = evaluate_baseline(name, index, targets)
         results.append({"predictor": name, "context": None} | _describe(records, index))
-    return {"num_targets": len(targets), "num_games": _num_games(targets), "results": results}
+    return {"num_targets": len(targets), "num_games": len(np.unique(targets.games)), "results": results}
 
 
 def default_contexts(model: WorldModel) -> tuple[Context, ...]:
@@ -79,10 +79,6 @@ def _check_contexts(model: WorldModel, contexts: Sequence[Context]) -> None:
             )
         if context != "stream" and not 1 <= context <= COUNTDOWN_FRAMES:
             raise UserError(f"context {context}: expected 1 .. {COUNTDOWN_FRAMES} frames, or stream")
-
-
-def _num_games(targets: Targets) -> int:
-    return len(np.unique(targets.games))
 
 
 def _describe(records: EvalRecords, index: GameIndex) -> dict[str, Any]:
@@ -113,26 +109,24 @@ def _describe(records: EvalRecords, index: GameIndex) -> dict[str, Any]:
     }
 
 
-def table(evaluation: dict[str, Any], with_slices: bool = True) -> str:
+def table(evaluation: dict[str, Any]) -> str:
     """Table for the terminal: all predictors, then the slices of the model at its first context."""
-    head = f"{'':<28}" + "".join(f"{name:>26}" for name in METRICS)
     lines = [
         f"{evaluation['num_targets']:,} evaluation frames of {evaluation['num_games']} games, both players; "
         "95 % intervals over games",
         "",
-        head,
+        f"{'':<28}" + "".join(f"{name:>26}" for name in METRICS),
     ]
     for result in evaluation["results"]:
         context = result["context"]
         name = result["predictor"] + ("" if context is None else f", {context_text(context)}")
         lines.append(f"{name:<28}" + "".join(f"{_cell(result['metrics'].get(m)):>26}" for m in METRICS))
-    if with_slices:
-        first = evaluation["results"][0]
-        for title, rows in first["slices"].items():
-            lines += ["", f"{'by ' + title + ', ' + context_text(first['context']):<28}{'pairs':>10}"]
-            for label, row in rows.items():
-                cells = "".join(f"{_cell(row['metrics'].get(m)):>26}" for m in METRICS[:3])
-                lines.append(f"  {label:<26}{row['count']:>10,}{cells}")
+    first = evaluation["results"][0]
+    for title, rows in first["slices"].items():
+        lines += ["", f"{'by ' + title + ', ' + context_text(first['context']):<28}{'pairs':>10}"]
+        for label, row in rows.items():
+            cells = "".join(f"{_cell(row['metrics'].get(m)):>26}" for m in METRICS[:3])
+            lines.append(f"  {label:<26}{row['count']:>10,}{cells}")
     return "\n".join(lines)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from wm.config.run_config import DivergenceConfig
@@ -15,14 +14,6 @@ WARMUP_WINDOWS = 2
 
 class DivergedError(RuntimeError):
     """The loss spiked or is not finite; raised on every rank."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Losses:
-    """The mean loss of a few steps."""
-
-    mean: float
-    num_steps: int
 
 
 class DivergenceDetector:
@@ -39,7 +30,8 @@ class DivergenceDetector:
         """
         self._config = config
         state = state or {"window": [], "num_steps": 0, "lowest": None}
-        self._window = deque(_Losses(float(mean), int(steps)) for mean, steps in state["window"])
+        self._window: deque[list[float]] = deque(state["window"])
+        """[mean loss, number of steps] of each synchronization."""
         self._num_steps: int = state["num_steps"]
         self._lowest: float | None = state["lowest"]
 
@@ -54,7 +46,7 @@ class DivergenceDetector:
         """
         if not math.isfinite(loss):
             return f"the loss is not finite at {targets_seen:,} targets"
-        self._add(_Losses(loss, num_steps))
+        self._add(loss, num_steps)
         window_steps = self._config.window_steps
         if self._num_steps < window_steps:
             return None
@@ -73,21 +65,21 @@ class DivergenceDetector:
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         return {
-            "window": [[losses.mean, losses.num_steps] for losses in self._window],
+            "window": list(self._window),
             "num_steps": self._num_steps,
             "lowest": self._lowest,
         }
 
-    def _add(self, losses: _Losses) -> None:
+    def _add(self, loss: float, num_steps: int) -> None:
         """Add to the window, and drop the oldest entries that are not needed for `window_steps`."""
-        self._window.append(losses)
-        self._num_steps += losses.num_steps
-        held = sum(entry.num_steps for entry in self._window)
-        while held - self._window[0].num_steps >= self._config.window_steps:
-            held -= self._window.popleft().num_steps
+        self._window.append([loss, num_steps])
+        self._num_steps += num_steps
+        held = sum(steps for _, steps in self._window)
+        while held - self._window[0][1] >= self._config.window_steps:
+            held -= self._window.popleft()[1]
 
 
-def _mean(window: deque[_Losses]) -> float:
+def _mean(window: deque[list[float]]) -> float:
     """Recomputed each time, so that it does not depend on when a run was resumed."""
-    num_steps = sum(losses.num_steps for losses in window)
-    return sum(losses.mean * (losses.num_steps / num_steps) for losses in window)
+    num_steps = sum(steps for _, steps in window)
+    return sum(loss * (steps / num_steps) for loss, steps in window)

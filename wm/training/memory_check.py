@@ -7,14 +7,13 @@ out of memory would leave the others waiting for ever.
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
@@ -82,30 +81,15 @@ def largest_batch_size(step: TrainStep, train: GameIndex, reserved_bytes: int = 
         estimate = estimate_cpu_memory(step, largest)
         allowed = MAX_CPU_SHARE * (_available_bytes() - reserved_bytes)
         size = smallest
-        while estimate is not None and 2 * size <= largest and estimate.peak_bytes(2 * size) <= allowed:
+        while estimate is not None and 2 * size <= largest and estimate(2 * size) <= allowed:
             size *= 2
         return size
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryEstimate:
-    """A step's peak memory on a CPU, linear in its examples."""
+def estimate_cpu_memory(step: TrainStep, batch_size: int) -> Callable[[int], float] | None:
+    """A step's peak memory on a CPU, by its examples: linear, from two small steps, with a margin.
 
-    base_bytes: float
-    example_bytes: float
-    micro_batch: int
-    """Most examples in one forward pass."""
-    waiting_bytes: float
-    """Of an example outside the current micro-batch."""
-
-    def peak_bytes(self, num_examples: int) -> float:
-        """Estimated peak of a step, with a margin."""
-        active = min(num_examples, self.micro_batch)
-        return MARGIN * (self.base_bytes + active * self.example_bytes) + (num_examples - active) * self.waiting_bytes
-
-
-def estimate_cpu_memory(step: TrainStep, batch_size: int) -> MemoryEstimate | None:
-    """Estimate from two small steps; None if the system reports no peak, or has too little memory even for those.
+    None if the system reports no peak, or has too little memory even for those.
 
     A step of twice the examples takes at most twice the memory, so the next one is known to fit.
     """
@@ -119,13 +103,15 @@ def estimate_cpu_memory(step: TrainStep, batch_size: int) -> MemoryEstimate | No
     if before is None or peak is None:
         return None
     example_bytes = max(0.0, (peak - before) / (large - small))
+    base_bytes = max(0.0, peak - large * example_bytes)
     copies = AUGMENTED_COPIES if objective.swap_players or objective.mirror else 1
-    return MemoryEstimate(
-        base_bytes=max(0.0, peak - large * example_bytes),
-        example_bytes=example_bytes,
-        micro_batch=micro_batch,
-        waiting_bytes=copies * BYTES_PER_FRAME * objective.example_frames,
-    )
+    waiting_bytes = copies * BYTES_PER_FRAME * objective.example_frames  # of an example outside the micro-batch
+
+    def peak_bytes(num_examples: int) -> float:
+        active = min(num_examples, micro_batch)
+        return MARGIN * (base_bytes + active * example_bytes) + (num_examples - active) * waiting_bytes
+
+    return peak_bytes
 
 
 @contextmanager
@@ -205,7 +191,7 @@ def _problem_on_cpu(step: TrainStep, batch_size: int, reserved_bytes: int) -> st
     available = _available_bytes()
     free = max(0, available - reserved_bytes)
     estimate = estimate_cpu_memory(step, batch_size)
-    if estimate is not None and (needed := estimate.peak_bytes(batch_size)) > free:
+    if estimate is not None and (needed := estimate(batch_size)) > free:
         found = f"needs about {needed / GB:.1f} GB, but {free / GB:.1f} GB of memory are free beside the frames"
     elif not _fits(step, batch_size):
         found = f"ran out of memory, although {free / GB:.1f} GB seemed free beside the frames"
@@ -237,13 +223,9 @@ def _micro_batch(step: TrainStep, batch_size: int) -> int:
 
 def _available_bytes() -> int:
     """A worker's share of its machine's available memory."""
-    return available_memory_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available_memory_bytes() // distributed.local_world_size()
 
 
 def _on_host(state: Any) -> Any:
     """A copy of nested plain data with tensors."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        return {name: _on_host(value) for name, value in state.items()}
-    return [_on_host(value) for value in state] if isinstance(state, list) else state
+    return tree_map(lambda value: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value, state)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datasets.runtime.errors import UserError
 from wm.checkpoints.files import CheckpointName, DamagedCheckpointError
-from wm.checkpoints.store import Checkpoint, CheckpointStore, NewestIntact
+from wm.checkpoints.store import CheckpointStore, NewestIntact
 from wm.training import distributed
 
 MAX_ATTEMPTS = 3
@@ -21,7 +21,13 @@ def agreed_checkpoint(store: CheckpointStore) -> NewestIntact:
     """
     problem = ""
     for _ in range(MAX_ATTEMPTS):
-        found, damaged, error = _newest(store) if distributed.rank() == 0 else (None, [], None)
+        newest, error = NewestIntact(None, []), None
+        if distributed.rank() == 0:
+            try:
+                newest = store.newest_intact()
+            except UserError as refusal:
+                error = str(refusal)
+        found, damaged = newest
         name = None if found is None else CheckpointName.parse(found.location.rpartition("/")[2])
         name, damaged, error = distributed.broadcast_object((name, damaged, error))
         if error is not None:
@@ -29,26 +35,12 @@ def agreed_checkpoint(store: CheckpointStore) -> NewestIntact:
         if name is None:
             return NewestIntact(None, damaged)
         if distributed.rank() != 0:
-            found, error = _open(store, name)
+            try:
+                found = store.open(name)
+            except (UserError, DamagedCheckpointError) as refusal:
+                error = f"{store.location_of(name)}: {refusal}"
         errors = [one for one in distributed.all_gather_object(error) if one is not None]
         if not errors:
             return NewestIntact(found, damaged)
         problem = errors[0]
     raise UserError(f"not every worker can read the run's newest checkpoint: {problem}")
-
-
-def _newest(store: CheckpointStore) -> tuple[Checkpoint | None, list[str], str | None]:
-    try:
-        found, damaged = store.newest_intact()
-    except UserError as error:
-        return None, [], str(error)
-    return found, damaged, None
-
-
-def _open(store: CheckpointStore, name: CheckpointName) -> tuple[Checkpoint | None, str | None]:
-    try:
-        return store.open(name), None
-    except UserError as error:
-        return None, str(error)
-    except DamagedCheckpointError as error:
-        return None, f"checkpoint {store.location_of(name)} is damaged ({error})"

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wm.config.run_config import RunConfig
 from wm.data.augment import augment
@@ -65,10 +64,12 @@ class TrainStep:
         factors = training_loss_factors(share.game, config.objective.predictions)
         size = frames.floats.shape[0]
         micro_batch = min(size, config.optimizer.micro_batch_size or size)
+        # Gradients of all but the last micro-batch are not exchanged.
+        no_sync = getattr(self._replicated, "no_sync", contextlib.nullcontext)
         self.optimizer.zero_grad()
         for start in range(0, size, micro_batch):
             is_last = start + micro_batch >= size
-            with contextlib.nullcontext() if is_last else self._no_sync():
+            with contextlib.nullcontext() if is_last else no_sync():
                 self._accumulate(frames.examples(start, start + micro_batch), factors)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.max_grad_norm, foreach=True)
         self._drop_if_not_finite(norm)
@@ -138,12 +139,6 @@ class TrainStep:
                 gradient.copy_(torch.where(finite, gradient, 0.0))
         elif not bool(finite):
             raise NonFiniteGradientError
-
-    def _no_sync(self) -> AbstractContextManager:
-        """Gradients of all but a batch's last micro-batch are not exchanged."""
-        if isinstance(self._replicated, DistributedDataParallel):
-            return self._replicated.no_sync()
-        return contextlib.nullcontext()
 
 
 class NonFiniteGradientError(RuntimeError):

@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
+from datasets.loading.sequences import Cursor, SequenceOrder
 from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.staging import Snapshot
-from wm.data.batches import LocalBatch
+from wm.data.batches import BatchLoader, LocalBatch, device_bytes
 from wm.data.training_data import TrainingData, check_same_games, games_digest
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model, num_parameters
 from wm.runs.run import Run
 from wm.training import distributed
 from wm.training.compilation import compile_during, is_compiled, restore_eager, should_compile
-from wm.training.data_feed import feed_bytes, open_feed, sequence_order
 from wm.training.device import select_device
 from wm.training.divergence import DivergedError, DivergenceDetector
 from wm.training.host_memory import raise_malloc_thresholds
@@ -241,20 +241,36 @@ class Trainer:
 
     def _open_feed(self, meta: dict[str, Any], closing: ExitStack) -> None:
         """Choose the batch size, check that a step fits beside the frames, and open the batches."""
-        config, train, ranks = self.config, self.data.train, distributed.world_size()
+        train, ranks = self.data.train, distributed.world_size()
+        sharing: dict[str, Any] = {
+            "data": self.config.data, "world_size": ranks, "local_ranks": distributed.local_world_size(),
+        }  # fmt: skip
         if meta:
             self.batch_size: int = meta["batch_size"]
-        elif config.optimizer.batch_size != "auto":
-            self.batch_size = config.optimizer.batch_size
+        elif self.config.optimizer.batch_size != "auto":
+            self.batch_size = self.config.optimizer.batch_size
         else:
-            reserved = feed_bytes(config, train, sequence_order(config, train, 2 * ranks), self.device)
+            reserved = device_bytes(self._order(2 * ranks), train, self.device, **sharing)
             fits = largest_batch_size(self._step, train, reserved)
             self.batch_size = min(distributed.all_gather_object(fits)) * ranks
-        order = sequence_order(config, train, self.batch_size)
-        check_memory(self._step, -(-self.batch_size // ranks), feed_bytes(config, train, order, self.device))
-        self._feed = open_feed(config, train, order, self.device, meta)
+        order = self._order(self.batch_size)
+        check_memory(self._step, -(-self.batch_size // ranks), device_bytes(order, train, self.device, **sharing))
+        cursor = Cursor(**meta["cursor"]) if meta else None
+        self._feed = BatchLoader(order, train, self.device, rank=distributed.rank(), cursor=cursor, **sharing)
         closing.callback(self._feed.close)
         self._epoch = self._feed.cursor.epoch
+
+    def _order(self, batch_size: int) -> SequenceOrder:
+        """The order of the run's examples, the same for any number of workers.
+
+        Args:
+            batch_size: examples over all ranks.
+        """
+        config = self.config
+        return SequenceOrder(
+            self.data.train, sequence_frames=config.objective.example_frames, stride=config.objective.predictions,
+            batch_size=batch_size, seed=config.seed, pool_frames=config.data.pool_frames, lanes=config.data.lanes,
+        )  # fmt: skip
 
     def _learning_rate(self) -> float:
         rate = learning_rate(self.config, self.batch_size, self.targets_seen)
