@@ -214,7 +214,7 @@ def test_auto_is_resident_where_the_games_take_a_small_part_of_the_memory(small_
 
 def test_resident_games_that_do_not_fit_are_a_users_error_that_says_what_to_do(small_index):
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
-    with pytest.raises(UserError, match=r"data\.resident is always, but .* GB.*set data\.resident: auto") as found:
+    with pytest.raises(UserError, match=r"data\.device_cache is always, .* GB.*set data\.device_cache: auto") as found:
         BatchLoader(order, small_index, CPU, data=DataConfig(device_cache="always", device_cache_fraction=1e-7))
     assert "\n" not in str(found.value)
 
