@@ -220,7 +220,7 @@ def test_resident_games_that_do_not_fit_are_a_users_error_that_says_what_to_do(s
 
 
 def test_a_batch_too_small_for_the_workers_is_a_users_error(feed):
-    with pytest.raises(UserError, match=r"batch_size=16 is too small for 9 workers.*use 18 or more"):
+    with pytest.raises(UserError, match=r"batch_size=16 is too small for 9 workers.*use at least 18"):
         feed(world_size=9)
 
 
@@ -236,7 +236,7 @@ def test_a_shard_that_cannot_be_read_is_the_readers_own_error(tiny_corpus, tmp_p
     index = index_games(open_corpus(tmp_path / "corpus"), "all", SplitConfig())
     for shard in (tmp_path / "corpus" / "frames").iterdir():
         shard.write_bytes(b"PAR1 no more")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot read shard"):
         next(feed(index))
 
 
