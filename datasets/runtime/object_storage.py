@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 from functools import lru_cache
-from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -21,39 +19,21 @@ GCS_RETRY_S = 30
 """Seconds for which pyarrow retries a request to Google Cloud Storage; its default is 15 minutes."""
 
 
-class RemoteFile(io.RawIOBase):
-    """A remote file with Python's file interface."""
+class RemoteFile:
+    """A remote file, read by range requests. Threads may share it."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
-        self._num_bytes = file.size()
-        self._position = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True: reads are range requests."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Set the position of the next read."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._num_bytes}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer with one range request."""
-        content = self.read_at(self._position, len(buffer))
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
+        self.num_bytes: int = file.size()
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """A range, shorter where the file ends earlier. Threads may share the file."""
-        size = min(size, max(0, self._num_bytes - offset))
+        """A range, shorter where the file ends earlier."""
+        size = min(size, max(0, self.num_bytes - offset))
         return self._file.read_at(size, offset) if size else b""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def open_remote(location: str) -> RemoteFile:

@@ -69,7 +69,7 @@ def _read(replay: ReplayInput) -> bytes:
         return read_zip_member(replay.container, replay.byte_range)
     if isinstance(replay.byte_range, TarMember):
         return read_tar_member(replay.container, replay.byte_range)
-    return read_file(replay.container, replay.num_bytes, decompress.MAX_REPLAY_BYTES + 1)
+    return read_file(replay.container, decompress.MAX_REPLAY_BYTES + 1)
 
 
 def _content(replay: ReplayInput, fetch: Callable[[], bytes]) -> bytes:

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from urllib.parse import unquote
@@ -60,8 +61,7 @@ class SourceFile(io.RawIOBase):
     def __init__(self, location: str) -> None:
         self._location = location
         self._position = 0
-        self._file: io.FileIO | RemoteFile = retry_transient(location, lambda: _open_raw(location))
-        self._num_bytes = self._file.seek(0, os.SEEK_END)
+        self._file = retry_transient(location, lambda: _open_unbuffered(location))
 
     def readable(self) -> bool:
         """True."""
@@ -73,7 +73,7 @@ class SourceFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Set the position of the next read."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._num_bytes}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.num_bytes}[whence]
         if start + offset < 0:
             raise ValueError("negative seek position")
         self._position = start + offset
@@ -81,19 +81,14 @@ class SourceFile(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Read from the position into the buffer."""
-        content = retry_transient(self._location, lambda: self._read(len(buffer)), self._reopen)
+        content = retry_transient(self._location, lambda: self._file.read_at(self._position, len(buffer)), self._reopen)
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)
 
-    def _read(self, size: int) -> bytes:
-        if isinstance(self._file, io.FileIO):
-            return os.pread(self._file.fileno(), size, self._position)
-        return self._file.read_at(self._position, size)
-
     def _reopen(self) -> None:
         try:
-            file = _open_raw(self._location)
+            file = _open_unbuffered(self._location)
         except OSError:  # the next attempt reads from the old one and reports its error
             return
         self._file.close()
@@ -116,22 +111,37 @@ def open_file(location: str, buffer_bytes: int = BUFFER_BYTES) -> BinaryIO:
     return cast("BinaryIO", io.BufferedReader(SourceFile(location), buffer_bytes))
 
 
-def _open_raw(location: str) -> io.FileIO | RemoteFile:
-    return _open_remote(location) if is_remote(location) else io.FileIO(location, opener=_open_regular)
+class _LocalFile:
+    """A regular local file, read by position."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.num_bytes = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise ReplayError("unopenable", "not a regular file")
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """A range, shorter where the file ends earlier."""
+        pieces = []
+        longest = max(BUFFER_BYTES, self.num_bytes)  # the size asked for may be the limit of any replay
+        while size > 0 and (piece := os.pread(self._descriptor, min(size, longest), offset)):
+            pieces.append(piece)
+            offset, size = offset + len(piece), size - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
 
-def _open_remote(location: str) -> RemoteFile:
+def _open_unbuffered(location: str) -> _LocalFile | RemoteFile:
+    if not is_remote(location):
+        return _LocalFile(location)
     from datasets.runtime.object_storage import open_remote  # pyarrow; not needed by processes that read local files
 
     return open_remote(location)
-
-
-def _open_regular(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ReplayError("unopenable", "not a regular file")
-    return descriptor
 
 
 def read_range(location: str, offset: int, size: int) -> bytes:
@@ -142,36 +152,24 @@ def read_range(location: str, offset: int, size: int) -> bytes:
     """
     if is_remote(location):
         return _cached_remote(location).read_at(offset, size)
-    with io.FileIO(location, opener=_open_regular) as file:
-        pieces = []
-        while size > 0 and (piece := os.pread(file.fileno(), size, offset)):
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    with closing(_LocalFile(location)) as file:
+        return file.read_at(offset, size)
 
 
-def read_file(location: str, num_bytes: int, limit: int) -> bytes:
+def read_file(location: str, limit: int) -> bytes:
     """All of a file, at most `limit` bytes.
 
-    Args:
-        num_bytes: its size when it was listed; it may have changed.
     Raises:
         OSError: it cannot be read.
     """
-    if is_remote(location):
-        return _open_remote(location).read_at(0, limit)
-    pieces = []
-    with io.FileIO(location, opener=_open_regular) as file:
-        while limit > 0 and (piece := file.read(min(limit, max(BUFFER_BYTES, num_bytes)))):
-            pieces.append(piece)
-            limit -= len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    with closing(_open_unbuffered(location)) as file:
+        return file.read_at(0, limit)
 
 
 @lru_cache(maxsize=4)
-def _cached_remote(location: str) -> RemoteFile:
+def _cached_remote(location: str) -> _LocalFile | RemoteFile:
     """An open archive whose members are read one by one: opening costs a request of its own."""
-    return _open_remote(location)
+    return _open_unbuffered(location)
 
 
 def close_cached_files() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from datasets.runtime.object_storage import open_remote, resolve_uri
-from datasets.runtime.uris import child_uri, without_credentials
+from datasets.runtime.object_storage import resolve_uri
+from datasets.runtime.uris import without_credentials
 from wm.checkpoints.files import META_FILE, CheckpointName
 from wm.checkpoints.local_store import LocalStore
 from wm.checkpoints.store import PROBE_FILE, CheckpointStore
@@ -39,7 +39,7 @@ class RemoteStore(CheckpointStore):
         self._has_folders = not isinstance(self._files, fs.S3FileSystem | fs.GcsFileSystem)
 
     def read(self, path: str) -> bytes:
-        with open_remote(child_uri(self._uri, path)) as file:
+        with self._files.open_input_file(f"{self._root}/{path}") as file:
             return file.read()
 
     def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> None:

@@ -8,7 +8,7 @@ import io
 import lzma
 import struct
 import zlib
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 
@@ -33,7 +33,7 @@ def open_gzip(file: Readable) -> BinaryIO:
 def open_zstd(file: Readable) -> BinaryIO:
     """A zstd file of one or more frames."""
     stream = pa.CompressedInputStream(pa.PythonFile(_ArrowFile(file), mode="r"), "zstd")
-    return cast("BinaryIO", io.BufferedReader(_ArrowStream(stream), BLOCK_BYTES))
+    return cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", stream), BLOCK_BYTES))
 
 
 class _ArrowFile:
@@ -46,23 +46,6 @@ class _ArrowFile:
 
     def close(self) -> None:
         """Nothing: the file belongs to the caller."""
-
-
-class _ArrowStream(io.RawIOBase):
-    """A pyarrow stream with Python's file interface; pyarrow's own reads ahead of what is asked for."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Decompress into the buffer."""
-        content = self._stream.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
 
 
 def read_limited(file: Readable, limit: int) -> bytes:
