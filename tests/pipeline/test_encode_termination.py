@@ -61,10 +61,8 @@ def test_sigterm_ends_an_encode_with_one_line_and_it_can_be_resumed(moment, repl
 
 
 def test_a_sigterm_whose_exception_was_discarded_is_raised_by_the_next_check():
-    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TerminatedError), sigterm_raises():
         raise_if_terminated()
         with contextlib.suppress(TerminatedError):
             signal.raise_signal(signal.SIGTERM)
         raise_if_terminated()
-    signal.signal(signal.SIGTERM, handler)

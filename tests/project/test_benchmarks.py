@@ -209,7 +209,7 @@ def test_a_nan_error_is_never_right():
 
 def test_the_worst_of_some_seeds_is_each_metrics_own():
     runs = [
-        time_to_quality.Learnt(
+        time_to_quality.Trained(
             name="sequence", seed=seed, asked_seconds=180, curve=[], baselines={},
             final={"seconds": 180.0, "targets": targets, "change_acc": acc, "pos_mae": mae, "val_loss": loss},
         )

@@ -154,7 +154,9 @@ def test_an_override_that_cannot_be_is_refused_without_a_traceback(wm, tmp_path)
 
 def test_a_number_out_of_range_is_refused_without_a_traceback(wm, tmp_path, checkpoint):
     for number in ("0", "-5"):
-        assert_one_line(wm("eval", checkpoint, tmp_path, "--num-targets", number), f"--num-targets {number}")
+        assert_one_line(
+            wm("eval", checkpoint, tmp_path, "--num-targets", number), f"--num-targets: found {number}, expected"
+        )
     for option, value in (("--min-damage-percent", "nan"), ("--min-damage-percent", "inf"), ("--num-stocks", "-1")):
         done = wm("encode", tmp_path, "--out", tmp_path / "corpus", option, value)
         assert done.returncode == 2

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from datasets.runtime.process.standard_streams import discard_stdout, prepare_standard_streams, stdout_reader_is_gone
-from datasets.runtime.process.termination import TerminatedError, sigterm_raises
+from datasets.runtime.process.termination import TerminatedError, raise_on_sigterm
 from datasets.runtime.ray_files import ray_logs
 
 USAGE_ERROR = 2
@@ -39,8 +39,8 @@ def run_command(
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings of libraries are for developers: python -W default -m wm.cli
     prepare_standard_streams()
-    with sigterm_raises():
-        sys.exit(_exit_code(name, command, user_errors, "; run the same command again to resume" if resumes else ""))
+    raise_on_sigterm()  # until the process has ended: a second SIGTERM must not change the exit code
+    sys.exit(_exit_code(name, command, user_errors, "; run the same command again to resume" if resumes else ""))
 
 
 def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Exception], ...], resume: str) -> int:

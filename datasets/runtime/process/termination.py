@@ -15,18 +15,22 @@ class TerminatedError(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Raise TerminatedError in the main thread on SIGTERM; must be entered in the main thread.
+def raise_on_sigterm() -> Any:
+    """Raise TerminatedError in the main thread on SIGTERM; returns the previous handler. For the main thread.
 
     Later SIGTERMs are ignored: `timeout` and some schedulers send two, and the second must not interrupt the clean-up.
     """
-    before = signal.signal(signal.SIGTERM, _raise_once)
+    return signal.signal(signal.SIGTERM, _raise_once)
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """`raise_on_sigterm` within a block; afterwards the previous handler is back."""
+    previous = raise_on_sigterm()
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is _raise_once:
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def raise_if_terminated() -> None:
