@@ -13,11 +13,11 @@ import time
 import zlib
 from pathlib import Path
 
+import psutil
 import py7zr
 import pytest
 from source_listing import contents, listed, peak_bytes, rejection
 
-from datasets.runtime.hardware import process_tree
 from datasets.sources.archives import decompress, sevenzip_process
 from datasets.sources.archives.sevenzip_directory import SUPPORTED
 from datasets.sources.read_errors import UNREACHABLE
@@ -150,13 +150,13 @@ def test_blocks_are_extracted_in_turn_in_the_same_order_whatever_is_done(tmp_pat
 def test_a_scan_that_is_abandoned_leaves_no_process_behind(tmp_path):
     blocks = [{f"{block}-{number}.slp": os.urandom(600_000) for number in range(4)} for block in range(3)]
     path = packed(tmp_path / "dump.7z", *blocks)
-    listed(path)  # starts the fork server, which stays
-    before = process_tree(os.getpid())
     scan = iter(Inputs([str(path)], lambda key: False))
     next(scan)
-    assert len(process_tree(os.getpid())) == len(before) + 3
+    children = multiprocessing.active_children()
+    assert len(children) == 3
     scan.close()
-    assert process_tree(os.getpid()) == before
+    assert multiprocessing.active_children() == []
+    assert not any(psutil.pid_exists(child.pid) for child in children if child.pid is not None)
 
 
 @pytest.mark.parametrize(
