@@ -39,7 +39,7 @@ from wm.config.model_config import ModelConfig
 from wm.config.run_config import CheckpointConfig, EvalConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.runs.crash_history import ATTEMPTS_FILE
-from wm.runs.run import Run
+from wm.runs.run import ENVIRONMENT_FILE, Run
 from wm.runs.run_log import read_log
 
 KINDS = {
@@ -136,9 +136,9 @@ def printed_by(config: RunConfig) -> Path:
 
 
 def starts(config: RunConfig) -> int:
-    """How often the run's workers started."""
-    path = config.out / ATTEMPTS_FILE
-    return path.read_text().count('"start"') if path.exists() else 0
+    """How often the run's workers started, by the file that is written once the log holds no later rows of others."""
+    path = config.out / ENVIRONMENT_FILE
+    return len(json.loads(path.read_text()).get("attempts", [])) if path.exists() else 0
 
 
 def trains(config: RunConfig, since: int) -> bool:
