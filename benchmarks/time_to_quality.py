@@ -92,9 +92,9 @@ def train_ours(
     gpu = ["--use-gpu"] if torch.cuda.is_available() else []
     words += [*options.further, *gpu]
     subprocess.run([*wm, "train", options.config, *map(str, words)], check=True)
-    judge = ["eval", run, options.eval_corpus, "--split", "all", "--context", CONTEXT_FRAMES]
-    judge += ["--num-targets", options.judged, *gpu]
-    subprocess.run([*wm, *map(str, judge)], check=True, stdout=subprocess.DEVNULL)
+    command = ["eval", run, options.eval_corpus, "--split", "all", "--context", CONTEXT_FRAMES]
+    command += ["--num-targets", options.num_targets, *gpu]
+    subprocess.run([*wm, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
     evaluation = json.loads((run / "eval.json").read_text())
     rows = [row for row in read_log(run) if row["kind"] == "eval" and row["context"] == CONTEXT_FRAMES]
     curve = [point(row["seconds"], row["targets_seen"], row) for row in rows]
@@ -115,7 +115,7 @@ def train_ours(
 def train_reference(options: argparse.Namespace, seed: int) -> list[Trained]:
     """One run of the older recipe, evaluated at each of the requested times."""
     train = index_games(open_corpus(options.train_corpus), "all", SplitConfig())
-    judged = index_games(open_corpus(options.eval_corpus), "all", SplitConfig(), for_evaluation=True)
+    evaluation = index_games(open_corpus(options.eval_corpus), "all", SplitConfig(), for_evaluation=True)
     kind = load_yaml(options.config, RunConfig).model.kind
     size = {"d_model": 64, "num_layers": 1} if options.tiny else {}
     reference = OlderRecipe(train, kind, seed=seed, num_workers=options.reference_workers, **size)
@@ -126,13 +126,19 @@ def train_reference(options: argparse.Namespace, seed: int) -> list[Trained]:
     for mark in sorted({*between, *options.reference_seconds}):
         reference.train_until(mark)
         if mark in options.reference_seconds:
-            final = point(reference.seconds, reference.targets_seen, reference.evaluate(judged, options.judged))
+            final = point(
+                reference.seconds, reference.targets_seen, reference.evaluate(evaluation, options.num_targets)
+            )
             learnt.append(
                 Trained(name="reference", seed=seed, asked_seconds=mark, curve=list(curve), final=final, baselines={})
             )
         else:
             curve.append(
-                point(reference.seconds, reference.targets_seen, reference.evaluate(judged, options.validation_targets))
+                point(
+                    reference.seconds,
+                    reference.targets_seen,
+                    reference.evaluate(evaluation, options.validation_targets),
+                )
             )
     return learnt
 
@@ -197,14 +203,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--reference-seeds", type=int, default=1)
     parser.add_argument("--reference-workers", type=int, default=0, help="processes of the older recipe's DataLoader")
     parser.add_argument("--mlp-seconds", type=float, default=15.0, help="to time both MLPs; 0 skips them")
-    parser.add_argument("--judged", type=int, default=20_000, help="frames of the final evaluation")
+    parser.add_argument("--num-targets", type=int, default=20_000, help="frames of the final evaluation")
     parser.add_argument("--out", type=Path, default=Path("runs/time-to-quality"))
     parser.add_argument("--tiny", action="store_true", help="seconds on synthetic games, for tests")
     options, options.further = parser.parse_known_args()
     options.validation_targets = PROGRESS_TARGETS
     if options.tiny:
         options.seconds, options.seeds, options.mlp_seconds = [1.0], 1, 0.2
-        options.judged, options.validation_targets = 200, 50
+        options.num_targets, options.validation_targets = 200, 50
         options.further = [*TINY_NETWORK.split(), "--eval.every-targets", "300", *options.further]
     elif options.train_corpus is None or options.eval_corpus is None:
         parser.error("name a training corpus and an evaluation corpus")

@@ -235,7 +235,7 @@ class OlderRecipe:
     def evaluate(self, index: GameIndex, num_targets: int) -> dict[str, float | None]:
         """`change_acc`, `pos_mae`, `val_loss` and `action_acc` by our evaluator, at K = 10."""
         targets = evaluation_targets(index, num_targets)
-        judged = evaluate_windows(
+        records = evaluate_windows(
             self.model,  # pyrefly: ignore[bad-argument-type]
             index,
             targets,
@@ -243,5 +243,5 @@ class OlderRecipe:
             self.device,
             "fp32",
         )
-        found = compute_metrics(judged)
+        found = compute_metrics(records)
         return {name: found[name].value for name in ("action_acc", "change_acc", "pos_mae", "val_loss")}

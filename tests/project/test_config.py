@@ -219,7 +219,7 @@ def test_an_example_holds_its_predictions_and_the_frames_before_them():
     assert (windows.predictions, windows.example_frames) == (8, 18)
 
 
-def test_an_mlp_is_judged_at_its_own_context_alone():
+def test_an_mlp_is_evaluated_only_at_its_own_context():
     objective = ObjectiveConfig(kind="window", context_frames=7)
     assert RunConfig(model=ModelConfig(kind="mlp"), objective=objective).contexts == (7,)
     assert RunConfig().contexts == (1, 5, 10, 30, 60, 120)

@@ -58,6 +58,9 @@ WITHOUT_TORCH = (
 )  # fmt: skip
 MAX_LINES = 500
 MAX_FILES = 15
+PROJECT_FILE = re.compile(
+    r"(?<![\w/.-])(?:datasets|wm|tune|cluster|tests|benchmarks|docs)/[\w./-]+?\.(?:py|yaml|sh|md|png)\b"
+)
 MACHINE_PATH = re.compile(r"(?<![\w.{}])/(?:home|Users|root|work|mnt|opt|workspace)/")
 
 
@@ -185,6 +188,17 @@ def test_no_file_names_a_path_of_one_machine():
         if MACHINE_PATH.search(line)
     ]
     assert not wrong
+
+
+def test_files_that_the_documentation_names_exist():
+    named = {
+        (relative(path), name)
+        for path in tracked_files()
+        if path.suffix == ".md"
+        for name in PROJECT_FILE.findall(path.read_text())
+    }
+    assert len(named) > 30
+    assert not [(page, name) for page, name in named if "NAME" not in name and not (ROOT / name).is_file()]
 
 
 def test_every_package_has_an_init_file():
