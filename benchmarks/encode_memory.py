@@ -5,7 +5,7 @@
 Writes synthetic games, then runs `wm encode` on the first 250, 1,000 and 4,000 of them, each with a new local Ray,
 and samples the proportional set sizes of the whole tree of processes (driver, Ray, parsers and their children;
 shared pages count once) five times a second. `shared` is what of that is shared memory: the object store.
-`--form tar.gz` passes contents through the object store, `zip` and `folder` only references.
+`--form tar.gz` and `7z` (one solid block) pass contents through the object store, `zip` and `folder` only references.
 Peaks of short runs differ by chance, so the growth with the number of games is the slope of a line through the
 samples of the largest run, without its first quarter (processes start and pools fill) and its end (they stop).
 The last line is one JSON object.
@@ -27,6 +27,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import py7zr
 
 from datasets.pipeline.memory_budget import parse_bytes
 from datasets.runtime.hardware import process_tree, total_memory_bytes
@@ -82,7 +83,7 @@ def measure(source: Path, out: Path, memory: str | None) -> dict[str, float]:
 
 
 def pack(games: list[Path], form: str, place: Path) -> Path:
-    """The games as a folder of links, a zip, or a tar.gz."""
+    """The games as a folder of links, a zip, a tar.gz, or a 7z of one solid block."""
     if form == "folder":
         place.mkdir()
         for game in games:
@@ -91,6 +92,10 @@ def pack(games: list[Path], form: str, place: Path) -> Path:
     archive = place.with_suffix(f".{form}")
     if form == "zip":
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+            for game in games:
+                file.write(game, game.name)
+    elif form == "7z":
+        with py7zr.SevenZipFile(archive, "w", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 1}]) as file:
             for game in games:
                 file.write(game, game.name)
     else:
@@ -105,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", nargs="+", type=int, default=[250, 1_000, 4_000])
     parser.add_argument("--memory", help="limit, such as 3GB; default: that of wm encode")
-    parser.add_argument("--form", choices=("folder", "zip", "tar.gz"), default="zip")
+    parser.add_argument("--form", choices=("folder", "zip", "tar.gz", "7z"), default="zip")
     arguments = parser.parse_args()
     limit = parse_bytes(arguments.memory) if arguments.memory else total_memory_bytes() // 4
     rows = []
