@@ -12,6 +12,7 @@ import gzip
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import torch
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
+from datasets.runtime.process.termination import raise_on_sigterm
 from datasets.schema.splits import SplitConfig
 
 # Shorter Ray polling intervals; must be set before ray is imported.
@@ -184,3 +186,12 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def sigterm_raises() -> Iterator[None]:
+    """SIGTERM raises TerminatedError during the test, as it does in a command."""
+    previous = signal.getsignal(signal.SIGTERM)
+    raise_on_sigterm()
+    yield
+    signal.signal(signal.SIGTERM, previous)

@@ -18,7 +18,7 @@ from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit_log import COMMITS
 from datasets.corpus.manifest import IN_PROGRESS_FILE
 from datasets.pipeline.encode import encode, encode_in_process
-from datasets.runtime.process.termination import TerminatedError, raise_if_terminated, sigterm_raises
+from datasets.runtime.process.termination import TerminatedError, raise_if_terminated
 from datasets.synth import SynthOptions, synthesize
 
 EXIT_SECONDS = 60
@@ -60,8 +60,9 @@ def test_sigterm_ends_an_encode_with_one_line_and_it_can_be_resumed(moment, repl
     assert same_rows(out, tmp_path / "uninterrupted")
 
 
+@pytest.mark.usefixtures("sigterm_raises")
 def test_a_sigterm_whose_exception_was_discarded_is_raised_by_the_next_check():
-    with pytest.raises(TerminatedError), sigterm_raises():
+    with pytest.raises(TerminatedError):
         raise_if_terminated()
         with contextlib.suppress(TerminatedError):
             signal.raise_signal(signal.SIGTERM)

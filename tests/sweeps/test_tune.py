@@ -16,7 +16,7 @@ import pytest
 from snapshots import list_checkpoints
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.process.termination import TerminatedError, sigterm_raises
+from datasets.runtime.process.termination import TerminatedError
 from tune.choose_k import choose, choose_from, compare, describe
 from tune.config import SIZES, SweepConfig
 from tune.cost import cost_of
@@ -294,6 +294,7 @@ def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
     assert json.loads((tmp_path / "stopped.json").read_text()) == {"targets_seen": 500_000}
 
 
+@pytest.mark.usefixtures("sigterm_raises")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
     ray_session: None, tiny_corpus: Path, tmp_path: Path, number: signal.Signals
@@ -318,7 +319,7 @@ def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
     threading.Thread(target=send_once_it_trains, daemon=True).start()
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with sigterm_raises(), pytest.raises(KeyboardInterrupt if number == signal.SIGINT else TerminatedError):
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else TerminatedError):
             run_sweep(sweep)
     finally:
         signal.signal(signal.SIGINT, inherited)

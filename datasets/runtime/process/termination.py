@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 
@@ -15,22 +13,12 @@ class TerminatedError(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-def raise_on_sigterm() -> Any:
-    """Raise TerminatedError in the main thread on SIGTERM; returns the previous handler. For the main thread.
+def raise_on_sigterm() -> None:
+    """Raise TerminatedError in the main thread on SIGTERM. Called in the main thread.
 
     Later SIGTERMs are ignored: `timeout` and some schedulers send two, and the second must not interrupt the clean-up.
     """
-    return signal.signal(signal.SIGTERM, _raise_once)
-
-
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """`raise_on_sigterm` within a block; afterwards the previous handler is back."""
-    previous = raise_on_sigterm()
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    signal.signal(signal.SIGTERM, _raise_once)
 
 
 def raise_if_terminated() -> None:
