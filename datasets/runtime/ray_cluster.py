@@ -15,7 +15,7 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.hardware import num_cores
+from datasets.runtime.hardware import num_cores, process_tree
 from datasets.runtime.process.termination import TerminatedError
 from datasets.runtime.ray_files import ray_temp_dir, set_ray_logs
 
@@ -59,7 +59,7 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
         return
     temp_dir = ray_temp_dir()
     try:
-        with _sigterm_handler_kept():
+        with _no_processes_left_by_a_failure(), _sigterm_handler_kept():
             ray.init(
                 address="local",
                 num_cpus=max(num_cores(), min_cpus) + SPARE_CPUS,
@@ -75,6 +75,21 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
     runtime = ray.get_runtime_context()
     set_ray_logs(Path(runtime.get_temp_dir(), runtime.get_session_name()))
     _hide_token()
+
+
+@contextlib.contextmanager
+def _no_processes_left_by_a_failure() -> Iterator[None]:
+    """Kill what a start of Ray that does not end has started: Ray ends its raylet, whose agents would stay a while."""
+    known = set(process_tree(os.getpid()))
+    try:
+        yield
+    except BaseException:
+        for _ in range(2):  # a process may start another one meanwhile
+            for pid in process_tree(os.getpid()):
+                if pid not in known:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        raise
 
 
 def _join_cluster(options: dict[str, Any]) -> None:
