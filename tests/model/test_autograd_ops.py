@@ -32,6 +32,25 @@ def test_the_norm_of_low_precision_sums_in_float32():
     torch.testing.assert_close(normed.float(), torch.ones(1, 70_000), rtol=1e-2, atol=0)
 
 
+def test_the_norm_of_bf16_is_that_of_float64_rounded_once():
+    x, weight = numbers(40, 96).detach().bfloat16(), numbers(96).detach().float()
+    expected = F.rms_norm(x.double(), (96,), weight.double(), 1e-5).bfloat16()
+    # A scale in bf16 would change all channels of a frame by the same factor, and most of their last bits.
+    different = RMSNorm.apply(x, weight, 1e-5) != expected
+    assert different.float().mean() < 1e-3
+
+
+def test_the_gradients_of_the_norm_of_bf16_are_exact_but_for_their_own_rounding():
+    x, weight, grad = (numbers(*shape).detach() for shape in ((40, 96), (96,), (1, 40, 96)))
+    x, grad = x.bfloat16(), grad[0].bfloat16()
+    exact = [x.double().requires_grad_(), weight.clone().requires_grad_()]
+    F.rms_norm(exact[0], (96,), exact[1], 1e-5).backward(grad.double())
+    ours = [x.requires_grad_(), weight.float().requires_grad_()]
+    RMSNorm.apply(ours[0], ours[1], 1e-5).backward(grad)
+    torch.testing.assert_close(ours[0].grad.double(), exact[0].grad, rtol=2**-8, atol=1e-5)
+    torch.testing.assert_close(ours[1].grad.double(), exact[1].grad, rtol=1e-5, atol=1e-5)
+
+
 def test_decayed_scores_equal_what_they_say_and_so_do_their_derivatives():
     scores, decay = numbers(2, 4, 4), numbers(2, 3, 4)
     between = (decay[..., :, None] - decay[..., None, :]).exp().tril()

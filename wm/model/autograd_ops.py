@@ -45,28 +45,38 @@ class CausalConvolution(torch.autograd.Function):
 
 
 class RMSNorm(torch.autograd.Function):
-    """x * weight / sqrt(mean(x^2) + eps) over the last dimension, accumulated in float32 or wider."""
+    """x * weight / sqrt(mean(x^2) + eps) over the last dimension, computed in float32 or wider.
+
+    In bf16 a rounded scale would change all channels of a frame by the same factor, up to 0.4 %, which does not average
+    out. mamba-ssm's kernels keep it in float32 too.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_C: Tensor, eps: float) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_() / x.shape[-1]
         scale = mean_square.add_(eps).rsqrt_()
-        normed = x * scale.to(x.dtype)
+        if x.dtype != wide:
+            ctx.save_for_backward(x, weight_C, scale)
+            return x.to(wide).mul_(scale).mul_(weight_C).to(x.dtype)
+        normed = x * scale
         ctx.save_for_backward(normed, weight_C, scale)
-        return normed * weight_C.to(x.dtype)
+        return normed * weight_C
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None]:  # pyrefly: ignore
         (grad,) = grad_outputs
         normed, weight_C, scale = ctx.saved_tensors
-        product = grad * normed
+        if normed.dtype != scale.dtype:
+            normed = normed.to(scale.dtype).mul_(scale)
+        wide_grad = grad.to(scale.dtype)
+        product = wide_grad * normed
         grad_weight = product.flatten(0, -2).sum(0, dtype=weight_C.dtype)
-        projection = product @ weight_C.to(grad.dtype) / grad.shape[-1]
-        grad_x = grad * weight_C.to(grad.dtype)
+        projection = product @ weight_C.to(scale.dtype) / grad.shape[-1]
+        grad_x = wide_grad * weight_C
         grad_x.addcmul_(normed, projection[..., None], value=-1)
-        return grad_x.mul_(scale.to(grad.dtype)), grad_weight, None
+        return grad_x.mul_(scale).to(grad.dtype), grad_weight, None
 
 
 class DecayedScores(torch.autograd.Function):

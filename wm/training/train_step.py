@@ -36,7 +36,7 @@ class StepStats:
     loss: float
     """Mean over the updates."""
     num_skipped: int
-    """Updates with a non-finite gradient: they changed weights by decay and momentum alone."""
+    """Updates with a non-finite gradient: they changed neither weights nor moments."""
     action_acc: float
     change_acc: float
     rank_requests: dict[str, bool]
@@ -57,7 +57,7 @@ class TrainStep:
         Args:
             number: of the update in the run; seeds its augmentation.
         Raises:
-            NonFiniteGradientError: on a CPU, before the update.
+            NonFiniteGradientError: where the host knows the gradient's norm; weights and moments are as before.
         """
         config = self.config
         frames = augment(share, config.objective, (config.seed, number))
@@ -71,9 +71,12 @@ class TrainStep:
             is_last = start + micro_batch >= size
             with contextlib.nullcontext() if is_last else no_sync():
                 self._accumulate(frames.examples(start, start + micro_batch), factors)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.max_grad_norm, foreach=True)
-        self._drop_if_not_finite(norm)
-        self.optimizer.step(learning_rate)
+        self.optimizer.set_learning_rate(learning_rate)
+        # The gradient, hence its norm, is the same on every rank, so every rank decides the same.
+        is_finite = torch.isfinite(self.optimizer.clip_and_step())
+        self._sums[1] += ~is_finite
+        if self.optimizer.waits_for_norm and not bool(is_finite):
+            raise NonFiniteGradientError
         self._num_steps += 1
 
     def synchronize(self, rank_requests: Mapping[str, bool]) -> StepStats:
@@ -126,23 +129,9 @@ class TrainStep:
         self._sums[0] += loss.detach()
         self._sums[2:6] += _counts_of_actions(prediction, before, after)
 
-    def _drop_if_not_finite(self, norm: Tensor) -> None:
-        """Zero a gradient that is not finite; on a CPU, where the check costs nothing, raise.
-
-        The gradient, hence the norm, is the same on every rank, so every rank decides the same.
-        """
-        finite = torch.isfinite(norm)
-        self._sums[1] += ~finite
-        if self.device.type == "cuda":
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            for gradient in gradients:
-                gradient.copy_(torch.where(finite, gradient, 0.0))
-        elif not bool(finite):
-            raise NonFiniteGradientError
-
 
 class NonFiniteGradientError(RuntimeError):
-    """The gradient is not finite; raised before the update, on every rank."""
+    """The gradient is not finite; raised on every rank, and nothing was updated."""
 
 
 def _counts_of_actions(prediction: Prediction, before: Frames, after: Frames) -> Tensor:
