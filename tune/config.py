@@ -14,9 +14,9 @@ AxisValue = int | float | bool | str
 
 SIZES = {
     "small": {"d_model": 128, "num_layers": 2},
-    "medium": {"d_model": 384, "num_layers": 4},
-    "large": {"d_model": 512, "num_layers": 6},
-    "xl": {"d_model": 768, "num_layers": 4},
+    "medium": {"d_model": 256, "num_layers": 4},
+    "large": {"d_model": 384, "num_layers": 6},
+    "xl": {"d_model": 512, "num_layers": 4},
 }
 """Values of the axis `size`: widths and numbers of layers of Mamba-2."""
 

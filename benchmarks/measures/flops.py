@@ -26,6 +26,8 @@ def flops_per_target(config: RunConfig) -> float:
     counts as waste. Sequences of more than a chunk also pass a state: 2 d_inner d_state. Look-ups of embeddings,
     norms, losses and the optimizer count nothing.
 
+    A network with `players: shared` makes a pass for each player.
+
     Under `sequence` a prediction costs one frame, under `window` all K, of which only the last meets the heads.
     """
     if config.model.kind == "mlp":
@@ -33,15 +35,18 @@ def flops_per_target(config: RunConfig) -> float:
     num_frames = config.objective.example_frames - 1
     frames_per_target = num_frames / config.objective.predictions
     model = config.model
-    heads = model.d_model * (NUM_PLAYERS * NUM_OUTPUTS + NUM_CONTROLLER_FEATURES)
+    passes = model.passes_per_frame
+    heads = model.d_model * (NUM_PLAYERS // passes * NUM_OUTPUTS + NUM_CONTROLLER_FEATURES)
     first = model.d_model * NUM_INPUTS
-    return 6.0 * (frames_per_target * (first + model.num_layers * _block(model, num_frames)) + heads)
+    return 6.0 * passes * (frames_per_target * (first + model.num_layers * _block(model, num_frames)) + heads)
 
 
 def _mlp_weights(config: RunConfig) -> int:
+    """Multiply-adds for one prediction."""
     stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_EGOCENTRIC_FEATURES
-    widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS * NUM_OUTPUTS)
-    return sum(a * b for a, b in itertools.pairwise(widths))
+    passes = config.model.passes_per_frame
+    widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS // passes * NUM_OUTPUTS)
+    return passes * sum(a * b for a, b in itertools.pairwise(widths))
 
 
 def _block(model: ModelConfig, num_frames: int) -> float:

@@ -12,6 +12,8 @@ from torch import Tensor
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
 from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES
+from tune.config import SIZES
+from wm.data.augment import swap_players
 from wm.model import ssd
 from wm.model.encoding import Frames, controllers, to_frames
 from wm.model.heads import Prediction, displacement_prior
@@ -43,10 +45,10 @@ def frames(index: GameIndex) -> Frames:
     return to_frames(take_rows(arrays, index.facts[games], starts[:, None] + np.arange(NUM_FRAMES)))
 
 
-@pytest.fixture(scope="module")
-def model() -> Mamba2WorldModel:
-    """A small network whose every part has something to say."""
-    built = lively(build_model(TINY, 10))
+@pytest.fixture(scope="module", params=["shared", "joint"])
+def model(request: pytest.FixtureRequest) -> Mamba2WorldModel:
+    """A small network with no zero weights."""
+    built = lively(build_model(replace(TINY, players=request.param), 10))
     assert isinstance(built, Mamba2WorldModel)
     return built
 
@@ -88,17 +90,31 @@ def join(predictions: list[Prediction]) -> Prediction:
 @pytest.mark.parametrize(
     ("config", "context_frames", "millions"),
     [
-        (ModelConfig(kind="mlp"), 10, 1.43),
-        (ModelConfig(kind="mlp"), 60, 6.45),
-        (ModelConfig(d_model=384, num_layers=4), 10, 4.3),
-        (ModelConfig(d_model=512, num_layers=6), 10, 10.6),
-        (ModelConfig(d_model=768, num_layers=4), 10, 15.7),
+        (ModelConfig(kind="mlp", players="joint"), 10, 1.43),
+        (ModelConfig(kind="mlp", players="joint"), 60, 6.45),
+        (ModelConfig(d_model=384, num_layers=4, players="joint"), 10, 4.3),
+        *(
+            (ModelConfig(**SIZES[name]), 10, millions)
+            for name, millions in (("medium", 2.0), ("large", 6.0), ("xl", 7.0))
+        ),
     ],
-    ids=["mlp K=10", "mlp K=60", "medium", "large", "xl"],
+    ids=["older mlp K=10", "older mlp K=60", "older medium", "medium", "large", "xl"],
 )
 def test_the_networks_have_the_sizes_that_the_design_names(config, context_frames, millions):
     with torch.device("meta"):
         assert num_parameters(build_model(config, context_frames)) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["mamba2", "mlp"])
+def test_exchanging_the_players_exchanges_the_predictions_of_a_shared_network(frames, kind):
+    network = lively(build_model(replace(TINY, kind=kind, hidden_sizes=(32, 16), players="shared"), 10))
+    window = frames.slice(0, 21)
+    last_only = kind == "mlp"
+    predicted, exchanged = (parts_of(network(f, last_only=last_only)) for f in (window, swap_players(window)))
+    for name, part in predicted.items():
+        torch.testing.assert_close(part, exchanged[name].flip(2), rtol=1e-4, atol=1e-4, msg=lambda m, n=name: n + m)
+        assert not torch.allclose(part, part.flip(2), atol=1e-3)  # the two players differ
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
     [
         ("optimizer: {learnin_rate: 1e-3}", ["unknown key optimizer.learnin_rate", "did you mean learning_rate?"]),
         ("modle: {d_model: 3}", ["unknown key modle", "did you mean model?"]),
-        ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, d_model"]),
+        ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, players, d_model"]),
         ("split: {test_fractions: 0.1}", ["unknown key split.test_fractions", "did you mean test_fraction?"]),
         ("optimizer: {batch_size: many}", ["optimizer.batch_size", "'many'", "integer"]),
         ("optimizer: {batch_size: 3.5}", ["optimizer.batch_size", "3.5", "integer"]),
@@ -230,7 +230,7 @@ def test_a_folder_is_a_runs_own_or_empty_or_refused(tmp_path):
     Run(config).claim()
     Run(config).claim()
     Run(replace(config, num_workers=2, max_seconds=3.0)).claim()
-    with pytest.raises(UserError, match=r"other options \(model.d_model is 384 there, 512 here\)"):
+    with pytest.raises(UserError, match=r"other options \(model.d_model is 256 there, 512 here\)"):
         Run(replace(config, model=replace(config.model, d_model=512))).claim()
     (tmp_path / "run" / "run.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
@@ -311,7 +311,7 @@ def test_a_renamed_key_on_the_command_line_is_refused_with_its_new_name(word, ex
 def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
     stored = yaml.safe_load(STORED_BY_0_1)
     expected = RunConfig(
-        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32)),
+        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32), players="joint"),
         objective=ObjectiveConfig(swap_players=True),
         optimizer=OptimizerConfig(
             kind="muon", min_lr_ratio=0.1, max_grad_norm=2.0, micro_batch_size=4, learning_rate=3e-4
@@ -330,9 +330,11 @@ def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
 
 
 def test_a_run_folder_of_an_older_version_is_still_the_same_run(tmp_path):
-    config = RunConfig(out=tmp_path / "run", optimizer=OptimizerConfig(min_lr_ratio=0.1))
+    optimizer = OptimizerConfig(min_lr_ratio=0.1)
+    config = RunConfig(out=tmp_path / "run", optimizer=optimizer, model=ModelConfig(players="joint"))
     Run(config).claim()
     stored = identity(config)
+    del stored["model"]["players"]
     stored["optimiser"] = stored.pop("optimizer")
     stored["optimiser"]["final_share"] = stored["optimiser"].pop("min_lr_ratio")
     stored["model"]["core"] = stored["model"].pop("scan_backend")

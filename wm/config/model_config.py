@@ -16,7 +16,10 @@ class ModelConfig:
 
     kind: Literal["mamba2", "mlp"] = "mamba2"
     """mamba2 is a recurrent model over frames; mlp reads the last context_frames frames, concatenated."""
-    d_model: PositiveInt = 384
+    players: Literal["shared", "joint"] = "shared"
+    """shared: the same weights predict each player from its own point of view, in two passes over each frame; joint:
+    one pass predicts both players, with separate weights for each."""
+    d_model: PositiveInt = 256
     """Width of the residual stream (mamba2)."""
     num_layers: PositiveInt = 4
     """Blocks (mamba2)."""
@@ -32,6 +35,11 @@ class ModelConfig:
     """Widths of the hidden layers (mlp)."""
     scan_backend: ScanBackend = "auto"
     """State-space scan: torch runs anywhere, triton is mamba-ssm's kernels (CUDA); auto takes triton if available."""
+
+    @property
+    def passes_per_frame(self) -> int:
+        """How often the weights are applied to each frame."""
+        return 2 if self.players == "shared" else 1
 
     def __post_init__(self) -> None:
         if self.kind == "mamba2" and (self.expand * self.d_model) % self.headdim:

@@ -1,4 +1,5 @@
-"""Renamed config keys: an old key is an error in a user's YAML file, and is translated in a stored config.
+"""Changes of the config that stored configs need: an old key is an error in a user's YAML file, but is translated in a
+stored config, and a field that is newer than a stored config gets the value that describes what was done before.
 
 To rename a key, rename the field and add a line here.
 """
@@ -23,6 +24,9 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
 """Name of the dataclass -> old key -> new key."""
 RENAMED_VALUES: dict[str, dict[str, dict[str, str]]] = {"ModelConfig": {"scan_backend": {"kernels": "triton"}}}
 """Name of the dataclass -> new key -> old value -> new value."""
+
+VALUES_BEFORE: dict[str, dict[str, str]] = {"ModelConfig": {"players": "joint"}}
+"""Name of the dataclass -> field -> its value in configs stored before the field existed, if it is not the default."""
 
 
 def is_stored_config(path: Path) -> bool:

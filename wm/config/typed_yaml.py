@@ -23,7 +23,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
 
 from datasets.runtime.errors import UserError
-from wm.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, is_stored_config
+from wm.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, VALUES_BEFORE, is_stored_config
 from wm.config.shipped import shipped_names
 
 Config = TypeVar("Config")
@@ -83,12 +83,12 @@ def from_stored(content: Any, config_type: type[Config], source: str) -> Config:
 
 
 def translate_keys(content: Any, config_type: Any) -> Any:
-    """Stored plain data (all of a config or a part of it) with the current keys and values."""
+    """Stored plain data (all of a config or a part of it) with the current keys and values, and newer fields added."""
     if not isinstance(content, dict):
         return content
     name = config_type.__name__
     types_of = typing.get_type_hints(config_type)
-    translated = {}
+    translated: dict[str, Any] = dict(VALUES_BEFORE.get(name, {}))
     for old_key, value in content.items():
         key = RENAMED_KEYS.get(name, {}).get(old_key, old_key)
         nested = _dataclass_in(types_of.get(key))

@@ -41,20 +41,39 @@ BUTTON_BITS: dict[str, int] = {
 """Bit masks of the physical buttons (SPEC.md, Pre-Frame Update)."""
 
 NUM_CONTROLLER = len(STICKS) + 1 + len(BUTTON_BITS)
+NUM_STATE = len(CONTINUOUS_SCALES) + len(BINARY) + sum(width for _, width in EMBEDDINGS.values())
 PRESENCE = GAME_COLUMNS[1:]
-NUM_FRAME_FEATURES = (
-    NUM_PLAYERS
-    * (len(CONTINUOUS_SCALES) + len(BINARY) + NUM_CONTROLLER + sum(width for _, width in EMBEDDINGS.values()))
-    + STAGE_EMBEDDING[1]
-    + len(PRESENCE)
-)
-NUM_CONTROLLER_FEATURES = NUM_PLAYERS * NUM_CONTROLLER
 FOURIER_PERIODS = (4.0, 16.0, 64.0, 256.0)
 """Wavelengths of the Fourier features of a position, game units."""
 EGOCENTRIC_STICKS = ("main_x", "c_x")
 EGOCENTRIC_VELOCITIES = ("self_air_x", "self_ground_x", "attack_x")
-NUM_EGOCENTRIC_FEATURES = NUM_PLAYERS * (len(EGOCENTRIC_STICKS) + len(EGOCENTRIC_VELOCITIES) + 2)
-NUM_FOURIER_FEATURES = NUM_PLAYERS * 4 * len(FOURIER_PERIODS)
+
+Layout = tuple[tuple[int, int], ...]
+"""Blocks of a feature vector, in order: number of players (1: shared by both) and features of each."""
+CONTROLLER_LAYOUT: Layout = ((NUM_PLAYERS, NUM_CONTROLLER),)
+FRAME_LAYOUT: Layout = ((NUM_PLAYERS, NUM_STATE), *CONTROLLER_LAYOUT, (1, STAGE_EMBEDDING[1] + len(PRESENCE)))
+EGOCENTRIC_LAYOUT: Layout = ((NUM_PLAYERS, len(EGOCENTRIC_STICKS) + len(EGOCENTRIC_VELOCITIES) + 2),)
+FOURIER_LAYOUT: Layout = ((NUM_PLAYERS, 4 * len(FOURIER_PERIODS)),)
+
+
+def layout_width(layout: Layout) -> int:
+    """Number of features."""
+    return sum(players * width for players, width in layout)
+
+
+def swapped_players(layout: Layout) -> list[int]:
+    """The order of the features of a layout that exchanges players 0 and 1."""
+    order: list[int] = []
+    for players, width in layout:
+        block = np.arange(len(order), len(order) + players * width).reshape(players, width)
+        order += block[::-1].ravel().tolist()
+    return order
+
+
+NUM_FRAME_FEATURES = layout_width(FRAME_LAYOUT)
+NUM_CONTROLLER_FEATURES = layout_width(CONTROLLER_LAYOUT)
+NUM_EGOCENTRIC_FEATURES = layout_width(EGOCENTRIC_LAYOUT)
+NUM_FOURIER_FEATURES = layout_width(FOURIER_LAYOUT)
 
 _FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
 _CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}

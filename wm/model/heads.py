@@ -83,17 +83,19 @@ def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
 class Heads(nn.Module):
     """Hidden vector -> Prediction, as a correction of the prior from the current frame."""
 
-    def __init__(self, width: int, *, use_age_bias: bool) -> None:
+    def __init__(self, width: int, *, shared: bool, use_age_bias: bool) -> None:
         """
         Args:
+            shared: one hidden vector and the same weights for each player, instead of one vector for both.
             use_age_bias: learn a bias of the current action's logit for each age of the action.
         """
         super().__init__()
-        self.linear = nn.Linear(width, NUM_PLAYERS * NUM_OUTPUTS)
+        num_players = 1 if shared else NUM_PLAYERS
+        self.linear = nn.Linear(width, num_players * NUM_OUTPUTS)
         with torch.no_grad():
             self.linear.weight.mul_(0.1)
             self.linear.bias.zero_()
-            rows = self.linear.weight.view(NUM_PLAYERS, NUM_OUTPUTS, width)
+            rows = self.linear.weight.view(num_players, NUM_OUTPUTS, width)
             rows[:, :NUM_NUMBERS] = 0  # numbers start at their prior
         self.stay = nn.ParameterDict(
             {name: nn.Parameter(torch.full((EMBEDDINGS[name][0],), INITIAL_STAY_LOGIT)) for name in CATEGORIES}
@@ -102,14 +104,14 @@ class Heads(nn.Module):
         self.register_buffer("facing_relative", facing_relative, persistent=False)
         self.stay_at_age = nn.Parameter(torch.zeros(EMBEDDINGS["action"][0] * NUM_AGES)) if use_age_bias else None
 
-    def forward(self, hidden_BTC: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
+    def forward(self, hidden: Tensor, frames: Frames, prior_BTPC: Tensor) -> Prediction:
         """
         Args:
-            hidden_BTC: (B, T, width), hidden vectors of the context frames.
+            hidden: (B, T, width), or (B, T, P, width) if shared: hidden vectors of the context frames.
             frames: the context frames.
             prior_BTPC: (B, T, P, 2), displacement prior in game units.
         """
-        out = self.linear(hidden_BTC).unflatten(-1, (NUM_PLAYERS, NUM_OUTPUTS)).float()
+        out = self.linear(hidden).view(*prior_BTPC.shape[:-1], NUM_OUTPUTS).float()
         sizes = [len(DELTAS) + len(VELOCITIES), len(DYNAMICS), len(BINARIES)]
         differences, dynamics, binaries, *logits = out.split(
             [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1

@@ -12,24 +12,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datasets.schema.columns import NUM_PLAYERS
 from wm.config.model_config import ModelConfig
 from wm.model.encoding import (
-    NUM_CONTROLLER_FEATURES,
-    NUM_EGOCENTRIC_FEATURES,
-    NUM_FOURIER_FEATURES,
-    NUM_FRAME_FEATURES,
+    CONTROLLER_LAYOUT,
+    EGOCENTRIC_LAYOUT,
+    FOURIER_LAYOUT,
+    FRAME_LAYOUT,
     FrameEncoder,
     Frames,
+    Layout,
     controllers,
     egocentric_features,
     fourier_features,
+    layout_width,
     positions,
+    swapped_players,
 )
 from wm.model.heads import Heads, Prediction, displacement_prior
 from wm.model.mamba2 import BlockState, Mamba2Backbone
 
-NUM_INPUTS = NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_EGOCENTRIC_FEATURES + NUM_FOURIER_FEATURES
-"""Input width of the Mamba-2 model: a frame and the following controllers."""
+INPUT_LAYOUT: Layout = (*FRAME_LAYOUT, *CONTROLLER_LAYOUT, *EGOCENTRIC_LAYOUT, *FOURIER_LAYOUT)
+"""Input of the Mamba-2 model: a frame and the following controllers."""
+NUM_INPUTS = layout_width(INPUT_LAYOUT)
+
+
+class PlayerLinear(nn.Linear):
+    """A linear layer for features of both players, from the point of view of each player or of both at once.
+
+    From a player's point of view the features of that player come first. The layer permutes its weights rather than
+    the features, which are many more.
+    """
+
+    def __init__(self, layout: Layout, width: int, *, shared: bool, bias: bool = True) -> None:
+        """
+        Args:
+            layout: of the features.
+            shared: apply the same weights from each player's point of view.
+        """
+        super().__init__(layout_width(layout), width, bias=bias)
+        order = torch.tensor(swapped_players(layout)) if shared else None
+        self.register_buffer("swapped_order", order, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, P, width) if shared, else (B, T, width)."""
+        if self.swapped_order is None:
+            return super().forward(input)
+        weight = torch.cat([self.weight, self.weight.index_select(1, self.swapped_order)])
+        bias = None if self.bias is None else self.bias.repeat(NUM_PLAYERS)
+        return F.linear(input, weight, bias).unflatten(-1, (NUM_PLAYERS, self.out_features))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +68,7 @@ class WorldState:
     """Recurrent state between steps."""
 
     blocks: tuple[BlockState, ...]
+    """With `players: shared` rows 2b and 2b + 1 of a block's state belong to players 0 and 1 of row b."""
     position: Tensor
     """(B, 1, P, 2), positions in the last frame, game units."""
 
@@ -46,8 +78,9 @@ class Mamba2WorldModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.shared = config.players == "shared"
         self.encoder = FrameEncoder()
-        self.input = nn.Linear(NUM_INPUTS, config.d_model)
+        self.input = PlayerLinear(INPUT_LAYOUT, config.d_model, shared=self.shared)
         self.backbone = Mamba2Backbone(
             config.d_model,
             config.num_layers,
@@ -57,8 +90,8 @@ class Mamba2WorldModel(nn.Module):
             d_conv=config.d_conv,
             scan_backend=config.scan_backend,
         )
-        self.controller = nn.Linear(NUM_CONTROLLER_FEATURES, config.d_model, bias=False)
-        self.heads = Heads(config.d_model, use_age_bias=True)
+        self.controller = PlayerLinear(CONTROLLER_LAYOUT, config.d_model, shared=self.shared, bias=False)
+        self.heads = Heads(config.d_model, shared=self.shared, use_age_bias=True)
 
     def forward(self, frames: Frames, last_only: bool = False) -> Prediction:
         """Predict frames 1 .. T-1, or only the last, from zero state.
@@ -89,9 +122,10 @@ class Mamba2WorldModel(nn.Module):
         prior = displacement_prior(context, None if state is None else state.position)
         egocentric, fourier = egocentric_features(context, controllers_BTC), fourier_features(context, prior)
         features = [self.encoder(context), controllers_BTC, egocentric, fourier]
-        hidden, blocks = self.backbone(
-            self.input(torch.cat(features, dim=-1)).float(), None if state is None else state.blocks, return_state
-        )
+        inputs = self.input(torch.cat(features, dim=-1)).float()
+        if self.shared:
+            inputs = inputs.transpose(1, 2).flatten(0, 1)  # each player's point of view is a sequence
+        hidden, blocks = self.backbone(inputs, None if state is None else state.blocks, return_state)
         final_state = None
         if return_state:
             assert blocks is not None
@@ -99,6 +133,8 @@ class Mamba2WorldModel(nn.Module):
         if last_only:
             hidden, controllers_BTC, prior = hidden[:, -1:], controllers_BTC[:, -1:], prior[:, -1:]
             context = context.slice(context.num_frames - 1, context.num_frames)
+        if self.shared:
+            hidden = hidden.unflatten(0, (-1, NUM_PLAYERS)).transpose(1, 2)
         hidden = hidden + self.controller(controllers_BTC)
         return self.heads(hidden, context, prior), final_state
 
@@ -116,12 +152,12 @@ class MLPWorldModel(nn.Module):
         super().__init__()
         self.context_frames = context_frames
         self.encoder = FrameEncoder()
-        widths = (
-            context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_EGOCENTRIC_FEATURES,
-            *config.hidden_sizes,
-        )
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.heads = Heads(config.hidden_sizes[-1], use_age_bias=False)  # the older system has none
+        shared = config.players == "shared"
+        layout = (*context_frames * FRAME_LAYOUT, *CONTROLLER_LAYOUT, *EGOCENTRIC_LAYOUT)
+        first = PlayerLinear(layout, config.hidden_sizes[0], shared=shared)
+        others = (nn.Linear(a, b) for a, b in itertools.pairwise(config.hidden_sizes))
+        self.layers = nn.ModuleList([first, *others])
+        self.heads = Heads(config.hidden_sizes[-1], shared=shared, use_age_bias=False)  # the older system has none
 
     def forward(self, frames: Frames, last_only: bool = True) -> Prediction:
         """Predict every frame that has context_frames frames before it: T - context_frames predictions."""

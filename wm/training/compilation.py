@@ -17,14 +17,16 @@ from wm.config.run_config import RunConfig
 from wm.model.world_model import Mamba2WorldModel, WorldModel, num_parameters
 
 MIN_FLOPS = 7e13
-"""Of a worker's whole schedule, at 6 per parameter and target, for `auto`: about eight minutes of two CPU cores."""
+"""Of a worker's whole schedule, at 6 per parameter and pass over a frame, for `auto`: about eight minutes of two CPU
+cores."""
 
 
 def should_compile(model: WorldModel, config: RunConfig, device: torch.device) -> bool:
     """Whether to compile a run's network; `auto`: on a CPU with a C++ compiler, if the schedule is long enough."""
     if not isinstance(model, Mamba2WorldModel) or config.compile == "never":
         return False
-    flops = 6 * num_parameters(model) * config.optimizer.total_targets / config.num_workers
+    num_passes = config.model.passes_per_frame * config.optimizer.total_targets / config.num_workers
+    flops = 6 * num_parameters(model) * num_passes
     has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     pays = device.type == "cpu" and has_compiler is not None and flops >= MIN_FLOPS
     return config.compile == "always" or pays
