@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +79,8 @@ def test_a_share_is_the_frames_of_its_order_as_they_are_stored(index, feed, resi
     for number in range(2):
         pool = order.pool(0, 0)
         share = next(made)
-        begin, end = pool.bounds[number : number + 2]
-        assert share.num_examples == end - begin == len(share.frames.floats)
-        for row, (game, first) in enumerate(zip(pool.games[begin:end], pool.starts[begin:end], strict=True)):
+        assert share.num_examples == 32 == len(share.frames.floats)
+        for row, (game, first) in enumerate(zip(pool.games[number], pool.starts[number], strict=True)):
             stored = games.setdefault(int(game), read_games(index, [game]))
             assert np.array_equal(share.frames.floats[row].numpy(), stored.floats[first : first + S + 1])
             assert np.array_equal(share.frames.codes[row].numpy(), stored.codes[first : first + S + 1])
@@ -131,6 +129,18 @@ def test_a_feed_opened_at_any_cursor_goes_on_with_the_very_next_share(feed, worl
         assert resumed.cursor == cursors[number]
         for expected in shares[number : number + 2]:
             assert_equal(expected, next(resumed))
+
+
+@pytest.mark.parametrize("resident", ["never", "always"])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_every_batch_of_three_epochs_has_one_shape_on_each_rank(feed, resident, world_size):
+    for rank in range(world_size):
+        made = feed(resident=resident, rank=rank, world_size=world_size)
+        shapes = set()
+        while made.cursor.epoch < 3:
+            share = next(made)
+            shapes.add((share.num_examples, share.frames.floats.shape, share.frames.codes.shape, share.game.shape))
+        assert len(shapes) == 1
 
 
 def test_a_run_goes_on_with_another_number_of_workers_in_the_middle_of_an_epoch(feed):
@@ -220,15 +230,8 @@ def test_resident_games_that_do_not_fit_are_a_users_error_that_says_what_to_do(s
 
 
 def test_a_batch_too_small_for_the_workers_is_a_users_error(feed):
-    with pytest.raises(UserError, match=r"batch_size=16 is too small for 9 workers.*use at least 18"):
-        feed(world_size=9)
-
-
-def test_too_few_examples_for_the_workers_are_a_users_error(feed, small_index):
-    lengths = np.full(len(small_index), 30)
-    lengths[3] = 5 * S  # four or five sequences in all
-    with pytest.raises(UserError, match=r"a batch has \d examples, each of 8 workers needs one.*fewer num_workers"):
-        next(feed(replace(small_index, num_frames=lengths), world_size=8))
+    with pytest.raises(UserError, match=r"batch_size=16 is less than one example for each of 17.*use at least 17"):
+        feed(world_size=17)
 
 
 def test_a_shard_that_cannot_be_read_is_the_readers_own_error(tiny_corpus, tmp_path, feed):

@@ -29,7 +29,7 @@ from wm.training.validation import Row
 
 BATCH, S = 8, 16
 STEP = BATCH * S
-"""Targets of one update, approximately: batches of a pool may be one example larger or smaller."""
+"""Targets of one update."""
 
 
 def tiny_run(corpus: Path, out: Path) -> RunConfig:

@@ -143,6 +143,22 @@ def test_a_resumed_run_takes_the_next_batch_and_makes_the_next_update_of_an_unin
     assert not all(torch.equal(t, weights(half)[n]) for n, t in weights(straight[5]).items())
 
 
+@pytest.mark.usefixtures("every_update_saved")
+def test_a_checkpoint_with_the_order_of_an_older_version_continues_at_the_beginning_of_its_pool(
+    config, tmp_path, taken, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(wm.training.trainer, "ORDER_VERSION", 1)
+        run(with_targets(config, 4))
+    first = taken[0]
+    taken.clear()
+    again = replace(config, out=tmp_path / "again")
+    run(again, resume=checkpoints(config)[1])
+    assert torch.equal(taken[0].frames.floats, first.frames.floats)
+    (problem,) = [row["message"] for row in read_log(again.out) if row["kind"] == "problem"]
+    assert "continuing at the beginning of pool 0 of epoch 0" in problem
+
+
 @pytest.mark.parametrize("every_s", [0.2, 600.0])
 def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(config, every_s):
     rare = replace(config.eval, every_targets=10**9)

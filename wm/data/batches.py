@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from datasets.loading.frames import GameIndex
-from datasets.loading.sequences import Cursor, SequenceOrder
+from datasets.loading.sequences import Cursor, SequenceOrder, rank_slice
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes, num_cores
 from wm.config.run_config import DataConfig
@@ -45,7 +45,9 @@ class LocalBatch:
 
 
 class BatchLoader:
-    """Infinite iterator over one worker's batches, starting at a cursor. A context manager; otherwise call `close`.
+    """Infinite iterator over one worker's batches, all of one shape, starting at a cursor.
+
+    A context manager; otherwise call `close`.
 
     Device memory: two pools of the worker (its part of `pool_frames`, 156 bytes per frame), or the whole corpus if it
     is cached. Host memory with CUDA: the row groups in transfer.
@@ -70,12 +72,13 @@ class BatchLoader:
             data: only `device_cache` and `device_cache_fraction` are used.
             local_ranks: workers on this machine.
         Raises:
-            UserError: fewer examples than workers, or `data.device_cache` is always and the corpus does not fit.
+            UserError: a batch has fewer examples than there are workers, or `data.device_cache` is always and the
+                corpus does not fit.
         """
-        if world_size > 1 and order.batch_size < 2 * world_size:
+        if order.batch_size < world_size:
             raise UserError(
-                f"optimizer.batch_size={order.batch_size} is too small for {world_size} workers, since some batches "
-                f"are smaller; use at least {2 * world_size}, or fewer num_workers"
+                f"optimizer.batch_size={order.batch_size} is less than one example for each of {world_size} workers; "
+                f"use at least {world_size}, or fewer num_workers"
             )
         data = data or DataConfig()
         self.cursor = cursor or Cursor()
@@ -85,6 +88,7 @@ class BatchLoader:
         self.is_cached = fits_in_device_memory(int(index.num_frames[order.games].sum()), device, data, local_ranks)
         """Whether the device holds all games during the whole run."""
         self._order, self._device = order, device
+        self._own = rank_slice(order.batch_size, rank, world_size)
         self._facts = torch.from_numpy(index.facts).to(device)
         stop = threading.Event()
         self._reader = PoolReader(
@@ -126,18 +130,15 @@ class BatchLoader:
         assert number < pool.num_batches, "the cursor belongs to another order"
         is_last = number == pool.num_batches - 1
         self.cursor = pool.next_cursor if is_last else replace(self.cursor, batch=number + 1)
-        start, end = pool.bounds[number : number + 2]
-        rank_start, rank_end = pool.rank_slices[number]
-        game = self._facts.index_select(0, pool.games[start:end])
-        rows = pool.rows[pool.rank_bounds[number] : pool.rank_bounds[number + 1]]
+        game, rows = self._facts.index_select(0, pool.games[number]), pool.rows[number]
         floats, codes = (
             gather_sequences(frames, rows, self._order.sequence_frames) for frames in (pool.floats, pool.codes)
         )
         return LocalBatch(
-            frames=Frames(floats=floats, codes=codes, game=game[rank_start - start : rank_end - start]),
+            frames=Frames(floats=floats, codes=codes, game=game[self._own]),
             game=game,
-            num_examples=end - start,
-            first=rank_start - start,
+            num_examples=len(game),
+            first=self._own.start,
         )
 
     def _swap_pools(self) -> LoadedPool:

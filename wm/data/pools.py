@@ -3,7 +3,7 @@
 On CUDA each row group is copied through a pinned buffer on a separate copy stream. Events order the copy stream and the
 training stream, so the host never waits for the device.
 
-Shape legend: P = players (2), C = columns, N = frames of a pool, S = sequences of a pool.
+Shape legend: P = players (2), C = columns, F = frames of a pool, N = batches of a pool, B = batch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays, GameIndex, read_games, row_group_numbers
-from datasets.loading.sequences import Cursor, Pool, SequenceOrder, concatenated_ranges
-from datasets.runtime.errors import UserError
+from datasets.loading.sequences import Cursor, SequenceOrder, rank_slice
 from datasets.schema.columns import NUM_PLAYERS
 
 BYTES_PER_FRAME = NUM_PLAYERS * (4 * len(FLOAT_COLUMNS) + 2 * len(CODE_COLUMNS))
@@ -35,7 +34,7 @@ class LoaderClosedError(RuntimeError):
 
 @dataclass(slots=True)
 class FrameBuffer:
-    """Reusable device buffer for the frames of a pool. floats: float32 (N, P, C); codes: int16 (N, P, C)."""
+    """Reusable device buffer for the frames of a pool. floats: float32 (F, P, C); codes: int16 (F, P, C)."""
 
     floats: Tensor = field(default_factory=lambda: torch.empty(0, NUM_PLAYERS, len(FLOAT_COLUMNS)))
     codes: Tensor = field(default_factory=lambda: torch.empty(0, NUM_PLAYERS, len(CODE_COLUMNS), dtype=torch.int16))
@@ -64,15 +63,9 @@ class LoadedPool:
 
     buffer: FrameBuffer
     rows: Tensor
-    """int64 (S of the worker,), on the device: first row of each sequence in `buffer`."""
+    """int64 (N, B of the worker), on the device: first row of each sequence in `buffer`."""
     games: Tensor
-    """int32 (S of all workers,), on the device: index of each sequence's game."""
-    bounds: list[int]
-    """As `Pool.bounds`: batch b consists of sequences bounds[b] .. bounds[b + 1] - 1."""
-    rank_slices: list[tuple[int, int]]
-    """Start and end (exclusive) of the worker's sequences in each batch."""
-    rank_bounds: list[int]
-    """Bounds of the worker's batches in `rows`."""
+    """int32 (N, B), on the device: index of the game of each sequence, of all workers."""
     next_cursor: Cursor
     """The first batch after this pool."""
     ready: torch.cuda.Event | None
@@ -80,7 +73,7 @@ class LoadedPool:
 
     @property
     def num_batches(self) -> int:
-        return len(self.rank_slices)
+        return len(self.games)
 
     @property
     def floats(self) -> Tensor:
@@ -121,7 +114,7 @@ class PoolReader:
             stop: if set, `load` raises LoaderClosedError.
         """
         self._order, self._index, self._device = order, index, device
-        self._rank, self._world_size = rank, world_size
+        self._own = rank_slice(order.batch_size, rank, world_size)
         self._num_threads, self._stop = num_threads, stop
         self._row_groups = row_group_numbers(index)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -138,21 +131,19 @@ class PoolReader:
         Args:
             buffer: destination, unless all games are cached.
         Raises:
-            UserError: a shard cannot be read, or a batch has fewer examples than there are workers.
+            UserError: a shard cannot be read.
             LoaderClosedError: the loader was closed.
         """
         pool = self._order.pool(cursor.epoch, cursor.pool)
-        rank_starts, rank_ends = pool.rank_slices(self._rank, self._world_size)
-        mine = concatenated_ranges(rank_starts, rank_ends)
-        self._check_sizes(pool)
+        own_games, own_starts = pool.games[:, self._own], pool.starts[:, self._own]
         with self._on_copy_stream():
             if not self._cache:
-                game_rows = self._read(np.unique(pool.games[mine]), buffer)
+                game_rows = self._read(np.unique(own_games), buffer)
             else:
                 if self._cached is None:
                     self._cached = buffer, self._read(self._order.games, buffer)
                 buffer, game_rows = self._cached
-            rows = self._move(game_rows[pool.games[mine]] + pool.starts[mine])
+            rows = self._move(game_rows[own_games] + own_starts)
             games = self._move(pool.games)
             ready = None
             if self._stream is not None:
@@ -162,20 +153,9 @@ class PoolReader:
             buffer=buffer,
             rows=rows,
             games=games,
-            bounds=pool.bounds.tolist(),
-            rank_slices=list(zip(rank_starts.tolist(), rank_ends.tolist(), strict=True)),
-            rank_bounds=np.append(0, np.cumsum(rank_ends - rank_starts)).tolist(),
             next_cursor=self._order.next_pool(cursor),
             ready=ready,
         )
-
-    def _check_sizes(self, pool: Pool) -> None:
-        smallest = int(np.diff(pool.bounds).min())
-        if smallest < self._world_size:
-            raise UserError(
-                f"a batch has {smallest} examples, each of {self._world_size} workers needs one; "
-                "train on more games, or use a larger data.pool_frames or fewer num_workers"
-            )
 
     def _on_copy_stream(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from datasets.loading.sequences import Cursor, SequenceOrder
+from datasets.loading.sequences import ORDER_VERSION, Cursor, SequenceOrder
 from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.staging import Snapshot
 from wm.data.batches import BatchLoader, LocalBatch, device_bytes
@@ -255,10 +255,21 @@ class Trainer:
             self.batch_size = min(distributed.all_gather_object(fits)) * ranks
         order = self._order(self.batch_size)
         check_memory(self._step, -(-self.batch_size // ranks), device_bytes(order, train, self.device, **sharing))
-        cursor = Cursor(**meta["cursor"]) if meta else None
+        cursor = self._cursor(order, meta) if meta else None
         self._feed = BatchLoader(order, train, self.device, rank=distributed.rank(), cursor=cursor, **sharing)
         closing.callback(self._feed.close)
         self._epoch = self._feed.cursor.epoch
+
+    def _cursor(self, order: SequenceOrder, meta: dict[str, Any]) -> Cursor:
+        """The next batch of a resumed run; a warning if an older version had another order of batches."""
+        saved = Cursor(**meta["cursor"])
+        cursor = order.nearest(saved, meta.get("order_version", 1))
+        if cursor != saved:
+            self._recorder.warn(
+                "the checkpoint is of a version with another order of batches; continuing at the beginning of pool "
+                f"{cursor.pool} of epoch {cursor.epoch}: some of its examples are seen again"
+            )
+        return cursor
 
     def _order(self, batch_size: int) -> SequenceOrder:
         """The order of the run's examples, the same for any number of workers.
@@ -287,6 +298,7 @@ class Trainer:
             "metrics": self.last_rows,
             "best": self._validation.best,
             "cursor": asdict(self._feed.cursor),
+            "order_version": ORDER_VERSION,
             "batch_size": self.batch_size,
             "rollbacks": self.num_rollbacks,
             "divergence": self._divergence.state(),
