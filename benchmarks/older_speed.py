@@ -59,7 +59,7 @@ def our_speed(index: GameIndex, kind: Kind, seconds: float) -> float:
             eval=replace(config.eval, contexts=(CONTEXT_FRAMES,), num_targets=100, every_targets=10**12),
         )
         train(Run(config), TrainingData(train=index, evaluation=index), lambda rows: None, None)
-        speeds = [row["targets_per_s"] for row in read_log(config.out) if row["kind"] == "train"]
+        speeds = [row["targets_per_s"] for row in read_log(Path(config.out)) if row["kind"] == "train"]
     return float(np.median(speeds[1:] or speeds))  # the first line has the start in it
 
 

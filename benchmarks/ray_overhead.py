@@ -72,13 +72,13 @@ def run_leg(way: str, config: RunConfig, scratch: Path) -> Leg:
         )
         startup = None
         while process.poll() is None and time.monotonic() - started < PATIENCE_SECONDS:
-            if startup is None and (first := next(iter(lines_of(config.out)), None)) is not None:
+            if startup is None and (first := next(iter(lines_of(Path(config.out))), None)) is not None:
                 startup = time.monotonic() - started - first["seconds"]
             time.sleep(POLL_SECONDS)
         total = time.monotonic() - started
         if process.poll() is None:
             process.kill()
-    lines = lines_of(config.out)
+    lines = lines_of(Path(config.out))
     if process.returncode != 0 or not lines:
         sys.exit(f"the {way} leg failed:\n{(scratch / 'output.txt').read_text()[-2_000:]}")
     if startup is None:

@@ -30,7 +30,8 @@ from tune.table import number_text, trials_table
 from tune.trial_process import USER_ERROR, run_trial, trial_setup
 from tune.trials import Trial, trials_of, with_absolute_paths
 from wm.data.training_data import open_data
-from wm.runs.stop_request import STOP_FILE
+from wm.runs.run_files import LocalRunFiles
+from wm.runs.stop_request import StopRequest
 
 SIGNAL_POLL_S = 0.2
 """How often the main thread wakes up to run signal handlers."""
@@ -54,7 +55,7 @@ def run_sweep(sweep: SweepConfig) -> None:
     trials = trials_of(sweep)
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
     check_folder(sweep)
-    remaining = [trial for trial in trials if state_of(trial.config.out) not in ENDED]
+    remaining = [trial for trial in trials if state_of(Path(trial.config.out)) not in ENDED]
     if remaining:
         _start_ray(sweep, min(sweep.max_concurrent, len(remaining)))
     manifest = write_manifest(sweep, trials, [cost_of(trial.config) for trial in trials])
@@ -91,7 +92,7 @@ def _run_trials(sweep: SweepConfig, manifest: SweepManifest, trials: list[Trial]
     """Run the remaining trials; returns the errors of those that could not run."""
     concurrent = min(sweep.max_concurrent, len(remaining))
     stop = _StopRequest(sweep.out, remaining)
-    setups = [trial_setup(trial, sweep, concurrent, stop.file) for trial in remaining]
+    setups = [trial_setup(trial, sweep, concurrent, sweep.out) for trial in remaining]
     resources = {"CPU": sweep.cpus_per_trial, "GPU": sweep.gpus_per_trial}
     progress = _Progress(len(trials), len(trials) - len(remaining), sweep.base.optimizer.total_targets)
     storage = sweep.out / "ray"
@@ -155,21 +156,21 @@ class _StopRequest:
     """Tells the trials of this command to save and end."""
 
     def __init__(self, out: Path, trials: Sequence[Trial]) -> None:
-        self.file = out / STOP_FILE
-        """Read by trials that start."""
-        self._folders = [trial.config.out for trial in trials]
+        self.folder = out
+        """Trials that start read the request here."""
+        self._folders = [Path(trial.config.out) for trial in trials]
 
     def request(self) -> None:
-        """Stop the running trials; the others start, see the file and end at once."""
-        self.file.touch()
-        for folder in self._folders:
+        """Stop the running trials; the others start, see the request and end at once."""
+        for folder in (self.folder, *self._folders):
             if folder.exists():
-                (folder / STOP_FILE).touch()
+                StopRequest(LocalRunFiles(folder)).request()
 
     def clear(self) -> None:
-        """Remove the request, also one that a killed command has left."""
-        for folder in (self.file.parent, *self._folders):
-            (folder / STOP_FILE).unlink(missing_ok=True)
+        """Withdraw the request, also one that a killed command has left."""
+        for folder in (self.folder, *self._folders):
+            if folder.exists():
+                StopRequest(LocalRunFiles(folder)).clear()
 
 
 class _Progress(ray_tune.Callback):

@@ -17,6 +17,8 @@ from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import open_data
 from wm.runs.run import Run
+from wm.runs.run_files import LocalRunFiles
+from wm.runs.stop_request import StopRequest
 from wm.training.device import set_num_threads
 from wm.training.divergence import DivergedError
 from wm.training.trainer import train
@@ -27,12 +29,12 @@ METRICS = ("change_acc", "pos_mae", "val_loss")
 OUTPUT_FILE = "train.log"
 
 
-def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, stop_file: Path) -> dict[str, Any]:
+def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, sweep_folder: Path) -> dict[str, Any]:
     """The parameters of a trial, as plain data.
 
     Args:
         concurrent: trials that share the machine's cores.
-        stop_file: a trial that starts while this file exists ends at once.
+        sweep_folder: a trial that starts while a stop request is in this folder ends at once.
     """
     return {
         "name": trial.name,
@@ -40,7 +42,7 @@ def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, stop_file: Pa
         "run": to_plain(trial.config),
         "asha": to_plain(sweep.asha),
         "concurrent": concurrent,
-        "stop_file": str(stop_file),
+        "sweep_folder": str(sweep_folder),
     }
 
 
@@ -53,10 +55,11 @@ def run_trial(parameters: dict[str, Any]) -> None:
     try:
         run = Run(config)
         run.claim()
-        # After `claim`: a stop request goes to this file first, and then into the folders of the trials that exist.
-        final = [] if Path(setup["stop_file"]).exists() else _train(run, asha)
+        # After `claim`: a stop request goes to this folder first, and then into the folders of the trials that exist.
+        is_stopped = StopRequest(LocalRunFiles(Path(setup["sweep_folder"]))).is_set_for_run()
+        final = [] if is_stopped else _train(run, asha)
     except DivergedError as error:
-        mark_failed(config.out, str(error))
+        mark_failed(Path(config.out), str(error))
         ray_tune.report({TIME: 0})
     except UserError as error:
         ray_tune.report({TIME: 0, USER_ERROR: str(error)})  # not raised, so that Tune does not retry
@@ -80,7 +83,7 @@ def _train(run: Run, asha: AshaConfig) -> list[Row]:
             ray_tune.report(_result(asha, rows))
 
     newest, _ = run.checkpoints.newest_intact()
-    with (run.folder / OUTPUT_FILE).open("a", buffering=1) as output, contextlib.redirect_stdout(output):
+    with (run.files.folder / OUTPUT_FILE).open("a", buffering=1) as output, contextlib.redirect_stdout(output):
         train(run, open_data(run.config), report, None if newest is None else newest.path)
     return final
 

@@ -14,13 +14,24 @@ TEMPORARY_PATTERN = ".*.json.*"
 
 def write_json_atomically(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file: readers see the old content or the new one, also after a power loss."""
+    replace_file(path, json.dumps(content, indent=1).encode())
+
+
+def replace_file(path: Path, content: bytes, *, survives_power_loss: bool = True) -> None:
+    """Replace a file: readers see the old content or the new one, and so does a restart after a kill.
+
+    Args:
+        survives_power_loss: wait until the disk has it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
+    with temporary.open("wb") as file:
+        file.write(content)
+        if survives_power_loss:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
-    fsync_folder(path.parent)
+    if survives_power_loss:
+        fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -6,9 +6,14 @@ Imports no storage library, since every process that only reads local files asks
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 URI = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<authority>[^/?]*)(?P<path>[^?]*)(?:\?(?P<query>.*))?")
+SCHEMES = ("s3", "gs", "gcs")
+"""Of object storage."""
+SINGLE_SLASH = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?!/)")
+"""A URI that lacks a slash, as a path library writes it."""
 CREDENTIALS = re.compile(r"(?<=://)[^/?]*@|\?.*")
 
 
@@ -27,6 +32,26 @@ def parse_uri(location: str) -> re.Match[str]:
 def without_credentials(location: str) -> str:
     """A location as messages show it: a URI without credentials and options."""
     return CREDENTIALS.sub("", location) if is_remote(location) else location
+
+
+def mistake_in(location: str | Path) -> str | None:
+    """What is wrong with a path or URI of object storage, and what was expected; None if nothing is."""
+    text = str(location)
+    if match := SINGLE_SLASH.match(text):
+        return f"found {text}; a URI has two slashes: {match['scheme']}://BUCKET/FOLDER"
+    if not is_remote(text):
+        return None
+    scheme, bucket = parse_uri(text).group("scheme", "authority")
+    if scheme not in SCHEMES:
+        return f"found {without_credentials(text)}; expected a local path, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
+    if not bucket.rpartition("@")[2]:
+        return f"found {without_credentials(text)}, which names no bucket; expected {scheme}://BUCKET/FOLDER"
+    return None
+
+
+def child_location(location: str | Path, name: str) -> str:
+    """The path or URI of a file in a folder."""
+    return child_uri(location, name) if isinstance(location, str) and is_remote(location) else str(Path(location, name))
 
 
 def child_uri(location: str, name: str) -> str:

@@ -177,7 +177,7 @@ def test_preemptions_are_unlimited_but_crashes_are_counted(
     from wm.launch import ray_train
 
     run, left = Run(RunConfig(out=tmp_path, max_failures=max_failures)), list(events)
-    history = CrashHistory(run.folder, "command")
+    history = CrashHistory(run.files, "command")
 
     def ray_with_a_budget(budget: int) -> BaseException | None:
         for number in range(budget + 1):
@@ -209,7 +209,7 @@ def test_a_stop_request_during_preemptions_ends_the_restarts(tmp_path, monkeypat
     from wm.launch import ray_train
 
     run = Run(RunConfig(out=tmp_path, max_failures=0))
-    history = CrashHistory(run.folder, "command")
+    history = CrashHistory(run.files, "command")
 
     def preempted(_budget: int) -> BaseException:
         history.record_start(0)

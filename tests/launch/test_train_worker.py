@@ -17,7 +17,6 @@ from wm.launch.train_worker import work
 from wm.runs.crash_history import ATTEMPTS_FILE, CrashHistory
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
-from wm.runs.stop_request import STOP_FILE
 from wm.training.resume import agreed_checkpoint
 
 
@@ -79,9 +78,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_over(
 
 def test_a_run_that_is_over_is_not_started_again(config):
     Run(config).claim()
-    (config.out / STOP_FILE).touch()
+    Run(config).stop_request.request()
     work(config, "one")
-    (config.out / STOP_FILE).unlink()
+    Run(config).stop_request.clear()
     Run(config).end("the loss spiked")
     work(config, "one")
     assert not (config.out / ATTEMPTS_FILE).exists()
@@ -96,7 +95,7 @@ def test_a_users_error_is_recorded_for_the_driver(config, tmp_path):
 
 def test_two_crashes_at_the_same_place_end_the_run(config):
     Run(config).claim()
-    history = CrashHistory(config.out, "one")
+    history = CrashHistory(Run(config).files, "one")
     history.record_start(0)
     history.record_crash(ZeroDivisionError("the fifth update"), rank=0)
     history.record_start(0)

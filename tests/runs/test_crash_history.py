@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from wm.runs.crash_history import ATTEMPTS_FILE, CRASH_FILE, Attempt, CrashHistory, repeated_crash
+from wm.runs.run_files import LocalRunFiles
 
 
 def attempt(resumed_at: int, reached: int, error: str | None = None, is_preempted: bool = False) -> Attempt:
@@ -64,7 +65,7 @@ def test_only_the_last_two_crashes_count():
 
 
 def test_attempts_are_read_back_from_the_runs_folder(tmp_path):
-    history = CrashHistory(tmp_path, "first")
+    history = CrashHistory(LocalRunFiles(tmp_path), "first")
     history.record_start(0)
     log_at(tmp_path, 100, 200)
     history.record_crash(RuntimeError("Connection closed by peer [127.0.0.1]"), rank=0)
@@ -80,34 +81,34 @@ def test_attempts_are_read_back_from_the_runs_folder(tmp_path):
 
 
 def test_a_repeated_command_begins_a_new_history(tmp_path):
-    first = CrashHistory(tmp_path, "first")
+    first = CrashHistory(LocalRunFiles(tmp_path), "first")
     first.record_start(0)
     first.record_start(0)
-    assert CrashHistory(tmp_path, "second").attempts() == []
+    assert CrashHistory(LocalRunFiles(tmp_path), "second").attempts() == []
     assert len(first.attempts()) == 2
 
 
 def test_errors_of_workers_that_lost_another_one_are_not_the_cause(tmp_path):
-    history = CrashHistory(tmp_path, "one")
+    history = CrashHistory(LocalRunFiles(tmp_path), "one")
     history.record_start(0)
     history.record_crash(RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), rank=0)
     assert history.attempts() == [attempt(0, 0, None)]
 
 
 def test_half_a_line_and_a_missing_folder_raise_nothing(tmp_path):
-    history = CrashHistory(tmp_path, "one")
+    history = CrashHistory(LocalRunFiles(tmp_path), "one")
     history.record_start(7)
     with (tmp_path / ATTEMPTS_FILE).open("a") as file:
         file.write('{"command": "one", "ev')
     assert history.attempts() == [attempt(7, 7)]
-    lost = CrashHistory(tmp_path / "gone", "one")
+    lost = CrashHistory(LocalRunFiles(tmp_path / "gone"), "one")
     lost.record_start(0)
     lost.record_crash(ValueError("x"), rank=0)
     assert lost.attempts() == []
 
 
 def test_a_line_after_half_a_line_is_read(tmp_path):
-    history = CrashHistory(tmp_path, "one")
+    history = CrashHistory(LocalRunFiles(tmp_path), "one")
     history.record_start(7)
     with (tmp_path / ATTEMPTS_FILE).open("a") as file:
         file.write('{"command": "one", "ev')
@@ -116,7 +117,7 @@ def test_a_line_after_half_a_line_is_read(tmp_path):
 
 
 def test_crashes_less_than_a_progress_line_apart_are_at_the_same_place(tmp_path):
-    history = CrashHistory(tmp_path, "one")
+    history = CrashHistory(LocalRunFiles(tmp_path), "one")
     for reached in (1_000, 1_600):
         history.record_start(0)
         log_at(tmp_path, reached)

@@ -166,15 +166,15 @@ import sys, time
 from pathlib import Path
 from wm.config.run_config import RunConfig
 from wm.runs.run import Run
-with getattr(Run(RunConfig(out=Path(sys.argv[1]))), sys.argv[2])():
+with getattr(Run(RunConfig(out=Path(sys.argv[1]))), sys.argv[2])(*sys.argv[4:]):
     print("locked", flush=True)
     time.sleep(float(sys.argv[3]))
 """
 
 
-def holder(folder: Path, lock: str, seconds: float) -> subprocess.Popen[str]:
+def holder(folder: Path, lock: str, seconds: float, *arguments: str) -> subprocess.Popen[str]:
     """A process that holds a lock of a run for some seconds."""
-    command = [sys.executable, "-c", HOLDER, str(folder), lock, str(seconds)]
+    command = [sys.executable, "-c", HOLDER, str(folder), lock, str(seconds), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "locked\n"
     return process
@@ -190,9 +190,9 @@ def test_two_drivers_do_not_train_in_one_folder(tmp_path):
 
 
 def test_rank_0_waits_for_the_workers_of_a_killed_driver_to_end(tmp_path):
-    with holder(tmp_path, "lock_as_rank_0", 1.5) as other:
+    with holder(tmp_path, "lock_as_rank_0", 1.5, "first") as other:
         try:
-            with Run(RunConfig(out=tmp_path)).lock_as_rank_0():
+            with Run(RunConfig(out=tmp_path)).lock_as_rank_0("second"):
                 assert other.wait(timeout=10) == 0
         finally:
             other.kill()

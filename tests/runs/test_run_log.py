@@ -227,11 +227,11 @@ def test_a_disk_that_fills_up_during_a_resume_loses_no_row(tmp_path):
     for number in (100, 200, 300):
         log.write(train_row(number))
     log.close()
-    (tmp_path / "log.tmp").mkdir()  # the truncated log cannot be written
+    (tmp_path / f".log.jsonl.{os.getpid()}").mkdir()  # the truncated log cannot be written
     log = RunLog(tmp_path, 200)
     log.write(train_row(250))
     assert seen(tmp_path) == [100, 200, 300]
-    (tmp_path / "log.tmp").rmdir()
+    (tmp_path / f".log.jsonl.{os.getpid()}").rmdir()
     log.write(train_row(275))
     log.close()
     assert seen(tmp_path) == [100, 200, 250, 275]

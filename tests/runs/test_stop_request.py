@@ -1,4 +1,4 @@
-"""Signals to a driver become a file that its workers see; a SIGTERM to a worker stops that process alone."""
+"""Signals to a driver become a request that rank 0 sees; a SIGTERM to a worker stops that process alone."""
 
 from __future__ import annotations
 
@@ -7,56 +7,94 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-import wm.runs.stop_request
+from wm.runs.run_files import LocalRunFiles
 from wm.runs.stop_request import STOP_FILE, RunStoppedError, StopRequest
 
 
+def request_in(folder: Path) -> StopRequest:
+    """The stop request of a run in a folder."""
+    return StopRequest(LocalRunFiles(folder))
+
+
+def wait_for(is_true: Callable[[], bool]) -> float:
+    """Wait until something that threads do has happened; the seconds that it took."""
+    started = time.monotonic()
+    while not is_true():
+        assert time.monotonic() < started + 30
+        time.sleep(0.001)
+    return time.monotonic() - started
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_becomes_a_file_until_the_driver_ends(tmp_path, number):
+def test_a_signal_becomes_a_request_until_the_driver_ends(tmp_path, number):
     before = signal.getsignal(number)
-    request = StopRequest(tmp_path)
-    with request.on_signals():
-        assert not request.is_set_for_run()
+    request, of_worker = request_in(tmp_path), request_in(tmp_path)
+    with request.on_signals(), of_worker.watched():
+        assert not of_worker.is_set() and not request.is_set_for_run()
         os.kill(os.getpid(), number)
-        assert request.is_set_for_run()
+        assert wait_for(of_worker.is_set) < 3  # `ray job stop` kills after three seconds
         assert request.signal == number
-        assert StopRequest(tmp_path).is_set()
     assert not request.is_set_for_run()
     assert signal.getsignal(number) == before
 
 
+def test_the_request_changes_a_file_that_exists_since_the_start_and_is_not_replaced(tmp_path):
+    """A network file system shows new content at once, but new and replaced files after half a minute."""
+    request = request_in(tmp_path)
+    with request.on_signals():
+        before = (tmp_path / STOP_FILE).stat()
+        request.request()
+        during = (tmp_path / STOP_FILE).stat()
+    after = (tmp_path / STOP_FILE).stat()
+    assert before.st_ino == during.st_ino == after.st_ino
+    assert before.st_size == during.st_size  # a full disk can take it
+
+
 def test_a_second_ctrl_c_ends_the_driver(tmp_path):
-    request = StopRequest(tmp_path)
+    request = request_in(tmp_path)
     with pytest.raises(KeyboardInterrupt), request.on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert not request.is_set_for_run()
 
 
-def test_the_file_of_a_killed_driver_stops_no_later_run(tmp_path):
-    (tmp_path / STOP_FILE).touch()
-    request = StopRequest(tmp_path)
+def test_a_request_that_cannot_be_written_is_reported_and_tried_again(tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    request = request_in(out)
+    with request.on_signals():
+        out.rename(tmp_path / "away")
+        os.kill(os.getpid(), signal.SIGTERM)
+        reported = ""
+
+        def is_reported() -> bool:
+            nonlocal reported
+            reported += capsys.readouterr().err
+            return "stop cannot be written" in reported
+
+        wait_for(is_reported)
+        (tmp_path / "away").rename(out)
+        wait_for(request.is_set_for_run)
+
+
+def test_the_request_to_a_killed_driver_stops_no_later_run(tmp_path):
+    request_in(tmp_path).request()
+    request = request_in(tmp_path)
     with request.on_signals():
         assert not request.is_set_for_run()
-
-
-def test_a_run_polls_for_the_file_at_intervals(tmp_path, monkeypatch):
-    request = StopRequest(tmp_path)
-    assert not request.is_set()
-    (tmp_path / STOP_FILE).touch()
-    assert not request.is_set()
-    monkeypatch.setattr(wm.runs.stop_request.time, "monotonic", lambda: 1e12)
-    assert request.is_set()
 
 
 def test_a_driver_outside_the_main_thread_leaves_signals_alone(tmp_path):
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def drive() -> None:
-        with StopRequest(tmp_path).on_signals():
+        with request_in(tmp_path).on_signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=drive)
@@ -66,16 +104,28 @@ def test_a_driver_outside_the_main_thread_leaves_signals_alone(tmp_path):
 
 
 def test_a_missing_folder_does_not_stop_a_run(tmp_path):
-    request = StopRequest(tmp_path / "gone")
-    assert not request.is_set_for_run() and not request.is_set()
+    request = request_in(tmp_path / "gone")
+    with request.watched():
+        assert not request.is_set_for_run() and not request.is_set()
+
+
+def test_storage_that_hangs_does_not_delay_training(tmp_path, monkeypatch):
+    hangs, request = threading.Event(), request_in(tmp_path)
+    monkeypatch.setattr(LocalRunFiles, "read", lambda *_: hangs.wait() and b"")
+    started = time.monotonic()
+    with request.watched():
+        assert not request.is_set()
+    assert time.monotonic() - started < 5
+    hangs.set()
 
 
 def test_sigterm_to_a_worker_stops_the_runs_of_its_process_alone(tmp_path):
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom wm.runs.run_files import LocalRunFiles\n"
         "from wm.runs.stop_request import StopRequest, request_stop_on_sigterm\n"
-        "request_stop_on_sigterm()\nrequest = StopRequest(Path(sys.argv[1]))\nassert not request.is_set()\n"
-        "os.kill(os.getpid(), signal.SIGTERM)\nassert request.is_set() and not request.is_set_for_run()"
+        "request_stop_on_sigterm()\nrequest = StopRequest(LocalRunFiles(Path(sys.argv[1])))\n"
+        "assert not request.is_set()\nos.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert request.is_set() and not request.is_set_for_run()"
     )
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == 0
 

@@ -38,7 +38,6 @@ from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import check_same_games, games_digest, open_data
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
-from wm.runs.stop_request import STOP_FILE
 from wm.training.divergence import DivergedError
 from wm.training.optimizer import learning_rate
 from wm.training.validation import Row
@@ -184,7 +183,9 @@ def test_a_run_saves_at_a_stop_request_and_resumes_bit_for_bit(config, tmp_path,
     def update_and_request_stop(self, share):
         update(self, share)
         if self.num_updates == 4:
-            (stopped.out / STOP_FILE).touch()
+            self.run.stop_request.request()
+            while not self.run.stop_request.is_set():  # a thread reads it
+                pass
 
     with monkeypatch.context() as patch:
         patch.setattr(wm.training.trainer.Trainer, "update", update_and_request_stop)
@@ -193,7 +194,7 @@ def test_a_run_saves_at_a_stop_request_and_resumes_bit_for_bit(config, tmp_path,
     newest = checkpoints(stopped)[-1]
     assert open_checkpoint(newest).meta["step"] == 4
     assert not open_checkpoint(newest).meta["finished"]
-    (stopped.out / STOP_FILE).unlink()
+    Run(stopped).stop_request.clear()
     assert not run(stopped, resume=newest).interrupted
     assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(stopped)[-1]))
     assert open_checkpoint(checkpoints(stopped)[-1]).meta["finished"]

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.uris import child_uri, is_remote, without_credentials
+from datasets.runtime.uris import child_location, is_remote, without_credentials
 from wm.checkpoints.files import (
     META_FILE,
     MODEL_FILE,
@@ -52,8 +52,7 @@ def open_checkpoint(location: str | Path) -> Checkpoint:
     """
     store, name = open_store(location), None
     if not _is_checkpoint(store):
-        path = str(location)
-        below = child_uri(path, RUN_SUBFOLDER) if is_remote(path) else Path(path) / RUN_SUBFOLDER
+        below = child_location(location, RUN_SUBFOLDER)
         with store.reading():
             found = next(
                 ((candidate, names) for candidate in (open_store(below), store) if (names := candidate.names())), None

@@ -9,19 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from pyarrow import fs
-
-from datasets.runtime.object_storage import resolve_uri
-from datasets.runtime.uris import without_credentials
+from datasets.runtime.remote_folder import RemoteFolder
 from wm.checkpoints.files import META_FILE, CheckpointName
 from wm.checkpoints.local_store import LocalStore
 from wm.checkpoints.store import PROBE_FILE, CheckpointStore
-
-TEMPORARY_SUFFIX = ".tmp"
 
 
 class RemoteStore(CheckpointStore):
@@ -33,35 +28,29 @@ class RemoteStore(CheckpointStore):
             UserError: the scheme is unknown.
             OSError: the server cannot be reached.
         """
-        self._uri, self.location = uri, without_credentials(uri)
-        self._files, self._root = resolve_uri(uri)
-        # S3 and Google Cloud Storage have no folders and write objects atomically; other filesystems may do neither.
-        self._has_folders = not isinstance(self._files, fs.S3FileSystem | fs.GcsFileSystem)
+        self._folder = RemoteFolder(uri)
+        self.location = self._folder.location
+        self._folder.filesystem()
 
     def read(self, path: str) -> bytes:
-        with self._files.open_input_file(f"{self._root}/{path}") as file:
-            return file.read()
+        return self._folder.read(path)
 
     def commit(self, name: CheckpointName, files: Iterable[tuple[str, bytes]]) -> None:
         try:
             for file_name, content in files:
-                self._write(f"{name}/{file_name}", content)
+                self._folder.write(f"{name}/{file_name}", content)
         except BaseException:
             with suppress(OSError):
                 self.remove(name)
             raise
 
     def remove(self, name: CheckpointName) -> None:
-        folder = f"{self._root}/{name}"
-        with _any_error_as_os_error():
-            if self._files.get_file_info(f"{folder}/{META_FILE}").type == fs.FileType.File:
-                self._files.delete_file(f"{folder}/{META_FILE}")
-            self._files.delete_dir(folder)
+        self._folder.delete(f"{name}/{META_FILE}")
+        self._folder.delete_folder(str(name))
 
     def prepare(self) -> None:
-        self._write(PROBE_FILE, b"?")
-        with _any_error_as_os_error():
-            self._files.delete_file(f"{self._root}/{PROBE_FILE}")
+        self._folder.write(PROBE_FILE, b"?")
+        self._folder.delete(PROBE_FILE)
         for name, is_committed in self._folders().items():
             if not is_committed:
                 self.remove(name)
@@ -74,25 +63,12 @@ class RemoteStore(CheckpointStore):
         local.commit(local_name, self.verified_files(name))
         return local.root / str(local_name)
 
-    def _write(self, path: str, content: bytes) -> None:
-        final = f"{self._root}/{path}"
-        temporary = f"{final}{TEMPORARY_SUFFIX}" if self._has_folders else final
-        with _any_error_as_os_error():
-            if self._has_folders:
-                self._files.create_dir(final.rpartition("/")[0], recursive=True)
-            with self._files.open_output_stream(temporary) as file:
-                file.write(content)
-            if temporary != final:
-                self._files.move(temporary, final)
-
     def _folders(self) -> dict[CheckpointName, bool]:
-        with _any_error_as_os_error():
-            infos = self._files.get_file_info(fs.FileSelector(self._root, recursive=True, allow_not_found=True))
         found: dict[CheckpointName, bool] = {}
-        for info in infos:
-            folder, _, file_name = info.path.rpartition("/")
+        for path in self._folder.versions():
+            folder, _, file_name = path.rpartition("/")
             name = CheckpointName.parse(folder.rpartition("/")[2])
-            if name is not None and info.type == fs.FileType.File:
+            if name is not None:
                 found[name] = found.get(name, False) or file_name == META_FILE
         return found
 
@@ -101,13 +77,3 @@ class RemoteStore(CheckpointStore):
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     """A folder for downloads that is deleted at the end of the process."""
     return tempfile.TemporaryDirectory(prefix="wm-checkpoints-")
-
-
-@contextmanager
-def _any_error_as_os_error() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:  # pyarrow's own exceptions are no OSError
-        raise OSError(f"{type(error).__name__}: {error}") from error

@@ -10,13 +10,13 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.version import tool_version
-from wm.checkpoints.files import CheckpointName, DamagedCheckpointError, serialize
+from wm.checkpoints.files import META_FILE, CheckpointName, DamagedCheckpointError, serialize
 from wm.checkpoints.retention import retained
 from wm.checkpoints.staging import Snapshot, Staging
 from wm.checkpoints.store import CheckpointStore, reason_of
@@ -34,12 +34,20 @@ class CheckpointWriter:
         num_failed: checkpoints that could not be written.
     """
 
-    def __init__(self, store: CheckpointStore, keep_last: int, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        keep_last: int,
+        on_problem: Callable[[str], None],
+        before_commit: Callable[[], object] = lambda: None,
+    ) -> None:
         """Delete what killed writers left in the store, and test that files can be written there.
 
         Args:
             keep_last: newest checkpoints to keep, in addition to the best by val_loss and by change_acc.
             on_problem: called once with each distinct message, also from the writing thread.
+            before_commit: called by the writing thread before a checkpoint becomes visible; if it raises, the
+                checkpoint is not written.
         Raises:
             UserError: nothing can be written to the store.
         """
@@ -50,7 +58,7 @@ class CheckpointWriter:
             raise UserError(
                 f"checkpoints cannot be written to {store.location} ({reason_of(error)}); {_remedy(error)}"
             ) from error
-        self._keep_last, self._on_problem = keep_last, on_problem
+        self._keep_last, self._on_problem, self._before_commit = keep_last, on_problem, before_commit
         self._staging = Staging()
         self._reported: set[str] = set()
         self._metas: dict[CheckpointName, dict[str, Any] | None] = {}  # None: the checkpoint is damaged
@@ -139,13 +147,19 @@ class CheckpointWriter:
         snapshot.wait()
         meta: dict[str, Any] = {"tool_version": tool_version()} | snapshot.meta
         name = self._store.unused_name(meta["targets_seen"])
-        self._store.commit(name, serialize(snapshot.model_state, snapshot.config, meta, snapshot.resume))
+        self._store.commit(name, self._files(snapshot, meta))
         self._metas[name], self.written = meta, name
         try:
             self._prune(name)
         except OSError as error:
             reason = _stable_reason(error, snapshot)
             self._report(f"older checkpoints in {self._store.location} cannot be deleted ({reason})")
+
+    def _files(self, snapshot: Snapshot, meta: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+        for name, content in serialize(snapshot.model_state, snapshot.config, meta, snapshot.resume):
+            if name == META_FILE:
+                self._before_commit()
+            yield name, content
 
     def _prune(self, newest: CheckpointName) -> None:
         """Delete checkpoints older than the newest that are not retained; the newest is known to be intact."""

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from datasets.loading.targets import COUNTDOWN_FRAMES
+from datasets.runtime.uris import URI, mistake_in
 from datasets.schema.splits import Split, SplitConfig
 from wm.config.model_config import ModelConfig
 from wm.config.typed_yaml import to_plain
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Uri = Annotated[str, Field(pattern=URI)]
 ContextFrames = Annotated[int, Field(ge=1, le=COUNTDOWN_FRAMES)]
 """Context length K, frames; at most the countdown, so that every evaluation frame has its full context."""
 
@@ -146,8 +148,8 @@ class RunConfig:
     """Corpus to train on (made by `wm encode`)."""
     eval_corpus: Path | None = None
     """Corpus to evaluate on; by default the validation split of train_corpus."""
-    out: Path = Path("runs/run")
-    """Run folder: log, TensorBoard, checkpoints. The same command resumes the run."""
+    out: Path | Uri = Path("runs/run")
+    """Folder of the run, or its s3:// or gs:// URI: log, TensorBoard, checkpoints. The same command resumes the run."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weight initialization, shuffling and augmentation."""
     num_workers: PositiveInt = 1
@@ -186,6 +188,8 @@ class RunConfig:
     """What happens on a loss spike."""
 
     def __post_init__(self) -> None:
+        if mistake := mistake_in(self.out):
+            raise ValueError(f"out: {mistake}")
         if self.model.kind == "mlp" and self.objective.kind != "window":
             raise ValueError("objective.kind: model.kind mlp predicts one frame per window; set objective.kind: window")
         num_windows = self.objective.num_windows

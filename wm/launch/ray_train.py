@@ -54,14 +54,15 @@ def train_on_ray(config: RunConfig) -> TrainResult:
     if found is not None:
         check_same_games(found.meta, data)
         if run.is_complete(found.meta):
-            print(f"{run.folder} is complete at {found.meta['targets_seen']:,} targets", flush=True)
+            print(f"{run.location} is complete at {found.meta['targets_seen']:,} targets", flush=True)
             return _result(found.meta)
     with run.lock():
         run.describe(data, sys.argv)
         _fit(run)
     meta = run.checkpoints.newest_meta()
     if meta is None:
-        raise UserError(f"the run in {run.folder} ended without a checkpoint; see its log, {run.folder / LOG_FILE}")
+        log = run.files.path_of(LOG_FILE)
+        raise UserError(f"the run in {run.location} ended without a checkpoint; see its log, {log}")
     return _result(meta)
 
 
@@ -78,7 +79,7 @@ def _fit(run: Run) -> None:
     )
     run.clear_end()
     command = uuid.uuid4().hex
-    history = CrashHistory(run.folder, command)
+    history = CrashHistory(run.files, command)
     with print_progress(run), run.stop_request.on_signals():
         failure = _run_until_over(run, history, command)
     reason, stop_signal = run.end_reason(), run.stop_request.signal
@@ -97,7 +98,7 @@ def _run_until_over(run: Run, history: CrashHistory, command: str) -> BaseExcept
     max_failures = run.config.max_failures
     num_preempted = num_crashed = 0
     while True:
-        failure = _fit_in_thread(_trainer(run.config, command, max_failures - num_crashed))
+        failure = _fit_in_thread(_trainer(run, command, max_failures - num_crashed))
         past, before = history.attempts(), num_preempted
         num_preempted = sum(attempt.is_preempted for attempt in past)
         num_crashed = len(past) - num_preempted
@@ -107,7 +108,9 @@ def _run_until_over(run: Run, history: CrashHistory, command: str) -> BaseExcept
             return failure
 
 
-def _trainer(config: RunConfig, command: str, max_failures: int) -> TorchTrainer:
+def _trainer(run: Run, command: str, max_failures: int) -> TorchTrainer:
+    config = run.config
+    filesystem, path = run.files.arrow_path()
     return TorchTrainer(
         _worker,
         train_loop_config={"config": to_plain(config), "command": command},
@@ -116,7 +119,8 @@ def _trainer(config: RunConfig, command: str, max_failures: int) -> TorchTrainer
         ),
         run_config=train_config.RunConfig(
             name="ray",
-            storage_path=str(config.out),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=train_config.FailureConfig(max_failures=max_failures),
             callbacks=cast(Any, [_StopOnSigterm()]),  # Ray accepts internal callbacks, but does not declare it
         ),

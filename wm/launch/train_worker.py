@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import IO
 
 from datasets.runtime.errors import UserError
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData, open_data
 from wm.runs.crash_history import CrashHistory
 from wm.runs.run import Run
+from wm.runs.run_files import Lock
 from wm.runs.run_log import LOG_FILE
 from wm.training import distributed
 from wm.training.divergence import DivergedError
@@ -36,10 +36,10 @@ def work(config: RunConfig, command: str) -> None:
         UserError: this worker of several cannot continue; the reason is in the run's folder.
     """
     run = Run(config)
-    history = CrashHistory(run.folder, command)
-    lock: IO[bytes] | None = None
+    history = CrashHistory(run.files, command)
+    lock: Lock | None = None
     try:
-        lock = run.lock_as_rank_0() if distributed.rank() == 0 else None
+        lock = run.lock_as_rank_0(command) if distributed.rank() == 0 else None
         _attempt(run, history)
     except DivergedError as error:  # on every rank
         if distributed.rank() == 0:
@@ -55,6 +55,7 @@ def work(config: RunConfig, command: str) -> None:
         history.record_crash(error, distributed.rank())
         raise
     finally:
+        run.files.close_folder()
         if lock is not None:
             lock.close()
 
@@ -106,7 +107,10 @@ def _open_on_all_ranks(config: RunConfig) -> TrainingData:
 
 
 def _log_damaged(run: Run, resumed_at: int, damaged: list[str]) -> None:
-    with contextlib.suppress(OSError), (run.folder / LOG_FILE).open("a") as log:
+    if not damaged:
+        return
+    run.open_folder()
+    with contextlib.suppress(OSError), (run.files.folder / LOG_FILE).open("a") as log:
         for problem in damaged:
             row = {"kind": "problem", "targets_seen": resumed_at, "message": f"{problem}; the one before is used"}
             log.write(f"\n{json.dumps(row)}\n")  # on its own line, also after one that a kill cut off

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from datasets.runtime.durable_files import replace_file
 from wm.report.charts import FONT, PALETTE
 from wm.report.numbers import format_count
 
@@ -77,9 +77,7 @@ def render_page(template: str, *, title: str, **context: Any) -> str:
 def write_page(path: Path, page: str) -> Path:
     """Write a page atomically, so that a reader sees the old file or the new one; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, page.encode())
     return path
 
 

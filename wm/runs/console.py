@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from datasets.runtime.text_format import format_duration
 from wm.config.run_config import RunConfig
 from wm.evaluation.metrics import METRICS
 from wm.runs.run import Run
+from wm.runs.run_files import RunFiles
 from wm.runs.run_log import LOG_FILE, parse_row
 
 POLL_SECONDS = 0.5
@@ -78,7 +77,7 @@ def _format_progress(row: dict[str, Any], config: RunConfig) -> str:
 @contextmanager
 def print_progress(run: Run) -> Iterator[None]:
     """Print the rows that a run adds to its log, as they are added."""
-    tail = _LogTail(run.folder / LOG_FILE)
+    tail = _LogTail(run.files)
     tail.new_rows()
     is_over = threading.Event()
     printer = threading.Thread(target=_print_rows, args=(tail, is_over, run.config), daemon=True)
@@ -103,20 +102,19 @@ def _print_rows(tail: _LogTail, is_over: threading.Event, config: RunConfig) -> 
 class _LogTail:
     """Follows a log. A resumed run replaces its log by the rows up to its checkpoint."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, files: RunFiles) -> None:
+        self._files = files
         self._version: tuple[int, ...] = ()
         self._lines: list[bytes] = []
         """The file so far."""
 
     def new_rows(self) -> list[dict[str, Any]]:
         """Rows added since the last call; none if the file cannot be read at the moment."""
+        version = self._files.version(LOG_FILE)
+        if version in ((), self._version):
+            return []
         try:
-            facts = self._path.stat()
-            version = facts.st_ino, facts.st_size, facts.st_mtime_ns
-            if version == self._version or not stat.S_ISREG(facts.st_mode):
-                return []
-            text = self._path.read_bytes()
+            text = self._files.read(LOG_FILE)
         except OSError:
             return []
         lines = text[: text.rfind(b"\n") + 1].splitlines()

@@ -13,10 +13,10 @@ import time
 import traceback
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from wm.runs.run_log import LOG_FILE, read_log
+from wm.runs.run_files import RunFiles
+from wm.runs.run_log import LOG_FILE, parse_log
 
 ATTEMPTS_FILE = "attempts.jsonl"
 CRASH_FILE = "crash.txt"
@@ -41,20 +41,22 @@ class Attempt:
 
 
 class CrashHistory:
-    """The attempts of one command, stored in its run's folder. Disk errors are ignored: the run matters more."""
+    """The attempts of one command, stored with its run. Storage errors are ignored: the run matters more."""
 
-    def __init__(self, folder: Path, command: str) -> None:
+    def __init__(self, files: RunFiles, command: str) -> None:
         """
         Args:
             command: identifies one call of the driver; a new call begins a new history.
         """
-        self._folder, self._command = folder, command
+        self._files, self._command = files, command
 
     def record_start(self, resumed_at: int) -> None:
         """Record a start of the workers."""
         past = self.attempts()
         reached = past[-1].reached if past else 0
-        self._write(event="start", resumed_at=resumed_at, reached_before=reached, log_changed_at=self._log_mtime_ns())
+        self._write(
+            event="start", resumed_at=resumed_at, reached_before=reached, log_version=self._files.version(LOG_FILE)
+        )
 
     def record_preemption(self) -> None:
         """Record that the workers stop before a preemption; the run has saved."""
@@ -63,8 +65,9 @@ class CrashHistory:
     def record_crash(self, error: BaseException, rank: int) -> None:
         """Record a worker's exception, and append its traceback to crash.txt."""
         self._write(event="crash", rank=rank, error=_last_line(error))
-        with contextlib.suppress(OSError), (self._folder / CRASH_FILE).open("a") as file:
-            file.write(f"{_timestamp()}, worker {rank}\n{''.join(traceback.format_exception(error))}\n")
+        text = f"{_timestamp()}, worker {rank}\n{''.join(traceback.format_exception(error))}\n"
+        with contextlib.suppress(OSError):
+            self._files.append(CRASH_FILE, text.encode())
 
     def attempts(self) -> list[Attempt]:
         """The attempts so far, all of which have ended. Call it before the next one opens the log."""
@@ -92,42 +95,43 @@ class CrashHistory:
             resumes_at: targets seen by the checkpoint that the next attempt would resume from.
             log_every_s: seconds between progress lines, which is how precisely the place of a crash is known.
         """
-        speeds = [row["targets_per_s"] for row in read_log(self._folder) if row["kind"] == "train"]
+        speeds = [row["targets_per_s"] for row in self._log_rows() if row["kind"] == "train"]
         slack_targets = 1.5 * speeds[-1] * log_every_s if speeds else 0.0  # between two progress lines, with a margin
         return repeated_crash(self.attempts(), resumes_at, slack_targets)
 
     def remedy(self) -> str:
         """What the user should look at after a crash."""
-        crash = self._folder / CRASH_FILE
-        if crash.exists():
-            return f"see {crash}"
+        with contextlib.suppress(OSError):
+            if self._files.read_appended(CRASH_FILE):
+                return f"see {self._files.path_of(CRASH_FILE)}"
         return "check whether memory ran out (a smaller optimizer.micro_batch_size needs less)"
 
     def _reached(self, start: dict[str, Any]) -> int:
         """Targets at the last progress line of the newest attempt; those it resumed at if it logged nothing."""
-        if self._log_mtime_ns() == start["log_changed_at"]:
+        if list(self._files.version(LOG_FILE)) == start["log_version"]:
             return start["resumed_at"]
-        seen = [row["targets_seen"] for row in read_log(self._folder) if row["kind"] in ("train", "eval")]
+        seen = [row["targets_seen"] for row in self._log_rows() if row["kind"] in ("train", "eval")]
         return max([start["resumed_at"], *seen])
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
         with contextlib.suppress(OSError):
-            for line in (self._folder / ATTEMPTS_FILE).read_text().splitlines():
+            for line in self._files.read_appended(ATTEMPTS_FILE).splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a line that a kill cut off
                     rows.append(json.loads(line))
         return rows
 
     def _write(self, **facts: Any) -> None:
         row = {"command": self._command, "when": _timestamp(), **facts}
-        with contextlib.suppress(OSError), (self._folder / ATTEMPTS_FILE).open("a") as file:
-            file.write(f"\n{json.dumps(row)}\n")  # on its own line, also after one that a kill cut off
+        with contextlib.suppress(OSError):
+            # On its own line, also after one that a kill cut off.
+            self._files.append(ATTEMPTS_FILE, f"\n{json.dumps(row)}\n".encode())
 
-    def _log_mtime_ns(self) -> int:
+    def _log_rows(self) -> list[dict[str, Any]]:
         try:
-            return (self._folder / LOG_FILE).stat().st_mtime_ns
+            return parse_log(self._files.read(LOG_FILE).decode(errors="replace"))
         except OSError:
-            return 0
+            return []
 
 
 def repeated_crash(past: list[Attempt], resumes_at: int, slack_targets: float) -> str | None:

@@ -1,4 +1,4 @@
-"""A training run: one object that knows its folder and everything in it.
+"""A training run: one object that knows everything that is kept of it, in a folder or in object storage.
 
 run.json          the config fields that identify the run; a folder without it belongs to something else
 config.yaml       the config of the newest command, with every field; `wm train` accepts it
@@ -12,6 +12,7 @@ ray/              Ray Train's files
 attempts.jsonl, crash.txt   see `wm.runs.crash_history`
 ending.txt        while a command runs: why its run is over, so that Ray does not restart it
 run.lock, worker.lock       locks of the driver and of rank 0
+stop              whether the run is asked to stop, see `wm.runs.stop_request`
 
 Rows of log.jsonl, each with `kind` and `targets_seen`:
 
@@ -22,6 +23,9 @@ checkpoint  seconds_held: time that training was blocked
 rollback    to_targets, reason, rate_factor
 problem     message: a warning about something that did not end the run
 
+In object storage all of this is below the run's URI. The locks are leases (`wm.runs.lease`); attempts.jsonl and
+crash.txt are folders with an object for each entry; what grows is uploaded every few seconds (`wm.runs.mirror`).
+
 A resumed run removes the rows after its checkpoint; rollbacks and problems stay, with their time (`at`).
 """
 
@@ -31,24 +35,27 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from datasets.loading.frames import GameIndex
-from datasets.runtime.durable_files import write_json_atomically
+from datasets.runtime.durable_files import replace_file
 from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.file_lock import exclusive_lock
+from datasets.runtime.uris import child_location
 from wm.checkpoints.reader import open_store
-from wm.checkpoints.store import RUN_SUBFOLDER, CheckpointStore
+from wm.checkpoints.store import RUN_SUBFOLDER, CheckpointStore, reason_of
 from wm.config.run_config import RunConfig, identity
 from wm.config.typed_yaml import to_plain, translate_keys
 from wm.data.training_data import TrainingData
 from wm.runs.environment import command_line, environment
 from wm.runs.problem_report import report_once
+from wm.runs.run_files import Lock, open_run_files
+from wm.runs.run_log import LOG_FILE
 from wm.runs.stop_request import StopRequest
 
 RUN_FILE = "run.json"
@@ -57,6 +64,8 @@ DATA_FILE = "data.json"
 ENVIRONMENT_FILE = "environment.json"
 PROFILE_FILE = "profile.json"
 ENDING_FILE = "ending.txt"
+CONTINUED_FILES = (LOG_FILE,)
+"""Files that grow, and that a resumed run continues; new files in folders, like the curves, need no entry."""
 DRIVER_LOCK, WORKER_LOCK = "run.lock", "worker.lock"
 PROFILE_VERSION = 1
 """1: first."""
@@ -67,11 +76,18 @@ ORPHAN_POLL_S = 0.2
 
 
 class Run:
-    """A run's folder, locks, stop request and checkpoints. Creating the object touches no file."""
+    """A run's files, locks, stop request and checkpoints. Creating the object touches no file.
+
+    Attributes:
+        files: the run's files, by their names.
+        location: the run's folder or URI as messages show it, without credentials.
+    """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config, self.folder = config, config.out
-        self.stop_request = StopRequest(self.folder)
+        self.config = config
+        self.files = open_run_files(config.out)
+        self.location = self.files.location
+        self.stop_request = StopRequest(self.files)
 
     @cached_property
     def checkpoints(self) -> CheckpointStore:
@@ -80,68 +96,89 @@ class Run:
         Raises:
             UserError: the URI's scheme is unknown, or its server cannot be reached.
         """
-        return open_store(self.config.checkpoint.storage_path or self.folder / RUN_SUBFOLDER)
+        return open_store(self.config.checkpoint.storage_path or child_location(self.config.out, RUN_SUBFOLDER))
 
     def claim(self) -> None:
         """Create the run's folder, or check that it already belongs to this run.
 
         Raises:
-            UserError: the folder contains something else, or a run with another config.
+            UserError: the folder contains something else, or a run with another config, or cannot be read or written.
         """
-        marker, mine = self.folder / RUN_FILE, identity(self.config)
-        if marker.exists():
+        mine = identity(self.config)
+        with self._reporting_errors():
             try:
-                existing = translate_keys(json.loads(marker.read_text()), RunConfig)
-            except ValueError as error:
-                raise UserError(f"{marker} is damaged; name another folder with --out") from error
-            if existing != mine:
-                raise UserError(
-                    f"{self.folder} contains a run with other options ({first_difference(existing, mine)}); "
-                    "use those to resume it, or another --out"
-                )
-            return
-        if self.folder.exists() and not self._is_unused():
-            raise UserError(f"{self.folder} exists and is not a run; name an empty or new folder with --out")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(marker, mine)
+                marker = self.files.read(RUN_FILE)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if isinstance(error, NotADirectoryError) or not self._is_unused():
+                    raise UserError(
+                        f"{self.location} exists and is not a run; name an empty or new folder with --out"
+                    ) from None
+                self.files.create()
+                self.files.write_json(RUN_FILE, mine)
+                return
+        try:
+            existing = translate_keys(json.loads(marker), RunConfig)
+        except ValueError as error:
+            raise UserError(f"{self.files.path_of(RUN_FILE)} is damaged; name another folder with --out") from error
+        if existing != mine:
+            raise UserError(
+                f"{self.location} contains a run with other options ({first_difference(existing, mine)}); "
+                "use those to resume it, or another --out"
+            )
 
-    def lock(self) -> IO[bytes]:
-        """Keep other drivers out of the folder until the returned file is closed.
+    def lock(self) -> Lock:
+        """Keep other drivers out of the folder until the returned lock is closed.
 
         Raises:
-            UserError: another process trains in the folder.
+            UserError: another process trains in the folder, or the lock cannot be written.
         """
-        refusal = f"another process is training in {self.folder}; wait for it, or name another --out"
-        return exclusive_lock(self.folder / DRIVER_LOCK, refusal)
+        refusal = f"another process is training in {self.location}; wait for it, or name another --out"
+        with self._reporting_errors():
+            return self.files.lock(DRIVER_LOCK, uuid.uuid4().hex, refusal)
 
-    def lock_as_rank_0(self) -> IO[bytes]:
+    def lock_as_rank_0(self, command: str) -> Lock:
         """Keep other workers out of the folder. Workers of a killed driver, which live a little longer, are awaited.
 
+        Args:
+            command: identifies one call of the driver; Ray ends its workers before it starts others.
         Raises:
             UserError: they still train after ORPHAN_TIMEOUT_S.
         """
         deadline = time.monotonic() + ORPHAN_TIMEOUT_S
-        refusal = f"workers of an earlier command still train in {self.folder}; end them, and run the command again"
+        refusal = f"workers of an earlier command still train in {self.location}; end them, and run the command again"
         while True:
             try:
-                return exclusive_lock(self.folder / WORKER_LOCK, refusal)
+                with self._reporting_errors():
+                    return self.files.lock(WORKER_LOCK, command, refusal)
             except UserError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(ORPHAN_POLL_S)
+
+    def open_folder(self) -> None:
+        """Make `files.folder` ready, in which rank 0 writes the files that grow.
+
+        Raises:
+            UserError: those of earlier processes cannot be read.
+        """
+        with self._reporting_errors():
+            self.files.open_folder(CONTINUED_FILES)
 
     def describe(self, data: TrainingData, command: Sequence[str]) -> None:
         """Write what is known before the workers start: config, data, and the command.
 
         Args:
             command: as `sys.argv`.
+        Raises:
+            UserError: nothing can be written.
         """
         header = "# Written by the newest command; `wm train` with this file resumes the run.\n"
         text = header + yaml.safe_dump(to_plain(self.config), sort_keys=False, allow_unicode=True)
-        _replace(self.folder / CONFIG_FILE, text)
         facts = {"train": _corpus_facts(data.train), "judged": _corpus_facts(data.evaluation)}
-        write_json_atomically(self.folder / DATA_FILE, facts)
-        self._add_to_environment("commands", {"command": command_line(command)}, {})
+        with self._reporting_errors():
+            self.files.write(CONFIG_FILE, text.encode())
+            self.files.write_json(DATA_FILE, facts)
+            self._add_to_environment("commands", {"command": command_line(command)}, {})
 
     def record_environment(self, **facts: Any) -> None:
         """Record that rank 0 starts, and on which machine; a full disk is reported, not raised.
@@ -163,21 +200,28 @@ class Run:
         """
         with contextlib.suppress(OSError):
             text = json.dumps({"profile_version": PROFILE_VERSION, **numbers}, indent=1)
-            _replace(self.folder / PROFILE_FILE, text)
+            replace_file(self.files.folder / PROFILE_FILE, text.encode(), survives_power_loss=False)
 
     def end(self, reason: str) -> None:
         """Record why the run is over: Ray must not restart its workers."""
         with contextlib.suppress(OSError):
-            (self.folder / ENDING_FILE).write_text(reason)
+            self.files.write(ENDING_FILE, reason.encode())
 
     def end_reason(self) -> str | None:
         """Why the run is over; None if it is not."""
-        ending = self.folder / ENDING_FILE
-        return ending.read_text() if ending.exists() else None
+        try:
+            return self.files.read(ENDING_FILE).decode()
+        except OSError:
+            return None
 
     def clear_end(self) -> None:
-        """Forget the ending of an earlier command."""
-        (self.folder / ENDING_FILE).unlink(missing_ok=True)
+        """Forget the ending of an earlier command.
+
+        Raises:
+            UserError: it cannot be deleted.
+        """
+        with self._reporting_errors():
+            self.files.delete(ENDING_FILE)
 
     def is_complete(self, meta: dict[str, Any] | None) -> bool:
         """Whether a checkpoint's meta.json is that of a trained and evaluated run; not after a stop request."""
@@ -189,18 +233,25 @@ class Run:
 
     def _is_unused(self) -> bool:
         """Whether the folder holds nothing but temporary files of a claim that a kill or a full disk cut off."""
-        return self.folder.is_dir() and all(path.name.startswith(f".{RUN_FILE}.") for path in self.folder.iterdir())
+        return all(name.startswith(f".{RUN_FILE}.") for name in self.files.names())
 
     def _add_to_environment(self, group: str, entry: dict[str, Any], facts: dict[str, Any]) -> None:
         """Append a dated entry to a list in environment.json, and replace its other facts."""
-        path = self.folder / ENVIRONMENT_FILE
-        try:
-            existing = json.loads(path.read_text())
-            past = existing.get(group, [])
-        except (OSError, ValueError, AttributeError):  # missing or damaged
-            existing, past = {}, []
+        existing = self.files.read_json(ENVIRONMENT_FILE)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_json_atomically(path, existing | facts | {group: [*past, {"started": started, **entry}]})
+        entries = [*existing.get(group, []), {"started": started, **entry}]
+        self.files.write_json(ENVIRONMENT_FILE, existing | facts | {group: entries})
+
+    @contextmanager
+    def _reporting_errors(self) -> Iterator[None]:
+        """Turn an OSError into a user's error: the run's storage cannot be used."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.location} cannot be used as a run's folder ({reason_of(error)}); check that it exists, that it "
+                "can be reached, and your permissions there"
+            ) from error
 
 
 def _corpus_facts(index: GameIndex) -> dict[str, Any]:
@@ -213,10 +264,3 @@ def _corpus_facts(index: GameIndex) -> dict[str, Any]:
         "num_games": len(index),
         "num_frames": int(index.num_frames.sum()),
     }
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace a file atomically for readers, without the fsync that a power loss would need."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
+from datasets.runtime.durable_files import replace_file
 from wm.runs.problem_report import report_once
 from wm.runs.tensorboard import Curves
 
@@ -24,8 +25,13 @@ MAX_PENDING_ROWS = 10_000
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's log, without a line that a kill cut off."""
-    return [row for row in map(parse_row, _lines(folder / LOG_FILE)) if row is not None]
+    """Rows of the log of a run on a disk, without a line that a kill cut off."""
+    return parse_log("\n".join(_lines(folder / LOG_FILE)))
+
+
+def parse_log(content: str) -> list[dict[str, Any]]:
+    """Rows of a log, without a line that a kill cut off."""
+    return [row for row in map(parse_row, content.splitlines()) if row is not None]
 
 
 def parse_row(line: str | bytes) -> dict[str, Any] | None:
@@ -123,9 +129,8 @@ class RunLog:
         lines = _lines(self._path)
         kept = [line for line in lines if (row := parse_row(line)) is not None and _stays(row, self._resumed_at)]
         if kept != lines:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in kept))
-            temporary.replace(self._path)
+            content = "".join(line + "\n" for line in kept)
+            replace_file(self._path, content.encode(), survives_power_loss=False)
 
 
 def _stays(row: dict[str, Any], resumed_at: int) -> bool:

@@ -24,15 +24,18 @@ class Recorder:
         Args:
             resumed_at: targets seen by the checkpoint that the run resumes from; 0 for a new run.
         Raises:
-            UserError: checkpoints cannot be written to their store.
+            UserError: checkpoints cannot be written to their store, or the run's storage cannot be read.
         """
         self._run = run
         self._log: RunLog | None = None
         self._writer: CheckpointWriter | None = None
         self.blocked_s = 0.0
         if distributed.rank() == 0:
-            self._writer = CheckpointWriter(run.checkpoints, run.config.checkpoint.keep_last, self.warn)
-            self._log = RunLog(run.folder, resumed_at)
+            run.open_folder()
+            self._writer = CheckpointWriter(
+                run.checkpoints, run.config.checkpoint.keep_last, self.warn, before_commit=run.files.upload
+            )
+            self._log = RunLog(run.files.folder, resumed_at)
             run.record_environment(resumed_at=resumed_at, workers=distributed.world_size())
 
     def log(self, kind: str, **values: Any) -> None:

@@ -109,6 +109,8 @@ class Trainer:
         self.last_rows: list[Row] = meta.get("metrics", [])
         self._recorder = Recorder(run, self.targets_seen)
         closing.callback(self._recorder.close)
+        if distributed.rank() == 0:
+            closing.enter_context(run.stop_request.watched())
         self.num_rollbacks = max(num_rollbacks, meta.get("rollbacks", 0), self._recorder.num_rollbacks())
         self._divergence = DivergenceDetector(config.divergence, meta.get("divergence"))
         self._throughput = Throughput(meta.get("seconds", 0.0), self.targets_seen)
