@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
-from datasets.loading.sequences import gather
+from datasets.loading.sequences import gather, take_rows
 from datasets.schema.melee_ids import TOURNAMENT_STAGES
 from wm.config.run_config import ObjectiveConfig
-from wm.data.augment import augment, mirror, swap_players
+from wm.data.augment import DEAD_LEFT, DEAD_RIGHT, augment, mirror, swap_players
 from wm.data.batches import LocalBatch
 from wm.model.encoding import STAGE_EMBEDDING, Frames, controllers, egocentric_features, to_frames
 from wm.model.heads import displacement_prior
@@ -40,11 +41,35 @@ def test_a_mirrored_frame_has_its_sides_exchanged_and_all_else_as_it_was(frames)
         (CODE_COLUMNS, frames.codes, other.codes, {"facing", "main_x", "c_x"}),
     ):
         for number, name in enumerate(columns):
+            if name == "action":
+                continue
             assert torch.equal(after[..., number], before[..., number] * (-1 if name in turned else 1)), name
     prior, turned_prior = displacement_prior(frames), displacement_prior(other)
     torch.testing.assert_close(turned_prior[..., 0], -prior[..., 0])
     torch.testing.assert_close(turned_prior[..., 1], prior[..., 1])
     assert torch.equal(controllers(other)[..., 1], controllers(frames)[..., 1])
+
+
+def test_the_sides_of_the_stage_in_an_action_are_exchanged(frames):
+    codes = frames.codes.clone()
+    codes[0, :, 0, 0] = torch.tensor([0, 1, 2, 3, 399, 1])
+    changed = Frames(floats=frames.floats, codes=codes, game=frames.game)
+    assert mirror(changed).codes[0, :, 0, 0].tolist() == [0, 2, 1, 3, 399, 2]
+    assert torch.equal(mirror(changed).codes[:, :, 1, 0], codes[:, :, 1, 0])
+
+
+def test_in_mirrored_games_too_players_die_on_the_side_that_their_action_names(index):
+    arrays, game_of_frame = read_games(index, np.arange(len(index))), np.repeat(np.arange(len(index)), index.num_frames)
+    action = arrays.codes[..., CODE_COLUMNS.index("action")]
+    at_side = np.flatnonzero(np.isin(action, (DEAD_LEFT, DEAD_RIGHT)).any(axis=1))
+    assert len(at_side)
+    whole = to_frames(take_rows(arrays, index.facts[game_of_frame[at_side]], at_side[:, None]))
+    other = mirror(whole)
+    assert same(mirror(other), whole)
+    for frames in (whole, other):
+        x, action = frames.float_column("x"), frames.code_column("action")
+        assert (x[action == DEAD_LEFT] < 0).all() and (x[action == DEAD_RIGHT] > 0).all()
+    assert (other.code_column("action") == DEAD_LEFT).sum() == (whole.code_column("action") == DEAD_RIGHT).sum() > 0
 
 
 def test_egocentric_features_are_invariant_to_mirroring(frames):

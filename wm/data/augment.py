@@ -5,6 +5,8 @@ Shape legend: B = batch, T = frames, P = players (2), C = columns.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -13,6 +15,9 @@ from wm.config.run_config import ObjectiveConfig
 from wm.data.batches import LocalBatch
 from wm.model.encoding import STAGE_EMBEDDING, Frames
 
+ACTION = CODE_COLUMNS.index("action")
+DEAD_LEFT, DEAD_RIGHT = 1, 2
+"""The only actions that name a side of the stage; all others are relative to the direction that the player faces."""
 MIRRORED_FLOATS = ("x", "self_air_x", "self_ground_x", "attack_x")
 MIRRORED_CODES = ("facing", "main_x", "c_x")
 
@@ -48,19 +53,23 @@ def mirror(frames: Frames) -> Frames:
     The two sides of a stage have different ground numbers and slightly different geometry. Stage id n becomes 32 - n,
     which maps no tournament stage to another one.
     """
-    floats = frames.floats * _signs(FLOAT_COLUMNS, MIRRORED_FLOATS, frames.floats)
-    codes = frames.codes * _signs(CODE_COLUMNS, MIRRORED_CODES, frames.codes)
+    floats = frames.floats * _signs(FLOAT_COLUMNS, MIRRORED_FLOATS, frames.floats.dtype, frames.floats.device)
+    codes = frames.codes * _signs(CODE_COLUMNS, MIRRORED_CODES, frames.codes.dtype, frames.codes.device)
+    action = codes[..., ACTION]
+    names_side = (action == DEAD_LEFT) | (action == DEAD_RIGHT)
+    codes[..., ACTION] = torch.where(names_side, DEAD_LEFT + DEAD_RIGHT - action, action)
     last = STAGE_EMBEDDING[0] - 1
     stage = last - frames.game[:, :1].clamp(0, last)
     return Frames(floats=floats, codes=codes, game=torch.cat([stage, frames.game[:, 1:]], dim=1))
 
 
-def _signs(columns: tuple[str, ...], negated: tuple[str, ...], like: torch.Tensor) -> torch.Tensor:
-    """(C,): -1 for the negated columns, else 1, created on the device."""
-    signs = torch.ones(len(columns), dtype=like.dtype, device=like.device)
-    for name in negated:
-        signs[columns.index(name)].neg_()
-    return signs
+@functools.cache
+def _signs(
+    columns: tuple[str, ...], negated: tuple[str, ...], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """(C,): -1 for the negated columns, else 1."""
+    with torch.inference_mode(False):
+        return torch.tensor([-1 if name in negated else 1 for name in columns], dtype=dtype, device=device)
 
 
 def _where(selected_B: torch.Tensor, frames: Frames, other: Frames) -> Frames:
