@@ -23,7 +23,7 @@ from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig
 from wm.data import pools
-from wm.data.batches import BatchLoader, LocalBatch, device_bytes, gather_sequences
+from wm.data.batches import BatchLoader, LocalBatch, device_bytes, fits_in_device_memory, gather_sequences, unused_bytes
 from wm.data.pools import BYTES_PER_FRAME
 
 S = 64
@@ -220,6 +220,18 @@ def test_auto_is_resident_where_the_games_take_a_small_part_of_the_memory(small_
         ) as made:
             assert made.is_cached is expected
             assert next(made).num_examples > 0
+
+
+def test_memory_that_the_allocator_keeps_of_freed_tensors_counts_as_free(monkeypatch):
+    assert unused_bytes(free=10, reserved=70, allocated=30) == 50
+    # After a rollback: the frames and weights of the run before are freed, but still reserved by torch's allocator.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10**9)
+    data = DataConfig(device_cache="always", device_cache_fraction=0.5)
+    assert fits_in_device_memory(30 * 10**9 // BYTES_PER_FRAME, torch.device("cuda"), data, 1)
+    with pytest.raises(UserError, match=r"free GB"):
+        fits_in_device_memory(40 * 10**9 // BYTES_PER_FRAME, torch.device("cuda"), data, 1)
 
 
 def test_resident_games_that_do_not_fit_are_a_users_error_that_says_what_to_do(small_index):

@@ -102,7 +102,9 @@ def test_rows_are_printed_again_after_the_log_was_away(tmp_path, capsys):
 
 def test_a_row_that_a_resumed_run_writes_again_is_printed_again(tmp_path, capsys):
     start = {
-        "kind": "start", "targets_seen": 0, "num_parameters": 1, "workers": 1, "device": "cpu", "train_games": 1,
+        "kind": "start", "batch_size": 8, "learning_rate": 1e-3, "warmup_targets": 100, 
+        "targets_seen": 0, "num_parameters": 1, "workers": 1, "device": "cpu", 
+        "train_games": 1,
         "train_frames": 1, "judged_games": 1,
     }  # fmt: skip
     with print_progress(run_in(tmp_path)):

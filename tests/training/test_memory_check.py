@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from wm.model.encoding import Frames, category, controllers
 from wm.model.world_model import build_model
 from wm.training import memory_check
 from wm.training.host_memory import PeakHostMemory
-from wm.training.memory_check import check_memory, estimate_cpu_memory, largest_batch_size
+from wm.training.memory_check import check_memory, estimate_cpu_memory, largest_batch_size, largest_power_of_two
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
 
@@ -67,6 +68,12 @@ def tensors_of(model: torch.nn.Module, optimizer: Optimizer) -> dict[str, torch.
     return found
 
 
+def groups_of(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Options of the parameter groups, without the learning rate, which each update sets."""
+    groups = [group for part in state["parts"] for group in part["param_groups"]]
+    return [{name: value for name, value in group.items() if name != "lr"} for group in groups]
+
+
 def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert first.keys() == second.keys()
     assert not [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
@@ -102,9 +109,7 @@ def test_training_after_a_memory_check_is_bit_for_bit_training_without_one(confi
         if is_checked:
             check_memory(step, 8)
             assert_equal(before[0], tensors_of(model, optimizer))
-            assert [part["param_groups"] for part in before[1]["parts"]] == [
-                part["param_groups"] for part in optimizer.state_dict()["parts"]
-            ]
+            assert groups_of(before[1]) == groups_of(optimizer.state_dict())
             assert torch.equal(before[2], torch.get_rng_state())
             assert all(parameter.grad is None for parameter in model.parameters())
             assert step.synchronize({}).num_steps == 0
@@ -189,6 +194,7 @@ MEASURE = """
 import json, sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
+from typing import Any
 from wm.config.run_config import RunConfig
 from wm.training.memory_check import _peak, estimate_cpu_memory
 from wm.model.world_model import build_model
@@ -281,7 +287,7 @@ def games(num_frames: int) -> GameIndex:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_auto_takes_the_largest_power_of_two_that_leaves_enough_updates_per_epoch(config, device):
-    config = replace(config, optimizer=replace(config.optimizer, batch_size="auto"))
+    config = replace(config, optimizer=replace(config.optimizer, batch_size="auto", total_targets=10**9))
     model, optimizer, step = made(config, device)
     before = tensors_of(model, optimizer)
     examples = 64 * 50
@@ -291,8 +297,21 @@ def test_auto_takes_the_largest_power_of_two_that_leaves_enough_updates_per_epoc
     assert_equal(before, tensors_of(model, optimizer))
 
 
+def test_sizes_are_tried_from_the_largest_down_so_that_no_kernel_is_tuned_for_a_tiny_batch():
+    tried: list[int] = []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= 600
+
+    assert largest_power_of_two(5_000, fits) == 512
+    assert tried == [4_096, 2_048, 1_024, 512]
+    assert largest_power_of_two(1, fits) == 1
+    assert largest_power_of_two(4_096, lambda size: False) == 1
+
+
 def test_auto_fills_only_a_share_of_the_free_memory(config, monkeypatch):
-    config = replace(config, optimizer=replace(config.optimizer, batch_size="auto"))
+    config = replace(config, optimizer=replace(config.optimizer, batch_size="auto", total_targets=10**9))
     _, _, step = made(config)
     estimate = estimate_cpu_memory(step, 4_096)
     assert estimate is not None

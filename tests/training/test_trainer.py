@@ -32,14 +32,13 @@ from datasets.runtime.errors import UserError
 from wm.checkpoints.reader import load_weights, open_checkpoint
 from wm.checkpoints.writer import CheckpointWriter
 from wm.config.model_config import ModelConfig
-from wm.config.run_config import CheckpointConfig, ObjectiveConfig, OptimizerConfig, RunConfig
+from wm.config.run_config import CheckpointConfig, ObjectiveConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import check_same_games, games_digest, open_data
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
 from wm.training.divergence import DivergedError
-from wm.training.optimizer import learning_rate
 from wm.training.validation import Row
 
 
@@ -156,6 +155,30 @@ def test_a_checkpoint_with_the_order_of_an_older_version_continues_at_the_beginn
     assert torch.equal(taken[0].frames.floats, first.frames.floats)
     (problem,) = [row["message"] for row in read_log(again.out) if row["kind"] == "problem"]
     assert "continuing at the beginning of pool 0 of epoch 0" in problem
+
+
+def test_a_run_with_automatic_batch_size_scales_its_learning_rate_logs_it_and_keeps_it_when_resumed(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(wm.training.schedule, "MIN_UPDATES", 5)
+    monkeypatch.setattr(wm.training.schedule, "MIN_UPDATES_PER_EPOCH", 5)
+    optimizer = replace(config.optimizer, batch_size="auto", reference_batch_size=4, total_targets=100 * STEP)
+    config = replace(config, optimizer=optimizer, max_seconds=1e-9)
+    run(config)
+    (start,) = [row for row in read_log(config.out) if row["kind"] == "start"]
+    batch_size = start["batch_size"]
+    assert batch_size > 16
+    assert start["learning_rate"] == pytest.approx(optimizer.learning_rate * (batch_size / 4) ** 0.5)
+    assert start["warmup_targets"] == optimizer.total_targets // 10
+    again = replace(config, out=tmp_path / "again", max_seconds=None)
+    again = replace(again, optimizer=replace(optimizer, batch_size=8, learning_rate=1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(wm.training.trainer.Trainer, "is_over", True)
+        run(again, resume=checkpoints(config)[-1])
+    resumed = [row for row in read_log(again.out) if row["kind"] == "start"][-1]
+    assert {name: resumed[name] for name in ("batch_size", "learning_rate", "warmup_targets")} == {
+        name: start[name] for name in ("batch_size", "learning_rate", "warmup_targets")
+    }
 
 
 @pytest.mark.parametrize("every_s", [0.2, 600.0])
@@ -371,23 +394,6 @@ def test_a_nan_weight_stops_the_run_before_any_update(config, tmp_path, built, m
             assert found[0].isnan()
             found[0] = tensor[0]
         assert torch.equal(found, tensor), name
-
-
-def test_the_learning_rate_warms_up_linearly_and_decays_as_a_cosine(config):
-    optimizer = OptimizerConfig(
-        total_targets=1_000, batch_size=10, learning_rate=2.0, warmup_targets=100, min_lr_ratio=0.1
-    )
-    config = replace(config, optimizer=optimizer)
-    assert learning_rate(config, 10, 0) == pytest.approx(2.0 * 0.1)
-    assert learning_rate(config, 10, 40) == pytest.approx(2.0 * 0.5 * cosine(0.04))
-    assert learning_rate(config, 10, 500) == pytest.approx(2.0 * cosine(0.5)) == pytest.approx(2.0 * 0.55)
-    assert (
-        learning_rate(config, 10, 1_000) == pytest.approx(2.0 * 0.1) == pytest.approx(learning_rate(config, 10, 5_000))
-    )
-
-
-def cosine(progress: float) -> float:
-    return 0.1 + 0.9 * (1 + float(np.cos(np.pi * progress))) / 2
 
 
 def test_examples_longer_than_any_game_are_rejected_before_training(config):

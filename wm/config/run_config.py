@@ -64,7 +64,11 @@ class OptimizerConfig:
     total_targets: PositiveInt = 2_000_000
     """Length of the schedule and of the run, in targets (trained predictions)."""
     batch_size: PositiveInt | Literal["auto"] = 32
-    """Examples per batch over all workers; auto takes the largest power of two that fits in memory."""
+    """Examples per batch over all workers; auto takes the largest power of two that fits in memory, within limits that
+    leave enough updates (`wm/training/schedule.py`)."""
+    reference_batch_size: PositiveInt | None = None
+    """Examples per batch that learning_rate and warmup_targets are meant for. With another batch size the rate is
+    multiplied by the square root of their ratio, and a warm-up of too few updates is lengthened. None: no scaling."""
     micro_batch_size: PositiveInt | None = None
     """Examples per forward pass of a worker; larger batches accumulate gradients. None: the whole batch."""
     learning_rate: PositiveFloat = 1e-3

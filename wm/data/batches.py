@@ -194,7 +194,7 @@ def fits_in_device_memory(num_frames: int, device: torch.device, data: DataConfi
     if data.device_cache == "never":
         return False
     needed = num_frames * BYTES_PER_FRAME
-    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory_bytes() // local_ranks
+    memory = unused_gpu_bytes(device) if device.type == "cuda" else available_memory_bytes() // local_ranks
     fits = needed <= data.device_cache_fraction * memory
     if data.device_cache == "always" and not fits:
         raise UserError(
@@ -204,6 +204,17 @@ def fits_in_device_memory(num_frames: int, device: torch.device, data: DataConfi
             "data.device_cache: auto"
         )
     return fits
+
+
+def unused_gpu_bytes(device: torch.device) -> int:
+    """GPU memory that this process can still allocate."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return unused_bytes(free, torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device))
+
+
+def unused_bytes(free: int, reserved: int, allocated: int) -> int:
+    """What can still be allocated: what the device has free, and what torch's allocator keeps of freed tensors."""
+    return free + reserved - allocated
 
 
 def _stop_threads(stop: threading.Event, executor: ThreadPoolExecutor) -> None:

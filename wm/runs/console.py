@@ -26,11 +26,15 @@ def format_row(row: dict[str, Any], config: RunConfig) -> str:
     kind = row["kind"]
     if kind == "start":
         at = f", resumed at {row['targets_seen']:,} targets" if row["targets_seen"] else ""
+        schedule = (
+            f"; batches of {row['batch_size']:,}, learning rate {row['learning_rate']:.2g} after "
+            f"{row['warmup_targets']:,} targets"
+        )
         compiling = "; compiling during the first update, up to a minute" if row.get("compiles") else ""
         return (
             f"{row['num_parameters'] / 1e6:.1f} M parameters on {row['workers']} x {row['device']}, "
             f"{row['train_games']:,} games ({row['train_frames']:,} frames) for training, "
-            f"{row['judged_games']:,} for evaluation{at}{compiling}"
+            f"{row['judged_games']:,} for evaluation{at}{schedule}{compiling}"
         )
     if kind == "train":
         return _format_progress(row, config)

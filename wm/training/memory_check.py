@@ -18,17 +18,16 @@ from torch.utils._pytree import tree_map
 from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes
+from wm.data.batches import unused_gpu_bytes
 from wm.data.pools import BYTES_PER_FRAME
 from wm.data.synthetic_batch import synthetic_batch
 from wm.model.precision import uses_bf16
 from wm.model.world_model import num_parameters
 from wm.training import distributed
 from wm.training.host_memory import PeakHostMemory, malloc_trim
+from wm.training.schedule import largest_useful_batch
 from wm.training.train_step import NonFiniteGradientError, TrainStep
 
-MAX_AUTO_BATCH = 4_096
-"""Most examples per worker for `batch_size: auto`: larger batches learn no faster from a game."""
-MIN_UPDATES_PER_EPOCH = 64
 MAX_GPU_SHARE = 0.85
 """Share of a GPU's memory beside the frames that `batch_size: auto` fills: the rest is for the evaluation."""
 MAX_CPU_SHARE = 0.25
@@ -66,24 +65,31 @@ def largest_batch_size(step: TrainStep, train: GameIndex, reserved_bytes: int = 
     """Examples of this worker for `batch_size: auto`: the largest power of two that fits in its memory.
 
     A GPU is filled to MAX_GPU_SHARE, found by trying; a CPU machine to MAX_CPU_SHARE of its free memory, extrapolated
-    from small steps. At most MAX_AUTO_BATCH, and few enough for MIN_UPDATES_PER_EPOCH.
+    from small steps. At most `largest_useful_batch`.
 
     Args:
         reserved_bytes: of the device, for the frames.
     """
-    workers = distributed.world_size()
-    examples = int(train.num_frames.sum()) // step.config.objective.predictions
-    smallest = 1 if workers == 1 else 2
-    largest = max(smallest, min(MAX_AUTO_BATCH, examples // MIN_UPDATES_PER_EPOCH // workers))
+    useful = largest_useful_batch(step.config, int(train.num_frames.sum()))
+    largest = max(1, useful // distributed.world_size())
     with preserve_state(step):
         if step.device.type == "cuda":
-            return _largest_on_gpu(step, smallest, largest, reserved_bytes)
+            return largest_power_of_two(largest, _fits_on_gpu(step, reserved_bytes))
         estimate = estimate_cpu_memory(step, largest)
         allowed = MAX_CPU_SHARE * (_available_bytes() - reserved_bytes)
-        size = smallest
-        while estimate is not None and 2 * size <= largest and estimate(2 * size) <= allowed:
-            size *= 2
-        return size
+        return largest_power_of_two(largest, lambda size: estimate is not None and estimate(size) <= allowed)
+
+
+def largest_power_of_two(largest: int, fits: Callable[[int], bool]) -> int:
+    """The largest power of two up to `largest` that fits; 1 if none does, which `check_memory` then reports.
+
+    Sizes are tried from the top: Triton tunes its kernels at the first size that it sees, whose batch is not part of
+    its key, and a kernel tuned for two examples is slow for a thousand.
+    """
+    size = 1 << (largest.bit_length() - 1)
+    while size > 1 and not fits(size):
+        size //= 2
+    return size
 
 
 def estimate_cpu_memory(step: TrainStep, batch_size: int) -> Callable[[int], float] | None:
@@ -158,23 +164,21 @@ def _fits(step: TrainStep, num_examples: int) -> bool:
     return False
 
 
-def _largest_on_gpu(step: TrainStep, smallest: int, largest: int, reserved_bytes: int) -> int:
-    """Double the batch until it does not fit any more."""
+def _fits_on_gpu(step: TrainStep, reserved_bytes: int) -> Callable[[int], bool]:
+    """Whether an update fits into MAX_GPU_SHARE of the memory beside the frames, by trying."""
     free, _ = torch.cuda.mem_get_info(step.device)
     budget = MAX_GPU_SHARE * (free + torch.cuda.memory_reserved(step.device) - reserved_bytes)
-    size = 0
-    candidate = smallest
-    while candidate <= largest:
+
+    def fits(num_examples: int) -> bool:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(step.device)
-        if not _fits(step, candidate) or torch.cuda.max_memory_reserved(step.device) > budget:
-            break
-        size, candidate = candidate, 2 * candidate
-    return max(size, smallest)  # `check_memory` reports if not even that fits
+        return _fits(step, num_examples) and torch.cuda.max_memory_reserved(step.device) <= budget
+
+    return fits
 
 
 def _problem_on_gpu(step: TrainStep, batch_size: int, reserved_bytes: int) -> str | None:
-    free, total = torch.cuda.mem_get_info(step.device)
+    free, total = unused_gpu_bytes(step.device), torch.cuda.mem_get_info(step.device)[1]
     placeholder = None
     with contextlib.suppress(torch.cuda.OutOfMemoryError):
         placeholder = torch.empty(reserved_bytes, dtype=torch.uint8, device=step.device)

@@ -1,8 +1,7 @@
-"""AdamW or Muon, and the learning-rate schedule: linear warm-up, then cosine decay, over targets seen."""
+"""AdamW or Muon."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -129,12 +128,3 @@ def _groups(model: WorldModel) -> tuple[list[Tensor], list[Tensor], list[Tensor]
         else:
             matrices.append(parameter)
     return inner, matrices, others
-
-
-def learning_rate(config: RunConfig, batch_size: int, targets_seen: int) -> float:
-    """Linear warm-up, then a cosine down to `min_lr_ratio`, over targets seen."""
-    optimizer = config.optimizer
-    warmup = min(1.0, (targets_seen + batch_size) / max(1, optimizer.warmup_targets))
-    progress = min(1.0, targets_seen / optimizer.total_targets)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return optimizer.learning_rate * warmup * (optimizer.min_lr_ratio + (1 - optimizer.min_lr_ratio) * cosine)

@@ -27,9 +27,10 @@ from wm.training.device import select_device
 from wm.training.divergence import DivergedError, DivergenceDetector
 from wm.training.host_memory import raise_malloc_thresholds
 from wm.training.memory_check import check_memory, largest_batch_size
-from wm.training.optimizer import Optimizer, learning_rate
+from wm.training.optimizer import Optimizer
 from wm.training.recorder import Recorder
 from wm.training.resume import agreed_checkpoint
+from wm.training.schedule import Schedule, schedule_for
 from wm.training.throughput import Throughput, peak_gb
 from wm.training.train_step import NonFiniteGradientError, StepStats, TrainStep
 from wm.training.validation import Row, Validation
@@ -252,9 +253,11 @@ class Trainer:
         elif self.config.optimizer.batch_size != "auto":
             self.batch_size = self.config.optimizer.batch_size
         else:
-            reserved = device_bytes(self._order(2 * ranks), train, self.device, **sharing)
+            reserved = device_bytes(self._order(ranks), train, self.device, **sharing)
             fits = largest_batch_size(self._step, train, reserved)
             self.batch_size = min(distributed.all_gather_object(fits)) * ranks
+        has_schedule = "schedule" in meta
+        self._schedule = Schedule(**meta["schedule"]) if has_schedule else schedule_for(self.config, self.batch_size)
         order = self._order(self.batch_size)
         check_memory(self._step, -(-self.batch_size // ranks), device_bytes(order, train, self.device, **sharing))
         cursor = self._cursor(order, meta) if meta else None
@@ -286,8 +289,7 @@ class Trainer:
         )  # fmt: skip
 
     def _learning_rate(self) -> float:
-        rate = learning_rate(self.config, self.batch_size, self.targets_seen)
-        return rate * self.config.divergence.lr_factor**self.num_rollbacks
+        return self._schedule.learning_rate(self.targets_seen) * self.config.divergence.lr_factor**self.num_rollbacks
 
     def _snapshot(self) -> Snapshot:
         meta = {
@@ -302,6 +304,7 @@ class Trainer:
             "cursor": asdict(self._feed.cursor),
             "order_version": ORDER_VERSION,
             "batch_size": self.batch_size,
+            "schedule": asdict(self._schedule),
             "rollbacks": self.num_rollbacks,
             "divergence": self._divergence.state(),
         }
@@ -313,7 +316,8 @@ class Trainer:
             "start", targets_seen=self.targets_seen, num_parameters=num_parameters(self.model),
             workers=distributed.world_size(), device=self.device.type, train_games=len(self.data.train),
             train_frames=int(self.data.train.num_frames.sum()), judged_games=len(self.data.evaluation),
-            batch_size=self.batch_size, compiles=self._compiles,
+            batch_size=self.batch_size, learning_rate=self._schedule.peak,
+            warmup_targets=self._schedule.warmup_targets, compiles=self._compiles,
         )  # fmt: skip
 
     def _log_progress(self, stats: StepStats) -> None:

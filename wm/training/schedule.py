@@ -1,0 +1,77 @@
+"""The learning rate over a run (linear warm-up, then cosine decay, over targets seen), and its rule for other batches.
+
+A larger batch has less noise in its gradient and makes fewer updates. If the config names the batch size that its rate
+was chosen for (`optimizer.reference_batch_size`), the rate is multiplied by the square root of the batch's ratio to it:
+the rule for Adam of Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (arXiv
+2205.10287); Muon's rate is matched to AdamW's. Their rule also lowers the betas, which leaves no momentum at ten times
+the batch; here the betas stay as configured. The warm-up of that rule has a fixed length in targets. Where it would be
+only a few updates it is lengthened to 2 / (1 - beta2) of them (Ma & Yarats 2019, "On the adequacy of untuned warmup for
+adaptive optimization", arXiv 1910.04209), but to no more than MAX_WARMUP_FRACTION of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from wm.config.run_config import RunConfig
+
+MAX_WARMUP_FRACTION = 0.1
+"""Largest part of a run to which its warm-up is lengthened."""
+MIN_UPDATES = 1_000
+"""Of a whole run, for `batch_size: auto`: larger batches would leave too few."""
+MIN_UPDATES_PER_EPOCH = 64
+MAX_AUTO_BATCH = 4_096
+"""Most examples in a batch over all workers for `batch_size: auto`: larger ones learn no faster from a game."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """The learning rate of each update of a run. A checkpoint keeps it, so a resumed run does too."""
+
+    peak: float
+    """Highest learning rate."""
+    warmup_targets: int
+    total_targets: int
+    min_lr_ratio: float
+    """Final learning rate over the peak."""
+    update_targets: int
+    """Targets of one update."""
+
+    def learning_rate(self, targets_seen: int) -> float:
+        """Of the update after `targets_seen` targets."""
+        warmup = min(1.0, (targets_seen + self.update_targets) / max(1, self.warmup_targets))
+        progress = min(1.0, targets_seen / self.total_targets)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.peak * warmup * (self.min_lr_ratio + (1 - self.min_lr_ratio) * cosine)
+
+
+def schedule_for(config: RunConfig, batch_size: int) -> Schedule:
+    """The schedule of a new run.
+
+    Args:
+        batch_size: examples over all workers.
+    """
+    optimizer = config.optimizer
+    peak, warmup_targets = optimizer.learning_rate, optimizer.warmup_targets
+    update_targets = batch_size * config.objective.predictions
+    if optimizer.reference_batch_size is not None:
+        peak *= math.sqrt(batch_size / optimizer.reference_batch_size)
+        least = round(2 / (1 - optimizer.beta2)) * update_targets
+        warmup_targets = max(warmup_targets, min(least, int(MAX_WARMUP_FRACTION * optimizer.total_targets)))
+    return Schedule(
+        peak=peak, warmup_targets=warmup_targets, total_targets=optimizer.total_targets,
+        min_lr_ratio=optimizer.min_lr_ratio, update_targets=update_targets,
+    )  # fmt: skip
+
+
+def largest_useful_batch(config: RunConfig, num_frames: int) -> int:
+    """Most examples in a batch, over all workers, for `batch_size: auto`.
+
+    Args:
+        num_frames: of the training games.
+    """
+    predictions = config.objective.predictions
+    per_epoch = num_frames // predictions // MIN_UPDATES_PER_EPOCH
+    per_run = config.optimizer.total_targets // predictions // MIN_UPDATES
+    return max(1, min(MAX_AUTO_BATCH, per_epoch, per_run))
