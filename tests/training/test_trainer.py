@@ -36,6 +36,7 @@ from wm.config.run_config import CheckpointConfig, ObjectiveConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import check_same_games, games_digest, open_data
+from wm.model.scan_backend import ScanChoice
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
 from wm.training.divergence import DivergedError
@@ -362,6 +363,23 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_drops_later_log_rows(
     ]
     assert logged[0] == logged[1]
     assert losses(config) == losses(killed)
+
+
+def test_log_profile_and_environment_name_the_scan_that_runs_not_the_one_that_was_asked_for(config):
+    config = replace(with_targets(config, 1), model=replace(config.model, scan_backend="auto"))
+    run(config)
+    start = next(row for row in read_log(config.out) if row["kind"] == "start")
+    profile, environment = (
+        json.loads((config.out / name).read_text()) for name in ("profile.json", "environment.json")
+    )
+    assert start["scan_backend"] == profile["core"] == environment["attempts"][-1]["scan_backend"] == "torch"
+
+
+def test_a_note_about_the_scan_is_a_line_of_the_log(config, monkeypatch):
+    choice = ScanChoice(backend="torch", note="the scan runs in plain torch: no compiler")
+    monkeypatch.setattr("wm.training.device.choose_scan_backend", lambda *_: choice)
+    run(with_targets(config, 1))
+    assert choice.note in [row.get("message") for row in read_log(config.out) if row["kind"] == "problem"]
 
 
 @pytest.mark.usefixtures("every_update_saved")

@@ -34,7 +34,8 @@ class ModelConfig:
     hidden_sizes: tuple[PositiveInt, ...] = (512, 256)
     """Widths of the hidden layers (mlp)."""
     scan_backend: ScanBackend = "auto"
-    """State-space scan: torch runs anywhere, triton is mamba-ssm's kernels (CUDA); auto takes triton if available."""
+    """State-space scan: torch runs anywhere, triton is Triton kernels (CUDA). auto takes triton on a GPU if the kernels
+    pass a comparison with torch before training starts, and says why if they do not; triton is an error then."""
 
     @property
     def passes_per_frame(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.schema.columns import NUM_PLAYERS
+from wm.model.aligned import aligned_linear
 from wm.model.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, cached_tensor, category, facing_sign, positions
 
 DELTAS = ("percent", "x", "y", "shield")
@@ -111,7 +112,11 @@ class Heads(nn.Module):
             frames: the context frames.
             prior_BTPC: (B, T, P, 2), displacement prior in game units.
         """
-        out = self.linear(hidden).view(*prior_BTPC.shape[:-1], NUM_OUTPUTS).float()
+        out = (
+            aligned_linear(hidden, self.linear.weight, self.linear.bias)
+            .view(*prior_BTPC.shape[:-1], NUM_OUTPUTS)
+            .float()
+        )
         sizes = [len(DELTAS) + len(VELOCITIES), len(DYNAMICS), len(BINARIES)]
         differences, dynamics, binaries, *logits = out.split(
             [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1

@@ -1,4 +1,6 @@
-"""Mamba-2 blocks with one state dict and two scan backends: plain torch, and mamba-ssm's Triton kernels.
+"""Mamba-2 blocks with one state dict and two scan backends: plain torch, and Triton kernels.
+
+The kernels are those of `wm.model.fused_ops` for sequences of one chunk, and mamba-ssm's, if installed, for others.
 
 Parameter names are those of `mamba_ssm.modules.mamba2.Mamba2`, which loads them strictly, both ways.
 Shape legend: B = batch, T = frames, C = channels, H = heads, D = head width, N = state size.
@@ -16,7 +18,8 @@ from torch.nn import functional as F
 
 from datasets.runtime.errors import UserError
 from wm.config.model_config import ScanBackend
-from wm.model import ssd, ssd_triton
+from wm.model import fused_ops, ssd, ssd_triton
+from wm.model.aligned import aligned_linear
 from wm.model.autograd_ops import CausalConvolution, RMSNorm
 
 
@@ -49,7 +52,7 @@ class Mamba2Mixer(nn.Module):
         self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
         self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.num_heads))
-        self.norm = GatedRMSNorm(self.d_inner)
+        self.norm = OutputNorm(self.d_inner)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
     def forward(
@@ -62,15 +65,25 @@ class Mamba2Mixer(nn.Module):
         Returns:
             (B, T, d_model), and the final state if `return_state`.
         """
-        z, xbc, dt = self.in_proj(u_BTC).split([self.d_inner, self.d_inner + 2 * self.d_state, self.num_heads], dim=-1)
+        channels = self.d_inner + 2 * self.d_state
+        projected = aligned_linear(u_BTC, self.in_proj.weight)
+        z, xbc, dt = projected.split([self.d_inner, channels, self.num_heads], dim=-1)
+        dt = F.softplus(dt.float() + self.dt_bias)
+        a = -self.A_log.float().exp()
+        use_triton = _use_triton(self.scan_backend, u_BTC.device)
+        is_chunk = fused_ops.takes_chunk(u_BTC.shape[1], self.headdim, self.d_state)
+        if use_triton and is_chunk and state is None and not return_state:
+            assert self.conv1d.bias is not None
+            xbc = fused_ops.conv_silu(xbc, self.conv1d.weight[:, 0], self.conv1d.bias)
+            y = fused_ops.chunk_scan(xbc, dt, a, self.D.float(), z, self.headdim)
+            return self.out_proj(self.norm(y)), None
         xbc, conv_state = self._convolve(xbc, None if state is None else state.conv, return_state)
         x, b, c = F.silu(xbc).split([self.d_inner, self.d_state, self.d_state], dim=-1)
         x = x.unflatten(-1, (self.num_heads, self.headdim))
-        dt = F.softplus(dt.float() + self.dt_bias)
-        scan = ssd_triton.scan if _use_triton(self.scan_backend, u_BTC.device) else ssd.scan
-        y, ssm_state = scan(x, dt, -self.A_log.float().exp(), b, c, None if state is None else state.ssm, return_state)
+        scan = ssd_triton.scan if use_triton and ssd_triton.available() else ssd.scan
+        y, ssm_state = scan(x, dt, a, b, c, None if state is None else state.ssm, return_state)
         y = (y + self.D.to(x.dtype)[:, None] * x).flatten(-2)
-        out = self.out_proj(self.norm(y, z))
+        out = self.out_proj(self.norm(y * F.silu(z)))
         if not return_state:
             return out, None
         assert conv_state is not None and ssm_state is not None
@@ -86,16 +99,16 @@ class Mamba2Mixer(nn.Module):
         return out, padded[:, -width:] if return_state else None
 
 
-class GatedRMSNorm(nn.Module):
-    """RMSNorm(y * silu(z)): mamba-ssm's RMSNormGated with norm_before_gate=False."""
+class OutputNorm(nn.Module):
+    """RMSNorm of the gated output: mamba-ssm's RMSNormGated with norm_before_gate=False, after the gate."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        return RMSNorm.apply(y * F.silu(z), self.weight, self.eps)
+    def forward(self, y: Tensor) -> Tensor:
+        return RMSNorm.apply(y, self.weight, self.eps)
 
 
 class Mamba2Backbone(nn.Module):
@@ -131,8 +144,7 @@ class Mamba2Backbone(nn.Module):
 
 
 def _use_triton(backend: ScanBackend, device: torch.device) -> bool:
-    if backend == "auto":
-        return device.type == "cuda" and ssd_triton.available()
+    """Whether to run the kernels. `auto` stands for torch here: `wm.model.scan_backend` replaces it if they work."""
     if backend == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError("model.scan_backend is triton, which needs CUDA; set scan_backend: auto, or use a GPU")
     return backend == "triton"

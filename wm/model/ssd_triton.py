@@ -16,7 +16,7 @@ CHUNK_FRAMES = 64
 
 @functools.cache
 def available() -> bool:
-    """Whether the modules that the kernels need are installed."""
+    """Whether mamba-ssm and what it needs are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("mamba_ssm", "triton", "einops"))
 
 
@@ -38,6 +38,16 @@ def _chunk_scan():
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     return mamba_chunk_scan_combined
+
+
+def forget_tuning() -> None:
+    """Have the kernels be tuned again at their next launch: what is fastest depends on the size of the batch, which is
+    not part of the key under which they remember it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mamba_ssm.ops.triton"):
+            for kernel in vars(module).values():
+                if type(kernel).__name__ == "Autotuner":
+                    kernel.cache.clear()
 
 
 def scan(

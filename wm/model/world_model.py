@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from datasets.schema.columns import NUM_PLAYERS
 from wm.config.model_config import ModelConfig
+from wm.model.aligned import aligned_linear
 from wm.model.encoding import (
     CONTROLLER_LAYOUT,
     EGOCENTRIC_LAYOUT,
@@ -57,10 +58,10 @@ class PlayerLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, P, width) if shared, else (B, T, width)."""
         if self.swapped_order is None:
-            return super().forward(input)
+            return aligned_linear(input, self.weight, self.bias)
         weight = torch.cat([self.weight, self.weight.index_select(1, self.swapped_order)])
         bias = None if self.bias is None else self.bias.repeat(NUM_PLAYERS)
-        return F.linear(input, weight, bias).unflatten(-1, (NUM_PLAYERS, self.out_features))
+        return aligned_linear(input, weight, bias).unflatten(-1, (NUM_PLAYERS, self.out_features))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

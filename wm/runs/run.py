@@ -184,7 +184,7 @@ class Run:
         """Record that rank 0 starts, and on which machine; a full disk is reported, not raised.
 
         Args:
-            facts: about the attempt: `resumed_at`, `workers`.
+            facts: about the attempt: `resumed_at`, `workers`, `scan_backend`.
         """
         try:
             self._add_to_environment("attempts", facts, environment())

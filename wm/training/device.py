@@ -7,6 +7,8 @@ import torch
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from wm.config.run_config import RunConfig
+from wm.model.scan_backend import ScanChoice, choose_scan_backend
+from wm.training import distributed
 
 
 def select_device(config: RunConfig) -> torch.device:
@@ -21,6 +23,25 @@ def select_device(config: RunConfig) -> torch.device:
         raise UserError("use_gpu is set, but there is no CUDA device; set use_gpu: false, or install a CUDA torch")
     torch.backends.cuda.matmul.allow_tf32 = True
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def agreed_scan_backend(config: RunConfig, device: torch.device) -> ScanChoice:
+    """The scan that runs on every rank: the kernels if they work on all; every rank must call.
+
+    Raises:
+        UserError: on every rank: the config asks for triton, and on some rank the kernels do not work.
+    """
+    mine: ScanChoice | UserError
+    try:
+        mine = choose_scan_backend(config.model, device, config.precision, config.objective.example_frames - 1)
+    except UserError as error:
+        mine = error
+    choices: list[ScanChoice] = []
+    for choice in distributed.all_gather_object(mine):
+        if isinstance(choice, UserError):
+            raise choice
+        choices.append(choice)
+    return next((choice for choice in choices if choice.backend == "torch"), choices[0])
 
 
 def set_num_threads(config: RunConfig, num_processes: int) -> None:

@@ -19,10 +19,11 @@ class Recorder:
         blocked_s: seconds that the last checkpoint blocked training.
     """
 
-    def __init__(self, run: Run, resumed_at: int) -> None:
+    def __init__(self, run: Run, resumed_at: int, *, scan_backend: str) -> None:
         """
         Args:
             resumed_at: targets seen by the checkpoint that the run resumes from; 0 for a new run.
+            scan_backend: the scan that runs.
         Raises:
             UserError: checkpoints cannot be written to their store, or the run's storage cannot be read.
         """
@@ -36,7 +37,7 @@ class Recorder:
                 run.checkpoints, run.config.checkpoint.keep_last, self.warn, before_commit=run.files.upload
             )
             self._log = RunLog(run.files.folder, resumed_at)
-            run.record_environment(resumed_at=resumed_at, workers=distributed.world_size())
+            run.record_environment(resumed_at=resumed_at, workers=distributed.world_size(), scan_backend=scan_backend)
 
     def log(self, kind: str, **values: Any) -> None:
         """Append a row to the log."""

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from wm.model.world_model import build_model, num_parameters
 from wm.runs.run import Run
 from wm.training import distributed
 from wm.training.compilation import compile_during, is_compiled, restore_eager, should_compile
-from wm.training.device import select_device
+from wm.training.device import agreed_scan_backend, select_device
 from wm.training.divergence import DivergedError, DivergenceDetector
 from wm.training.host_memory import raise_malloc_thresholds
 from wm.training.memory_check import check_memory, largest_batch_size
@@ -102,13 +102,15 @@ class Trainer:
         if self.device.type == "cpu":
             raise_malloc_thresholds()
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, config.objective.context_frames).to(self.device)
+        self._scan = agreed_scan_backend(config, self.device)
+        network = replace(config.model, scan_backend=self._scan.backend)
+        self.model = build_model(network, config.objective.context_frames).to(self.device)
         self.optimizer = Optimizer(self.model, config)
         meta: dict[str, Any] = {} if resume is None else self._restore(resume)
         self.targets_seen: int = meta.get("targets_seen", 0)
         self.num_updates: int = meta.get("step", 0)
         self.last_rows: list[Row] = meta.get("metrics", [])
-        self._recorder = Recorder(run, self.targets_seen)
+        self._recorder = Recorder(run, self.targets_seen, scan_backend=self._scan.backend)
         closing.callback(self._recorder.close)
         if distributed.rank() == 0:
             closing.enter_context(run.stop_request.watched())
@@ -318,7 +320,10 @@ class Trainer:
             train_frames=int(self.data.train.num_frames.sum()), judged_games=len(self.data.evaluation),
             batch_size=self.batch_size, learning_rate=self._schedule.peak,
             warmup_targets=self._schedule.warmup_targets, compiles=self._compiles,
+            scan_backend=self._scan.backend,
         )  # fmt: skip
+        if self._scan.note is not None:
+            self._recorder.warn(self._scan.note)
 
     def _log_progress(self, stats: StepStats) -> None:
         """A progress line and the throughput profile."""
@@ -335,5 +340,5 @@ class Trainer:
             precision="bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
             resident=self._feed.is_cached, targets_per_s=self._throughput.steady_targets_per_s,
             wait_share=speed["wait_share"], checkpoint_held_s=self._recorder.blocked_s,
-            core=self.config.model.scan_backend, compiled=is_compiled(self.model), **memory,
+            core=self._scan.backend, compiled=is_compiled(self.model), **memory,
         )  # fmt: skip
