@@ -49,7 +49,8 @@ def start_ray(min_cpus: int = 1, min_gpus: float = 0, object_store_bytes: int | 
 
 
 def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if not uses_cluster():  # nobody drains the only node
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # a warning that tokens are on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,15 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ray.train.v2.api.exceptions import TrainingFailedError
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 from train_kills import resumed_at
 
 from datasets.runtime.errors import UserError
 from wm.config.run_config import CheckpointConfig, RunConfig
 from wm.config.typed_yaml import to_plain
-from wm.runs.crash_history import CRASH_FILE, CrashHistory
-from wm.runs.run import Run
+from wm.runs.crash_history import CRASH_FILE
 from wm.runs.run_log import read_log
 
 
@@ -155,69 +152,3 @@ def test_a_run_whose_node_dies_resumes_on_another_node(config, tmp_path):
     assert_same_weights(
         weights(checkpoints(replace(config, out=tmp_path / "undisturbed"))[-1]), weights(checkpoints(config)[-1])
     )
-
-
-@pytest.mark.parametrize(
-    ("events", "max_failures", "num_starts", "is_finished"),
-    [
-        ("PPPPPF", 0, 6, True),
-        ("PCF", 1, 3, True),
-        ("CPCF", 1, 3, False),
-        ("CPPCPCF", 2, 6, False),
-        ("PCF", 0, 2, False),
-        ("NF", 0, 1, False),
-        ("PNNNF", 1, 4, False),
-        ("CCCF", 2, 3, False),
-    ],
-)
-def test_preemptions_are_unlimited_but_crashes_are_counted(
-    tmp_path, monkeypatch, events, max_failures, num_starts, is_finished
-):
-    """P: preempted, C: crashed, N: did not start, F: finished. `ray_with_a_budget` imitates Ray's FailureConfig."""
-    from wm.launch import ray_train
-
-    run, left = Run(RunConfig(out=tmp_path, max_failures=max_failures)), list(events)
-    history = CrashHistory(run.files, "command")
-
-    def ray_with_a_budget(budget: int) -> BaseException | None:
-        for number in range(budget + 1):
-            event = left.pop(0)
-            if event == "F":
-                return None
-            if event != "N":
-                history.record_start(0)
-            if event == "P":
-                history.record_preemption()
-            if number == budget:
-                return TrainingFailedError("Ray's message")
-        return None
-
-    monkeypatch.setattr(ray_train, "_trainer", lambda config, command, max_failures: max_failures)
-    monkeypatch.setattr(ray_train, "_fit_in_thread", ray_with_a_budget)
-    failure = ray_train._run_until_over(run, history, "command")
-    assert (failure is None) == is_finished
-    assert len(events) - len(left) == num_starts
-    if failure is not None:
-        message = ray_train._crashed_too_often(run, history, failure)
-        assert message.startswith(
-            "the run crashed" if events.count("C") > max_failures else "the run's workers did not start"
-        )
-        assert "to resume from 0 targets" in message
-
-
-def test_a_stop_request_during_preemptions_ends_the_restarts(tmp_path, monkeypatch):
-    from wm.launch import ray_train
-
-    run = Run(RunConfig(out=tmp_path, max_failures=0))
-    history = CrashHistory(run.files, "command")
-
-    def preempted(_budget: int) -> BaseException:
-        history.record_start(0)
-        history.record_preemption()
-        run.stop_request.signal = signal.SIGTERM
-        return TrainingFailedError("Ray's message")
-
-    monkeypatch.setattr(ray_train, "_trainer", lambda config, command, max_failures: max_failures)
-    monkeypatch.setattr(ray_train, "_fit_in_thread", preempted)
-    assert ray_train._run_until_over(run, history, "command") is not None
-    assert len(history.attempts()) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import STEP, assert_same_weights, checkpoints, optimizer_tensors, tiny_run, weights
 
+from datasets.runtime.errors import UserError
 from wm.checkpoints.reader import open_store
 from wm.config.run_config import RunConfig
 from wm.launch.train_worker import work
@@ -59,7 +60,6 @@ def test_a_damaged_newest_checkpoint_costs_some_updates_and_changes_nothing(conf
     work(broken, "third")
     reported = [row["message"] for row in read_log(broken.out) if "is damaged" in row.get("message", "")]
     assert [newest.name in message for message in reported] == ([] if damage is remove_meta else [True])
-    assert Run(broken).end_reason() is None
     ends = checkpoints(config)[-1], checkpoints(broken)[-1]
     assert_same_weights(*(weights(end) for end in ends))
     assert_same_weights(*(optimizer_tensors(end) for end in ends))
@@ -70,27 +70,26 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_over(
     work(replace(config, max_seconds=1e-9), "first")
     for checkpoint in checkpoints(config):
         truncate(checkpoint)
-    work(config, "second")
-    reason = Run(config).end_reason() or ""
+    with pytest.raises(UserError) as refused:
+        work(config, "second")
+    reason = str(refused.value)
     assert reason.startswith("all checkpoints of the run are damaged: ") and "delete them to start over" in reason
     assert "\n" not in reason
 
 
-def test_a_run_that_is_over_is_not_started_again(config):
+def test_a_run_that_is_asked_to_stop_is_not_started_again(config):
     Run(config).claim()
     Run(config).stop_request.request()
-    work(config, "one")
-    Run(config).stop_request.clear()
-    Run(config).end("the loss spiked")
     work(config, "one")
     assert not (config.out / ATTEMPTS_FILE).exists()
     assert read_log(config.out) == []
 
 
-def test_a_users_error_is_recorded_for_the_driver(config, tmp_path):
+def test_a_users_error_is_raised_and_is_not_a_crash(config, tmp_path):
     Run(config).claim()
-    work(replace(config, train_corpus=tmp_path / "nowhere"), "one")
-    assert "nowhere" in (Run(config).end_reason() or "")
+    with pytest.raises(UserError, match="nowhere"):
+        work(replace(config, train_corpus=tmp_path / "nowhere"), "one")
+    assert not (config.out / ATTEMPTS_FILE).exists()
 
 
 def test_two_crashes_at_the_same_place_end_the_run(config):
@@ -100,8 +99,9 @@ def test_two_crashes_at_the_same_place_end_the_run(config):
     history.record_crash(ZeroDivisionError("the fifth update"), rank=0)
     history.record_start(0)
     history.record_crash(ZeroDivisionError("the fifth update"), rank=0)
-    work(config, "one")
-    reason = Run(config).end_reason() or ""
+    with pytest.raises(UserError) as ended:
+        work(config, "one")
+    reason = str(ended.value)
     assert "crashed 2 times" in reason and "ZeroDivisionError: the fifth update" in reason
     rows = [json.loads(line) for line in (config.out / ATTEMPTS_FILE).read_text().splitlines() if line]
     assert [row["event"] for row in rows] == ["start", "crash"] * 2

@@ -45,7 +45,10 @@ NARROWER = {
 MAY_IMPORT_RAY = {
     "datasets/pipeline/ray_encode.py",
     "datasets/runtime/ray_cluster.py",
+    "wm/launch/failure_policy.py",
+    "wm/launch/ray_reporter.py",
     "wm/launch/ray_train.py",
+    "wm/launch/torch_backend.py",
     "tune/asha.py",
     "tune/sweep.py",
     "tune/trial_process.py",

@@ -67,7 +67,9 @@ def test_auto_compiles_long_schedules_on_a_cpu_with_a_compiler(config, monkeypat
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     assert should_compile(model, long, cpu)
     assert not should_compile(model, short, cpu)
-    assert not should_compile(model, replace(long, num_workers=2), cpu)
+    with monkeypatch.context() as two_ranks:
+        two_ranks.setattr("wm.training.distributed.world_size", lambda: 2)
+        assert not should_compile(model, long, cpu)
     assert not should_compile(model, long, torch.device("cuda"))
     assert not should_compile(model, replace(long, compile="never"), cpu)
     assert should_compile(model, replace(short, compile="always"), torch.device("cuda"))

@@ -156,8 +156,9 @@ class RunConfig:
     """Folder of the run, or its s3:// or gs:// URI: log, TensorBoard, checkpoints. The same command resumes the run."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weight initialization, shuffling and augmentation."""
-    num_workers: PositiveInt = 1
-    """Data-parallel workers (GPUs, or processes on a CPU)."""
+    num_workers: PositiveInt | tuple[int, int] = 1
+    """Data-parallel workers (GPUs, or processes on a CPU). [min, max]: as many as the cluster has room for; the number
+    changes when nodes come and go."""
     use_gpu: bool = False
     """One GPU per worker."""
     num_threads: PositiveInt | Literal["auto"] = "auto"
@@ -199,12 +200,33 @@ class RunConfig:
         num_windows = self.objective.num_windows
         if self.model.kind == "mamba2" and self.objective.kind == "window" and num_windows > 1:
             raise ValueError(f"objective.num_windows={num_windows}: mamba2 takes 1, or objective.kind: sequence")
-        batch_size = self.optimizer.batch_size
-        if batch_size != "auto" and self.num_workers > 1 and batch_size < 2 * self.num_workers:
+        batch_size, workers = self.optimizer.batch_size, self.max_workers
+        if not 1 <= self.min_workers <= workers:
+            raise ValueError(f"num_workers={list(self.num_workers_range)}: expected [min, max] with 1 <= min <= max")
+        if batch_size == "auto" and self.min_workers < workers:
             raise ValueError(
-                f"optimizer.batch_size={batch_size} is less than two examples for each of "
-                f"num_workers={self.num_workers}"
+                f"optimizer.batch_size=auto depends on the number of workers, which changes with "
+                f"num_workers={list(self.num_workers_range)}; expected a number of examples"
             )
+        if batch_size != "auto" and workers > 1 and batch_size < 2 * workers:
+            raise ValueError(
+                f"optimizer.batch_size={batch_size} is less than two examples for each of num_workers={workers}"
+            )
+
+    @property
+    def num_workers_range(self) -> tuple[int, int]:
+        """The least and the largest number of workers; equal unless the run is elastic."""
+        return (self.num_workers, self.num_workers) if isinstance(self.num_workers, int) else self.num_workers
+
+    @property
+    def min_workers(self) -> int:
+        """The least number of workers that the run trains with."""
+        return self.num_workers_range[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The largest number of workers that the run trains with."""
+        return self.num_workers_range[1]
 
     @property
     def contexts(self) -> tuple[int, ...]:

@@ -42,11 +42,11 @@ def open_data(config: RunConfig) -> TrainingData:
             f"{config.objective.example_frames}; use a smaller context_frames or sequence_frames"
         )
     eval_frames = int(np.maximum(0, evaluation.num_frames - COUNTDOWN_FRAMES).sum())
-    if min(eval_frames, config.eval.num_targets, config.eval.validation_targets) < config.num_workers:
+    if min(eval_frames, config.eval.num_targets, config.eval.validation_targets) < config.max_workers:
         raise UserError(
             f"found {eval_frames} evaluation frames, eval.num_targets={config.eval.num_targets} and "
             f"eval.validation_targets={config.eval.validation_targets}; expected at least one for each of "
-            f"num_workers={config.num_workers}"
+            f"num_workers={config.max_workers}"
         )
     return TrainingData(train=train, evaluation=evaluation)
 

@@ -1,25 +1,24 @@
 """`wm train`: the training function under Ray Train, on one CPU or many GPUs.
 
 Checkpoints are not Ray Train's but in a store that every worker reaches: restarted workers and a repeated command both
-resume from the newest intact one. What ends a run is recorded in its folder, and the workers return normally, because
-Ray restarts workers that raise.
+resume from the newest intact one. What Ray restarts and what ends the run is decided by `FailurePolicy`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 import ray.train
-import ray.train.v2.api.config as train_config
 import torch
+from ray.train import ControllerError, TrainingFailedError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.callback import WorkerCallback
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
@@ -28,16 +27,24 @@ from datasets.runtime.uris import is_remote
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import check_same_games, open_data
+from wm.launch.failure_policy import FailurePolicy
+from wm.launch.ray_reporter import RayReporter
+from wm.launch.torch_backend import SavingTorchConfig
 from wm.launch.train_worker import work
 from wm.runs.console import print_progress
 from wm.runs.crash_history import NO_TRACEBACK, CrashHistory
 from wm.runs.run import Run
 from wm.runs.run_log import LOG_FILE
-from wm.runs.stop_request import RunStoppedError, request_stop_on_sigterm
+from wm.runs.stop_request import RunStoppedError
 from wm.training.device import set_num_threads
 from wm.training.trainer import TrainResult
 
+api: Any = ray.train  # what it exports depends on RAY_TRAIN_V2_ENABLED, which type checkers do not know
 JOIN_SECONDS = 0.2
+RAY_FOLDER = "ray"
+"""In the run's folder: Ray Train's files, a folder for each command. `ray.train.Result.from_path` reads them."""
+RESIZE_CHECK_S = 60.0
+"""How often Ray looks for room for more workers of an elastic run."""
 
 
 def train_on_ray(config: RunConfig) -> TrainResult:
@@ -70,21 +77,20 @@ def _fit(run: Run) -> None:
     """Run the workers to the end.
 
     Raises:
-        UserError: why the run is over, as a worker recorded it, or how its workers crashed.
+        UserError: why the run is over, as a worker raised it, or how its workers crashed.
         RunStoppedError: it was asked to stop.
     """
     config = run.config
     start_ray(
-        min_cpus=1 if config.use_gpu else config.num_workers, min_gpus=config.num_workers if config.use_gpu else 0
+        min_cpus=1 if config.use_gpu else config.min_workers, min_gpus=config.min_workers if config.use_gpu else 0
     )
-    run.clear_end()
     command = uuid.uuid4().hex
     history = CrashHistory(run.files, command)
     with print_progress(run), run.stop_request.on_signals():
-        failure = _run_until_over(run, history, command)
-    reason, stop_signal = run.end_reason(), run.stop_request.signal
-    if reason is not None:
-        raise UserError(reason) from failure
+        failure = _fit_in_thread(_trainer(run, command))
+    stop_signal = run.stop_request.signal
+    if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, UserError):
+        raise failure.controller_failure from failure
     if stop_signal is not None and not run.is_complete(run.checkpoints.newest_meta()):
         raise _stopped(run, stop_signal)
     if isinstance(failure, TrainingFailedError):
@@ -93,36 +99,28 @@ def _fit(run: Run) -> None:
         raise failure
 
 
-def _run_until_over(run: Run, history: CrashHistory, command: str) -> BaseException | None:
-    """Restart the workers after any number of preemptions, which Ray counts among the few failures it allows."""
-    max_failures = run.config.max_failures
-    num_preempted = num_crashed = 0
-    while True:
-        failure = _fit_in_thread(_trainer(run, command, max_failures - num_crashed))
-        past, before = history.attempts(), num_preempted
-        num_preempted = sum(attempt.is_preempted for attempt in past)
-        num_crashed = len(past) - num_preempted
-        is_over = run.stop_request.signal is not None or run.end_reason() is not None
-        may_restart = num_preempted > before and num_crashed <= max_failures
-        if is_over or not may_restart or not isinstance(failure, TrainingFailedError):
-            return failure
-
-
-def _trainer(run: Run, command: str, max_failures: int) -> TorchTrainer:
+def _trainer(run: Run, command: str) -> TorchTrainer:
     config = run.config
+    if uses_cluster():
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's Train page
     filesystem, path = run.files.arrow_path()
     return TorchTrainer(
         _worker,
         train_loop_config={"config": to_plain(config), "command": command},
-        scaling_config=train_config.ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=_resources(config)
+        torch_config=SavingTorchConfig(),
+        scaling_config=api.ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker=_resources(config),
+            elastic_resize_monitor_interval_s=RESIZE_CHECK_S,
         ),
-        run_config=train_config.RunConfig(
-            name="ray",
-            storage_path=path,
+        run_config=api.RunConfig(
+            # A name of its own: a kill while Ray writes its list of checkpoints would spoil the folder for the next.
+            name=f"{run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{command[:4]}",
+            storage_path=f"{path}/{RAY_FOLDER}",
             storage_filesystem=filesystem,
-            failure_config=train_config.FailureConfig(max_failures=max_failures),
-            callbacks=cast(Any, [_StopOnSigterm()]),  # Ray accepts internal callbacks, but does not declare it
+            failure_config=api.FailureConfig(max_failures=config.max_failures, max_preemption_failures=-1),
+            callbacks=[FailurePolicy()],
         ),
     )
 
@@ -142,14 +140,6 @@ def _fit_in_thread(trainer: TorchTrainer) -> BaseException | None:
     while thread.is_alive():
         thread.join(JOIN_SECONDS)
     return failures[0] if failures else None
-
-
-class _StopOnSigterm(WorkerCallback):
-    """Ray Train runs the loop in a thread, which cannot handle signals; this runs in the worker's main thread."""
-
-    def after_init_train_context(self) -> None:
-        """Called by Ray on each worker before the loop begins."""
-        request_stop_on_sigterm()
 
 
 def _stopped(run: Run, number: int) -> RunStoppedError:
@@ -184,7 +174,7 @@ def _resources(config: RunConfig) -> dict[str, float] | None:
     """On a single CPU machine a share of its cores: Ray gives a worker as many OpenMP threads as it has CPUs."""
     if config.use_gpu or uses_cluster():
         return None
-    return {"CPU": max(1, min(num_cores(), int(ray.cluster_resources()["CPU"])) // config.num_workers)}
+    return {"CPU": max(1, min(num_cores(), int(ray.cluster_resources()["CPU"])) // config.max_workers)}
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -203,7 +193,7 @@ def _worker(task: dict[str, Any]) -> None:
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
     set_num_threads(config, ray.train.get_context().get_local_world_size())
-    work(config, task["command"])
+    work(config, task["command"], RayReporter(Run(config)))
 
 
 def _result(meta: dict[str, Any]) -> TrainResult:

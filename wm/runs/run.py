@@ -8,9 +8,8 @@ profile.json      throughput, for planning; replaced at each progress line
 log.jsonl         a row per event, see below
 tensorboard/      progress lines and validations, for TensorBoard
 checkpoints/      see `wm.checkpoints`; `checkpoint.storage_path` in the config names another folder or a URI
-ray/              Ray Train's files
+ray/              Ray Train's files, a folder for each command
 attempts.jsonl, crash.txt   see `wm.runs.crash_history`
-ending.txt        while a command runs: why its run is over, so that Ray does not restart it
 run.lock, worker.lock       locks of the driver and of rank 0
 stop              whether the run is asked to stop, see `wm.runs.stop_request`
 
@@ -63,7 +62,6 @@ CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.json"
 ENVIRONMENT_FILE = "environment.json"
 PROFILE_FILE = "profile.json"
-ENDING_FILE = "ending.txt"
 CONTINUED_FILES = (LOG_FILE,)
 """Files that grow, and that a resumed run continues; new files in folders, like the curves, need no entry."""
 DRIVER_LOCK, WORKER_LOCK = "run.lock", "worker.lock"
@@ -81,12 +79,14 @@ class Run:
     Attributes:
         files: the run's files, by their names.
         location: the run's folder or URI as messages show it, without credentials.
+        name: the last part of it, by which Ray shows the run.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.files = open_run_files(config.out)
         self.location = self.files.location
+        self.name = self.location.rstrip("/").rpartition("/")[2] or "run"
         self.stop_request = StopRequest(self.files)
 
     @cached_property
@@ -201,27 +201,6 @@ class Run:
         with contextlib.suppress(OSError):
             text = json.dumps({"profile_version": PROFILE_VERSION, **numbers}, indent=1)
             replace_file(self.files.folder / PROFILE_FILE, text.encode(), survives_power_loss=False)
-
-    def end(self, reason: str) -> None:
-        """Record why the run is over: Ray must not restart its workers."""
-        with contextlib.suppress(OSError):
-            self.files.write(ENDING_FILE, reason.encode())
-
-    def end_reason(self) -> str | None:
-        """Why the run is over; None if it is not."""
-        try:
-            return self.files.read(ENDING_FILE).decode()
-        except OSError:
-            return None
-
-    def clear_end(self) -> None:
-        """Forget the ending of an earlier command.
-
-        Raises:
-            UserError: it cannot be deleted.
-        """
-        with self._reporting_errors():
-            self.files.delete(ENDING_FILE)
 
     def is_complete(self, meta: dict[str, Any] | None) -> bool:
         """Whether a checkpoint's meta.json is that of a trained and evaluated run; not after a stop request."""

@@ -15,6 +15,7 @@ import torch
 
 from wm.config.run_config import RunConfig
 from wm.model.world_model import Mamba2WorldModel, WorldModel, num_parameters
+from wm.training import distributed
 
 MIN_FLOPS = 7e13
 """Of a worker's whole schedule, at 6 per parameter and pass over a frame, for `auto`: about eight minutes of two CPU
@@ -25,7 +26,7 @@ def should_compile(model: WorldModel, config: RunConfig, device: torch.device) -
     """Whether to compile a run's network; `auto`: on a CPU with a C++ compiler, if the schedule is long enough."""
     if not isinstance(model, Mamba2WorldModel) or config.compile == "never":
         return False
-    num_passes = config.model.passes_per_frame * config.optimizer.total_targets / config.num_workers
+    num_passes = config.model.passes_per_frame * config.optimizer.total_targets / distributed.world_size()
     flops = 6 * num_parameters(model) * num_passes
     has_compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     pays = device.type == "cpu" and has_compiler is not None and flops >= MIN_FLOPS

@@ -6,13 +6,14 @@ import math
 from collections import deque
 from typing import Any
 
+from datasets.runtime.errors import UserError
 from wm.config.run_config import DivergenceConfig
 
 WARMUP_WINDOWS = 2
 """Windows of steps before a spike can be detected: the first few are the learning-rate warm-up."""
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError):
     """The loss spiked or is not finite; raised on every rank."""
 
 

@@ -37,8 +37,11 @@ from wm.training.validation import Row, Validation
 
 OnValidation = Callable[[list[Row]], None]
 """Takes the rows of one validation, one per context; called on every rank equally often."""
+OnProgress = Callable[[Row], None]
+"""Takes the newest progress numbers; called on every rank after the same updates, PROGRESS_EVERY_S seconds apart."""
 
 REMEDY = "lower optimizer.learning_rate, or raise optimizer.warmup_targets"
+PROGRESS_EVERY_S = 10.0
 STEPS_PER_SYNC = {"cuda": 8, "cpu": 1}
 """Updates that are queued on a device before the host waits for it."""
 
@@ -56,7 +59,13 @@ class TrainResult:
     """It saved after a stop request and can be resumed."""
 
 
-def train(run: Run, data: TrainingData, on_validation: OnValidation, resume: Path | None) -> TrainResult:
+def train(
+    run: Run,
+    data: TrainingData,
+    on_validation: OnValidation,
+    resume: Path | None,
+    on_progress: OnProgress = lambda row: None,
+) -> TrainResult:
     """Train, or resume from a checkpoint with exactly the batch that was next.
 
     Args:
@@ -68,7 +77,7 @@ def train(run: Run, data: TrainingData, on_validation: OnValidation, resume: Pat
     num_rollbacks = 0
     while True:
         with ExitStack() as closing:
-            trainer = Trainer(run, data, on_validation, resume, num_rollbacks, closing)
+            trainer = Trainer(run, data, on_validation, on_progress, resume, num_rollbacks, closing)
             try:
                 return trainer.train()
             except DivergedError as error:
@@ -86,6 +95,7 @@ class Trainer:
         run: Run,
         data: TrainingData,
         on_validation: OnValidation,
+        on_progress: OnProgress,
         resume: Path | None,
         num_rollbacks: int,
         closing: ExitStack,
@@ -96,7 +106,8 @@ class Trainer:
             closing: receives what must be closed, also if this constructor fails.
         """
         config = run.config
-        self.run, self.config, self.data, self._on_validation = run, config, data, on_validation
+        self.run, self.config, self.data = run, config, data
+        self._on_validation, self._on_progress = on_validation, on_progress
         self._games = games_digest(data)
         self.device = select_device(config)
         if self.device.type == "cpu":
@@ -123,7 +134,7 @@ class Trainer:
         self._step = TrainStep(self.model, self.optimizer, config, self.device)
         self._open_feed(meta, closing)
         self._next_validation = self._validation.next_at(self.targets_seen)
-        self._last_log = self._last_save = time.monotonic()
+        self._last_log = self._last_save = self._last_progress = time.monotonic()
         self._is_save_due = self.is_interrupted = self._is_evaluated = False
         self._is_out_of_time = config.max_seconds is not None and self._throughput.seconds >= config.max_seconds
         self._log_start()
@@ -190,6 +201,7 @@ class Trainer:
                 "out_of_time": limit is not None and self._throughput.seconds >= limit,
                 "save": now - self._last_save >= self.config.checkpoint.every_s,
                 "stop": self.run.stop_request.is_set(),
+                "progress": now - self._last_progress >= PROGRESS_EVERY_S,
             }
         )
         self._throughput.update()
@@ -203,6 +215,14 @@ class Trainer:
             raise DivergedError(f"{reason}; {REMEDY}")
         if now - self._last_log >= self.config.log_every_s or self.is_over:
             self._log_progress(stats)
+        if stats.rank_requests["progress"] and not self.is_over:
+            self._last_progress = now
+            self._on_progress(
+                {
+                    "targets_seen": self.targets_seen, "seconds": self._throughput.seconds, "loss": stats.loss,
+                    "targets_per_s": self._throughput.steady_targets_per_s, "learning_rate": self._learning_rate(),
+                }
+            )  # fmt: skip
 
     def validate(self, num_targets: int) -> None:
         """Evaluate the model, log and report the rows, and request a checkpoint if it is the best so far."""

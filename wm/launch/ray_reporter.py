@@ -1,0 +1,96 @@
+"""What Ray shows of a run: metrics and a pointer to the checkpoint in `Result`, gauges in Prometheus; and the other way
+round, notice of a preemption.
+
+A validation is reported by `ray.train.report` with a checkpoint of one small file that names the run's own checkpoint:
+without a checkpoint Ray keeps no metrics (`Result.metrics` would be None). `report` makes the ranks wait for each
+other, and for Ray's controller if it has not fetched the report before (every half second, see `start_ray`), so
+validations in quick succession are not all reported. Progress goes to gauges, which wait for nobody: Ray 2.60 shows
+reports without a checkpoint nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import Checkpoint
+from ray.util.metrics import Gauge
+
+from datasets.runtime.errors import UserError
+from wm.evaluation.metrics import METRICS
+from wm.launch.train_worker import Reporter
+from wm.runs.run import Run
+from wm.runs.stop_request import request_stop
+from wm.training import distributed
+from wm.training.validation import Row
+
+POINTER_FILE = "checkpoint.json"
+"""In Ray's checkpoint: `{"checkpoint": path or URI of the run's newest checkpoint, or null}`."""
+MIN_REPORT_S = 5.0
+"""Shortest time between two reports but the last."""
+
+
+class RayReporter(Reporter):
+    """Reports one rank's run to Ray Train."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._last_report = 0.0
+        self._unreported: list[Row] = []
+        self._gauges: dict[str, Gauge] = {}
+
+    def on_progress(self, row: Row) -> None:
+        """Set the gauges; ask for a stop if Ray has notice that the node of some rank will be preempted."""
+        self._show("train", row, {})
+        if ray.train.get_preemption_info() is not None:
+            request_stop()
+
+    def on_validation(self, rows: list[Row]) -> None:
+        """Report a validation, unless the last report was just before."""
+        for row in rows:
+            self._show("eval", {name: row[name] for name in METRICS}, {"context": str(row["context"])})
+        self._unreported = rows
+        if distributed.broadcast_object(time.monotonic() - self._last_report >= MIN_REPORT_S):
+            self._report()
+
+    def on_end(self) -> None:
+        """Report the last validation if it has not been."""
+        if self._unreported:
+            self._report()
+
+    def _report(self) -> None:
+        metrics, self._unreported, self._last_report = flattened(self._unreported), [], time.monotonic()
+        if distributed.rank() != 0:
+            ray.train.report(metrics)
+            return
+        newest = self._newest_checkpoint()
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, POINTER_FILE).write_text(json.dumps({"checkpoint": newest}))
+            ray.train.report(metrics | {"checkpoint": newest}, checkpoint=Checkpoint.from_directory(folder))
+
+    def _newest_checkpoint(self) -> str | None:
+        try:
+            names = self._run.checkpoints.names()
+        except (OSError, UserError):  # the run goes on while its store cannot be reached
+            return None
+        return self._run.checkpoints.location_of(names[-1]) if names else None
+
+    def _show(self, group: str, values: Row, tags: dict[str, str]) -> None:
+        if distributed.rank() != 0:
+            return
+        tags = {"run": self._run.name, **tags}
+        for name, value in values.items():
+            key = f"wm_{group}_{name}"
+            if key not in self._gauges:
+                self._gauges[key] = Gauge(key, description=f"{name} of a run of wm train", tag_keys=tuple(tags))
+            self._gauges[key].set(value, tags=tags)
+
+
+def flattened(rows: list[Row]) -> dict[str, Any]:
+    """The rows of a validation as one: metrics are named as in TensorBoard, `eval_K/change_acc`."""
+    shared = {name: rows[0][name] for name in ("targets_seen", "seconds", "num_targets", "epochs")}
+    return shared | {f"eval_{row['context']}/{name}": row[name] for row in rows for name in METRICS}
