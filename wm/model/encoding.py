@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
 from datasets.loading.sequences import Batch
 from datasets.schema.columns import NUM_PLAYERS
+from wm.model.lookup import lookup
 
 ENCODING_VERSION = 2
 """Incremented when features or targets change their meaning; checkpoints of another version are refused."""
@@ -247,9 +248,11 @@ class FrameEncoder(nn.Module):
         codes = frames.codes.index_select(-1, self.code_columns).float()
         numbers = [torch.cat([floats, codes], dim=-1) * self.scales]
         numbers += [binary(frames, name)[..., None] for name in BINARY]
-        embedded = [table(category(frames, name)) for name, table in self.embeddings.items()]
+        embedded = [
+            lookup(table.get_parameter("weight"), category(frames, name)) for name, table in self.embeddings.items()
+        ]
         players = torch.cat([*numbers, *embedded], dim=-1).flatten(2)
-        stage = self.stage(frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1))
+        stage = lookup(self.stage.weight, frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1))
         facts = torch.cat([stage, frames.game[:, 1:].float()], dim=-1)
         facts = facts[:, None].expand(-1, frames.num_frames, -1)
         return torch.cat([players, controllers(frames), facts], dim=-1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from datasets.schema.columns import NUM_PLAYERS
 from wm.model.aligned import aligned_linear
 from wm.model.encoding import CONTINUOUS_SCALES, EMBEDDINGS, Frames, cached_tensor, category, facing_sign, positions
+from wm.model.lookup import lookup, lookup_element
 
 DELTAS = ("percent", "x", "y", "shield")
 """Predicted as differences from the previous frame."""
@@ -126,12 +127,13 @@ class Heads(nn.Module):
         zero = torch.zeros_like(prior_BTPC[..., :1])
         categories = {}
         for name, values in zip(CATEGORIES, logits, strict=True):
-            current = category(frames, name)[..., None]
-            stay_logit = self.stay[name][current]
+            current = category(frames, name)
+            stay_logit = lookup(self.stay[name][:, None], current)
             if name == "action" and self.stay_at_age is not None:
-                age = category(frames, "state_age")[..., None].clamp(max=NUM_AGES - 1)
-                stay_logit = stay_logit + AGE_BIAS_SCALE * self.stay_at_age[current * NUM_AGES + age]
-            categories[name] = values.scatter_add(-1, current, stay_logit)
+                age = category(frames, "state_age").clamp(max=NUM_AGES - 1)
+                age_bias = lookup_element(self.stay_at_age.view(-1, NUM_AGES), current, age)
+                stay_logit = stay_logit + AGE_BIAS_SCALE * age_bias[..., None]
+            categories[name] = values.scatter_add(-1, current[..., None], stay_logit)
         return Prediction(
             deltas=deltas + torch.cat([zero, prior_BTPC, zero], dim=-1),
             velocities=velocities,
