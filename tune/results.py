@@ -23,7 +23,7 @@ from tune.cost import Cost
 from tune.trials import Trial
 from wm.checkpoints.reader import open_store
 from wm.checkpoints.store import RUN_SUBFOLDER
-from wm.config.run_config import identity
+from wm.config.run_identity import identity
 from wm.config.typed_yaml import to_plain
 from wm.evaluation.metrics import METRICS
 from wm.runs.run_log import read_log

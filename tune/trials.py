@@ -12,7 +12,8 @@ from typing import Any
 
 from datasets.runtime.errors import UserError
 from tune.config import SIZES, AxisValue, SweepConfig
-from wm.config.run_config import RunConfig, identity, short_hash
+from wm.config.run_config import RunConfig
+from wm.config.run_identity import identity, short_hash
 from wm.config.typed_yaml import from_plain, renamed_path, to_plain
 
 SIZE = "size"

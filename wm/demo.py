@@ -16,7 +16,8 @@ from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesize
-from wm.config.run_config import RunConfig, short_hash
+from wm.config.run_config import RunConfig
+from wm.config.run_identity import short_hash
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.launch.evaluate_checkpoint import evaluate_checkpoint

@@ -20,7 +20,6 @@ from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import (
-    NOT_PART_OF_A_RUN,
     CheckpointConfig,
     DataConfig,
     DivergenceConfig,
@@ -28,9 +27,8 @@ from wm.config.run_config import (
     ObjectiveConfig,
     OptimizerConfig,
     RunConfig,
-    identity,
-    short_hash,
 )
+from wm.config.run_identity import CHANGEABLE, NOT_PART_OF_A_RUN, changed_options, check_same_run, identity, short_hash
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import (
     checked,
@@ -186,6 +184,45 @@ def test_a_missing_file_and_a_binary_one_are_named(tmp_path):
 def test_a_config_cannot_be_changed_after_it_is_made():
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().seed = 3
+
+
+@pytest.mark.parametrize("path", sorted(CHANGEABLE))
+def test_what_does_not_change_the_updates_may_change_when_a_run_is_resumed(path):
+    config = RunConfig()
+    values = {
+        "compile": "never", "divergence": {"action": "stop"}, "data.device_cache": "never", "precision": "fp32",
+        "use_gpu": True, "model.scan_backend": "torch", "checkpoint": {"keep_last": 9}, "num_threads": 3,
+        "eval": {"contexts": [10], "num_targets": 5_000}, "data.device_cache_fraction": 0.1,
+        "optimizer.micro_batch_size": 4, "log_every_s": 1.0, "max_seconds": 9.0, "max_failures": 9, "num_workers": 4,
+    }  # fmt: skip
+    plain = to_plain(config)
+    *groups, name = path.split(".")
+    owner = plain[groups[0]] if groups else plain
+    owner[name] = values.get(path, "elsewhere")
+    changed = from_plain(plain, RunConfig, "test")
+    assert changed != config
+    check_same_run(identity(config), changed, "run")
+    assert (changed_options(config, changed) == "") == (path == "out")
+
+
+def test_what_changes_is_said_in_one_line():
+    config = RunConfig(train_corpus=Path("a"))
+    now = replace(config, use_gpu=True, train_corpus=Path("b"), eval=replace(config.eval, num_targets=9))
+    assert changed_options(config, config) == ""
+    assert changed_options(config, now) == (
+        "train_corpus b (was a), use_gpu true (was false), eval.num_targets 9 (was 20000)"
+    )
+    secret = replace(config, init_from="s3://KEY:SECRET@bucket/run")
+    assert changed_options(config, secret) == "init_from s3://bucket/run (was null)"
+
+
+@pytest.mark.parametrize("field", ["total_targets", "batch_size", "reference_batch_size", "warmup_targets"])
+def test_another_schedule_is_refused_with_the_way_to_have_it(field):
+    other = replace(RunConfig(), optimizer=replace(OptimizerConfig(), **{field: 7}))
+    with pytest.raises(
+        UserError, match=rf"optimizer.{field} is .* there, 7 here.*both --out NEW and --init-from runs/a"
+    ):
+        check_same_run(identity(RunConfig()), other, "runs/a")
 
 
 def test_a_run_is_the_same_run_on_more_workers_and_with_more_time_but_not_with_another_seed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from wm.config.typed_yaml import to_plain
 from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import check_same_games, games_digest, open_data
 from wm.model.scan_backend import ScanChoice
+from wm.runs.console import format_row
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
 from wm.training.divergence import DivergedError
@@ -325,6 +327,7 @@ torch.set_num_threads(1)
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain
 from wm.data.training_data import open_data
+from wm.runs.console import format_row
 from wm.runs.run import Run
 from wm.training.trainer import train
 
@@ -419,10 +422,41 @@ def test_examples_longer_than_any_game_are_rejected_before_training(config):
         open_data(replace(config, objective=ObjectiveConfig(sequence_frames=100_000)))
 
 
+@pytest.mark.usefixtures("every_update_saved")
+def test_a_run_resumes_from_a_corpus_that_moved_with_the_same_updates_and_says_what_changed(config, tmp_path):
+    run(config)
+    moved = tmp_path / "moved"
+    shutil.copytree(config.train_corpus, moved)
+    again = replace(config, out=tmp_path / "again")
+    run(with_targets(again, 10), resume=None)
+    shutil.rmtree(again.out / "checkpoints")
+    shutil.copytree(checkpoints(config)[4], again.out / "checkpoints" / checkpoints(config)[4].name)
+    again = replace(again, train_corpus=moved, eval=replace(again.eval, num_targets=40))
+    result = run(again, resume=checkpoints(again)[-1])
+    assert result.rows[0]["num_targets"] == 40
+    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(again)[-1]))
+    start = [row for row in read_log(again.out) if row["kind"] == "start"][-1]
+    assert start["changed"] == (f"train_corpus {moved} (was {config.train_corpus}), eval.num_targets 40 (was 60)")
+    assert "resumed at 640 targets with train_corpus" in format_row(start, again)
+
+
+@pytest.mark.usefixtures("every_update_saved")
+def test_the_best_of_another_evaluation_is_not_compared(config, tmp_path):
+    run(config)
+    again = replace(config, out=tmp_path / "again", eval=replace(config.eval, contexts=(1,)))
+    half = checkpoints(config)[4]
+    assert open_checkpoint(half).meta["best"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wm.training.trainer.Trainer, "is_over", True)
+        patch.setattr(wm.training.trainer.Trainer, "validate", lambda *_: None)
+        run(again, resume=half)
+    assert open_checkpoint(again.out).meta["best"] == {}
+
+
 def test_a_run_is_not_resumed_on_a_changed_corpus(config):
     data = open_data(config)
     fewer = replace(data, evaluation=data.train)
     meta = {"games": games_digest(data)}
     check_same_games(meta, data)
-    with pytest.raises(UserError, match="have changed since its last checkpoint"):
+    with pytest.raises(UserError, match="are not those of its last checkpoint"):
         check_same_games(meta, fewer)

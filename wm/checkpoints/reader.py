@@ -18,6 +18,7 @@ from wm.checkpoints.files import (
     META_FILE,
     MODEL_FILE,
     RESUME_FILE,
+    CheckpointName,
     DamagedCheckpointError,
     check_content,
     read_meta,
@@ -50,22 +51,35 @@ def open_checkpoint(location: str | Path) -> Checkpoint:
     Raises:
         UserError: there is no checkpoint, or it is damaged, or it has another version or encoding.
     """
-    store, name = open_store(location), None
-    if not _is_checkpoint(store):
-        below = child_location(location, RUN_SUBFOLDER)
-        with store.reading():
-            found = next(
-                ((candidate, names) for candidate in (open_store(below), store) if (names := candidate.names())), None
-            )
-        if found is None:
-            raise UserError(
-                f"{store.location} is not a checkpoint ({META_FILE} is missing); name a run's folder or a checkpoint"
-            )
-        store, name = found[0], found[1][-1]
+    _, store, names = open_run(location)
+    name = names[-1] if names else None
     try:
         return store.open(name)
     except DamagedCheckpointError as error:
         raise UserError(f"checkpoint {store.location_of(name)} is damaged ({error}); use another one") from error
+
+
+def open_run(location: str | Path) -> tuple[str, CheckpointStore, list[CheckpointName]]:
+    """The checkpoints at a location.
+
+    Args:
+        location: folder or URI of a run, of a run's checkpoints, or of one checkpoint.
+    Returns:
+        Location of the checkpoints, their store, and their names, oldest first; no names for a single checkpoint.
+    Raises:
+        UserError: there is none.
+    """
+    store = open_store(location)
+    if _is_checkpoint(store):
+        return str(location), store, []
+    below = child_location(location, RUN_SUBFOLDER)
+    with store.reading():
+        for place, candidate in ((below, open_store(below)), (str(location), store)):
+            if names := candidate.names():
+                return place, candidate, names
+    raise UserError(
+        f"{store.location} is not a checkpoint ({META_FILE} is missing); name a run's folder or a checkpoint"
+    )
 
 
 def load_model(checkpoint: Checkpoint) -> WorldModel:

@@ -189,6 +189,15 @@ class CheckpointStore(ABC):
                 damaged.append(f"checkpoint {self.location_of(name)} is damaged ({error})")
         return NewestIntact(None, damaged)
 
+    def meta(self, name: CheckpointName | None) -> dict[str, Any]:
+        """meta.json of a checkpoint, other files unread.
+
+        Raises:
+            DamagedCheckpointError, FileNotFoundError: it is damaged or missing.
+            UserError: the checkpoint has another version or encoding.
+        """
+        return read_meta(self.read(self.path_of(name, META_FILE)), self.location_of(name))
+
     def newest_meta(self) -> dict[str, Any] | None:
         """meta.json of the newest checkpoint, other files unread; None if none can be read.
 
@@ -198,7 +207,7 @@ class CheckpointStore(ABC):
         with self.reading():
             for name in reversed(self.names()):
                 try:
-                    return read_meta(self.read(self.path_of(name, META_FILE)), self.location_of(name))
+                    return self.meta(name)
                 except (DamagedCheckpointError, FileNotFoundError):  # `newest_intact` reports it; or its run deleted it
                     continue
         return None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -14,7 +12,6 @@ from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.runtime.uris import URI, mistake_in
 from datasets.schema.splits import Split, SplitConfig
 from wm.config.model_config import ModelConfig
-from wm.config.typed_yaml import to_plain
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -154,6 +151,9 @@ class RunConfig:
     """Corpus to evaluate on; by default the validation split of train_corpus."""
     out: Path | Uri = Path("runs/run")
     """Folder of the run, or its s3:// or gs:// URI: log, TensorBoard, checkpoints. The same command resumes the run."""
+    init_from: str | None = None
+    """Begin with the weights of another run: its folder or URI (the newest intact checkpoint; RUN/best for the best by
+    change_acc), or one checkpoint. The optimizer, the schedule and the order of batches begin anew."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weight initialization, shuffling and augmentation."""
     num_workers: PositiveInt | tuple[int, int] = 1
@@ -232,35 +232,3 @@ class RunConfig:
     def contexts(self) -> tuple[int, ...]:
         """The context lengths at which this run is evaluated."""
         return (self.objective.context_frames,) if self.model.kind == "mlp" else self.eval.contexts
-
-
-NOT_PART_OF_A_RUN = frozenset(
-    {
-        "out",
-        "num_workers",
-        "num_threads",
-        "max_seconds",
-        "log_every_s",
-        "compile",
-        "max_failures",
-        "checkpoint",
-        "divergence",
-        "data.device_cache",
-        "data.device_cache_fraction",
-        "optimizer.micro_batch_size",
-    }
-)
-"""Fields that may change when a run is resumed: they do not affect what it learns."""
-
-
-def identity(config: RunConfig) -> dict[str, Any]:
-    """The fields that define a run, as plain data: two configs with equal identity are the same run."""
-    plain = to_plain(config)
-    for group, name in (path.split(".") for path in NOT_PART_OF_A_RUN if "." in path):
-        del plain[group][name]
-    return {name: value for name, value in plain.items() if name not in NOT_PART_OF_A_RUN}
-
-
-def short_hash(plain: dict[str, Any]) -> str:
-    """Eight hexadecimal digits that identify a config."""
-    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=4).hexdigest()

@@ -69,6 +69,6 @@ def check_same_games(meta: dict[str, Any], data: TrainingData) -> None:
     """
     if meta["games"] != games_digest(data):
         raise UserError(
-            "the games of the run's corpora have changed since its last checkpoint; "
-            "train on them in another --out, or restore the old corpora to resume"
+            "the games of the run's corpora are not those of its last checkpoint; resume with the same games, wherever "
+            "they are, or train on these in another --out, with --init-from this run to begin with its weights"
         )

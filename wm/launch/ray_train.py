@@ -180,8 +180,8 @@ def _resources(config: RunConfig) -> dict[str, float] | None:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with absolute paths, because workers run in another directory."""
     plain = to_plain(config)
-    fields = ((plain, "train_corpus"), (plain, "eval_corpus"), (plain, "out"), (plain["checkpoint"], "storage_path"))
-    for group, name in fields:
+    fields = [(plain, name) for name in ("train_corpus", "eval_corpus", "out", "init_from")]
+    for group, name in [*fields, (plain["checkpoint"], "storage_path")]:
         if group[name] is not None and not is_remote(str(group[name])):
             group[name] = str(Path(group[name]).expanduser().resolve())
     return from_plain(plain, RunConfig, "config")

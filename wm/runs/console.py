@@ -25,7 +25,12 @@ def format_row(row: dict[str, Any], config: RunConfig) -> str:
     """One row of log.jsonl as a line for the terminal."""
     kind = row["kind"]
     if kind == "start":
-        at = f", resumed at {row['targets_seen']:,} targets" if row["targets_seen"] else ""
+        at, initial = "", row.get("initial_weights")
+        if row["targets_seen"]:
+            changed = f" with {row['changed']}" if row.get("changed") else ""
+            at = f", resumed at {row['targets_seen']:,} targets{changed}"
+        elif initial is not None:
+            at = f", with the weights of {initial['checkpoint']}"
         schedule = (
             f"; batches of {row['batch_size']:,}, learning rate {row['learning_rate']:.2g} after "
             f"{row['warmup_targets']:,} targets"

@@ -1,6 +1,7 @@
 """A training run: one object that knows everything that is kept of it, in a folder or in object storage.
 
-run.json          the config fields that identify the run; a folder without it belongs to something else
+run.json          the config fields that identify the run, and the checkpoint that `init_from` named when it was new; a
+                  folder without it belongs to something else
 config.yaml       the config of the newest command, with every field; `wm train` accepts it
 data.json         the corpora: digests of manifest and games, numbers of games and frames, for `train` and `judged`
 environment.json  start times of commands and of workers; code, versions and machine of the newest start
@@ -15,7 +16,9 @@ stop              whether the run is asked to stop, see `wm.runs.stop_request`
 
 Rows of log.jsonl, each with `kind` and `targets_seen`:
 
-start       num_parameters, workers, device, batch_size, compiles, train_games, train_frames, judged_games
+start       num_parameters, workers, device, batch_size, learning_rate (its peak), warmup_targets, compiles,
+            train_games, train_frames, judged_games; changed: options that differ from the checkpoint's;
+            initial_weights: checkpoint and targets_seen of `init_from`
 train       a progress line: loss, action_acc, change_acc, targets_per_s, learning_rate, wait_share, data, peak_gb
 eval        one evaluated context: context, num_targets and its metrics
 checkpoint  seconds_held: time that training was blocked
@@ -37,6 +40,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -44,12 +48,14 @@ import yaml
 
 from datasets.loading.frames import GameIndex
 from datasets.runtime.durable_files import replace_file
-from datasets.runtime.errors import UserError, first_difference
+from datasets.runtime.errors import UserError
 from datasets.runtime.uris import child_location
+from wm.checkpoints.initial import InitialWeights, find_initial_weights
 from wm.checkpoints.reader import open_store
 from wm.checkpoints.store import RUN_SUBFOLDER, CheckpointStore, reason_of
-from wm.config.run_config import RunConfig, identity
-from wm.config.typed_yaml import to_plain, translate_keys
+from wm.config.run_config import RunConfig
+from wm.config.run_identity import check_same_run, identity
+from wm.config.typed_yaml import to_plain
 from wm.data.training_data import TrainingData
 from wm.runs.environment import command_line, environment
 from wm.runs.problem_report import report_once
@@ -58,6 +64,8 @@ from wm.runs.run_log import LOG_FILE
 from wm.runs.stop_request import StopRequest
 
 RUN_FILE = "run.json"
+INITIAL_WEIGHTS = "initial_weights"
+"""Key in run.json."""
 CONFIG_FILE = "config.yaml"
 DATA_FILE = "data.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -102,9 +110,9 @@ class Run:
         """Create the run's folder, or check that it already belongs to this run.
 
         Raises:
-            UserError: the folder contains something else, or a run with another config, or cannot be read or written.
+            UserError: the folder contains something else, or a run with another config, or cannot be read or written;
+                or `init_from` names no checkpoint whose weights fit.
         """
-        mine = identity(self.config)
         with self._reporting_errors():
             try:
                 marker = self.files.read(RUN_FILE)
@@ -113,18 +121,32 @@ class Run:
                     raise UserError(
                         f"{self.location} exists and is not a run; name an empty or new folder with --out"
                     ) from None
+                initial = find_initial_weights(self.config)
                 self.files.create()
-                self.files.write_json(RUN_FILE, mine)
+                facts = {} if initial is None else {INITIAL_WEIGHTS: asdict(initial)}
+                self.files.write_json(RUN_FILE, identity(self.config) | facts)
                 return
         try:
-            existing = translate_keys(json.loads(marker), RunConfig)
-        except ValueError as error:
+            stored = json.loads(marker)
+            stored.pop(INITIAL_WEIGHTS, None)
+        except (ValueError, AttributeError) as error:
             raise UserError(f"{self.files.path_of(RUN_FILE)} is damaged; name another folder with --out") from error
-        if existing != mine:
+        check_same_run(stored, self.config, self.location)
+
+    def initial_weights(self) -> InitialWeights | None:
+        """The checkpoint that `init_from` named when the run was new; None without `init_from`.
+
+        Raises:
+            UserError: run.json cannot be read.
+        """
+        if self.config.init_from is None:
+            return None
+        facts = self.files.read_json(RUN_FILE).get(INITIAL_WEIGHTS)
+        if facts is None:
             raise UserError(
-                f"{self.location} contains a run with other options ({first_difference(existing, mine)}); "
-                "use those to resume it, or another --out"
+                f"{self.files.path_of(RUN_FILE)} names no initial weights; restore it, or name another --out"
             )
+        return InitialWeights(**facts)
 
     def lock(self) -> Lock:
         """Keep other drivers out of the folder until the returned lock is closed.

@@ -14,8 +14,12 @@ from typing import Any
 import torch
 
 from datasets.loading.sequences import ORDER_VERSION, Cursor, SequenceOrder
+from datasets.runtime.errors import UserError
+from datasets.runtime.uris import without_credentials
+from wm.checkpoints.initial import load_initial_weights, open_checked
 from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.staging import Snapshot
+from wm.config.run_identity import changed_options
 from wm.data.batches import BatchLoader, LocalBatch, device_bytes
 from wm.data.training_data import TrainingData, check_same_games, games_digest
 from wm.model.precision import uses_bf16
@@ -117,7 +121,9 @@ class Trainer:
         network = replace(config.model, scan_backend=self._scan.backend)
         self.model = build_model(network, config.objective.context_frames).to(self.device)
         self.optimizer = Optimizer(self.model, config)
-        meta: dict[str, Any] = {} if resume is None else self._restore(resume)
+        self._initial_weights: dict[str, Any] | None = None
+        self._changed = ""
+        meta: dict[str, Any] = self._begin() if resume is None else self._restore(resume)
         self.targets_seen: int = meta.get("targets_seen", 0)
         self.num_updates: int = meta.get("step", 0)
         self.last_rows: list[Row] = meta.get("metrics", [])
@@ -135,7 +141,9 @@ class Trainer:
         self._open_feed(meta, closing)
         self._next_validation = self._validation.next_at(self.targets_seen)
         self._last_log = self._last_save = self._last_progress = time.monotonic()
-        self._is_save_due = self.is_interrupted = self._is_evaluated = False
+        # A run that began with other weights saves at once: from then on it does not need their checkpoint.
+        self._is_save_due = resume is None and self._initial_weights is not None
+        self.is_interrupted = self._is_evaluated = False
         self._is_out_of_time = config.max_seconds is not None and self._throughput.seconds >= config.max_seconds
         self._log_start()
 
@@ -260,9 +268,30 @@ class Trainer:
         load_weights(self.model, checkpoint)
         state = load_resume(checkpoint)
         self.optimizer.load_state_dict(state.get("optimizer") or state["optimiser"])  # version 0.1: optimiser
-        meta = open_checkpoint(checkpoint).meta
+        saved = open_checkpoint(checkpoint)
+        meta = saved.meta
         check_same_games(meta, self.data)
+        self._initial_weights = meta.get("initial_weights")
+        self._changed = changed_options(saved.config, self.config)
+        if saved.config.eval != self.config.eval:
+            meta = meta | {"best": {}}  # values of another evaluation
         return meta
+
+    def _begin(self) -> dict[str, Any]:
+        """Load the weights that `init_from` names, if any; the other ranks receive rank 0's."""
+        error = None
+        if distributed.rank() == 0:
+            try:
+                initial = self.run.initial_weights()
+                if initial is not None:
+                    self._initial_weights = asdict(initial)
+                    load_initial_weights(self.model, open_checked(initial.checkpoint), self.config)
+            except UserError as problem:
+                error = str(problem)
+        self._initial_weights, error = distributed.broadcast_object((self._initial_weights, error))
+        if error is not None:
+            raise UserError(error)
+        return {}
 
     def _open_feed(self, meta: dict[str, Any], closing: ExitStack) -> None:
         """Choose the batch size, check that a step fits beside the frames, and open the batches."""
@@ -327,6 +356,7 @@ class Trainer:
             "order_version": ORDER_VERSION,
             "batch_size": self.batch_size,
             "schedule": asdict(self._schedule),
+            "initial_weights": self._initial_weights,
             "rollbacks": self.num_rollbacks,
             "divergence": self._divergence.state(),
         }
@@ -334,13 +364,16 @@ class Trainer:
         return Snapshot(model_state=self.model.state_dict(), config=self.config, meta=meta, resume=resume)
 
     def _log_start(self) -> None:
+        initial = self._initial_weights
+        if initial is not None:
+            initial = initial | {"checkpoint": without_credentials(initial["checkpoint"])}
         self._recorder.log(
             "start", targets_seen=self.targets_seen, num_parameters=num_parameters(self.model),
             workers=distributed.world_size(), device=self.device.type, train_games=len(self.data.train),
             train_frames=int(self.data.train.num_frames.sum()), judged_games=len(self.data.evaluation),
             batch_size=self.batch_size, learning_rate=self._schedule.peak,
             warmup_targets=self._schedule.warmup_targets, compiles=self._compiles,
-            scan_backend=self._scan.backend,
+            scan_backend=self._scan.backend, changed=self._changed, initial_weights=initial,
         )  # fmt: skip
         if self._scan.note is not None:
             self._recorder.warn(self._scan.note)

@@ -1,0 +1,110 @@
+"""The checkpoint whose weights a new run begins with (`init_from`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from datasets.runtime.errors import UserError, first_difference
+from datasets.runtime.uris import child_location, is_remote
+from wm.checkpoints.files import CheckpointName, DamagedCheckpointError
+from wm.checkpoints.reader import load_weights, open_run
+from wm.checkpoints.retention import best_of
+from wm.checkpoints.store import Checkpoint, CheckpointStore
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import to_plain
+from wm.model.world_model import WorldModel, build_model
+
+BEST = "best"
+"""After a run's location: its best checkpoint, by change_acc."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitialWeights:
+    """Where the weights of a new run come from: one checkpoint, also if the run that `init_from` names continues."""
+
+    checkpoint: str
+    """Folder or URI of the checkpoint."""
+    targets_seen: int
+    """Of the checkpoint."""
+
+
+def find_initial_weights(config: RunConfig) -> InitialWeights | None:
+    """The checkpoint that `init_from` names: a run's newest intact one, the best one after `/best`, or itself.
+
+    Raises:
+        UserError: there is none, it is damaged, or its network has another shape than the config's.
+    """
+    if config.init_from is None:
+        return None
+    location, wants_best = _without_best(config.init_from)
+    at, store, names = open_run(location)
+    if names:
+        name = _best(store, names) if wants_best else _newest_intact(store)
+        at = child_location(at, str(name))
+    checkpoint = open_checked(at)
+    load_initial_weights(build_model(config.model, config.objective.context_frames), checkpoint, config)
+    return InitialWeights(checkpoint=at, targets_seen=checkpoint.meta["targets_seen"])
+
+
+def open_checked(location: str) -> Checkpoint:
+    """Open one checkpoint and compare all of its files with their checksums.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    _, store, _ = open_run(location)
+    try:
+        return store.open(None, verify=True)
+    except DamagedCheckpointError as error:
+        raise UserError(f"init_from: checkpoint {store.location} is damaged ({error}); name another one") from error
+
+
+def load_initial_weights(model: WorldModel, checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Load the weights of another run.
+
+    Raises:
+        UserError: that network has another shape than the config's.
+    """
+    try:
+        load_weights(model, checkpoint.path)
+    except UserError as error:
+        there, here = (_shape(run) for run in (checkpoint.config, config))
+        if there == here:
+            raise
+        raise UserError(
+            f"init_from: the network of {checkpoint.location} has another shape ({first_difference(there, here)}); "
+            "use those options, or another checkpoint"
+        ) from error
+
+
+def _shape(config: RunConfig) -> dict[str, Any]:
+    model = to_plain(config.model)
+    del model["scan_backend"]
+    return {"model": model, "objective": {"context_frames": config.objective.context_frames}}
+
+
+def _without_best(location: str) -> tuple[str, bool]:
+    """The location of a run, and whether its best checkpoint is meant."""
+    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
+    if PurePosixPath(path).name != BEST:
+        return location, False
+    return path.rstrip("/").removesuffix(BEST).rstrip("/") + mark + query, True
+
+
+def _newest_intact(store: CheckpointStore) -> CheckpointName:
+    found, damaged = store.newest_intact()
+    if found is None:
+        raise UserError(f"init_from: no checkpoint in {store.location} is intact ({damaged[0]}); name another run")
+    name = CheckpointName.parse(found.location.rpartition("/")[2])
+    assert name is not None
+    return name
+
+
+def _best(store: CheckpointStore, names: list[CheckpointName]) -> CheckpointName:
+    with store.reading():
+        best = best_of({name: store.meta(name) for name in names}, "change_acc")
+    if best is None:
+        raise UserError(f"init_from: no checkpoint in {store.location} was evaluated; name one of them")
+    return best
