@@ -37,8 +37,8 @@ def test_a_warm_up_of_ten_updates_reaches_the_peak_in_the_tenth():
     assert [rate(update * 16 * S) for update in range(12)] == pytest.approx([1e-4 * min(10, n) for n in range(1, 13)])
 
 
-@pytest.mark.parametrize(("batch_size", "factor"), [(64, 0.5), (256, 1.0), (1_024, 2.0), (4_096, 4.0)])
-def test_the_rate_follows_the_square_root_of_the_batch_size(batch_size, factor):
+@pytest.mark.parametrize(("batch_size", "factor"), [(64, 0.5), (256, 1.0), (1_024, 2.0), (4_096, 4.0), (9_999, 4.0)])
+def test_the_rate_follows_the_square_root_of_the_batch_size_up_to_four_times_the_reference_rate(batch_size, factor):
     assert schedule_for(config(reference_batch_size=256), batch_size).peak == pytest.approx(1e-3 * factor)
     assert schedule_for(config(), batch_size).peak == 1e-3
 

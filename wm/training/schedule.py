@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from wm.config.run_config import RunConfig
 
+MAX_RATE_FACTOR = 4.0
+"""Largest factor of the learning rate, reached at 16 times the reference batch: beyond it the rule is untested here."""
 MAX_WARMUP_FRACTION = 0.1
 """Largest part of a run to which its warm-up is lengthened."""
 MIN_UPDATES = 1_000
@@ -56,7 +58,7 @@ def schedule_for(config: RunConfig, batch_size: int) -> Schedule:
     peak, warmup_targets = optimizer.learning_rate, optimizer.warmup_targets
     update_targets = batch_size * config.objective.predictions
     if optimizer.reference_batch_size is not None:
-        peak *= math.sqrt(batch_size / optimizer.reference_batch_size)
+        peak *= min(MAX_RATE_FACTOR, math.sqrt(batch_size / optimizer.reference_batch_size))
         least = round(2 / (1 - optimizer.beta2)) * update_targets
         warmup_targets = max(warmup_targets, min(least, int(MAX_WARMUP_FRACTION * optimizer.total_targets)))
     return Schedule(
