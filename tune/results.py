@@ -159,7 +159,14 @@ def _read_manifest(out: Path) -> dict[str, Any]:
 
 def state_of(folder: Path) -> State:
     """The state of a trial, from the files in its folder."""
-    meta = open_store(folder / RUN_SUBFOLDER).newest_meta()
+    return _state(folder, open_store(folder / RUN_SUBFOLDER).newest_meta())
+
+
+def _state(folder: Path, meta: dict[str, Any] | None) -> State:
+    """
+    Args:
+        meta: of the trial's newest checkpoint.
+    """
     if meta is not None and meta["finished"]:
         return "finished"
     if (folder / FAILED_FILE).exists():
@@ -183,8 +190,12 @@ def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
     """A trial's rows, by targets seen and K."""
     facts = manifest.trials[trial]
     folder = manifest.folder(trial)
-    state = state_of(folder)
-    evaluations = {(row["targets_seen"], row["context"]): row for row in read_log(folder) if row["kind"] == "eval"}
+    meta = open_store(folder / RUN_SUBFOLDER).newest_meta()
+    state = _state(folder, meta)
+    rows = [row for row in read_log(folder) if row["kind"] == "eval"]
+    if meta is not None and state == "finished":
+        rows += meta["metrics"]  # also if the disk was full when they were to be logged
+    evaluations = {(row["targets_seen"], row["context"]): row for row in rows}
     return [
         ResultRow(
             trial=trial,

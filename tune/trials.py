@@ -68,9 +68,10 @@ def trials_of(sweep: SweepConfig) -> list[Trial]:
     trials = list(by_name.values())
     context = sweep.asha.context
     for trial in trials:
-        if sweep.asha.enabled and context is not None and context not in trial.config.contexts:
+        if sweep.asha.enabled and context is not None and context not in trial.config.validation_contexts:
             raise UserError(
-                f"asha.context={context}: trial {trial.name} is evaluated at K = {_listed(trial.config.contexts)}; "
+                f"asha.context={context}: trial {trial.name} is evaluated at "
+                f"K = {_listed(trial.config.validation_contexts)}; "
                 "name a K at which every trial is evaluated, or omit asha.context"
             )
     return trials
@@ -106,7 +107,11 @@ def _trial(sweep: SweepConfig, base: dict[str, Any], chosen: dict[str, AxisValue
     config = from_plain(plain, RunConfig, source)
     if config.objective.kind == "window":
         # A window model is evaluated at the K it is trained at; an MLP accepts no other.
-        config = replace(config, eval=replace(config.eval, contexts=(config.objective.context_frames,)))
+        own = (config.objective.context_frames,)
+        config = replace(config, eval=replace(config.eval, contexts=own, validation_contexts=None, best_context=None))
+    elif config.eval.validation_contexts is None:
+        # ASHA and the table of a running sweep may compare trials at any K.
+        config = replace(config, eval=replace(config.eval, validation_contexts=config.contexts))
     typed = to_plain(config)
     axes = {path: value if path == SIZE else _get(typed, path) for path, value in used.items()}
     name = _name(axes, short_hash(identity(config)))

@@ -32,6 +32,7 @@ from datasets.loading.frames import GameIndex, read_games
 from datasets.loading.targets import evaluation_targets
 from wm.evaluation.evaluator import evaluate_windows
 from wm.evaluation.metrics import compute_metrics
+from wm.evaluation.target_frames import read_targets
 from wm.model.encoding import (
     BINARY,
     CONTINUOUS_SCALES,
@@ -237,8 +238,7 @@ class OlderRecipe:
         targets = evaluation_targets(index, num_targets)
         records = evaluate_windows(
             self.model,  # pyrefly: ignore[bad-argument-type]
-            index,
-            targets,
+            read_targets(index, targets, CONTEXT_FRAMES),
             CONTEXT_FRAMES,
             self.device,
             "fp32",

@@ -108,9 +108,6 @@ def row_group_numbers(index: GameIndex) -> np.ndarray:
 def read_games(index: GameIndex, games: Sequence[int] | np.ndarray, *, out: FrameArrays | None = None) -> FrameArrays:
     """Read some games of an index, in the order given.
 
-    Each row group is read once. Reading releases the GIL most of the time, so threads that read different games run
-    in parallel.
-
     Args:
         games: int (n,), positions in the index.
         out: arrays to fill, of exactly the games' total length; None allocates new ones.
@@ -118,24 +115,47 @@ def read_games(index: GameIndex, games: Sequence[int] | np.ndarray, *, out: Fram
         UserError: a shard cannot be read.
     """
     games = np.asarray(games)
-    ends = np.cumsum(index.num_frames[games])
-    total = int(ends[-1])
-    if out is None:
-        out = FrameArrays(
-            floats=np.empty((total, NUM_PLAYERS, len(FLOAT_COLUMNS)), dtype=np.float32),
-            codes=np.empty((total, NUM_PLAYERS, len(CODE_COLUMNS)), dtype=np.int16),
-        )
-    assert len(out) == len(out.codes) == total
+    lengths = index.num_frames[games].astype(np.int64)
+    return read_ranges(index, games, np.zeros_like(lengths), lengths, out=out)
+
+
+def read_ranges(
+    index: GameIndex, games: np.ndarray, starts: np.ndarray, ends: np.ndarray, *, out: FrameArrays | None = None
+) -> FrameArrays:
+    """Read ranges of frames, in the order given.
+
+    Each row group is read once. Reading releases the GIL most of the time, so threads that read different games run
+    in parallel.
+
+    Args:
+        games: int (n,), position in the index of each range's game.
+        starts: int64 (n,), first frame of the range within its game.
+        ends: int64 (n,), exclusive.
+        out: arrays to fill, of exactly the ranges' total length; None allocates new ones.
+    Raises:
+        UserError: a shard cannot be read.
+    """
+    bounds = np.cumsum(ends - starts)
+    out = allocate_frames(int(bounds[-1])) if out is None else out
+    assert len(out) == len(out.codes) == bounds[-1]
     by_row_group: dict[tuple[str, int], list[int]] = {}
     for position, game in enumerate(games):
         by_row_group.setdefault((str(index.shards[game]), int(index.row_groups[game])), []).append(position)
     for (shard, row_group), positions in by_row_group.items():
         table = _read_row_group(index.corpus.shard_path(shard), row_group)
         for position in positions:
-            length, end = int(index.num_frames[games[position]]), int(ends[position])
-            rows = table.slice(int(index.first_rows[games[position]]), length)
-            _copy_game(rows, out.floats[end - length : end], out.codes[end - length : end])
+            length, end = int(ends[position] - starts[position]), int(bounds[position])
+            rows = table.slice(int(index.first_rows[games[position]] + starts[position]), length)
+            _copy_rows(rows, out.floats[end - length : end], out.codes[end - length : end])
     return out
+
+
+def allocate_frames(num_frames: int) -> FrameArrays:
+    """Uninitialized arrays for some frames."""
+    return FrameArrays(
+        floats=np.empty((num_frames, NUM_PLAYERS, len(FLOAT_COLUMNS)), dtype=np.float32),
+        codes=np.empty((num_frames, NUM_PLAYERS, len(CODE_COLUMNS)), dtype=np.int16),
+    )
 
 
 def _read_row_group(path: Path, row_group: int) -> pa.Table:
@@ -162,8 +182,8 @@ def _group_keys(shards: pa.StringArray, row_groups: np.ndarray) -> np.ndarray:
     return shards.dictionary_encode().indices.to_numpy().astype(np.int64) << 32 | row_groups.astype(np.int64)
 
 
-def _copy_game(rows: pa.Table, floats: np.ndarray, codes: np.ndarray) -> None:
-    """Copy the columns of one game into its slices of the arrays; a column with nulls becomes 0."""
+def _copy_rows(rows: pa.Table, floats: np.ndarray, codes: np.ndarray) -> None:
+    """Copy the columns of some frames into their slices of the arrays; a column with nulls becomes 0."""
     for target, names in ((floats, FLOAT_COLUMNS), (codes, CODE_COLUMNS)):
         for player in range(NUM_PLAYERS):
             for column, name in enumerate(names):

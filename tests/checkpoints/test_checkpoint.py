@@ -18,7 +18,7 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.version import tool_version
 from wm.checkpoints.files import CheckpointName, read_meta
 from wm.checkpoints.reader import load_model, load_resume, open_checkpoint, open_store
-from wm.checkpoints.retention import Metric, best_of
+from wm.checkpoints.retention import best_of
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
 from wm.model.encoding import ENCODING_VERSION
@@ -275,26 +275,44 @@ def test_a_checkpoint_contains_no_pickled_code(two):
         assert torch.load(path, weights_only=True)["optimizer"]["step"] == 3
 
 
-def rows(targets_seen: int, *triples: tuple[int, float, float]) -> list[dict]:
-    """Rows of a validation: context, val_loss, change_acc."""
-    return [{"context": k, "targets_seen": targets_seen, "val_loss": v, "change_acc": c} for k, v, c in triples]
+def a_meta(targets_seen: int, *scores: tuple[int, int, float | None], **changes) -> dict:
+    """meta.json of a checkpoint that was validated: context, frames and change_acc of each row."""
+    rows = [
+        {"context": k, "num_targets": frames, "targets_seen": targets_seen, "change_acc": value, "val_loss": value}
+        for k, frames, value in scores
+    ]
+    best = {"metric": "change_acc", "context": 10}
+    return {"targets_seen": targets_seen, "validation": rows, "metrics": rows, "best": best} | changes
 
 
-def test_the_best_checkpoint_is_that_of_the_first_context_and_of_its_own_weights():
-    judged = {
-        100: rows(100, (1, 0.1, 0.9), (10, 0.5, 0.3)),
-        200: rows(200, (1, 0.9, 0.1), (10, 0.4, 0.2)),
-        300: rows(200, (1, 0.0, 1.0), (10, 0.0, 1.0)),  # of the weights at 200
-        400: rows(400, (1, float("nan"), float("nan")), (10, float("nan"), float("nan"))),
-        500: [],
-    }
+def best_targets(*metas: dict) -> int | None:
+    name = best_of({CheckpointName(meta["targets_seen"]): meta for meta in metas})
+    return None if name is None else name.targets_seen
 
-    def best(metric: Metric) -> int | None:
-        metas = {CheckpointName(n): {"targets_seen": n, "metrics": metrics} for n, metrics in judged.items()}
-        name = best_of(metas, metric)
-        return None if name is None else name.targets_seen
 
-    assert (best("val_loss"), best("change_acc")) == (100, 100)
+def test_the_best_checkpoint_is_that_of_the_context_and_metric_that_the_newest_names():
+    metas = a_meta(100, (1, 20, 0.9), (10, 20, 0.3)), a_meta(200, (1, 20, 0.1), (10, 20, 0.4)), a_meta(300)
+    assert best_targets(*metas) == 200
+    for best, expected in (({"metric": "change_acc", "context": 1}, 100), ({"metric": "val_loss", "context": 1}, 200)):
+        assert best_targets(*metas[:2], metas[2] | {"best": best}) == expected
+
+
+def test_only_values_of_the_same_frames_are_compared_and_the_newest_of_equals_is_best():
+    metas = a_meta(100, (10, 50, 0.9)), a_meta(200, (10, 20, 0.4)), a_meta(300, (10, 20, 0.4)), a_meta(400)
+    assert best_targets(*metas) == 300
+
+
+def test_a_checkpoint_without_a_value_is_never_the_best():
+    assert best_targets(a_meta(100, (10, 20, None)), a_meta(200), a_meta(300, (1, 20, 0.5))) is None
+    assert best_of({}) is None
+
+
+def test_checkpoints_of_version_0_2_are_compared_by_the_rows_of_their_own_weights():
+    old = [a_meta(targets, (1, 20, 0.9), (10, 20, value)) for targets, value in ((100, 0.5), (200, 0.4))]
+    stale = a_meta(300) | {"metrics": [row | {"change_acc": 1.0} for row in old[0]["metrics"]]}
+    finished = a_meta(400, (10, 200, 0.99)) | {"finished": True}
+    old = [{k: v for k, v in meta.items() if k != "validation"} for meta in (*old, stale, finished)]
+    assert best_targets(*(meta | {"best": {"val_loss": 0.1, "change_acc": 0.5}} for meta in old)) == 100
 
 
 def test_the_newest_meta_is_read_without_the_weights(tmp_path, two):

@@ -23,6 +23,7 @@ from wm.evaluation.baselines import BASELINES
 from wm.evaluation.evaluator import evaluate_stream, evaluate_windows
 from wm.evaluation.metrics import EvalRecords, compute_metrics
 from wm.evaluation.summary import evaluate, table
+from wm.evaluation.target_frames import read_targets
 from wm.model.encoding import category, controllers, to_frames
 from wm.model.heads import Prediction
 from wm.model.world_model import Mamba2WorldModel, build_model
@@ -87,10 +88,9 @@ def assert_same(fast: EvalRecords, slow: EvalRecords) -> None:
 
 
 @pytest.mark.parametrize("context", [1, 10, 70, COUNTDOWN_FRAMES])
-def test_judging_windows_equals_judging_one_target_after_another(index, model, context, monkeypatch):
-    monkeypatch.setattr(evaluator, "READ_FRAMES", 30_000)  # several groups of games
+def test_windows_of_frames_kept_for_the_longest_context_equal_one_target_after_another(index, model, context):
     targets = evaluation_targets(index, NUM_TARGETS)
-    fast = evaluate_windows(model, index, targets, context, CPU, "fp32")
+    fast = evaluate_windows(model, read_targets(index, targets, COUNTDOWN_FRAMES), context, CPU, "fp32")
     assert_same(fast, records_one_by_one(model, index, targets, context))
 
 
@@ -99,32 +99,24 @@ def some_short_games(index: GameIndex) -> np.ndarray:
     return np.argsort(index.num_frames, kind="stable")[:3]
 
 
-def sorted_by_target(records: EvalRecords, targets: Targets, order: list[int]) -> EvalRecords:
+def sorted_by_target(records: EvalRecords, targets: Targets) -> EvalRecords:
     """Streamed records, which are ordered by time and then by game, in the order of the targets."""
-    rank = {game: place for place, game in enumerate(order)}
+    last = {int(game): int(targets.frames[targets.games == game].max()) for game in np.unique(targets.games)}
+    rank = {game: place for place, game in enumerate(sorted(last, key=lambda game: last[game]))}
     chunks = (targets.frames - 1) // evaluator.STREAM_CHUNK_FRAMES
     came = np.lexsort((targets.frames, [rank[int(game)] for game in targets.games], chunks))
-    back = np.argsort(came)
-    assert np.array_equal(records.games[back], targets.games)
-    return EvalRecords(
-        games=records.games[back],
-        previous_action=records.previous_action[back],
-        true_action=records.true_action[back],
-        predicted_action=records.predicted_action[back],
-        position_error=records.position_error[back],
-        loss_totals={name: values[back] for name, values in records.loss_totals.items()},
-        loss_counts={name: values[back] for name, values in records.loss_counts.items()},
-    )
+    back = records.take(np.argsort(came))
+    assert np.array_equal(back.games, targets.games)
+    return back
 
 
 def test_judging_a_stream_equals_observing_each_whole_game_at_once(index, model):
-    games = some_short_games(index)
     all_targets = evaluation_targets(index, None)
-    chosen = np.flatnonzero(np.isin(all_targets.games, games))[::37]
+    chosen = np.flatnonzero(np.isin(all_targets.games, some_short_games(index)))[::37]
     targets = Targets(games=all_targets.games[chosen], frames=all_targets.frames[chosen])
-    fast = evaluate_stream(model, index, targets, CPU, "fp32")
+    fast = evaluate_stream(model, read_targets(index, targets, "stream"), CPU, "fp32")
     assert len(fast) == len(targets) > 100
-    assert_same(sorted_by_target(fast, targets, games.tolist()), whole_game_records(model, index, targets))
+    assert_same(sorted_by_target(fast, targets), whole_game_records(model, index, targets))
 
 
 @torch.no_grad()
@@ -166,17 +158,19 @@ def whole_game_records(model: Mamba2WorldModel, index: GameIndex, targets: Targe
 def test_a_stream_sees_more_than_a_window(index, model):
     games = some_short_games(index)[:1]
     targets = Targets(games=np.repeat(games, 20), frames=np.arange(500, 520))
-    streamed = evaluate_stream(model, index, targets, CPU, "fp32")
-    windowed = evaluate_windows(model, index, targets, 2, CPU, "fp32")
+    frames = read_targets(index, targets, "stream")
+    streamed = evaluate_stream(model, frames, CPU, "fp32")
+    windowed = evaluate_windows(model, frames, 2, CPU, "fp32")
     assert np.array_equal(streamed.true_action, windowed.true_action)
     assert np.abs(streamed.position_error - windowed.position_error).max() > 1e-3
 
 
 def test_judging_leaves_the_model_as_it_was(index, model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    frames = read_targets(index, evaluation_targets(index, 5), 3)
     for training in (True, False):
         model.train(training)
-        evaluate_windows(model, index, evaluation_targets(index, 5), 3, CPU, "fp32")
+        evaluate_windows(model, frames, 3, CPU, "fp32")
         assert model.training == training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not torch.is_inference_mode_enabled()
@@ -187,7 +181,8 @@ def test_the_evaluation_frames_are_the_same_for_every_context_and_never_before_f
     assert len(targets) == NUM_TARGETS
     assert targets.frames.min() >= COUNTDOWN_FRAMES
     assert (targets.frames < index.num_frames[targets.games]).all()
-    truths = [evaluate_windows(model, index, targets, k, CPU, "fp32").true_action for k in (1, 10, 123)]
+    frames = read_targets(index, targets, 123)
+    truths = [evaluate_windows(model, frames, k, CPU, "fp32").true_action for k in (1, 10, 123)]
     assert all(np.array_equal(truths[0], truth) for truth in truths)
 
 
@@ -242,7 +237,7 @@ def test_a_model_and_the_baselines_are_evaluated_on_the_same_frames(index, model
     names = [(row["predictor"], row["context"]) for row in result["results"]]
     assert names == [("model", 3), ("model", "stream")] + [(name, None) for name in BASELINES]
     targets = evaluation_targets(index, NUM_TARGETS)
-    expected = compute_metrics(evaluate_windows(model, index, targets, 3, CPU, "fp32"))
+    expected = compute_metrics(evaluate_windows(model, read_targets(index, targets, 3), 3, CPU, "fp32"))
     assert result["results"][0]["metrics"] == {name: metric.plain() for name, metric in expected.items()}
     for row in result["results"]:
         for slices in row["slices"].values():

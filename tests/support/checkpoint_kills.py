@@ -31,7 +31,13 @@ MAX_LIFETIME_S = 0.12
 
 def snapshot(targets_seen: int) -> Snapshot:
     """A state in which every number is the targets seen."""
-    row = {"context": 10, "targets_seen": targets_seen, "val_loss": targets_seen % 7, "change_acc": targets_seen % 5}
+    row = {
+        "context": 10,
+        "num_targets": 20,
+        "targets_seen": targets_seen,
+        "val_loss": targets_seen % 7,
+        "change_acc": targets_seen % 5,
+    }
     return Snapshot(
         model_state={name: torch.full((20_000,), float(targets_seen)) for name in ("a", "b")},
         config=RunConfig(),

@@ -16,9 +16,15 @@ from wm.model.world_model import WorldModel
 CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"))
 
 
-def snapshot(targets_seen: int, *, val_loss: float = 1.0, change_acc: float = 0.0, num_numbers: int = 8) -> Snapshot:
+def snapshot(targets_seen: int, *, change_acc: float = 0.0, num_numbers: int = 8) -> Snapshot:
     """A state in which every number is the targets seen."""
-    row = {"context": 10, "targets_seen": targets_seen, "val_loss": val_loss, "change_acc": change_acc}
+    row = {
+        "context": 10,
+        "num_targets": 20,
+        "targets_seen": targets_seen,
+        "val_loss": val_loss,
+        "change_acc": change_acc,
+    }
     return Snapshot(
         model_state={"weight": torch.full((num_numbers,), float(targets_seen))},
         config=CONFIG,

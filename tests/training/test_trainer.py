@@ -107,11 +107,11 @@ def test_the_loss_falls(config, kind):
 
 
 def test_a_run_reports_a_row_per_context_at_each_validation(config):
-    contexts = (1, 5)
+    chosen = replace(config.eval, contexts=(1, 5, 9), validation_contexts=(1, 5), best_context=5)
     rows: list[Row] = []
-    run(replace(config, eval=replace(config.eval, contexts=contexts)), rows=rows)
-    assert [row["context"] for row in rows] == [1, 5] * 3
-    assert [row["num_targets"] for row in rows] == [20] * 4 + [60] * 2
+    run(replace(config, eval=chosen), rows=rows)
+    assert [row["context"] for row in rows] == [1, 5, 1, 5, 1, 5, 9]
+    assert [row["num_targets"] for row in rows] == [20] * 4 + [60] * 3
     assert all(row["kind"] == "eval" for row in rows)
     assert all(np.isfinite([row["action_acc"], row["pos_mae"], row["val_loss"]]).all() for row in rows)
     assert [row for row in read_log(config.out) if row["kind"] == "eval"] == rows
@@ -278,7 +278,7 @@ def test_a_run_is_not_complete_before_its_final_evaluation(config, monkeypatch):
 
     config = with_targets(replace(config, eval=replace(config.eval, every_targets=10**9)), 2)
     with monkeypatch.context() as patch:
-        patch.setattr(wm.training.trainer.Trainer, "validate", interrupt)
+        patch.setattr(wm.training.trainer.Trainer, "evaluate_at_end", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     newest = checkpoints(config)[-1]

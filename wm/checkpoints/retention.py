@@ -1,38 +1,76 @@
-"""Which checkpoints are kept: the newest, and the best by each metric."""
+"""Which checkpoints are kept: the newest ones, and the best one.
+
+meta.json of every checkpoint names the criterion and the best validation so far, under `best`: `metric`, `context`,
+`num_targets`, `value` and `targets_seen`; and under `validation` the rows of its own weights, empty if they were not
+validated. The rows of all checkpoints are of the same frames: those of the larger evaluation at the run's end are
+elsewhere (`metrics`).
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from wm.checkpoints.files import CheckpointName
+from wm.config.run_config import PREFERRED_CONTEXT, MetricName
 
-Metric = Literal["val_loss", "change_acc"]
-SIGN: dict[Metric, int] = {"val_loss": -1, "change_acc": 1}
+SIGN: dict[MetricName, int] = {"change_acc": 1, "action_acc": 1, "pos_mae": -1, "val_loss": -1}
 """+1 if higher values of a metric are better."""
+Row = dict[str, Any]
+"""One evaluation at one context: `context`, `num_targets`, `targets_seen` and the metrics."""
 
 
-def metric_of(meta: dict[str, Any], metric: Metric) -> float | None:
-    """A metric of a checkpoint's own weights, at the first context of its last validation.
+def is_better(row: Row, best: Mapping[str, Any]) -> bool:
+    """Whether a row at the context of `best` is better than the best so far.
 
-    None if the weights were not evaluated at their own number of targets, or the value is not finite.
+    Args:
+        best: as in meta.json; without `value` there was none so far.
     """
-    for row in meta.get("metrics", ())[:1]:
-        if row["targets_seen"] == meta["targets_seen"] and math.isfinite(row[metric]):
-            return row[metric]
-    return None
+    value, before = row[best["metric"]], best.get("value")
+    if value is None:
+        return False
+    same_frames = best.get("num_targets") == row["num_targets"]
+    return before is None or not same_frames or SIGN[best["metric"]] * (value - before) > 0
 
 
-def best_of(metas: Mapping[CheckpointName, dict[str, Any]], metric: Metric) -> CheckpointName | None:
-    """The best by a metric, the newest of equals; None if none was evaluated."""
-    values = {name: value for name, meta in metas.items() if (value := metric_of(meta, metric)) is not None}
-    return max(values, key=lambda name: (SIGN[metric] * values[name], name)) if values else None
+def best_of(metas: Mapping[CheckpointName, dict[str, Any]]) -> CheckpointName | None:
+    """The best checkpoint by the criterion of the newest one, the newest of equals; None if none was validated."""
+    if not metas:
+        return None
+    rows = {name: own_rows(meta) for name, meta in metas.items()}
+    best = metas[max(metas)].get("best", {})
+    metric: MetricName = best.get("metric", "change_acc")
+    context = best.get("context") or _default_context([row for own in rows.values() for row in own])
+    scores = {
+        name: row for name, own in rows.items() for row in own if row["context"] == context and row[metric] is not None
+    }
+    if not scores:
+        return None
+    num_targets = scores[max(scores)]["num_targets"]
+    comparable = [name for name, row in scores.items() if row["num_targets"] == num_targets]
+    return max(comparable, key=lambda name: (SIGN[metric] * scores[name][metric], name))
+
+
+def own_rows(meta: Mapping[str, Any]) -> list[Row]:
+    """The validation of a checkpoint's own weights; empty if they were not validated.
+
+    Up to version 0.2 only the last rows before the checkpoint were stored, which may be of earlier weights or, at the
+    end of a run, of more frames.
+    """
+    rows = meta.get("validation")
+    if rows is None:
+        rows = [] if meta.get("finished") else meta.get("metrics", [])
+    return [row for row in rows if row["targets_seen"] == meta["targets_seen"]]
 
 
 def retained(metas: Mapping[CheckpointName, dict[str, Any]], keep_last: int) -> set[CheckpointName]:
-    """The newest checkpoints and the best by each metric; only the last revision at each number of targets counts."""
+    """The newest checkpoints and the best one; only the last revision at each number of targets counts."""
     last = {name.targets_seen: name for name in sorted(metas)}
     metas = {name: metas[name] for name in last.values()}
-    best = {best_of(metas, metric) for metric in SIGN}
-    return set(sorted(metas)[-keep_last:]) | {name for name in best if name is not None}
+    best = best_of(metas)
+    return set(sorted(metas)[-keep_last:]) | ({best} if best is not None else set())
+
+
+def _default_context(rows: list[Row]) -> int:
+    contexts = {row["context"] for row in rows}
+    return PREFERRED_CONTEXT if PREFERRED_CONTEXT in contexts else max(contexts, default=PREFERRED_CONTEXT)

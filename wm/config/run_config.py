@@ -19,6 +19,11 @@ Uri = Annotated[str, Field(pattern=URI)]
 ContextFrames = Annotated[int, Field(ge=1, le=COUNTDOWN_FRAMES)]
 """Context length K, frames; at most the countdown, so that every evaluation frame has its full context."""
 
+MetricName = Literal["change_acc", "action_acc", "pos_mae", "val_loss"]
+"""Metrics of an evaluation, see `wm.evaluation.metrics`."""
+PREFERRED_CONTEXT = 10
+"""Context at which checkpoints are compared by default, if the run is evaluated at it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectiveConfig:
@@ -89,13 +94,20 @@ class EvalConfig:
     """How a run is evaluated during and after training."""
 
     contexts: Annotated[tuple[ContextFrames, ...], Field(min_length=1)] = (1, 5, 10, 30, 60, 120)
-    """Context lengths K of each validation, frames (an MLP is evaluated at its own K)."""
+    """Context lengths K of the evaluation at the end of the run, frames (an MLP is evaluated at its own K)."""
     num_targets: PositiveInt = 20_000
     """Evaluation frames at the end of the run, chosen by hash."""
     validation_targets: PositiveInt = 2_000
-    """Evaluation frames of a validation during training."""
+    """Evaluation frames of a validation during training: the first of num_targets."""
+    validation_contexts: Annotated[tuple[ContextFrames, ...], Field(min_length=1)] | None = None
+    """Context lengths of a validation during training, some of contexts; by default best_context alone. The time of a
+    validation is that of training on validation_targets times the sum of these over 3 targets."""
     every_targets: PositiveInt = 500_000
     """Targets seen between two validations."""
+    best_metric: MetricName = "change_acc"
+    """The best checkpoint is that with the best value of this metric on the validation_targets."""
+    best_context: ContextFrames | None = None
+    """At this context, one of contexts; by default 10 if it is among them, otherwise the longest."""
     split: Split | None = None
     """Evaluation games; by default validation, or all of a separate eval_corpus."""
 
@@ -122,7 +134,7 @@ class CheckpointConfig:
     every_s: NonNegativeFloat = 300.0
     """Seconds between checkpoints; one is also written at the end of each epoch and of the run."""
     keep_last: PositiveInt = 2
-    """Newest checkpoints to keep, in addition to the best by val_loss and by change_acc."""
+    """Newest checkpoints to keep, in addition to the best one (eval.best_metric)."""
     storage_path: str | None = None
     """Folder or s3://, gs:// URI of the checkpoints; by default inside the run folder."""
 
@@ -200,6 +212,7 @@ class RunConfig:
         num_windows = self.objective.num_windows
         if self.model.kind == "mamba2" and self.objective.kind == "window" and num_windows > 1:
             raise ValueError(f"objective.num_windows={num_windows}: mamba2 takes 1, or objective.kind: sequence")
+        self._check_contexts()
         batch_size, workers = self.optimizer.batch_size, self.max_workers
         if not 1 <= self.min_workers <= workers:
             raise ValueError(f"num_workers={list(self.num_workers_range)}: expected [min, max] with 1 <= min <= max")
@@ -228,7 +241,34 @@ class RunConfig:
         """The largest number of workers that the run trains with."""
         return self.num_workers_range[1]
 
+    def _check_contexts(self) -> None:
+        """Check that a validation evaluates some of the contexts, `best_context` among them."""
+        best, chosen = self.eval.best_context, self.eval.validation_contexts
+        if best is not None and best not in self.contexts:
+            raise ValueError(f"eval.best_context={best}: expected one of eval.contexts={list(self.contexts)}")
+        if chosen is not None and not {self.best_context} <= set(chosen) <= set(self.contexts):
+            raise ValueError(
+                f"eval.validation_contexts={list(chosen)}: expected some of eval.contexts={list(self.contexts)}, "
+                f"among them eval.best_context={self.best_context}"
+            )
+
     @property
     def contexts(self) -> tuple[int, ...]:
-        """The context lengths at which this run is evaluated."""
+        """The context lengths at which this run is evaluated at its end."""
         return (self.objective.context_frames,) if self.model.kind == "mlp" else self.eval.contexts
+
+    @property
+    def validation_contexts(self) -> tuple[int, ...]:
+        """The context lengths at which this run is evaluated during training."""
+        return self.eval.validation_contexts or (self.best_context,)
+
+    @property
+    def best_context(self) -> int:
+        """The context length at which checkpoints are compared."""
+        default = PREFERRED_CONTEXT if PREFERRED_CONTEXT in self.contexts else max(self.contexts)
+        return self.eval.best_context or default
+
+    @property
+    def final_evaluation(self) -> dict[str, Any]:
+        """What the run is evaluated on at its end, as JSON data."""
+        return {"num_targets": self.eval.num_targets, "contexts": list(self.contexts)}

@@ -26,9 +26,12 @@ NOT_PART_OF_A_RUN = frozenset(
         "data.device_cache",
         "data.device_cache_fraction",
         "optimizer.micro_batch_size",
+        "eval.validation_contexts",
+        "eval.best_metric",
+        "eval.best_context",
     }
 )
-"""Fields that affect neither what a run learns nor how it is evaluated."""
+"""Fields that affect neither what a run learns nor how it is evaluated at its end."""
 CHANGEABLE = NOT_PART_OF_A_RUN | {
     "train_corpus",  # a checkpoint names its games, wherever they are (`check_same_games`)
     "eval_corpus",
@@ -80,7 +83,7 @@ def short_hash(plain: dict[str, Any]) -> str:
 def _without(plain: dict[str, Any], paths: frozenset[str] | set[str]) -> dict[str, Any]:
     """A copy without the fields of some dotted paths."""
     kept = copy.deepcopy(plain)
-    for path in paths:
+    for path in sorted(paths, reverse=True):  # a field before its group
         *groups, name = path.split(".")
         owner = kept
         for group in groups:

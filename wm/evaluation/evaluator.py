@@ -1,11 +1,19 @@
 """Evaluate a model on fixed evaluation frames (`datasets.loading.targets`).
 
+Each target is predicted from exactly its last K frames, from zero state, for each K: sum(K) frames pass through the
+network for a target, 226 for K = 1, 5, 10, 30, 60, 120. One pass at the longest K cannot serve the others. From the
+second layer on, the network's state at a frame depends on where the window began, in a way that no correction undoes:
+the prediction from the last 10 frames is not among the outputs of the last 120, whose position 10 predicts an earlier
+frame. What depends on a frame alone (the encoder and the first layer's input projection) could be shared among the
+contexts, but is less than a tenth of the work. What is shared are the frames themselves, which are read once, kept, and
+sliced for every K (`wm.evaluation.target_frames`). Guarded by `benchmarks/validation.py`.
+
 Shape legend: B = batch, T = frames, P = players (2), M = evaluation frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -14,52 +22,68 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.loading.frames import GameIndex, read_games
-from datasets.loading.sequences import gather, take_rows
-from datasets.loading.targets import Targets
+from datasets.loading.sequences import concatenated_ranges
 from datasets.schema.columns import NUM_PLAYERS
-from wm.evaluation.metrics import EvalRecords, concatenate
-from wm.model.encoding import Frames, category, controllers, to_frames
+from wm.evaluation.metrics import Context, EvalRecords, concatenate
+from wm.evaluation.target_frames import TargetFrames
+from wm.model.encoding import Frames, category, controllers
 from wm.model.heads import Prediction
 from wm.model.precision import autocast
 from wm.model.world_model import Mamba2WorldModel, WorldModel, WorldState
 from wm.objective.losses import ground_truth, val_loss_parts
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
+C = TypeVar("C", bound=Context)
 F = TypeVar("F", Frames, Prediction)
-READ_FRAMES = 1_000_000
-"""Frames in host memory at once."""
-WINDOW_BATCH_FRAMES = 4_096
+WINDOW_BATCH_FRAMES = {"cpu": 4_096, "cuda": 65_536}
+"""Frames of a batch of windows, by type of device. On a GPU a frame takes about 20 KB in the medium network."""
 STREAM_GAMES = 32
 STREAM_CHUNK_FRAMES = 64
 
 
+def evaluate_contexts(
+    model: WorldModel, groups: Iterable[TargetFrames], contexts: Sequence[C], device: torch.device, precision: str
+) -> dict[C, EvalRecords]:
+    """Predict each target at each context; the frames are taken once. No entry if there is no target."""
+    parts: dict[C, list[EvalRecords]] = {context: [] for context in contexts}
+    for frames in groups:
+        for context in contexts:
+            if isinstance(context, int):
+                parts[context].append(evaluate_windows(model, frames, context, device, precision))
+            else:
+                parts[context].append(evaluate_stream(model, frames, device, precision))
+    return {context: concatenate(records) for context, records in parts.items() if records}
+
+
 def evaluate_windows(
-    model: WorldModel, index: GameIndex, targets: Targets, context: int, device: torch.device, precision: str
+    model: WorldModel, frames: TargetFrames, context: int, device: torch.device, precision: str
 ) -> EvalRecords:
     """Predict each target from exactly `context` frames, from zero state."""
     parts = []
-    batch_size = max(1, WINDOW_BATCH_FRAMES // (context + 1)) * (8 if device.type == "cuda" else 1)
+    batch_size = max(1, WINDOW_BATCH_FRAMES[device.type] // (context + 1))
     with _evaluation_mode(model), autocast(device, precision):
-        for games, frames in target_windows(index, targets, context, batch_size, device):
-            prediction = model(frames, last_only=True)
-            before, after = frames.slice(context - 1, context), frames.slice(context, context + 1)
+        for games, windows in frames.windows(context, batch_size, device):
+            prediction = model(windows, last_only=True)
+            before, after = windows.slice(context - 1, context), windows.slice(context, context + 1)
             parts.append(_records(prediction, before, after, games))
     return concatenate(parts)
 
 
-def evaluate_stream(
-    model: WorldModel, index: GameIndex, targets: Targets, device: torch.device, precision: str
-) -> EvalRecords:
-    """Predict each target with the recurrent state carried through the whole game before it."""
+def evaluate_stream(model: WorldModel, frames: TargetFrames, device: torch.device, precision: str) -> EvalRecords:
+    """Predict each target with the recurrent state carried through the whole game before it.
+
+    Args:
+        frames: with all frames of each game before its last target.
+    """
     assert isinstance(model, Mamba2WorldModel), "only a recurrent model streams"
-    target_frames = {int(game): targets.frames[targets.games == game] for game in np.unique(targets.games)}
-    order = sorted(target_frames, key=lambda game: int(index.num_frames[game]))
+    starts = np.flatnonzero(np.diff(frames.targets.games, prepend=-1))
+    ends = np.append(starts[1:], len(frames))
+    order = np.argsort(frames.targets.frames[ends - 1], kind="stable")  # batches of games of similar length
     parts = []
     with _evaluation_mode(model), autocast(device, precision):
-        for start in range(0, len(order), STREAM_GAMES):
-            games = order[start : start + STREAM_GAMES]
-            parts += _stream_games(model, index, games, [target_frames[game] for game in games], device)
+        for first in range(0, len(order), STREAM_GAMES):
+            games = order[first : first + STREAM_GAMES]
+            parts += _stream_games(model, frames, starts[games], ends[games], device)
     return concatenate(parts)
 
 
@@ -75,70 +99,38 @@ def _evaluation_mode(model: WorldModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def target_windows(
-    index: GameIndex, targets: Targets, context: int, batch_size: int, device: torch.device
-) -> Iterator[tuple[np.ndarray, Frames]]:
-    """Batches of windows of `context` + 1 frames that end at the targets: int64 (B,) games, and Frames.
-
-    At most about READ_FRAMES frames are in host memory at once.
-    """
-    for games, chosen in _game_groups(index, targets):
-        frames = read_games(index, games)
-        lengths = index.num_frames[games]
-        offset = dict(zip(games.tolist(), (np.cumsum(lengths) - lengths).tolist(), strict=True))
-        first_rows = np.array([offset[int(game)] for game in targets.games[chosen]])
-        starts = first_rows + targets.frames[chosen] - context
-        for start in range(0, len(chosen), batch_size):
-            part = slice(start, start + batch_size)
-            owners = targets.games[chosen][part]
-            batch = gather(frames, index.facts[owners], starts[part], context + 1)
-            yield owners, to_frames(batch, device)
-
-
-def _game_groups(index: GameIndex, targets: Targets) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The targets' games in groups of about READ_FRAMES frames, and the indices of each group's targets."""
-    games = np.unique(targets.games)
-    ends = np.cumsum(index.num_frames[games])
-    for group in range(int(ends[-1]) // READ_FRAMES + 1):
-        members = games[(ends - 1) // READ_FRAMES == group]
-        if len(members):
-            yield members, np.flatnonzero(np.isin(targets.games, members))
-
-
 def _stream_games(
-    model: Mamba2WorldModel,
-    index: GameIndex,
-    games: list[int],
-    target_frames: list[np.ndarray],
-    device: torch.device,
+    model: Mamba2WorldModel, frames: TargetFrames, starts: np.ndarray, ends: np.ndarray, device: torch.device
 ) -> list[EvalRecords]:
-    """Stream several games as one batch. Shorter games are padded; the padding is discarded."""
-    lengths = index.num_frames[games]
-    frames = read_games(index, games)
-    offsets = np.cumsum(lengths) - lengths
+    """Stream several games as one batch. Shorter games are padded; the padding is discarded.
+
+    Args:
+        starts: int64 (B,), position of each game's first target.
+        ends: int64 (B,), exclusive.
+    """
+    targets = frames.targets
+    last_rows, first_rows = frames.rows[ends - 1], frames.rows[starts] - targets.frames[starts]
+    game_of_target = np.repeat(np.arange(len(starts)), ends - starts)
+    chosen = concatenated_ranges(starts, ends)
+    chunk_of_target = (targets.frames[chosen] - 1) // STREAM_CHUNK_FRAMES
     state: WorldState | None = None
     parts = []
-    facts = index.facts[np.asarray(games)]
-    for start in range(0, int(lengths.max()) - 1, STREAM_CHUNK_FRAMES):
-        rows = np.minimum(start + np.arange(STREAM_CHUNK_FRAMES + 1), lengths[:, None] - 1) + offsets[:, None]
-        chunk = to_frames(take_rows(frames, facts, rows), device)
+    for number in range(int(chunk_of_target.max()) + 1):
+        start = number * STREAM_CHUNK_FRAMES
+        rows = np.minimum(first_rows[:, None] + start + np.arange(STREAM_CHUNK_FRAMES + 1), last_rows[:, None])
+        chunk = frames.take(rows, starts, device)
         before, after = chunk.slice(0, STREAM_CHUNK_FRAMES), chunk.slice(1, STREAM_CHUNK_FRAMES + 1)
         prediction, state = model.observe(before, controllers(after), state, return_state=True)
-        selected = [
-            (row, frame - 1 - start)
-            for row, frames_of_game in enumerate(target_frames)
-            for frame in frames_of_game
-            if start < frame <= start + STREAM_CHUNK_FRAMES
-        ]
-        if selected:
-            rows, positions = (torch.tensor(values, device=device) for values in zip(*selected, strict=True))
-            owners = np.asarray(games)[rows.cpu().numpy()]
+        here = np.flatnonzero(chunk_of_target == number)
+        if len(here):
+            batch_rows = torch.from_numpy(game_of_target[here]).to(device)
+            positions = torch.from_numpy(targets.frames[chosen[here]] - 1 - start).to(device)
             parts.append(
                 _records(
-                    _select(prediction, rows, positions),
-                    _select(before, rows, positions),
-                    _select(after, rows, positions),
-                    owners,
+                    _select(prediction, batch_rows, positions),
+                    _select(before, batch_rows, positions),
+                    _select(after, batch_rows, positions),
+                    targets.games[chosen[here]],
                 )
             )
     return parts
@@ -161,9 +153,11 @@ def _records(prediction: Prediction, before: Frames, after: Frames, games: np.nd
     error = (prediction.deltas[..., 1:3] - truth.deltas[..., 1:3]).abs().mean(-1)
     predicted = prediction.categories["action"].argmax(-1)
     parts = val_loss_parts(prediction, before, after)
-    totals = {name: parts[name].total.flatten().double().cpu().numpy() for name in VAL_LOSS_WEIGHTS}
-    counts = {name: parts[name].count.flatten().double().cpu().numpy() for name in VAL_LOSS_WEIGHTS}
-    return records_of(games, before, after, predicted, error, totals, counts)
+    # One copy to the host for all parts.
+    totals = torch.stack([parts[name].total.flatten().double() for name in VAL_LOSS_WEIGHTS]).cpu().numpy()
+    counts = torch.stack([parts[name].count.flatten().double() for name in VAL_LOSS_WEIGHTS]).cpu().numpy()
+    by_name = (dict(zip(VAL_LOSS_WEIGHTS, values, strict=True)) for values in (totals, counts))
+    return records_of(games, before, after, predicted, error, *by_name)
 
 
 def records_of(

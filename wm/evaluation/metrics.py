@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from wm.config.run_config import MetricName
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
-MetricName = Literal["change_acc", "action_acc", "pos_mae", "val_loss"]
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """The metrics of a run in the order of all tables: accuracy at action changes, accuracy over all frames, mean absolute
 position error in game units, validation loss."""
@@ -48,6 +48,18 @@ class EvalRecords:
 
     def __len__(self) -> int:
         return len(self.games)
+
+    def take(self, rows: np.ndarray) -> EvalRecords:
+        """Some of the records: positions, or bool (M,)."""
+        return EvalRecords(
+            games=self.games[rows],
+            previous_action=self.previous_action[rows],
+            true_action=self.true_action[rows],
+            predicted_action=self.predicted_action[rows],
+            position_error=self.position_error[rows],
+            loss_totals={name: values[rows] for name, values in self.loss_totals.items()},
+            loss_counts={name: values[rows] for name, values in self.loss_counts.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,23 +9,30 @@ import numpy as np
 import torch
 
 from datasets.loading.frames import GAME_COLUMNS, GameIndex
-from datasets.loading.targets import COUNTDOWN_FRAMES, evaluation_targets
+from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.runtime.errors import UserError
+from datasets.runtime.hardware import num_cores
 from datasets.schema.columns import NUM_PLAYERS
 from datasets.schema.melee_ids import TOURNAMENT_STAGES, character_name, stage_name
+from wm.data.batches import MAX_READ_THREADS
 from wm.evaluation.action_groups import CATEGORY_NAMES, action_category, action_name
-from wm.evaluation.baselines import BASELINES, evaluate_baseline
-from wm.evaluation.evaluator import evaluate_stream, evaluate_windows
+from wm.evaluation.baselines import BASELINES, CONTEXT, evaluate_baseline
+from wm.evaluation.evaluator import evaluate_contexts
 from wm.evaluation.metrics import (
     METRICS,
     Context,
     EvalRecords,
     compute_metrics,
+    concatenate,
     context_text,
     metrics_by_label,
     most_missed_actions,
 )
+from wm.evaluation.target_frames import EvaluationFrames
 from wm.model.world_model import MLPWorldModel, WorldModel
+
+Predictor = tuple[str, Context | None]
+"""`model` and a context, or a baseline and None."""
 
 
 def evaluate(
@@ -49,19 +56,26 @@ def evaluate(
         UserError: an impossible context, or no evaluation frame.
     """
     _check_contexts(model, contexts)
-    targets = evaluation_targets(index, num_targets)
-    if not len(targets):
+    longest = "stream" if "stream" in contexts else max(CONTEXT, *(k for k in contexts if k != "stream"))
+    frames = EvaluationFrames(index, num_targets, longest, device, num_threads=min(MAX_READ_THREADS, num_cores()))
+    parts: list[dict[Predictor, EvalRecords]] = []
+    try:
+        for group in frames:
+            records = evaluate_contexts(model, [group], contexts, device, precision)
+            of_group: dict[Predictor, EvalRecords] = {("model", context): records[context] for context in contexts}
+            for name in BASELINES:
+                of_group[name, None] = evaluate_baseline(name, group)
+            parts.append(of_group)
+        targets = frames.targets
+    finally:
+        frames.close()
+    if not parts:
         raise UserError("found no evaluation frame: no game is longer than its countdown; use other games")
-    results = []
-    for context in contexts:
-        if context == "stream":
-            records = evaluate_stream(model, index, targets, device, precision)
-        else:
-            records = evaluate_windows(model, index, targets, context, device, precision)
-        results.append({"predictor": "model", "context": context} | _describe(records, index))
-    for name in BASELINES:
-        records = evaluate_baseline(name, index, targets)
-        results.append({"predictor": name, "context": None} | _describe(records, index))
+    results = [
+        {"predictor": predictor, "context": context}
+        | _describe(concatenate([part[predictor, context] for part in parts]), index)
+        for predictor, context in parts[0]
+    ]
     return {"num_targets": len(targets), "num_games": len(np.unique(targets.games)), "results": results}
 
 

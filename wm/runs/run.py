@@ -7,6 +7,7 @@ data.json         the corpora: digests of manifest and games, numbers of games a
 environment.json  start times of commands and of workers; code, versions and machine of the newest start
 profile.json      throughput, for planning; replaced at each progress line
 log.jsonl         a row per event, see below
+evaluations/      a Parquet file per evaluation: sums by game and context, see `wm.evaluation.game_sums`
 tensorboard/      progress lines and validations, for TensorBoard
 checkpoints/      see `wm.checkpoints`; `checkpoint.storage_path` in the config names another folder or a URI
 ray/              Ray Train's files, a folder for each command
@@ -28,7 +29,17 @@ problem     message: a warning about something that did not end the run
 In object storage all of this is below the run's URI. The locks are leases (`wm.runs.lease`); attempts.jsonl and
 crash.txt are folders with an object for each entry; what grows is uploaded every few seconds (`wm.runs.mirror`).
 
-A resumed run removes the rows after its checkpoint; rollbacks and problems stay, with their time (`at`).
+A resumed run removes the rows and evaluations after its checkpoint; rollbacks and problems stay, with their time
+(`at`).
+
+A run has three marks, and a kill between two of them loses nothing:
+
+trained     a checkpoint whose meta.json says `trained`: the schedule or the time limit is over. It is written before
+            the final evaluation.
+evaluated   the file of the final evaluation in evaluations/. A command that finds it evaluates no frame again.
+finished    a checkpoint whose meta.json says `finished`: it holds the rows of the final evaluation (`metrics`) and
+            which frames and contexts that took (`evaluated`). If the config asks for others, the run is evaluated
+            again.
 """
 
 from __future__ import annotations
@@ -58,6 +69,7 @@ from wm.config.run_identity import check_same_run, identity
 from wm.config.typed_yaml import to_plain
 from wm.data.training_data import TrainingData
 from wm.runs.environment import command_line, environment
+from wm.runs.evaluations import Evaluations
 from wm.runs.problem_report import report_once
 from wm.runs.run_files import Lock, open_run_files
 from wm.runs.run_log import LOG_FILE
@@ -105,6 +117,11 @@ class Run:
             UserError: the URI's scheme is unknown, or its server cannot be reached.
         """
         return open_store(self.config.checkpoint.storage_path or child_location(self.config.out, RUN_SUBFOLDER))
+
+    @cached_property
+    def evaluations(self) -> Evaluations:
+        """The evaluations of the run, game by game."""
+        return Evaluations(self.files)
 
     def claim(self) -> None:
         """Create the run's folder, or check that it already belongs to this run.
@@ -225,8 +242,10 @@ class Run:
             replace_file(self.files.folder / PROFILE_FILE, text.encode(), survives_power_loss=False)
 
     def is_complete(self, meta: dict[str, Any] | None) -> bool:
-        """Whether a checkpoint's meta.json is that of a trained and evaluated run; not after a stop request."""
+        """Whether a checkpoint's meta.json is that of a finished run: trained, and evaluated as the config says."""
         if meta is None or not meta["finished"]:
+            return False
+        if meta.get("evaluated", self.config.final_evaluation) != self.config.final_evaluation:  # 0.2 did not store it
             return False
         limit = self.config.max_seconds
         is_out_of_time = limit is not None and meta["seconds"] >= limit

@@ -107,8 +107,8 @@ class RunFiles(ABC):
         """
 
     @abstractmethod
-    def names(self) -> list[str]:
-        """Names of all entries, those of folders included; empty if nothing exists.
+    def names(self, folder: str = "") -> list[str]:
+        """Names of all entries of the run's folder or of one in it, those of folders included; empty if there are none.
 
         Raises:
             OSError: they cannot be listed.
@@ -227,8 +227,9 @@ class LocalRunFiles(RunFiles):
     def delete(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
 
-    def names(self) -> list[str]:
-        return sorted(path.name for path in self._folder.iterdir()) if self._folder.exists() else []
+    def names(self, folder: str = "") -> list[str]:
+        path = self._folder / folder
+        return sorted(entry.name for entry in path.iterdir()) if path.exists() else []
 
     def version(self, name: str) -> tuple[int, ...]:
         try:
@@ -289,8 +290,9 @@ class RemoteRunFiles(RunFiles):
     def delete(self, name: str) -> None:
         self._store.delete(name)
 
-    def names(self) -> list[str]:
-        return sorted({path.partition("/")[0] for path in self._store.versions()})
+    def names(self, folder: str = "") -> list[str]:
+        start = len(f"{folder}/") if folder else 0
+        return sorted({path[start:].partition("/")[0] for path in self._store.versions(folder)})
 
     def version(self, name: str) -> tuple[int, ...]:
         with contextlib.suppress(OSError, UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import threading
@@ -50,19 +51,20 @@ class RunLog:
     stderr, and written once that works again. On resume the rows after the checkpoint are removed.
     """
 
-    def __init__(self, folder: Path, resumed_at: int) -> None:
+    def __init__(self, folder: Path, resumed_at: int, evaluated_at: int | None = None) -> None:
         """
         Args:
             resumed_at: targets seen by the checkpoint that the run resumes from; 0 for a new run.
+            evaluated_at: targets seen by the last evaluation that the checkpoint contains; `resumed_at` by default.
         """
         self._path = folder / LOG_FILE
-        self._resumed_at = resumed_at
+        self._stays = functools.partial(_stays, resumed_at, resumed_at if evaluated_at is None else evaluated_at)
         self._is_truncated = False
         self._latest = resumed_at
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         with contextlib.suppress(OSError):
-            self._counts.update(row["kind"] for row in read_log(folder) if _stays(row, resumed_at))
+            self._counts.update(row["kind"] for row in read_log(folder) if self._stays(row))
         self._pending: deque[bytes] = deque(maxlen=MAX_PENDING_ROWS)
         self._num_dropped = 0
         self._is_failing = False
@@ -127,14 +129,16 @@ class RunLog:
     def _truncate(self) -> None:
         """Remove rows after the checkpoint and damaged lines."""
         lines = _lines(self._path)
-        kept = [line for line in lines if (row := parse_row(line)) is not None and _stays(row, self._resumed_at)]
+        kept = [line for line in lines if (row := parse_row(line)) is not None and self._stays(row)]
         if kept != lines:
             content = "".join(line + "\n" for line in kept)
             replace_file(self._path, content.encode(), survives_power_loss=False)
 
 
-def _stays(row: dict[str, Any], resumed_at: int) -> bool:
-    return row["kind"] in PERMANENT_KINDS or row.get("targets_seen", 0) <= resumed_at
+def _stays(resumed_at: int, evaluated_at: int, row: dict[str, Any]) -> bool:
+    """Whether a row stays when a run resumes; not a final evaluation that was not followed by its checkpoint."""
+    limit = evaluated_at if row["kind"] == "eval" else resumed_at
+    return row["kind"] in PERMANENT_KINDS or row.get("targets_seen", 0) <= limit
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from wm.checkpoints.staging import Snapshot
+from wm.checkpoints.store import reason_of
 from wm.checkpoints.writer import CheckpointWriter
 from wm.runs.run import Run
 from wm.runs.run_log import RunLog
 from wm.training import distributed
+from wm.training.validation import Evaluation, Sums
 
 
 class Recorder:
@@ -19,10 +21,12 @@ class Recorder:
         blocked_s: seconds that the last checkpoint blocked training.
     """
 
-    def __init__(self, run: Run, resumed_at: int, *, scan_backend: str) -> None:
-        """
+    def __init__(self, run: Run, resumed_at: int, evaluated_at: int, *, scan_backend: str) -> None:
+        """Remove what was recorded after the checkpoint that the run resumes from.
+
         Args:
-            resumed_at: targets seen by the checkpoint that the run resumes from; 0 for a new run.
+            resumed_at: targets seen by that checkpoint; 0 for a new run.
+            evaluated_at: targets seen by the last evaluation that it contains.
             scan_backend: the scan that runs.
         Raises:
             UserError: checkpoints cannot be written to their store, or the run's storage cannot be read.
@@ -31,12 +35,15 @@ class Recorder:
         self._log: RunLog | None = None
         self._writer: CheckpointWriter | None = None
         self.blocked_s = 0.0
+        self._reported: set[str] = set()
         if distributed.rank() == 0:
             run.open_folder()
             self._writer = CheckpointWriter(
                 run.checkpoints, run.config.checkpoint.keep_last, self.warn, before_commit=run.files.upload
             )
-            self._log = RunLog(run.files.folder, resumed_at)
+            self._log = RunLog(run.files.folder, resumed_at, evaluated_at)
+            # One at the same number of targets is of the same weights: `evaluation` returns it.
+            self._try(lambda: run.evaluations.drop_after(resumed_at), "later evaluations cannot be deleted")
             run.record_environment(resumed_at=resumed_at, workers=distributed.world_size(), scan_backend=scan_backend)
 
     def log(self, kind: str, **values: Any) -> None:
@@ -47,6 +54,18 @@ class Recorder:
     def warn(self, message: str) -> None:
         """Append a warning to the log; any thread may call."""
         self.log("problem", message=message)
+
+    def log_evaluation(self, evaluation: Evaluation, targets_seen: int) -> None:
+        """Store an evaluation's sums by game, then append its rows to the log."""
+        if self._log is not None:
+            write = self._run.evaluations.write
+            self._try(lambda: write(targets_seen, evaluation.sums), "sums by game cannot be written")
+        for row in evaluation.rows:
+            self.log(**row)
+
+    def evaluation(self, targets_seen: int) -> Sums | None:
+        """A stored evaluation, the same on every rank; every rank must call."""
+        return distributed.broadcast_object(None if self._log is None else self._run.evaluations.read(targets_seen))
 
     def num_rollbacks(self) -> int:
         """Rollbacks in the log, the same on every rank; every rank must call."""
@@ -81,6 +100,15 @@ class Recorder:
         """Delete checkpoints of more targets."""
         if self._writer is not None:
             self._writer.drop_after(targets_seen)
+
+    def _try(self, write: Callable[[], None], problem: str) -> None:
+        """Report disk errors once: they do not end a run."""
+        try:
+            write()
+        except OSError as error:
+            if problem not in self._reported:
+                self._reported.add(problem)
+                self.warn(f"{problem} ({reason_of(error)})")
 
     def close(self) -> None:
         """Finish the checkpoint that is being written and close all files."""

@@ -37,7 +37,7 @@ from wm.training.resume import agreed_checkpoint
 from wm.training.schedule import Schedule, schedule_for
 from wm.training.throughput import Throughput, peak_gb
 from wm.training.train_step import NonFiniteGradientError, StepStats, TrainStep
-from wm.training.validation import Row, Validation
+from wm.training.validation import Evaluation, Row, Validation, validation_device_bytes
 
 OnValidation = Callable[[list[Row]], None]
 """Takes the rows of one validation, one per context; called on every rank equally often."""
@@ -127,24 +127,29 @@ class Trainer:
         self.targets_seen: int = meta.get("targets_seen", 0)
         self.num_updates: int = meta.get("step", 0)
         self.last_rows: list[Row] = meta.get("metrics", [])
-        self._recorder = Recorder(run, self.targets_seen, scan_backend=self._scan.backend)
+        evaluated_at = max((row["targets_seen"] for row in self.last_rows), default=0)
+        self._recorder = Recorder(run, self.targets_seen, evaluated_at, scan_backend=self._scan.backend)
         closing.callback(self._recorder.close)
         if distributed.rank() == 0:
             closing.enter_context(run.stop_request.watched())
         self.num_rollbacks = max(num_rollbacks, meta.get("rollbacks", 0), self._recorder.num_rollbacks())
         self._divergence = DivergenceDetector(config.divergence, meta.get("divergence"))
         self._throughput = Throughput(meta.get("seconds", 0.0), self.targets_seen)
-        self._validation = Validation(config, data, self.device, meta.get("best", {}))
         self._compiles = should_compile(self.model, config, self.device)
         closing.callback(restore_eager, self.model)
         self._step = TrainStep(self.model, self.optimizer, config, self.device)
         self._open_feed(meta, closing)
+        self._validation = Validation(config, data, self.device, meta.get("best", {}))
+        closing.callback(self._validation.close)
         self._next_validation = self._validation.next_at(self.targets_seen)
         self._last_log = self._last_save = self._last_progress = time.monotonic()
         # A run that began with other weights saves at once: from then on it does not need their checkpoint.
         self._is_save_due = resume is None and self._initial_weights is not None
-        self.is_interrupted = self._is_evaluated = False
+        self.is_interrupted = False
         self._is_out_of_time = config.max_seconds is not None and self._throughput.seconds >= config.max_seconds
+        self._is_trained: bool = self.is_over and meta.get("trained", False)
+        self._evaluated: dict[str, Any] | None = meta.get("evaluated") if self._is_trained else None
+        self._validation_rows: list[Row] = meta.get("validation", [])
         self._log_start()
 
     @property
@@ -162,15 +167,15 @@ class Trainer:
             if is_validation_due or self._is_sync_due:
                 self.synchronize()
             if is_validation_due and not self.is_over:
-                self.validate(self.config.eval.validation_targets)
+                self.validate()
             if self._is_save_due and not self.is_over:
                 self.save()
         self._throughput.stop()
-        self.save(wait=True)  # before the final evaluation as well: a kill during it then costs no update
+        if self.is_interrupted or not self._is_trained:
+            self._is_trained = not self.is_interrupted
+            self.save(wait=True)  # before the final evaluation as well: a kill during it then costs no update
         if not self.is_interrupted:
-            self.validate(self.config.eval.num_targets)
-            self._is_evaluated = True
-            self.save(wait=True)
+            self.evaluate_at_end()
         return TrainResult(
             targets_seen=self.targets_seen, seconds=self._throughput.seconds, rows=self.last_rows,
             interrupted=self.is_interrupted,
@@ -232,15 +237,36 @@ class Trainer:
                 }
             )  # fmt: skip
 
-    def validate(self, num_targets: int) -> None:
-        """Evaluate the model, log and report the rows, and request a checkpoint if it is the best so far."""
+    def validate(self) -> None:
+        """Evaluate the model on the frames of every validation, and request a checkpoint if it is the best so far."""
         self._throughput.stop()
         self._next_validation = self._validation.next_at(self.targets_seen)
-        self.last_rows = self._validation.rows(self.model, num_targets, self.targets_seen, self._throughput.seconds)
-        for row in self.last_rows:
-            self._recorder.log(**row)
-        self._is_save_due |= self._validation.is_best(self.last_rows[0])
+        evaluation = self._validation.validate(self.model, self.targets_seen, self._throughput.seconds)
+        self._is_save_due |= self._record(evaluation)
+
+    def evaluate_at_end(self) -> None:
+        """Evaluate the trained model, and save the result, unless the checkpoint of this run holds it already."""
+        if self._evaluated == self.config.final_evaluation:
+            self._on_validation(self.last_rows)
+            return
+        at = self.targets_seen, self._throughput.seconds
+        stored = self._recorder.evaluation(self.targets_seen)
+        if stored is not None and self._validation.is_at_end(stored):  # by a command that was killed before it saved
+            evaluation = self._validation.validate(self.model, *at)
+            evaluation = replace(evaluation, rows=self._validation.rows(stored, *at), sums=stored)
+        else:
+            evaluation = self._validation.evaluate_at_end(self.model, *at)
+        self._record(evaluation)
+        self._evaluated = self.config.final_evaluation
+        self.save(wait=True)
+
+    def _record(self, evaluation: Evaluation) -> bool:
+        """Log and report an evaluation; returns whether it is the best so far."""
+        self.last_rows, self._validation_rows = evaluation.rows, evaluation.validation_rows
+        is_best = self._validation.update_best(evaluation, self.targets_seen)
+        self._recorder.log_evaluation(evaluation, self.targets_seen)
         self._on_validation(self.last_rows)
+        return is_best
 
     def save(self, wait: bool = False) -> None:
         """Copy the state; a thread of rank 0 writes it."""
@@ -299,18 +325,20 @@ class Trainer:
         sharing: dict[str, Any] = {
             "data": self.config.data, "world_size": ranks, "local_ranks": distributed.local_world_size(),
         }  # fmt: skip
+        for_validation = validation_device_bytes(self.config, self.device)
         if meta:
             self.batch_size: int = meta["batch_size"]
         elif self.config.optimizer.batch_size != "auto":
             self.batch_size = self.config.optimizer.batch_size
         else:
-            reserved = device_bytes(self._order(ranks), train, self.device, **sharing)
+            reserved = device_bytes(self._order(ranks), train, self.device, **sharing) + for_validation
             fits = largest_batch_size(self._step, train, reserved)
             self.batch_size = min(distributed.all_gather_object(fits)) * ranks
         has_schedule = "schedule" in meta
         self._schedule = Schedule(**meta["schedule"]) if has_schedule else schedule_for(self.config, self.batch_size)
         order = self._order(self.batch_size)
-        check_memory(self._step, -(-self.batch_size // ranks), device_bytes(order, train, self.device, **sharing))
+        reserved = device_bytes(order, train, self.device, **sharing) + for_validation
+        check_memory(self._step, -(-self.batch_size // ranks), reserved)
         cursor = self._cursor(order, meta) if meta else None
         self._feed = BatchLoader(order, train, self.device, rank=distributed.rank(), cursor=cursor, **sharing)
         closing.callback(self._feed.close)
@@ -348,9 +376,12 @@ class Trainer:
             "step": self.num_updates,
             "seconds": self._throughput.seconds,
             "num_parameters": num_parameters(self.model),
-            "finished": self._is_evaluated,
+            "trained": self._is_trained,
+            "evaluated": self._evaluated,
+            "finished": self._evaluated is not None,
             "games": self._games,
             "metrics": self.last_rows,
+            "validation": [row for row in self._validation_rows if row["targets_seen"] == self.targets_seen],
             "best": self._validation.best,
             "cursor": asdict(self._feed.cursor),
             "order_version": ORDER_VERSION,

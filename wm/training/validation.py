@@ -1,66 +1,165 @@
-"""Validation while a run trains: the same targets every time, divided among the ranks."""
+"""Evaluation of a run: on the same frames at every validation, on more frames at its end; divided among the ranks.
+
+A validation reads nothing: its frames are gathered once, while the run starts. Guarded by `benchmarks/validation.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from datasets.loading.targets import Targets, evaluation_targets
-from wm.checkpoints.retention import SIGN
+from datasets.loading.targets import COUNTDOWN_FRAMES, Targets
+from datasets.runtime.hardware import num_cores
+from wm.checkpoints.retention import Row, is_better
 from wm.config.run_config import RunConfig
+from wm.data.batches import MAX_READ_THREADS
+from wm.data.pools import BYTES_PER_FRAME
 from wm.data.training_data import TrainingData
-from wm.evaluation.evaluator import evaluate_windows
-from wm.evaluation.metrics import METRICS, compute_metrics, concatenate
+from wm.evaluation.evaluator import evaluate_contexts
+from wm.evaluation.game_sums import GameSums, concatenate_sums, metric_values, sums_by_game
+from wm.evaluation.metrics import EvalRecords
+from wm.evaluation.target_frames import EvaluationFrames, max_device_bytes
 from wm.model.world_model import WorldModel
 from wm.training import distributed
 
-Row = dict[str, Any]
+Sums = dict[int, GameSums]
+"""Context -> sums by game, over all ranks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One evaluation, the same on every rank."""
+
+    rows: list[Row]
+    """Metrics by context, as in the log."""
+    validation_rows: list[Row]
+    """The same on the frames of a validation alone, comparable with every other validation of the run."""
+    sums: Sums
 
 
 class Validation:
-    """Evaluates a model at every context of its config.
+    """Evaluates a run's model at the contexts of its config. Call `close` at the end.
 
     Attributes:
-        best: best value so far of each metric that decides which checkpoints are kept, for a checkpoint.
+        best: criterion and best validation so far, as in `wm.checkpoints.retention`.
     """
 
-    def __init__(self, config: RunConfig, data: TrainingData, device: torch.device, best: dict[str, float]) -> None:
-        self._config, self._data, self._device, self.best = config, data, device, best
+    def __init__(self, config: RunConfig, data: TrainingData, device: torch.device, best: Mapping[str, Any]) -> None:
+        """Start to read the frames of a validation, in a thread.
+
+        Args:
+            best: of the checkpoint; ignored if the config names another criterion by now.
+        """
+        self._config, self._data, self._device = config, data, device
         self._train_frames = int(data.train.num_frames.sum())
-        self._targets: dict[int, Targets] = {}
+        criterion = {"metric": config.eval.best_metric, "context": config.best_context}
+        is_same = all(best.get(name) == value for name, value in criterion.items())
+        self.best: dict[str, Any] = dict(best) if is_same else criterion
+        self._frames = self._open(config.eval.validation_targets, config.validation_contexts)
 
-    def rows(self, model: WorldModel, num_targets: int, targets_seen: int, seconds: float) -> list[Row]:
-        """A row of metrics for each context, the same on every rank."""
-        if num_targets not in self._targets:
-            self._targets[num_targets] = evaluation_targets(self._data.evaluation, num_targets)
-        targets = self._targets[num_targets]
-        share = slice(distributed.rank(), None, distributed.world_size())
-        mine = Targets(games=targets.games[share], frames=targets.frames[share])
-        rows = []
-        for context in self._config.contexts:
-            judged = evaluate_windows(model, self._data.evaluation, mine, context, self._device, self._config.precision)
-            metrics = compute_metrics(concatenate(distributed.all_gather_object(judged)))
-            rows.append(
-                {
-                    "kind": "eval", "targets_seen": targets_seen, "seconds": seconds, "context": context,
-                    "num_targets": len(targets), "epochs": targets_seen / self._train_frames,
-                }
-                | {name: metrics[name].value for name in METRICS}
-            )  # fmt: skip
-        return rows
+    def validate(self, model: WorldModel, targets_seen: int, seconds: float) -> Evaluation:
+        """Evaluate on the frames of every validation; every rank must call.
 
-    def is_best(self, row: Row) -> bool:
-        """Whether a row is the best so far by any metric; remembers it."""
-        better = {
-            name: row[name]
-            for name, sign in SIGN.items()
-            if row[name] is not None and (name not in self.best or sign * (row[name] - self.best[name]) > 0)
-        }
-        self.best = self.best | better
-        return bool(better)
+        Raises:
+            UserError: the frames cannot be read.
+        """
+        sums = self._gather(self._evaluate(model, self._frames, self._config.validation_contexts))
+        rows = self.rows(sums, targets_seen, seconds)
+        return Evaluation(rows=rows, validation_rows=rows, sums=sums)
+
+    def evaluate_at_end(self, model: WorldModel, targets_seen: int, seconds: float) -> Evaluation:
+        """Evaluate on `eval.num_targets` frames; every rank must call.
+
+        Raises:
+            UserError: the frames cannot be read.
+        """
+        contexts, of_validation = self._config.contexts, self._config.validation_contexts
+        if self._config.eval.num_targets == self._config.eval.validation_targets and contexts == of_validation:
+            return self.validate(model, targets_seen, seconds)
+        frames = self._open(self._config.eval.num_targets, contexts)
+        try:
+            records = self._evaluate(model, frames, contexts)
+            is_among = _is_among(frames.local_targets, self._frames.targets)
+        finally:
+            frames.close()
+        sums = self._gather(records)
+        # Fewer targets are the first of more, so that the last checkpoint is compared on the frames of the others.
+        few = self._gather({k: part.take(is_among) for k, part in records.items() if k in of_validation})
+        return Evaluation(
+            rows=self.rows(sums, targets_seen, seconds),
+            validation_rows=self.rows(few, targets_seen, seconds),
+            sums=sums,
+        )
+
+    def rows(self, sums: Sums, targets_seen: int, seconds: float) -> list[Row]:
+        """A row of metrics for each context."""
+        return [
+            {
+                "kind": "eval", "targets_seen": targets_seen, "seconds": seconds, "context": context,
+                "num_targets": int(by_game.num_frames.sum()), "epochs": targets_seen / self._train_frames,
+            }
+            | metric_values(by_game)
+            for context, by_game in sums.items()
+        ]  # fmt: skip
+
+    def is_at_end(self, sums: Sums) -> bool:
+        """Whether stored sums are of all contexts and frames that `evaluate_at_end` takes."""
+        available = int(np.maximum(0, self._data.evaluation.num_frames - COUNTDOWN_FRAMES).sum())
+        expected = min(self._config.eval.num_targets, available)
+        return tuple(sums) == self._config.contexts and all(
+            by_game.num_frames.sum() == expected for by_game in sums.values()
+        )
+
+    def update_best(self, evaluation: Evaluation, targets_seen: int) -> bool:
+        """Remember an evaluation if it is the best so far; returns whether it is."""
+        row = next(row for row in evaluation.validation_rows if row["context"] == self.best["context"])
+        if not is_better(row, self.best):
+            return False
+        value = row[self.best["metric"]]
+        self.best |= {"value": value, "num_targets": row["num_targets"], "targets_seen": targets_seen}
+        return True
 
     def next_at(self, targets_seen: int) -> int:
         """Targets seen at the next validation."""
         every = self._config.eval.every_targets
         return (targets_seen // every + 1) * every
+
+    def close(self) -> None:
+        """End the thread and free the frames."""
+        self._frames.close()
+
+    def _open(self, num_targets: int, contexts: tuple[int, ...]) -> EvaluationFrames:
+        """This rank's part of the frames. Half of its cores read them, since training uses the others."""
+        return EvaluationFrames(
+            self._data.evaluation, num_targets, max(contexts), self._device,
+            num_threads=max(1, min(MAX_READ_THREADS, num_cores() // distributed.local_world_size() // 2)),
+            rank=distributed.rank(), world_size=distributed.world_size(),
+        )  # fmt: skip
+
+    def _evaluate(
+        self, model: WorldModel, frames: EvaluationFrames, contexts: tuple[int, ...]
+    ) -> dict[int, EvalRecords]:
+        return evaluate_contexts(model, frames, contexts, self._device, self._config.precision)
+
+    def _gather(self, records: Mapping[int, EvalRecords]) -> Sums:
+        """The sums over all ranks; a rank without targets has no records."""
+        game_ids = self._data.evaluation.game_ids
+        mine = {context: sums_by_game(of_context, game_ids) for context, of_context in records.items()}
+        parts = [part for part in distributed.all_gather_object(mine) if part]
+        return {context: concatenate_sums([part[context] for part in parts]) for context in parts[0]}
+
+
+def validation_device_bytes(config: RunConfig, device: torch.device) -> int:
+    """Most memory of the device that a validation's frames take."""
+    needed = config.eval.validation_targets * (max(config.validation_contexts) + 1) * BYTES_PER_FRAME
+    return needed if needed <= max_device_bytes(device) else 0
+
+
+def _is_among(targets: Targets, others: Targets) -> np.ndarray:
+    """Whether each target is one of the others: bool (targets,)."""
+    keys, other_keys = (one.games.astype(np.int64) << 32 | one.frames for one in (targets, others))
+    return np.isin(keys, other_keys)

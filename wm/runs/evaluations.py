@@ -1,0 +1,64 @@
+"""The evaluations of a run, game by game: a Parquet file each (`wm.evaluation.game_sums`)."""
+
+from __future__ import annotations
+
+import re
+
+from datasets.runtime.durable_files import replace_file
+from wm.evaluation.game_sums import GameSums, deserialize, serialize
+from wm.runs.run_files import RunFiles
+
+FOLDER = "evaluations"
+_NAME = re.compile(r"targets-(\d{12,})\.parquet")
+
+
+class Evaluations:
+    """The files of a run's evaluations: `evaluations/targets-N.parquet` after N targets.
+
+    A file is replaced as a whole, so it is complete or absent at every moment.
+    """
+
+    def __init__(self, files: RunFiles) -> None:
+        self._files = files
+
+    def write(self, targets_seen: int, by_context: dict[int, GameSums]) -> None:
+        """Store an evaluation; only rank 0 may, see `RunFiles.folder`.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self._files.folder / _name(targets_seen)
+        path.parent.mkdir(exist_ok=True)
+        content = serialize(by_context, {"targets_seen": targets_seen})
+        replace_file(path, content, survives_power_loss=False)  # the log does not survive one either
+
+    def targets_seen(self) -> list[int]:
+        """When there was an evaluation, in ascending order.
+
+        Raises:
+            OSError: they cannot be listed.
+        """
+        names = map(_NAME.fullmatch, self._files.names(FOLDER))
+        return sorted(int(match[1]) for match in names if match)
+
+    def read(self, targets_seen: int) -> dict[int, GameSums] | None:
+        """An evaluation by context; None if there is none, or it is damaged."""
+        try:
+            return deserialize(self._files.read(_name(targets_seen)))[0]
+        except (OSError, ValueError):
+            return None
+
+    def drop_after(self, targets_seen: int) -> None:
+        """Delete later evaluations; only rank 0 may.
+
+        Raises:
+            OSError: they cannot be deleted.
+        """
+        for later in self.targets_seen():
+            if later > targets_seen:
+                (self._files.folder / _name(later)).unlink(missing_ok=True)
+                self._files.delete(_name(later))
+
+
+def _name(targets_seen: int) -> str:
+    return f"{FOLDER}/targets-{targets_seen:012d}.parquet"
