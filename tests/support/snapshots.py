@@ -22,7 +22,6 @@ def snapshot(targets_seen: int, *, change_acc: float = 0.0, num_numbers: int = 8
         "context": 10,
         "num_targets": 20,
         "targets_seen": targets_seen,
-        "val_loss": val_loss,
         "change_acc": change_acc,
     }
     return Snapshot(
