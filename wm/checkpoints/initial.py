@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.uris import child_location, is_remote
+from datasets.runtime.uris import child_location
+from wm.checkpoints.best import best_checkpoint, split_best
 from wm.checkpoints.files import CheckpointName, DamagedCheckpointError
 from wm.checkpoints.reader import load_weights, open_run
-from wm.checkpoints.retention import best_of
 from wm.checkpoints.store import Checkpoint, CheckpointStore
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.model.world_model import WorldModel, build_model
-
-BEST = "best"
-"""After a run's location: its best checkpoint, by change_acc."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,10 +34,10 @@ def find_initial_weights(config: RunConfig) -> InitialWeights | None:
     """
     if config.init_from is None:
         return None
-    location, wants_best = _without_best(config.init_from)
+    location, wants_best = split_best(config.init_from)
     at, store, names = open_run(location)
     if names:
-        name = _best(store, names) if wants_best else _newest_intact(store)
+        name = best_checkpoint(store, names) if wants_best else _newest_intact(store)
         at = child_location(at, str(name))
     checkpoint = open_checked(at)
     load_initial_weights(build_model(config.model, config.objective.context_frames), checkpoint, config)
@@ -85,14 +81,6 @@ def _shape(config: RunConfig) -> dict[str, Any]:
     return {"model": model, "objective": {"context_frames": config.objective.context_frames}}
 
 
-def _without_best(location: str) -> tuple[str, bool]:
-    """The location of a run, and whether its best checkpoint is meant."""
-    path, mark, query = location.partition("?") if is_remote(location) else (location, "", "")
-    if PurePosixPath(path).name != BEST:
-        return location, False
-    return path.rstrip("/").removesuffix(BEST).rstrip("/") + mark + query, True
-
-
 def _newest_intact(store: CheckpointStore) -> CheckpointName:
     found, damaged = store.newest_intact()
     if found is None:
@@ -100,11 +88,3 @@ def _newest_intact(store: CheckpointStore) -> CheckpointName:
     name = CheckpointName.parse(found.location.rpartition("/")[2])
     assert name is not None
     return name
-
-
-def _best(store: CheckpointStore, names: list[CheckpointName]) -> CheckpointName:
-    with store.reading():
-        best = best_of({name: store.meta(name) for name in names}, "change_acc")
-    if best is None:
-        raise UserError(f"init_from: no checkpoint in {store.location} was evaluated; name one of them")
-    return best

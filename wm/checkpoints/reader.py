@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.uris import child_location, is_remote, without_credentials
+from wm.checkpoints.best import best_checkpoint, split_best
 from wm.checkpoints.files import (
     META_FILE,
     MODEL_FILE,
@@ -44,15 +45,18 @@ def open_store(location: str | Path) -> CheckpointStore:
 
 
 def open_checkpoint(location: str | Path) -> Checkpoint:
-    """Open a checkpoint, or the newest one of a run.
+    """Open a checkpoint, or the newest one of a run, or the best one (`RUN/best`).
 
     Args:
         location: folder or URI of a checkpoint, of a run, or of a run's checkpoints.
     Raises:
         UserError: there is no checkpoint, or it is damaged, or it has another version or encoding.
     """
-    _, store, names = open_run(location)
-    name = names[-1] if names else None
+    run, wants_best = split_best(str(location))
+    _, store, names = open_run(run)
+    name = None
+    if names:
+        name = best_checkpoint(store, names) if wants_best else names[-1]
     try:
         return store.open(name)
     except DamagedCheckpointError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -164,8 +164,8 @@ class RunConfig:
     out: Path | Uri = Path("runs/run")
     """Folder of the run, or its s3:// or gs:// URI: log, TensorBoard, checkpoints. The same command resumes the run."""
     init_from: str | None = None
-    """Begin with the weights of another run: its folder or URI (the newest intact checkpoint; RUN/best for the best by
-    change_acc), or one checkpoint. The optimizer, the schedule and the order of batches begin anew."""
+    """Begin with the weights of another run: its folder or URI (the newest intact checkpoint; RUN/best for its
+    best), or one checkpoint. The optimizer, the schedule and the order of batches begin anew."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of weight initialization, shuffling and augmentation."""
     num_workers: PositiveInt | tuple[int, int] = 1
