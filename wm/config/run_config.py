@@ -183,6 +183,9 @@ class RunConfig:
     """Seconds between progress lines."""
     compile: Literal["auto", "never", "always"] = "auto"
     """torch.compile the model; auto: on a CPU, if the run is long enough to pay for most of a minute of compilation."""
+    cuda_graph: bool = False
+    """Capture the update as a CUDA graph after a few updates and replay it: saves the host's time, which limits small
+    batches. One GPU, and not for muon. Off by default until it has been measured on a GPU."""
     max_failures: NonNegativeInt = 3
     """Restarts from the last checkpoint after a worker died; a preemption after which it saved does not count."""
     train_split: Split | None = None
@@ -216,6 +219,10 @@ class RunConfig:
         batch_size, workers = self.optimizer.batch_size, self.max_workers
         if not 1 <= self.min_workers <= workers:
             raise ValueError(f"num_workers={list(self.num_workers_range)}: expected [min, max] with 1 <= min <= max")
+        if self.cuda_graph and workers > 1:
+            raise ValueError(f"cuda_graph=True takes one worker; found num_workers={self.num_workers}")
+        if self.cuda_graph and self.optimizer.kind == "muon":
+            raise ValueError("cuda_graph=True takes optimizer.kind=adamw; with muon the host takes part in each update")
         if batch_size == "auto" and self.min_workers < workers:
             raise ValueError(
                 f"optimizer.batch_size=auto depends on the number of workers, which changes with "

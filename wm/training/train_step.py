@@ -7,7 +7,7 @@ Shape legend: B = batch, T = frames, P = players (2), C = columns.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from wm.model.precision import autocast
 from wm.model.world_model import WorldModel
 from wm.objective.losses import TRAINING_LOSS_FIELDS, training_loss_factors, training_loss_parts
 from wm.training import distributed
+from wm.training.cuda_graph import GraphedUpdate
 from wm.training.optimizer import Optimizer
 
 NUM_SUMS = 6
@@ -46,9 +47,23 @@ class StepStats:
 class TrainStep:
     """Forward, backward and update over every rank's share of a batch."""
 
-    def __init__(self, model: WorldModel, optimizer: Optimizer, config: RunConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        optimizer: Optimizer,
+        config: RunConfig,
+        device: torch.device,
+        on_problem: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            on_problem: receives one line if `cuda_graph` is set and the update cannot be captured.
+        """
         self.model, self.optimizer, self.config, self.device = model, optimizer, config, device
         self._replicated: nn.Module = distributed.replicate(model, device)
+        self._graphed: GraphedUpdate | None = None
+        if config.cuda_graph and device.type == "cuda":
+            self._graphed = GraphedUpdate(self._update, on_problem or (lambda _line: None))
         self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
         self._num_steps = 0
 
@@ -59,10 +74,17 @@ class TrainStep:
         Raises:
             NonFiniteGradientError: where the host knows the gradient's norm; weights and moments are as before.
         """
-        config = self.config
-        frames = augment(share, config.objective, (config.seed, number))
-        factors = training_loss_factors(share.game, config.objective.predictions)
-        size = frames.floats.shape[0]
+        frames = augment(share, self.config.objective, (self.config.seed, number))
+        self.optimizer.set_learning_rate(learning_rate)
+        update = self._graphed or self._update
+        update(frames.floats, frames.codes, frames.game, share.game)
+        self._num_steps += 1
+
+    def _update(self, floats: Tensor, codes: Tensor, game: Tensor, global_game: Tensor) -> None:
+        """Accumulate gradients over micro-batches, and update; on the device alone, so that it can be captured."""
+        config, frames = self.config, Frames(floats=floats, codes=codes, game=game)
+        factors = training_loss_factors(global_game, config.objective.predictions)
+        size = floats.shape[0]
         micro_batch = min(size, config.optimizer.micro_batch_size or size)
         # Gradients of all but the last micro-batch are not exchanged.
         no_sync = getattr(self._replicated, "no_sync", contextlib.nullcontext)
@@ -71,13 +93,16 @@ class TrainStep:
             is_last = start + micro_batch >= size
             with contextlib.nullcontext() if is_last else no_sync():
                 self._accumulate(frames.examples(start, start + micro_batch), factors)
-        self.optimizer.set_learning_rate(learning_rate)
         # The gradient, hence its norm, is the same on every rank, so every rank decides the same.
         is_finite = torch.isfinite(self.optimizer.clip_and_step())
         self._sums[1] += ~is_finite
         if self.optimizer.waits_for_norm and not bool(is_finite):
             raise NonFiniteGradientError
-        self._num_steps += 1
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether updates are replayed as a CUDA graph."""
+        return self._graphed is not None and self._graphed.is_captured
 
     def synchronize(self, rank_requests: Mapping[str, bool]) -> StepStats:
         """Wait for the device and combine results and requests of all ranks; every rank must call.
@@ -107,12 +132,14 @@ class TrainStep:
 
     @contextmanager
     def bypass_ddp(self) -> Iterator[None]:
-        """Updates on this rank alone: DistributedDataParallel would wait for the other ranks' gradients."""
-        replicated, self._replicated = self._replicated, self.model
+        """Updates on this rank alone: DistributedDataParallel would wait for the other ranks' gradients. They are not
+        captured as a CUDA graph either, since their shapes may differ from those of the run."""
+        replicated, graphed = self._replicated, self._graphed
+        self._replicated, self._graphed = self.model, None
         try:
             yield
         finally:
-            self._replicated = replicated
+            self._replicated, self._graphed = replicated, graphed
 
     def _accumulate(self, frames: Frames, factors: Tensor) -> None:
         """Forward and backward over some examples."""

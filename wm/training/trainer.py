@@ -137,7 +137,7 @@ class Trainer:
         self._throughput = Throughput(meta.get("seconds", 0.0), self.targets_seen)
         self._compiles = should_compile(self.model, config, self.device)
         closing.callback(restore_eager, self.model)
-        self._step = TrainStep(self.model, self.optimizer, config, self.device)
+        self._step = TrainStep(self.model, self.optimizer, config, self.device, self._recorder.warn)
         self._open_feed(meta, closing)
         self._validation = Validation(config, data, self.device, meta.get("best", {}))
         closing.callback(self._validation.close)
@@ -424,5 +424,6 @@ class Trainer:
             precision="bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
             resident=self._feed.is_cached, targets_per_s=self._throughput.steady_targets_per_s,
             wait_share=speed["wait_share"], checkpoint_held_s=self._recorder.blocked_s,
-            core=self._scan.backend, compiled=is_compiled(self.model), **memory,
+            core=self._scan.backend, compiled=is_compiled(self.model),
+            cuda_graph=self._step.is_captured, **memory,
         )  # fmt: skip
