@@ -14,7 +14,7 @@ from torch import Tensor
 from wm.config.run_config import RunConfig
 from wm.data.synthetic_batch import synthetic_batch
 from wm.model.world_model import build_model
-from wm.training.cuda_graph import WARM_UP_UPDATES, Capture, GraphedUpdate
+from wm.training.compilation import WARM_UP_UPDATES, Capture, GraphedUpdate
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
 

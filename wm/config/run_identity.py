@@ -20,6 +20,7 @@ NOT_PART_OF_A_RUN = frozenset(
         "max_seconds",
         "log_every_s",
         "compile",
+        "cuda_graph",
         "max_failures",
         "checkpoint",
         "divergence",

@@ -23,7 +23,7 @@ from wm.model.precision import autocast
 from wm.model.world_model import WorldModel
 from wm.objective.losses import TRAINING_LOSS_FIELDS, training_loss_factors, training_loss_parts
 from wm.training import distributed
-from wm.training.cuda_graph import GraphedUpdate
+from wm.training.compilation import GraphedUpdate
 from wm.training.optimizer import Optimizer
 
 NUM_SUMS = 6
