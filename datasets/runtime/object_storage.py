@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.stored_file import StoredFile
-from datasets.runtime.uris import child_uri, parse_uri
+from datasets.runtime.uris import child_uri, parse_uri, with_option
 
 GCS_SCHEMES = ("gs", "gcs")
 GCS_RETRY_S = 30
@@ -137,7 +137,9 @@ def _connect(scheme: str, root: str) -> tuple[fs.FileSystem, str]:
     if scheme == "file":
         return fs.LocalFileSystem(), "/"
     if scheme in GCS_SCHEMES and "retry_limit_seconds" not in root:
-        root += f"{'&' if '?' in root else '?'}retry_limit_seconds={GCS_RETRY_S}"
+        root = with_option(root, "retry_limit_seconds", GCS_RETRY_S)
+    if scheme == "s3" and "allow_delayed_open" not in root:
+        root = with_option(root, "allow_delayed_open", "true")  # a small file is one request instead of three
     try:
         return fs.FileSystem.from_uri(root)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

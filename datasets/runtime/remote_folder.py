@@ -9,10 +9,11 @@ from typing import NamedTuple
 from pyarrow import fs
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.object_storage import resolve_uri
-from datasets.runtime.uris import without_credentials
+from datasets.runtime.object_storage import GCS_SCHEMES, resolve_uri
+from datasets.runtime.uris import with_option, without_credentials
 
 TEMPORARY_SUFFIX = ".tmp"
+CHECK_SECONDS = 5
 
 
 class Version(NamedTuple):
@@ -38,6 +39,14 @@ class RemoteFolder:
         """pyarrow's filesystem, and the folder's path in it."""
         with _any_error_as_os_error():
             return resolve_uri(self.uri)
+
+    def check(self) -> None:
+        """Raise OSError within seconds if the server cannot be reached; other calls try for longer."""
+        is_google = self.uri.startswith(tuple(f"{scheme}://" for scheme in GCS_SCHEMES))
+        uri = with_option(self.uri, "retry_limit_seconds", CHECK_SECONDS) if is_google else self.uri
+        with _any_error_as_os_error():
+            files, root = resolve_uri(uri)
+            files.get_file_info(f"{root}/.check")
 
     def read(self, path: str) -> bytes:
         """Content of a file.

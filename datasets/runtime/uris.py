@@ -15,6 +15,7 @@ SCHEMES = ("s3", "gs", "gcs")
 SINGLE_SLASH = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?!/)")
 """A URI that lacks a slash, as a path library writes it."""
 CREDENTIALS = re.compile(r"(?<=://)[^/?]*@|\?.*")
+KEY = re.compile(r"(?<=://)[^/?]*@")
 
 
 def is_remote(location: str) -> bool:
@@ -47,6 +48,16 @@ def mistake_in(location: str | Path) -> str | None:
     if not bucket.rpartition("@")[2]:
         return f"found {without_credentials(text)}, which names no bucket; expected {scheme}://BUCKET/FOLDER"
     return None
+
+
+def with_option(uri: str, name: str, value: object) -> str:
+    """A URI with one more option in its query."""
+    return f"{uri}{'&' if '?' in uri else '?'}{name}={value}"
+
+
+def without_key(location: str) -> str:
+    """A location as it may be stored: a URI without the key and secret in it, but with its options."""
+    return KEY.sub("", location) if is_remote(location) else location
 
 
 def child_location(location: str | Path, name: str) -> str:

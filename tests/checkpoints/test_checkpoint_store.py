@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from s3_server import S3Server, s3_server
 from snapshots import CONFIG, failing, snapshot
 
 from datasets.runtime.errors import UserError
@@ -17,39 +15,10 @@ from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.model.world_model import build_model
 
 
-class Store:
-    """A server with the S3 protocol and a bucket, which can be stopped and started again."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self.start()
-        self.client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1")
-        self.client.create_bucket(Bucket="bucket")
-
-    def start(self) -> None:
-        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
-        self.server.start()
-        self.port = self.server.get_host_and_port()[1]
-
-    def uri(self, path: str) -> str:
-        return f"s3://key:hidden@bucket/{path}?endpoint_override=127.0.0.1:{self.port}&scheme=http"
-
-    def keys(self, below: str) -> list[str]:
-        found = self.client.list_objects_v2(Bucket="bucket", Prefix=below).get("Contents", [])
-        return [item["Key"] for item in found if item["Size"]]
-
-
 @pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    """Object storage, and its keys in the environment."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        store = Store()
-        yield store
-        store.server.stop()
+def store() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
 
 
 def test_a_bucket_holds_the_same_checkpoints_as_a_disk(store, tmp_path):
@@ -89,13 +58,12 @@ def test_a_network_in_a_bucket_is_evaluated_like_the_one_that_was_saved(store, t
     assert remote["results"][0]["predictor"] == "model"
 
 
-def damage(store: Store, key: str, change: Callable[[bytes], bytes] | None) -> None:
+def damage(store: S3Server, key: str, change: Callable[[bytes], bytes] | None) -> None:
     """Change an object, or delete it."""
     if change is None:
         store.client.delete_object(Bucket="bucket", Key=key)
     else:
-        content = store.client.get_object(Bucket="bucket", Key=key)["Body"].read()
-        store.client.put_object(Bucket="bucket", Key=key, Body=change(content))
+        store.write(key, change(store.read(key)))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "resume.pt", "meta.json"])
@@ -114,7 +82,7 @@ def test_damaged_or_incomplete_checkpoints_in_a_bucket_are_skipped_for_the_one_b
 
 
 def test_objects_of_a_killed_upload_are_deleted_by_the_next_writer(store):
-    store.client.put_object(Bucket="bucket", Key="killed/targets-000000000007/model.safetensors", Body=b"half")
+    store.write("killed/targets-000000000007/model.safetensors", b"half")
     assert open_store(store.uri("killed")).newest_intact() == (None, [])
     with CheckpointWriter(open_store(store.uri("killed")), 1, failing):
         assert not store.keys("killed/")
@@ -124,7 +92,7 @@ def test_an_outage_of_the_store_does_not_end_a_run(store):
     reported: list[str] = []
     with CheckpointWriter(open_store(store.uri("away")), 1, reported.append) as writer:
         writer.save(snapshot(100), wait=True)
-        store.server.stop()
+        store.stop()
         try:
             writer.save(snapshot(200))
             writer.wait()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from datasets.runtime.errors import UserError
 from wm.config.run_config import RunConfig
-from wm.config.typed_yaml import to_plain
+from wm.config.run_identity import to_stored
 from wm.model.encoding import ENCODING_VERSION
 
 CHECKPOINT_VERSION = 2
@@ -70,7 +70,7 @@ def serialize(
         if name == MODEL_FILE:
             content = safetensors.torch.save(model_state)
         elif name == CONFIG_FILE:
-            content = json.dumps(to_plain(config), indent=1).encode()
+            content = json.dumps(to_stored(config), indent=1).encode()
         else:
             buffer = io.BytesIO()
             torch.save(resume, buffer)

@@ -22,6 +22,8 @@ from wm.checkpoints.store import PROBE_FILE, CheckpointStore
 class RemoteStore(CheckpointStore):
     """A folder of an object storage, or of any filesystem that pyarrow opens."""
 
+    retry_s = 120.0
+
     def __init__(self, uri: str) -> None:
         """
         Raises:

@@ -58,9 +58,11 @@ class CheckpointStore(ABC):
 
     Attributes:
         location: the folder or URI as messages show it, without credentials.
+        retry_s: seconds for which a write that the run waits for is tried again.
     """
 
     location: str
+    retry_s: float = 0.0
 
     @abstractmethod
     def _folders(self) -> dict[CheckpointName, bool]:

@@ -23,6 +23,8 @@ from wm.checkpoints.store import CheckpointStore, reason_of
 
 SKIPPED = "a checkpoint was skipped because the previous one was still being written; raise checkpoint.every_s"
 
+RETRY_SECONDS = 1.0
+
 
 class CheckpointWriter:
     """Writes a run's checkpoints to a store, one at a time, and deletes those that are not retained.
@@ -81,7 +83,8 @@ class CheckpointWriter:
             Whether it was queued: not if the previous write is still running and `wait` is not set.
         Raises:
             TypeError: the snapshot holds what a checkpoint cannot.
-            UserError: with `wait`: it could not be written. Older checkpoints are unchanged.
+            UserError: with `wait`: it could not be written, tried for the store's `retry_s`. Older checkpoints are
+                unchanged.
         """
         assert self._thread.is_alive(), "the writer is closed"
         if wait:
@@ -93,12 +96,20 @@ class CheckpointWriter:
         started = time.monotonic()
         copied = self._staging.copy(snapshot)
         self.blocked_s = time.monotonic() - started
-        self._idle.clear()
-        self._queue.put(copied)
+        deadline = started + self._store.retry_s
+        self._enqueue(copied)
         if wait:
             self.wait()
+            while isinstance(self._failure, OSError) and time.monotonic() < deadline:
+                time.sleep(RETRY_SECONDS)
+                self._enqueue(copied)
+                self.wait()
             self._raise_failure(snapshot.meta["targets_seen"])
         return True
+
+    def _enqueue(self, snapshot: Snapshot) -> None:
+        self._idle.clear()
+        self._queue.put(snapshot)
 
     def wait(self) -> None:
         """Wait for the running write; a failure has been reported by then."""

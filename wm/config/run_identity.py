@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.uris import without_credentials
+from datasets.runtime.uris import without_credentials, without_key
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_stored, to_plain
 
@@ -44,9 +44,17 @@ CHANGEABLE = NOT_PART_OF_A_RUN | {
 """Fields that may change when a run is resumed: the same updates follow, up to rounding."""
 
 
+def to_stored(config: RunConfig) -> dict[str, Any]:
+    """A config as plain data to be stored: without the keys and secrets of URIs."""
+    plain = to_plain(config)
+    for group, name in ((plain, "out"), (plain, "init_from"), (plain["checkpoint"], "storage_path")):
+        group[name] = group[name] and without_key(group[name])
+    return plain
+
+
 def identity(config: RunConfig) -> dict[str, Any]:
-    """The fields that tell runs apart, as plain data."""
-    return _without(to_plain(config), NOT_PART_OF_A_RUN)
+    """The fields that tell runs apart, as plain data to be stored."""
+    return _without(to_stored(config), NOT_PART_OF_A_RUN)
 
 
 def check_same_run(stored: Any, config: RunConfig, location: str) -> None:

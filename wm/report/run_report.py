@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,8 @@ from wm.report.run_charts import (
 )
 from wm.runs.environment import command_line
 from wm.runs.run import CONFIG_FILE, ENVIRONMENT_FILE
-from wm.runs.run_log import read_log
+from wm.runs.run_files import RunFiles, open_run_files
+from wm.runs.run_log import LOG_FILE, parse_log
 
 FRAMES_PER_HOUR = 60 * 3600
 
@@ -44,23 +44,23 @@ Facts = list[tuple[str, str]]
 
 
 def write_report(
-    path: Path, run: Path, *, title: str, evaluation: Mapping[str, Any], corpus: CorpusInfo | None
+    path: Path, run: Path | str, *, title: str, evaluation: Mapping[str, Any], corpus: CorpusInfo | None
 ) -> Path:
-    """Write the report of the run in a folder, and return its path.
+    """Write the report of the run in a folder or at a URI, and return its path.
 
     Args:
         path: of the HTML file.
-        run: the run's folder; its log, environment and config are read as far as they exist.
+        run: the run's folder or URI; its log, environment and config are read as far as they exist.
         title, evaluation, corpus: see `render_report`.
     """
-    config = run / CONFIG_FILE
+    files = open_run_files(run)
     page = render_report(
         title=title,
-        log_rows=read_log(run),
+        log_rows=parse_log(_read_text(files, LOG_FILE)),
         evaluation=evaluation,
         corpus=corpus,
-        environment=_read_environment(run / ENVIRONMENT_FILE),
-        config=config.read_text() if config.exists() else "",
+        environment=files.read_json(ENVIRONMENT_FILE),
+        config=_read_text(files, CONFIG_FILE),
     )
     return write_page(path, page)
 
@@ -112,12 +112,12 @@ def render_report(
     )
 
 
-def _read_environment(path: Path) -> Mapping[str, Any]:
-    """The environment of a run; empty if it was not recorded or the file is damaged."""
+def _read_text(files: RunFiles, name: str) -> str:
+    """A file of a run; empty if it does not exist."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
+        return files.read(name).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _tile(metric: MetricInfo, model: Result, results: Sequence[Result]) -> dict[str, Any]:

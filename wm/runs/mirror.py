@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 from datasets.runtime.remote_folder import RemoteFolder
@@ -30,21 +31,24 @@ Signature = tuple[int, int, int]
 
 
 class Mirror:
-    """A local folder whose changes are uploaded. Hidden files are not: temporary files are hidden.
-
-    Attributes:
-        folder: the local folder, which is deleted when the process ends.
-    """
+    """A local folder whose changes are uploaded. Hidden files are not: temporary files are hidden."""
 
     def __init__(self, store: RemoteFolder) -> None:
         self._store = store
-        self._scratch = tempfile.TemporaryDirectory(prefix="wm-run-")
-        self.folder = Path(self._scratch.name)
         self._uploaded: dict[str, Signature] = {}
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._reported: set[str] = set()
+
+    @cached_property
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="wm-run-")
+
+    @property
+    def folder(self) -> Path:
+        """The local folder, which is deleted when the process ends."""
+        return Path(self._scratch.name)
 
     def open(self, continued: Iterable[str]) -> None:
         """Download files that an earlier process has left, and begin to upload; nothing if this was done before.

@@ -65,8 +65,7 @@ from wm.checkpoints.initial import InitialWeights, find_initial_weights
 from wm.checkpoints.reader import open_store
 from wm.checkpoints.store import RUN_SUBFOLDER, CheckpointStore, reason_of
 from wm.config.run_config import RunConfig
-from wm.config.run_identity import check_same_run, identity
-from wm.config.typed_yaml import to_plain
+from wm.config.run_identity import check_same_run, identity, to_stored
 from wm.data.training_data import TrainingData
 from wm.runs.environment import command_line, environment
 from wm.runs.evaluations import Evaluations
@@ -131,6 +130,7 @@ class Run:
                 or `init_from` names no checkpoint whose weights fit.
         """
         with self._reporting_errors():
+            self.files.check()
             try:
                 marker = self.files.read(RUN_FILE)
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -181,7 +181,7 @@ class Run:
         Args:
             command: identifies one call of the driver; Ray ends its workers before it starts others.
         Raises:
-            UserError: they still train after ORPHAN_TIMEOUT_S.
+            UserError: they still train after ORPHAN_TIMEOUT_S, or the storage has been away for so long.
         """
         deadline = time.monotonic() + ORPHAN_TIMEOUT_S
         refusal = f"workers of an earlier command still train in {self.location}; end them, and run the command again"
@@ -189,7 +189,7 @@ class Run:
             try:
                 with self._reporting_errors():
                     return self.files.lock(WORKER_LOCK, command, refusal)
-            except UserError:
+            except UserError:  # also if the storage is away when Ray restarts the workers
                 if time.monotonic() > deadline:
                     raise
             time.sleep(ORPHAN_POLL_S)
@@ -212,7 +212,7 @@ class Run:
             UserError: nothing can be written.
         """
         header = "# Written by the newest command; `wm train` with this file resumes the run.\n"
-        text = header + yaml.safe_dump(to_plain(self.config), sort_keys=False, allow_unicode=True)
+        text = header + yaml.safe_dump(to_stored(self.config), sort_keys=False, allow_unicode=True)
         facts = {"train": _corpus_facts(data.train), "judged": _corpus_facts(data.evaluation)}
         with self._reporting_errors():
             self.files.write(CONFIG_FILE, text.encode())

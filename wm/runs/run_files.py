@@ -14,7 +14,6 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +44,14 @@ class RunFiles(ABC):
     @abstractmethod
     def folder(self) -> Path:
         """Local folder for files that grow. Only rank 0 uses it, between `open_folder` and `close_folder`."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Fail within seconds if the storage cannot be reached.
+
+        Raises:
+            OSError: it cannot.
+        """
 
     @abstractmethod
     def create(self) -> None:
@@ -161,10 +168,14 @@ class RunFiles(ABC):
         """
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file; empty if it is missing, damaged, or cannot be read."""
+        """A JSON file; empty if it is missing or damaged.
+
+        Raises:
+            OSError: it cannot be read at the moment.
+        """
         try:
             content = json.loads(self.read(name))
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -195,6 +206,9 @@ class LocalRunFiles(RunFiles):
     @property
     def folder(self) -> Path:
         return self._folder
+
+    def check(self) -> None:
+        pass
 
     def create(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -260,14 +274,14 @@ class RemoteRunFiles(RunFiles):
     def __init__(self, uri: str) -> None:
         self._store = RemoteFolder(uri)
         self.location = self._store.location
-
-    @cached_property
-    def _mirror(self) -> Mirror:
-        return Mirror(self._store)
+        self._mirror = Mirror(self._store)
 
     @property
     def folder(self) -> Path:
         return self._mirror.folder
+
+    def check(self) -> None:
+        self._store.check()
 
     def create(self) -> None:
         pass

@@ -1,0 +1,115 @@
+"""The lock of a run in object storage: one holder, and no lock-out after a kill."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from s3_server import S3Server, s3_server
+
+from datasets.runtime.errors import UserError
+from datasets.runtime.remote_folder import RemoteFolder
+from wm.runs import lease
+from wm.runs.lease import Lease
+
+HELD = "another process is training"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server, request, monkeypatch) -> RemoteFolder:
+    """An empty folder in a bucket, and short times."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+    return RemoteFolder(server.uri(request.node.name))
+
+
+def killed(store: RemoteFolder, owner: str = "killed") -> None:
+    """A lock whose holder is killed after some renewals."""
+    held = Lease(store, "lock", owner, HELD)
+    held._is_closed.set()
+    held._thread.join()
+
+
+def test_a_lock_that_is_renewed_is_refused_at_once(store):
+    with Lease(store, "lock", "first", HELD):
+        started = time.monotonic()
+        with pytest.raises(UserError, match=HELD):
+            Lease(store, "lock", "second", HELD)
+        assert time.monotonic() - started < lease.LEASE_SECONDS
+    Lease(store, "lock", "second", HELD).close()
+    assert not store.versions()
+
+
+def test_the_lock_of_a_killed_command_is_free_after_the_lease_and_the_wait_is_announced(store, capsys):
+    killed(store)
+    started = time.monotonic()
+    with Lease(store, "lock", "second", HELD):
+        assert time.monotonic() - started < lease.LEASE_SECONDS + 2
+    printed = capsys.readouterr().out
+    assert "by another command; waiting up to" in printed and "hidden" not in printed
+    killed(store)
+    time.sleep(lease.LEASE_SECONDS)
+    with Lease(store, "lock", "second", HELD):
+        assert capsys.readouterr().out == ""
+
+
+def test_workers_that_ray_restarts_take_over_the_lock_of_their_command(store):
+    killed(store, "command")
+    started = time.monotonic()
+    with Lease(store, "lock", "command", HELD):
+        assert time.monotonic() - started < lease.LEASE_SECONDS / 2
+
+
+def test_of_commands_that_start_at_once_one_trains(store, monkeypatch):
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 2.0)
+    held: list[Lease] = []
+    refused: list[str] = []
+
+    def take(number: int) -> None:
+        try:
+            held.append(Lease(store, "lock", str(number), HELD))
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), refused) == (1, [HELD] * 3)
+    held[0].close()
+
+
+def test_a_holder_ends_if_another_took_the_lock_while_it_could_not_renew(store):
+    lost, is_lost = [], threading.Event()
+    stalled = Lease(store, "lock", "stalled", HELD, on_lost=lambda message: (lost.append(message), is_lost.set()))
+    store.write("lock", b'{"owner": "other", "holder": "other"}')
+    assert is_lost.wait(10)
+    assert "another command has taken the lock of s3://bucket/" in lost[0]
+    stalled.close()
+    assert store.read("lock") == b'{"owner": "other", "holder": "other"}'
+
+
+def test_an_outage_of_the_storage_ends_no_holder(store, server):
+    with Lease(store, "lock", "first", HELD):
+        before = store.read("lock")
+        server.stop()
+        time.sleep(5 * lease.RENEW_SECONDS)
+        server.start()
+        while store.read("lock") == before:
+            time.sleep(0.05)
+
+
+def test_a_damaged_lock_is_taken_over_when_it_is_not_renewed(store):
+    store.write("lock", b"{half")
+    Lease(store, "lock", "second", HELD).close()
