@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from s3_server import s3_server
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 from train_kills import resumed_at
 
 from datasets.runtime.errors import UserError
 from wm.config.run_config import CheckpointConfig, RunConfig
 from wm.config.typed_yaml import to_plain
+from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.runs.crash_history import CRASH_FILE
 from wm.runs.run_log import read_log
 
@@ -52,6 +54,23 @@ def test_a_run_on_ray_ends_resumes_and_refuses_the_folders_of_others(config, ray
     with pytest.raises(UserError, match="is not a run"):
         train_on_ray(replace(config, out=other))
     assert [path.name for path in other.iterdir()] == ["letter.txt"]
+
+
+def test_a_run_on_ray_keeps_everything_in_a_bucket(config, ray_session, capfd, tmp_path, monkeypatch):
+    from wm.launch.ray_train import train_on_ray
+
+    monkeypatch.chdir(tmp_path)
+    with s3_server() as server:
+        in_bucket = replace(with_targets(config, 4), num_workers=2, out=server.uri("run"))
+        result = train_on_ray(in_bucket)
+        assert train_on_ray(in_bucket) == result
+        kept = {key.split("/")[1] for key in server.keys("run/")}
+        evaluated = evaluate_checkpoint(server.uri("run"), config.train_corpus, ("5",), num_targets=50)
+    assert kept >= {"run.json", "log.jsonl", "tensorboard", "checkpoints", "ray", "attempts.jsonl", "stop"}
+    assert evaluated["checkpoint"].startswith("s3://bucket/run/checkpoints/targets-")
+    assert [path.name for path in tmp_path.iterdir()] == ["eval.json"]
+    printed = capfd.readouterr().out
+    assert "s3://bucket/run is complete at" in printed and "eval K = 5" in printed and "hidden@" not in printed
 
 
 def test_a_diverged_run_on_ray_is_a_users_error_and_is_not_restarted(config, ray_session):

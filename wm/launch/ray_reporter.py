@@ -63,20 +63,24 @@ class RayReporter(Reporter):
             self._report()
 
     def _report(self) -> None:
+        newest, is_away = None, False
+        if distributed.rank() == 0:
+            try:
+                newest = self._newest_checkpoint()
+            except (OSError, UserError):  # the run goes on while its storage is away, but Ray could not write there
+                is_away = True
+        if distributed.broadcast_object(is_away):
+            return
         metrics, self._unreported, self._last_report = flattened(self._unreported), [], time.monotonic()
         if distributed.rank() != 0:
             ray.train.report(metrics)
             return
-        newest = self._newest_checkpoint()
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, POINTER_FILE).write_text(json.dumps({"checkpoint": newest}))
             ray.train.report(metrics | {"checkpoint": newest}, checkpoint=Checkpoint.from_directory(folder))
 
     def _newest_checkpoint(self) -> str | None:
-        try:
-            names = self._run.checkpoints.names()
-        except (OSError, UserError):  # the run goes on while its store cannot be reached
-            return None
+        names = self._run.checkpoints.names()
         return self._run.checkpoints.location_of(names[-1]) if names else None
 
     def _show(self, group: str, values: Row, tags: dict[str, str]) -> None:
