@@ -10,6 +10,7 @@ from snapshots import CONFIG, failing, snapshot
 
 from datasets.runtime.errors import UserError
 from wm.checkpoints.reader import load_resume, open_checkpoint, open_store
+from wm.checkpoints.remote_store import RemoteStore
 from wm.checkpoints.writer import CheckpointWriter
 from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.model.world_model import build_model
@@ -88,7 +89,8 @@ def test_objects_of_a_killed_upload_are_deleted_by_the_next_writer(store):
         assert not store.keys("killed/")
 
 
-def test_an_outage_of_the_store_does_not_end_a_run(store):
+def test_an_outage_of_the_store_does_not_end_a_run(store, monkeypatch):
+    monkeypatch.setattr(RemoteStore, "retry_s", 0.0)
     reported: list[str] = []
     with CheckpointWriter(open_store(store.uri("away")), 1, reported.append) as writer:
         writer.save(snapshot(100), wait=True)

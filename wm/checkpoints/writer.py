@@ -33,7 +33,7 @@ class CheckpointWriter:
         written: the last committed checkpoint of this writer.
         blocked_s: seconds that the last `save` blocked training: on a CPU the copy, on a GPU queueing it.
         num_skipped: checkpoints not written because the previous one was still being written.
-        num_failed: checkpoints that could not be written.
+        num_failed: writes that failed.
     """
 
     def __init__(
