@@ -7,9 +7,9 @@ import itertools
 from datasets.schema.columns import NUM_PLAYERS
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
-from wm.model.encoding import NUM_CONTROLLER_FEATURES, NUM_EGOCENTRIC_FEATURES, NUM_FRAME_FEATURES
+from wm.model.derived_features import DerivedFeatures
+from wm.model.encoding import CONTROLLER_LAYOUT, FRAME_LAYOUT, NUM_CONTROLLER_FEATURES, layout_width
 from wm.model.heads import NUM_OUTPUTS
-from wm.model.world_model import NUM_INPUTS
 
 CHUNK_FRAMES = 64
 """Frames within which the scan is a masked matrix product, in both cores."""
@@ -26,7 +26,7 @@ def flops_per_target(config: RunConfig) -> float:
     counts as waste. Sequences of more than a chunk also pass a state: 2 d_inner d_state. Look-ups of embeddings,
     norms, losses and the optimizer count nothing.
 
-    A network with `players: shared` makes a pass for each player.
+    A network with encoding 3 makes a pass for each player.
 
     Under `sequence` a prediction costs one frame, under `window` all K, of which only the last meets the heads.
     """
@@ -37,16 +37,21 @@ def flops_per_target(config: RunConfig) -> float:
     model = config.model
     passes = model.passes_per_frame
     heads = model.d_model * (NUM_PLAYERS // passes * NUM_OUTPUTS + NUM_CONTROLLER_FEATURES)
-    first = model.d_model * NUM_INPUTS
+    first = model.d_model * _input_width(model, 1, fourier=True)
     return 6.0 * passes * (frames_per_target * (first + model.num_layers * _block(model, num_frames)) + heads)
 
 
 def _mlp_weights(config: RunConfig) -> int:
     """Multiply-adds for one prediction."""
-    stacked = config.objective.context_frames * NUM_FRAME_FEATURES + NUM_CONTROLLER_FEATURES + NUM_EGOCENTRIC_FEATURES
+    stacked = _input_width(config.model, config.objective.context_frames, fourier=False)
     passes = config.model.passes_per_frame
     widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS // passes * NUM_OUTPUTS)
     return passes * sum(a * b for a, b in itertools.pairwise(widths))
+
+
+def _input_width(model: ModelConfig, num_frames: int, *, fourier: bool) -> int:
+    derived = DerivedFeatures(model.encoding, fourier=fourier).layout
+    return layout_width((*num_frames * FRAME_LAYOUT, *CONTROLLER_LAYOUT, *derived))
 
 
 def _block(model: ModelConfig, num_frames: int) -> float:

@@ -19,9 +19,8 @@ from datasets.runtime.version import tool_version
 from wm.checkpoints.files import CheckpointName, read_meta
 from wm.checkpoints.reader import load_model, load_resume, open_checkpoint, open_store
 from wm.checkpoints.retention import best_of
-from wm.config.model_config import ModelConfig
+from wm.config.model_config import ENCODINGS, ModelConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
-from wm.model.encoding import ENCODING_VERSION
 from wm.model.world_model import build_model
 
 CONFIG = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"))
@@ -58,7 +57,7 @@ def test_what_is_saved_is_what_is_opened(tmp_path, model):
     opened = open_checkpoint(path)
     assert opened.config == CONFIG
     assert opened.meta["targets_seen"] == 640
-    assert opened.meta["encoding_version"] == ENCODING_VERSION
+    assert opened.meta["encoding_version"] == opened.config.model.encoding
     loaded = load_model(opened)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
@@ -125,7 +124,7 @@ def test_a_checkpoint_of_another_version_is_refused_with_both_versions(tmp_path,
 
 def test_a_checkpoint_without_checksums_has_another_version_and_is_not_damaged(tmp_path, model):
     path = save(tmp_path, model)
-    meta = {"checkpoint_version": 1, "encoding_version": ENCODING_VERSION, "targets_seen": 640}
+    meta = {"checkpoint_version": 1, "encoding_version": ENCODINGS[-1], "targets_seen": 640}
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match="has version 1"):
         open_store(tmp_path).newest_intact()

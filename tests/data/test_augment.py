@@ -12,7 +12,8 @@ from datasets.schema.melee_ids import TOURNAMENT_STAGES
 from wm.config.run_config import ObjectiveConfig
 from wm.data.augment import DEAD_LEFT, DEAD_RIGHT, augment, mirror, swap_players
 from wm.data.batches import LocalBatch
-from wm.model.encoding import STAGE_EMBEDDING, Frames, controllers, egocentric_features, to_frames
+from wm.model.derived_features import egocentric_features
+from wm.model.encoding import STAGE_EMBEDDING, Frames, controllers, to_frames
 from wm.model.heads import displacement_prior
 
 NUM_EXAMPLES = 200

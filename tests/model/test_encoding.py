@@ -14,17 +14,19 @@ import torch
 
 from datasets.loading.frames import GameIndex, read_games
 from datasets.loading.sequences import take_rows
-from wm.model.encoding import (
-    NUM_CONTROLLER_FEATURES,
+from wm.model.derived_features import (
     NUM_EGOCENTRIC_FEATURES,
     NUM_FOURIER_FEATURES,
+    egocentric_features,
+    fourier_features,
+)
+from wm.model.encoding import (
+    NUM_CONTROLLER_FEATURES,
     NUM_FRAME_FEATURES,
     FrameEncoder,
     Frames,
     category,
     controllers,
-    egocentric_features,
-    fourier_features,
     to_frames,
 )
 

@@ -45,10 +45,10 @@ def frames(index: GameIndex) -> Frames:
     return to_frames(take_rows(arrays, index.facts[games], starts[:, None] + np.arange(NUM_FRAMES)))
 
 
-@pytest.fixture(scope="module", params=["shared", "joint"])
+@pytest.fixture(scope="module", params=[2, 3], ids=["encoding 2", "encoding 3"])
 def model(request: pytest.FixtureRequest) -> Mamba2WorldModel:
     """A small network with no zero weights."""
-    built = lively(build_model(replace(TINY, players=request.param), 10))
+    built = lively(build_model(replace(TINY, encoding=request.param), 10))
     assert isinstance(built, Mamba2WorldModel)
     return built
 
@@ -90,12 +90,12 @@ def join(predictions: list[Prediction]) -> Prediction:
 @pytest.mark.parametrize(
     ("config", "context_frames", "millions"),
     [
-        (ModelConfig(kind="mlp", players="joint"), 10, 1.43),
-        (ModelConfig(kind="mlp", players="joint"), 60, 6.45),
-        (ModelConfig(d_model=384, num_layers=4, players="joint"), 10, 4.3),
+        (ModelConfig(kind="mlp", encoding=2), 10, 1.43),
+        (ModelConfig(kind="mlp", encoding=2), 60, 6.45),
+        (ModelConfig(d_model=384, num_layers=4, encoding=2), 10, 4.3),
         *(
             (ModelConfig(**SIZES[name]), 10, millions)
-            for name, millions in (("medium", 2.0), ("large", 6.0), ("xl", 7.0))
+            for name, millions in (("medium", 2.07), ("large", 6.0), ("xl", 7.2))
         ),
     ],
     ids=["older mlp K=10", "older mlp K=60", "older medium", "medium", "large", "xl"],
@@ -107,8 +107,8 @@ def test_the_networks_have_the_sizes_that_the_design_names(config, context_frame
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["mamba2", "mlp"])
-def test_exchanging_the_players_exchanges_the_predictions_of_a_shared_network(frames, kind):
-    network = lively(build_model(replace(TINY, kind=kind, hidden_sizes=(32, 16), players="shared"), 10))
+def test_exchanging_the_players_exchanges_the_predictions_of_shared_weights(frames, kind):
+    network = lively(build_model(replace(TINY, kind=kind, hidden_sizes=(32, 16)), 10))
     window = frames.slice(0, 21)
     last_only = kind == "mlp"
     predicted, exchanged = (parts_of(network(f, last_only=last_only)) for f in (window, swap_players(window)))

@@ -20,7 +20,6 @@ from datasets.corpus.manifest import CORPUS_FILE
 from wm import cli
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig
-from wm.model.encoding import ENCODING_VERSION
 from wm.model.world_model import build_model
 
 ROOT = Path(__file__).parent.parent
@@ -264,7 +263,7 @@ def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line
     (path / "meta.json").write_text(
         json.dumps({name: value for name, value in meta.items() if name != "blake2b"} | {"encoding_version": 99})
     )
-    assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "encoding 99", f"and {ENCODING_VERSION}")
+    assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "encoding 99", "and 2 or 3")
     (path / "meta.json").write_text(json.dumps(meta))
     (path / "model.safetensors").write_bytes(b"no tensors")
     assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "does not hold this model's weights")

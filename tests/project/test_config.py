@@ -105,7 +105,7 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
     [
         ("optimizer: {learnin_rate: 1e-3}", ["unknown key optimizer.learnin_rate", "did you mean learning_rate?"]),
         ("modle: {d_model: 3}", ["unknown key modle", "did you mean model?"]),
-        ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, players, d_model"]),
+        ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, encoding, d_model"]),
         ("split: {test_fractions: 0.1}", ["unknown key split.test_fractions", "did you mean test_fraction?"]),
         ("optimizer: {batch_size: many}", ["optimizer.batch_size", "'many'", "integer"]),
         ("optimizer: {batch_size: 3.5}", ["optimizer.batch_size", "3.5", "integer"]),
@@ -354,7 +354,7 @@ def test_a_renamed_key_on_the_command_line_is_refused_with_its_new_name(word, ex
 def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
     stored = yaml.safe_load(STORED_BY_0_1)
     expected = RunConfig(
-        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32), players="joint"),
+        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32), encoding=2),
         objective=ObjectiveConfig(swap_players=True),
         optimizer=OptimizerConfig(
             kind="muon", min_lr_ratio=0.1, max_grad_norm=2.0, micro_batch_size=4, learning_rate=3e-4
@@ -374,10 +374,10 @@ def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
 
 def test_a_run_folder_of_an_older_version_is_still_the_same_run(tmp_path):
     optimizer = OptimizerConfig(min_lr_ratio=0.1)
-    config = RunConfig(out=tmp_path / "run", optimizer=optimizer, model=ModelConfig(players="joint"))
+    config = RunConfig(out=tmp_path / "run", optimizer=optimizer, model=ModelConfig(encoding=2))
     Run(config).claim()
     stored = identity(config)
-    del stored["model"]["players"]
+    del stored["model"]["encoding"]
     stored["optimiser"] = stored.pop("optimizer")
     stored["optimiser"]["final_share"] = stored["optimiser"].pop("min_lr_ratio")
     stored["model"]["core"] = stored["model"].pop("scan_backend")

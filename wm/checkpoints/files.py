@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from datasets.runtime.errors import UserError
+from wm.config.model_config import ENCODINGS
 from wm.config.run_config import RunConfig
 from wm.config.run_identity import to_stored
-from wm.model.encoding import ENCODING_VERSION
 
 CHECKPOINT_VERSION = 2
 MODEL_FILE, CONFIG_FILE, RESUME_FILE, META_FILE = "model.safetensors", "config.json", "resume.pt", "meta.json"
@@ -77,7 +77,7 @@ def serialize(
             content = buffer.getvalue()
         facts[name] = {"bytes": len(content), CHECKSUM: _checksum(content)}
         yield name, content
-    versions = {"checkpoint_version": CHECKPOINT_VERSION, "encoding_version": ENCODING_VERSION}
+    versions = {"checkpoint_version": CHECKPOINT_VERSION, "encoding_version": config.model.encoding}
     meta = versions | meta | {"files": facts}
     yield META_FILE, json.dumps(meta | {CHECKSUM: _checksum_of_meta(meta)}, indent=1).encode()
 
@@ -99,10 +99,12 @@ def read_meta(content: bytes, location: str) -> dict[str, Any]:
     checksum = meta.pop(CHECKSUM, None)
     is_intact = checksum == _checksum_of_meta(meta)
     # A flipped bit in a version number must count as damage. Version 1 had no checksum.
-    if versions != (CHECKPOINT_VERSION, ENCODING_VERSION) and (is_intact or checksum is None):
+    is_readable = versions[0] == CHECKPOINT_VERSION and versions[1] in ENCODINGS
+    if not is_readable and (is_intact or checksum is None):
         raise UserError(
             f"checkpoint {location} has version {versions[0]} and encoding {versions[1]}, this version reads "
-            f"{CHECKPOINT_VERSION} and {ENCODING_VERSION}; train again, or use the version that wrote it"
+            f"{CHECKPOINT_VERSION} and {' or '.join(map(str, ENCODINGS))}; train again, or use the version that "
+            "wrote it"
         )
     if not is_intact:
         raise DamagedCheckpointError(f"{META_FILE}: checksum mismatch")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveInt
 
 ScanBackend = Literal["auto", "torch", "triton"]
+Encoding = Literal[2, 3]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+"""Encodings that this version can train and read; 1 was never released."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,9 +19,9 @@ class ModelConfig:
 
     kind: Literal["mamba2", "mlp"] = "mamba2"
     """mamba2 is a recurrent model over frames; mlp reads the last context_frames frames, concatenated."""
-    players: Literal["shared", "joint"] = "shared"
-    """shared: the same weights predict each player from its own point of view, in two passes over each frame; joint:
-    one pass predicts both players, with separate weights for each."""
+    encoding: Encoding = 3
+    """Version of the features. 3: the same weights predict each player from its own point of view, in two passes over
+    each frame, with controller events and stage geometry as features. 2: one pass predicts both (version 0.1)."""
     d_model: PositiveInt = 256
     """Width of the residual stream (mamba2)."""
     num_layers: PositiveInt = 4
@@ -40,7 +43,7 @@ class ModelConfig:
     @property
     def passes_per_frame(self) -> int:
         """How often the weights are applied to each frame."""
-        return 2 if self.players == "shared" else 1
+        return 2 if self.encoding >= 3 else 1
 
     def __post_init__(self) -> None:
         if self.kind == "mamba2" and (self.expand * self.d_model) % self.headdim:

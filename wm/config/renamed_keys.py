@@ -7,6 +7,7 @@ To rename a key, rename the field and add a line here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 RENAMED_KEYS: dict[str, dict[str, str]] = {
     "RunConfig": {"optimiser": "optimizer"},
@@ -25,7 +26,7 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
 RENAMED_VALUES: dict[str, dict[str, dict[str, str]]] = {"ModelConfig": {"scan_backend": {"kernels": "triton"}}}
 """Name of the dataclass -> new key -> old value -> new value."""
 
-VALUES_BEFORE: dict[str, dict[str, str]] = {"ModelConfig": {"players": "joint"}}
+VALUES_BEFORE: dict[str, dict[str, Any]] = {"ModelConfig": {"encoding": 2}}
 """Name of the dataclass -> field -> its value in configs stored before the field existed, if it is not the default."""
 
 

@@ -18,9 +18,6 @@ from datasets.loading.sequences import Batch
 from datasets.schema.columns import NUM_PLAYERS
 from wm.model.lookup import lookup
 
-ENCODING_VERSION = 2
-"""Incremented when features or targets change their meaning; checkpoints of another version are refused."""
-
 POSITION_SCALE = 0.05
 CONTINUOUS_SCALES: dict[str, float] = {
     "percent": 0.01, "x": POSITION_SCALE, "y": POSITION_SCALE, "shield": 0.01, "self_air_x": 0.05, "self_y": 0.05,
@@ -44,17 +41,11 @@ BUTTON_BITS: dict[str, int] = {
 NUM_CONTROLLER = len(STICKS) + 1 + len(BUTTON_BITS)
 NUM_STATE = len(CONTINUOUS_SCALES) + len(BINARY) + sum(width for _, width in EMBEDDINGS.values())
 PRESENCE = GAME_COLUMNS[1:]
-FOURIER_PERIODS = (4.0, 16.0, 64.0, 256.0)
-"""Wavelengths of the Fourier features of a position, game units."""
-EGOCENTRIC_STICKS = ("main_x", "c_x")
-EGOCENTRIC_VELOCITIES = ("self_air_x", "self_ground_x", "attack_x")
 
 Layout = tuple[tuple[int, int], ...]
 """Blocks of a feature vector, in order: number of players (1: shared by both) and features of each."""
 CONTROLLER_LAYOUT: Layout = ((NUM_PLAYERS, NUM_CONTROLLER),)
 FRAME_LAYOUT: Layout = ((NUM_PLAYERS, NUM_STATE), *CONTROLLER_LAYOUT, (1, STAGE_EMBEDDING[1] + len(PRESENCE)))
-EGOCENTRIC_LAYOUT: Layout = ((NUM_PLAYERS, len(EGOCENTRIC_STICKS) + len(EGOCENTRIC_VELOCITIES) + 2),)
-FOURIER_LAYOUT: Layout = ((NUM_PLAYERS, 4 * len(FOURIER_PERIODS)),)
 
 
 def layout_width(layout: Layout) -> int:
@@ -73,8 +64,6 @@ def swapped_players(layout: Layout) -> list[int]:
 
 NUM_FRAME_FEATURES = layout_width(FRAME_LAYOUT)
 NUM_CONTROLLER_FEATURES = layout_width(CONTROLLER_LAYOUT)
-NUM_EGOCENTRIC_FEATURES = layout_width(EGOCENTRIC_LAYOUT)
-NUM_FOURIER_FEATURES = layout_width(FOURIER_LAYOUT)
 
 _FLOAT = {name: column for column, name in enumerate(FLOAT_COLUMNS)}
 _CODE = {name: column for column, name in enumerate(CODE_COLUMNS)}
@@ -185,45 +174,6 @@ def controllers(frames: Frames) -> Tensor:
     pressed = frames.code_column("buttons")
     buttons = torch.stack([(pressed & bit) != 0 for bit in BUTTON_BITS.values()], dim=-1)
     return torch.cat([sticks, trigger, buttons.float()], dim=-1).flatten(2)
-
-
-def egocentric_features(frames: Frames, controllers_BTC: Tensor) -> Tensor:
-    """Horizontal features relative to the facing direction: sticks, velocities and the vector to the opponent.
-
-    A move then looks the same in both facing directions. A network would have to learn these products of features.
-
-    Args:
-        frames: the context frames.
-        controllers_BTC: (B, T, 26), controllers of the following frames.
-    Returns:
-        float32 (B, T, NUM_EGOCENTRIC_FEATURES).
-    """
-    sticks = controllers_BTC.unflatten(-1, (NUM_PLAYERS, NUM_CONTROLLER))
-    position = positions(frames)
-    to_opponent = (position.flip(2) - position) * POSITION_SCALE
-    horizontal = [
-        *(2 * sticks[..., STICKS.index(name)] - 1 for name in EGOCENTRIC_STICKS),
-        *(continuous(frames, name) for name in EGOCENTRIC_VELOCITIES),
-        to_opponent[..., 0],
-    ]
-    relative = torch.stack(horizontal, dim=-1) * facing_sign(frames)[..., None]
-    return torch.cat([relative, to_opponent[..., 1:]], dim=-1).flatten(2)
-
-
-def fourier_features(frames: Frames, displacement_BTPC: Tensor) -> Tensor:
-    """Sines and cosines of the extrapolated positions, at several wavelengths.
-
-    Scaled coordinates resolve a position to a tenth of the stage; a landing depends on a fraction of a game unit.
-
-    Args:
-        frames: the context frames.
-        displacement_BTPC: (B, T, P, 2), displacement prior in game units.
-    Returns:
-        float32 (B, T, NUM_FOURIER_FEATURES).
-    """
-    extrapolated = positions(frames) + displacement_BTPC
-    angles = torch.cat([extrapolated * (2 * torch.pi / period) for period in FOURIER_PERIODS], dim=-1)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(2)
 
 
 class FrameEncoder(nn.Module):

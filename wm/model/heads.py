@@ -67,10 +67,11 @@ def velocity_prior(frames: Frames) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
+def displacement_prior(frames: Frames, before: Tensor | None = None, *, stops_in_hitlag: bool = False) -> Tensor:
     """The velocity prior if the game has velocities, else the last displacement.
 
     Args:
+        stops_in_hitlag: no displacement while a player stays in hitlag.
         before: (B, 1, P, 2), positions in the frame before the first; None: the first displacement is 0.
     Returns:
         float32 (B, T, P, 2), game units.
@@ -79,7 +80,10 @@ def displacement_prior(frames: Frames, before: Tensor | None = None) -> Tensor:
     before = here[:, :1] if before is None else before
     displacement = here - torch.cat([before, here[:, :-1]], dim=1)
     has_velocity = frames.present("velocity")[:, None, None, None] > 0
-    return torch.where(has_velocity, velocity_prior(frames), displacement)
+    prior = torch.where(has_velocity, velocity_prior(frames), displacement)
+    if stops_in_hitlag:
+        prior = prior * (frames.float_column("hitlag") <= 1)[..., None]
+    return prior
 
 
 class Heads(nn.Module):

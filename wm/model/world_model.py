@@ -15,27 +15,20 @@ from torch.nn import functional as F
 from datasets.schema.columns import NUM_PLAYERS
 from wm.config.model_config import ModelConfig
 from wm.model.aligned import aligned_linear
+from wm.model.derived_features import DerivedFeatures
 from wm.model.encoding import (
     CONTROLLER_LAYOUT,
-    EGOCENTRIC_LAYOUT,
-    FOURIER_LAYOUT,
     FRAME_LAYOUT,
     FrameEncoder,
     Frames,
     Layout,
     controllers,
-    egocentric_features,
-    fourier_features,
     layout_width,
     positions,
     swapped_players,
 )
 from wm.model.heads import Heads, Prediction, displacement_prior
 from wm.model.mamba2 import BlockState, Mamba2Backbone
-
-INPUT_LAYOUT: Layout = (*FRAME_LAYOUT, *CONTROLLER_LAYOUT, *EGOCENTRIC_LAYOUT, *FOURIER_LAYOUT)
-"""Input of the Mamba-2 model: a frame and the following controllers."""
-NUM_INPUTS = layout_width(INPUT_LAYOUT)
 
 
 class PlayerLinear(nn.Linear):
@@ -69,7 +62,7 @@ class WorldState:
     """Recurrent state between steps."""
 
     blocks: tuple[BlockState, ...]
-    """With `players: shared` rows 2b and 2b + 1 of a block's state belong to players 0 and 1 of row b."""
+    """From encoding 3 on, rows 2b and 2b + 1 of a block's state belong to players 0 and 1 of row b."""
     position: Tensor
     """(B, 1, P, 2), positions in the last frame, game units."""
 
@@ -79,9 +72,11 @@ class Mamba2WorldModel(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.shared = config.players == "shared"
+        self.shared = config.encoding >= 3
         self.encoder = FrameEncoder()
-        self.input = PlayerLinear(INPUT_LAYOUT, config.d_model, shared=self.shared)
+        self.derived = DerivedFeatures(config.encoding, fourier=True)
+        layout = (*FRAME_LAYOUT, *CONTROLLER_LAYOUT, *self.derived.layout)
+        self.input = PlayerLinear(layout, config.d_model, shared=self.shared)
         self.backbone = Mamba2Backbone(
             config.d_model,
             config.num_layers,
@@ -120,9 +115,8 @@ class Mamba2WorldModel(nn.Module):
             controllers_BTC: (B, T, 26), controllers of the following frames.
             state: recurrent state before the first frame; None is zero.
         """
-        prior = displacement_prior(context, None if state is None else state.position)
-        egocentric, fourier = egocentric_features(context, controllers_BTC), fourier_features(context, prior)
-        features = [self.encoder(context), controllers_BTC, egocentric, fourier]
+        prior = displacement_prior(context, None if state is None else state.position, stops_in_hitlag=self.shared)
+        features = [self.encoder(context), controllers_BTC, self.derived(context, controllers_BTC, prior)]
         inputs = self.input(torch.cat(features, dim=-1)).float()
         if self.shared:
             inputs = inputs.transpose(1, 2).flatten(0, 1)  # each player's point of view is a sequence
@@ -153,8 +147,9 @@ class MLPWorldModel(nn.Module):
         super().__init__()
         self.context_frames = context_frames
         self.encoder = FrameEncoder()
-        shared = config.players == "shared"
-        layout = (*context_frames * FRAME_LAYOUT, *CONTROLLER_LAYOUT, *EGOCENTRIC_LAYOUT)
+        self.shared = shared = config.encoding >= 3
+        self.derived = DerivedFeatures(config.encoding, fourier=False)
+        layout = (*context_frames * FRAME_LAYOUT, *CONTROLLER_LAYOUT, *self.derived.layout)
         first = PlayerLinear(layout, config.hidden_sizes[0], shared=shared)
         others = (nn.Linear(a, b) for a, b in itertools.pairwise(config.hidden_sizes))
         self.layers = nn.ModuleList([first, *others])
@@ -166,9 +161,10 @@ class MLPWorldModel(nn.Module):
         last, first = frames.num_frames - 1, self.context_frames - 1
         context = frames.slice(0, last)
         stacked = self.encoder(context).unfold(1, self.context_frames, 1).transpose(2, 3).flatten(2)
-        newest, prior = context.slice(first, last), displacement_prior(context)[:, first:]
+        newest = context.slice(first, last)
+        prior = displacement_prior(context, stops_in_hitlag=self.shared)[:, first:]
         following = controllers(frames.slice(first + 1, last + 1))
-        hidden = torch.cat([stacked, following, egocentric_features(newest, following)], dim=-1)
+        hidden = torch.cat([stacked, following, self.derived(newest, following, prior)], dim=-1)
         for layer in self.layers:
             hidden = F.gelu(layer(hidden))
         return self.heads(hidden, newest, prior)
