@@ -8,9 +8,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.uris import is_remote
 from tune.config import SIZES, AxisValue, SweepConfig
 from wm.config.run_config import RunConfig
 from wm.config.run_identity import identity, short_hash
@@ -37,7 +39,7 @@ class Trial:
 
 def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
     """The sweep with absolute paths, because trials run in another working directory."""
-    base, eval_corpus = sweep.base, sweep.base.eval_corpus
+    base, eval_corpus, init_from = sweep.base, sweep.base.eval_corpus, sweep.base.init_from
     return replace(
         sweep,
         out=sweep.out.expanduser().resolve(),
@@ -45,6 +47,9 @@ def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
             base,
             train_corpus=base.train_corpus.expanduser().resolve(),
             eval_corpus=None if eval_corpus is None else eval_corpus.expanduser().resolve(),
+            init_from=init_from
+            if init_from is None or is_remote(init_from)
+            else str(Path(init_from).expanduser().resolve()),
         ),
     )
 

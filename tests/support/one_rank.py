@@ -25,6 +25,7 @@ from wm.config.typed_yaml import from_plain
 from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import open_data
 from wm.runs.run import Run
+from wm.training import distributed
 from wm.training.divergence import DivergedError
 from wm.training.trainer import train
 
@@ -48,6 +49,10 @@ def run_job(job: dict[str, Any], rank: int) -> None:
     """Train, and write what was observed."""
     config = from_plain(job["config"], RunConfig, "test")
     config.out.mkdir(exist_ok=True)
+    if config.init_from is not None:
+        if rank == 0:
+            Run(config).claim()
+        distributed.broadcast_object(None)  # claimed before any rank begins
     models, taken, rows, error = [], [], [], ""
     build, following, save = wm.training.trainer.build_model, BatchLoader.__next__, CheckpointWriter.save
 

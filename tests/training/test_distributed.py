@@ -37,9 +37,11 @@ class Outcome:
     errors: list[str]
 
 
-def job(config: RunConfig, name: str, resume: str | None = None, nan_rank: int | None = None) -> dict[str, Any]:
-    """A run in its own folder, for `one_rank.py`."""
-    own = replace(config, out=config.out / name)
+def job(
+    config: RunConfig, name: str, resume: str | None = None, nan_rank: int | None = None, init_from: str | None = None
+) -> dict[str, Any]:
+    """A run in its own folder, for `one_rank.py`; `resume` and `init_from` name other runs."""
+    own = replace(config, out=config.out / name, init_from=init_from and str(config.out / init_from))
     return {
         "name": name,
         "config": to_plain(own),
@@ -115,6 +117,7 @@ def together(mixed_corpus, tmp_path_factory, request) -> tuple[RunConfig, dict[s
     config.out.mkdir()
     outcomes = run_on_one_rank(config, job(config, "one"))
     jobs = [job(config, "two"), job(config, "more", "one"), job(config, "again", "two")]
+    jobs.append(job(config, "tuned", init_from="one"))
     outcomes |= run_on_two_ranks(config, [*jobs, job(config, "broken", nan_rank=1)])
     return config, outcomes | run_on_one_rank(config, job(config, "fewer", "two"))
 
@@ -171,6 +174,14 @@ def test_a_run_resumed_mid_epoch_with_more_or_fewer_ranks_takes_the_remaining_ex
 def test_two_resumed_ranks_equal_two_uninterrupted_ranks_bit_for_bit(together):
     _, outcomes = together
     assert_same_weights(outcomes["again"].weights[0], outcomes["two"].weights[0])
+
+
+def test_every_rank_begins_with_the_weights_of_another_run(together):
+    config, outcomes = together
+    assert_same_weights(outcomes["tuned"].weights[0], outcomes["tuned"].weights[1])
+    ended, first = (checkpoints(replace(config, out=config.out / name))[at] for name, at in (("one", -1), ("tuned", 0)))
+    change = max(float((tensor - weights(ended)[name]).abs().max()) for name, tensor in weights(first).items())
+    assert 0 < change < 2 * config.optimizer.learning_rate  # one update
 
 
 def test_broken_data_on_one_rank_stops_both_before_the_update(together):
