@@ -1,14 +1,15 @@
-"""CPU cores and memory of this machine, and the memory use of processes."""
+"""CPU cores and memory of this machine, and the memory use of processes.
+
+psutil is imported by the functions that need it: training and evaluation on Linux do not.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import psutil
-
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Memory limits of a container (cgroup v2 and v1), which psutil does not read."""
+"""Memory limits of a container (cgroup v2 and v1), which the machine's totals do not show."""
 CGROUP_USAGE = (
     ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
     ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
@@ -18,15 +19,14 @@ CGROUP_USAGE = (
 
 def num_cores() -> int:
     """Cores that this process may run on."""
-    process = psutil.Process()
-    if hasattr(process, "cpu_affinity"):  # not on macOS
-        return len(process.cpu_affinity())
-    return psutil.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def total_memory_bytes() -> int:
     """Memory of this machine, or the limit of the container that this process runs in."""
-    total = psutil.virtual_memory().total
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in CGROUP_LIMITS:
         try:
             total = min(total, int(Path(path).read_text()))
@@ -38,7 +38,7 @@ def total_memory_bytes() -> int:
 def available_memory_bytes() -> int:
     """Memory that can be allocated now: the machine's available memory, or what is left of a container's limit."""
     limit = total_memory_bytes()
-    available = [limit, psutil.virtual_memory().available]
+    available = [limit, _available_on_machine()]
     for usage, statistics, reclaimable in CGROUP_USAGE:
         try:
             used = int(Path(usage).read_text())
@@ -49,8 +49,20 @@ def available_memory_bytes() -> int:
     return max(0, min(available))
 
 
+def _available_on_machine() -> int:
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):  # not Linux
+        import psutil
+
+        return psutil.virtual_memory().available
+
+
 def process_tree(root: int) -> list[int]:
     """Process ids of a process and all its descendants; empty if it has exited."""
+    import psutil
+
     try:
         process = psutil.Process(root)
         return [root, *(child.pid for child in process.children(recursive=True))]
@@ -64,6 +76,8 @@ def process_memory(pid: int) -> int:
     On Linux the proportional set size (PSS): shared pages are divided among the processes that map them. Elsewhere the
     resident set size.
     """
+    import psutil
+
     try:
         memory = psutil.Process(pid).memory_full_info()
     except psutil.Error:

@@ -191,8 +191,8 @@ def test_what_does_not_change_the_updates_may_change_when_a_run_is_resumed(path)
     config = RunConfig()
     values = {
         "compile": "never", "divergence": {"action": "stop"}, "data.device_cache": "never", "precision": "fp32",
-        "use_gpu": True, "model.scan_backend": "torch", "checkpoint": {"keep_last": 9}, "num_threads": 3, "cuda_graph": True,
-        "eval": {"contexts": [10], "num_targets": 5_000}, "data.device_cache_fraction": 0.1,
+        "use_gpu": True, "model.scan_backend": "torch", "checkpoint": {"keep_last": 9}, "num_threads": 3,
+        "eval": {"contexts": [10], "num_targets": 5_000}, "data.device_cache_fraction": 0.1, "cuda_graph": True,
         "optimizer.micro_batch_size": 4, "log_every_s": 1.0, "max_seconds": 9.0, "max_failures": 9, "num_workers": 4,
         "eval.best_metric": "val_loss", "eval.best_context": 30, "eval.validation_contexts": [5, 10],
     }  # fmt: skip

@@ -11,11 +11,13 @@ import threading
 import time
 from collections import Counter, deque
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets.runtime.durable_files import replace_file
 from wm.runs.problem_report import report_once
-from wm.runs.tensorboard import Curves
+
+if TYPE_CHECKING:
+    from wm.runs.tensorboard import Curves
 
 LOG_FILE = "log.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -69,7 +71,7 @@ class RunLog:
         self._num_dropped = 0
         self._is_failing = False
         self._reported: set[str] = set()
-        self._curves = Curves(folder / TENSORBOARD_FOLDER, resumed_at + 1 if resumed_at or self._counts else None)
+        self._curves = _open_curves(folder, resumed_at + 1 if resumed_at or self._counts else None)
         self._write_pending()
 
     def write(self, row: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ class RunLog:
                 loss = f"{self._num_dropped:,} rows were lost" if self._num_dropped else "no row was lost"
                 self._num_dropped = 0
                 self._append({"kind": "problem", "message": f"{LOG_FILE} could not be written for a while; {loss}"})
-            if row["kind"] in ("train", "eval"):
+            if row["kind"] in ("train", "eval") and self._curves is not None:
                 group = f"eval_{row['context']}" if row["kind"] == "eval" else "train"
                 self._curves.write(group, row, self._latest)
 
@@ -95,7 +97,8 @@ class RunLog:
         """Try once more to write pending rows, then close."""
         with self._lock:
             self._write_pending()
-            self._curves.close()
+            if self._curves is not None:
+                self._curves.close()
 
     def _append(self, row: dict[str, Any]) -> None:
         """Append a row with its targets seen, and with the time if it is permanent."""
@@ -133,6 +136,16 @@ class RunLog:
         if kept != lines:
             content = "".join(line + "\n" for line in kept)
             replace_file(self._path, content.encode(), survives_power_loss=False)
+
+
+def _open_curves(folder: Path, purge_from: int | None) -> Curves | None:
+    """Curves for TensorBoard; None, with a line on stderr, where tensorboardX is not installed."""
+    try:
+        from wm.runs.tensorboard import Curves
+    except ModuleNotFoundError as error:
+        report_once("no curves for TensorBoard", error, set())
+        return None
+    return Curves(folder / TENSORBOARD_FOLDER, purge_from)
 
 
 def _stays(resumed_at: int, evaluated_at: int, row: dict[str, Any]) -> bool:
