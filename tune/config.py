@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.runtime.uris import is_uri_as_path
 from wm.config.run_config import RunConfig
 from wm.evaluation.metrics import MetricName
 
@@ -85,6 +86,8 @@ class SweepConfig:
             raise ValueError(f"base.num_workers={self.base.num_workers}: a trial runs in one process; set 1")
         if self.base.max_seconds is not None:
             raise ValueError("base.max_seconds: trials are compared at equal targets seen; set optimizer.total_targets")
+        if is_uri_as_path(self.out):
+            raise ValueError(f"out: {self.out} is a URI; a sweep must be in a local folder or on a shared file system")
         if self.base.out != RunConfig().out:
             raise ValueError("base.out: trials are written below the sweep's folder; set out instead")
         if not 0 <= self.tolerance < 1:

@@ -14,6 +14,7 @@ from datasets.pipeline.encode import encode
 from datasets.pipeline.ray_encode import encode_on_ray
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
+from datasets.runtime.uris import is_uri_as_path
 from datasets.schema.splits import SplitConfig, in_split
 from datasets.synth import SynthOptions, synthesize
 from wm.config.run_config import RunConfig
@@ -38,6 +39,8 @@ def run_demo(out: Path, replays: Path | None) -> Path:
         Path of the report, which is also the last line printed.
     """
     started = time.monotonic()
+    if is_uri_as_path(out):
+        raise UserError(f"--out {out} is a URI; the demo must be in a local folder")
     if replays is not None:
         # Each source has its own folder, so that a model is never evaluated on another source's games.
         out = out.with_name(f"{out.name}-{short_hash({'replays': str(replays.resolve())})}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,13 +22,13 @@ from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.termination import raise_if_terminated
+from datasets.runtime.uris import is_uri_as_path
 from datasets.sources.scan import Survey, survey
 from datasets.sources.storage import is_remote, local_path
 
 RunChunks = Callable[[Feed], Generator[ChunkResult]]
 """Runs `encode_chunk` over a feed's chunks, anywhere, and yields the results in order."""
 
-URI_PREFIX = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 """Start of a URI, also of one that a Path has normalized (`s3:/bucket/...`)."""
 
 
@@ -81,7 +80,7 @@ def encode(
         UserError: the sources contain no input, `out` is not a corpus or was made with other options, its disk is
             full, or no game was found.
     """
-    if URI_PREFIX.match(str(out)):
+    if is_uri_as_path(out):
         raise UserError(f"--out {out} is a URI; a corpus must be in a local folder or on a shared file system")
     started = time.monotonic()
     locations = tuple(_absolute(str(source)) for source in sources)

@@ -15,12 +15,18 @@ SCHEMES = ("s3", "gs", "gcs")
 SINGLE_SLASH = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?!/)")
 """A URI that lacks a slash, as a path library writes it."""
 CREDENTIALS = re.compile(r"(?<=://)[^/?]*@|\?.*")
+URI_AS_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 KEY = re.compile(r"(?<=://)[^/?]*@")
 
 
 def is_remote(location: str) -> bool:
     """Whether a location is a URI."""
     return URI.match(location) is not None
+
+
+def is_uri_as_path(path: Path) -> bool:
+    """Whether a path is a URI that lost one of its slashes."""
+    return URI_AS_PATH.match(str(path)) is not None
 
 
 def parse_uri(location: str) -> re.Match[str]:
