@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.train import ControllerError, Result
 from s3_server import s3_server
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 from train_kills import resumed_at
@@ -19,6 +20,7 @@ from datasets.runtime.errors import UserError
 from wm.config.run_config import CheckpointConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.launch.evaluate_checkpoint import evaluate_checkpoint
+from wm.launch.ray_reporter import POINTER_FILE
 from wm.runs.crash_history import CRASH_FILE
 from wm.runs.run_log import read_log
 
@@ -37,6 +39,12 @@ def test_a_run_on_ray_ends_resumes_and_refuses_the_folders_of_others(config, ray
     assert result.targets_seen >= config.optimizer.total_targets
     assert [row["context"] for row in result.rows] == [5]
     assert {row["kind"] for row in read_log(config.out)} >= {"train", "eval"}
+    shown = Result.from_path(next((config.out / "ray").iterdir()))
+    assert shown.metrics is not None
+    assert shown.metrics["eval_5/change_acc"] == result.rows[0]["change_acc"]
+    assert shown.metrics["checkpoint"] == str(checkpoints(config)[-1])
+    with shown.checkpoint.as_directory() as pointer:
+        assert json.loads(Path(pointer, POINTER_FILE).read_text()) == {"checkpoint": shown.metrics["checkpoint"]}
     before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*") if path.is_file()}
 
     capfd.readouterr()
@@ -77,9 +85,20 @@ def test_a_diverged_run_on_ray_is_a_users_error_and_is_not_restarted(config, ray
     from wm.launch.ray_train import train_on_ray
 
     diverging = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30))
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="not finite") as ended:
         train_on_ray(diverging)
+    assert isinstance(ended.value.__cause__, ControllerError)  # of `fit`: the run has failed for Ray
     assert resumed_at(diverging) == [0]
+
+
+def test_a_relative_path_is_refused_on_a_cluster_before_ray_starts(config, monkeypatch):
+    from wm.launch.ray_train import train_on_ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"out=runs/x is relative, but the run is on a cluster .*s3://"):
+        train_on_ray(replace(config, out=Path("runs/x")))
+    with pytest.raises(UserError, match=r"train_corpus=corpora/x is relative.*give a path that every node sees$"):
+        train_on_ray(replace(config, train_corpus=Path("corpora/x")))
 
 
 @pytest.mark.slow

@@ -452,3 +452,11 @@ def test_the_help_of_wm_imports_nothing_that_is_slow():
 def test_yes_is_no_number(tmp_path):
     with pytest.raises(UserError, match=r"optimizer\.total_targets: found True, expected a number"):
         from_plain({"optimizer": {"total_targets": True}}, RunConfig, "run.yaml")
+
+
+def test_with_fewer_workers_an_elastic_run_makes_more_passes_not_larger_ones():
+    elastic = RunConfig(num_workers=(1, 4), optimizer=OptimizerConfig(batch_size=30))
+    assert elastic.micro_batch_size == 8
+    assert replace(elastic, num_workers=4).micro_batch_size is None
+    named = replace(elastic, optimizer=replace(elastic.optimizer, micro_batch_size=3))
+    assert named.micro_batch_size == 3

@@ -48,7 +48,6 @@ MAY_IMPORT_RAY = {
     "wm/launch/failure_policy.py",
     "wm/launch/ray_reporter.py",
     "wm/launch/ray_train.py",
-    "wm/launch/shared_folder.py",
     "wm/launch/torch_backend.py",
     "tune/asha.py",
     "tune/sweep.py",

@@ -260,6 +260,17 @@ class RunConfig:
             )
 
     @property
+    def micro_batch_size(self) -> int | None:
+        """Examples per forward pass of a worker; None: its whole part of a batch.
+
+        An elastic run with fewer workers makes more passes, not larger ones: memory suffices for any number.
+        """
+        size, batch_size = self.optimizer.micro_batch_size, self.optimizer.batch_size
+        if size is None and self.min_workers < self.max_workers and batch_size != "auto":
+            return -(-batch_size // self.max_workers)
+        return size
+
+    @property
     def contexts(self) -> tuple[int, ...]:
         """The context lengths at which this run is evaluated at its end."""
         return (self.objective.context_frames,) if self.model.kind == "mlp" else self.eval.contexts

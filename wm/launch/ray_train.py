@@ -29,7 +29,7 @@ from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import check_same_games, open_data
 from wm.launch.failure_policy import FailurePolicy
 from wm.launch.ray_reporter import RayReporter
-from wm.launch.shared_folder import check_nodes_share, refuse_relative_paths
+from wm.launch.shared_storage import check_folders, refuse_relative_paths, tokens
 from wm.launch.torch_backend import SavingTorchConfig
 from wm.launch.train_worker import work
 from wm.runs.console import print_progress
@@ -55,7 +55,8 @@ def train_on_ray(config: RunConfig) -> TrainResult:
         UserError: the run cannot start as configured, its loss diverged, or its workers crashed too often.
         RunStoppedError: SIGTERM or Ctrl-C stopped it, and it has saved.
     """
-    refuse_relative_paths(config)
+    if uses_cluster():
+        refuse_relative_paths(config)
     run = Run(with_absolute_paths(config))
     data = open_data(run.config)
     run.claim()
@@ -86,10 +87,9 @@ def _fit(run: Run) -> None:
     start_ray(
         min_cpus=1 if config.use_gpu else config.min_workers, min_gpus=config.min_workers if config.use_gpu else 0
     )
-    check_nodes_share(config)
     command = uuid.uuid4().hex
     history = CrashHistory(run.files, command)
-    with print_progress(run), run.stop_request.on_signals():
+    with print_progress(run), run.stop_request.on_signals(), tokens(config, command):
         failure = _fit_in_thread(_trainer(run, command))
     stop_signal = run.stop_request.signal
     if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, UserError):
@@ -196,6 +196,7 @@ def _worker(task: dict[str, Any]) -> None:
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
     set_num_threads(config, ray.train.get_context().get_local_world_size())
+    check_folders(config, task["command"])
     work(config, task["command"], RayReporter(Run(config)))
 
 

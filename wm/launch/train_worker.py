@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,9 +135,11 @@ def _open_on_all_ranks(config: RunConfig) -> TrainingData:
         data = open_data(config)
     except UserError as problem:
         error = str(problem)
-    errors = [one for one in distributed.all_gather_object(error) if one is not None]
+    found = distributed.all_gather_object((socket.gethostname(), error))
+    errors = [(host, one) for host, one in found if one is not None]
     if data is None or errors:
-        raise UserError(errors[0])
+        host, first = errors[0]
+        raise UserError(first if len(errors) == len(found) else f"{first} (on node {host}; other nodes have it)")
     return data
 
 

@@ -222,7 +222,7 @@ def _too_large(step: TrainStep, batch_size: int, found: str, *, name_frames: boo
 
 
 def _micro_batch(step: TrainStep, batch_size: int) -> int:
-    return min(batch_size, step.config.optimizer.micro_batch_size or batch_size)
+    return min(batch_size, step.config.micro_batch_size or batch_size)
 
 
 def _available_bytes() -> int:

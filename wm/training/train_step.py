@@ -85,7 +85,7 @@ class TrainStep:
         config, frames = self.config, Frames(floats=floats, codes=codes, game=game)
         factors = training_loss_factors(global_game, config.objective.predictions)
         size = floats.shape[0]
-        micro_batch = min(size, config.optimizer.micro_batch_size or size)
+        micro_batch = min(size, config.micro_batch_size or size)
         # Gradients of all but the last micro-batch are not exchanged.
         no_sync = getattr(self._replicated, "no_sync", contextlib.nullcontext)
         self.optimizer.zero_grad()

@@ -1,0 +1,95 @@
+"""Whether a run's local folders are the same on all nodes of a cluster, checked before any training.
+
+The driver writes a file with a unique name into each folder, and every worker looks for it: a folder of that name may
+well exist on a node's own disk. (A client of a network file system has never looked up the name before, so it has not
+cached that there is no such file.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets.runtime.errors import UserError
+from datasets.runtime.uris import is_remote
+from wm.config.run_config import RunConfig
+from wm.training import distributed
+
+TOKEN_PREFIX = ".driver-"
+
+
+def refuse_relative_paths(config: RunConfig) -> None:
+    """Refuse what a cluster's nodes would each resolve in a directory of their own.
+
+    Raises:
+        UserError: a path of the config is relative.
+    """
+    paths = {
+        "out": config.out,
+        "train_corpus": config.train_corpus,
+        "eval_corpus": config.eval_corpus,
+        "checkpoint.storage_path": config.checkpoint.storage_path,
+    }
+    for name, path in paths.items():
+        if path is not None and not is_remote(str(path)) and not Path(path).expanduser().is_absolute():
+            remedy = "a path that every node sees"
+            if name in ("out", "checkpoint.storage_path"):
+                remedy += ", or an s3:// or gs:// URI"
+            raise UserError(f"{name}={path} is relative, but the run is on a cluster (RAY_ADDRESS); give {remedy}")
+
+
+@contextmanager
+def tokens(config: RunConfig, command: str) -> Iterator[None]:
+    """Write the driver's file into each folder that workers must share; delete them at the end.
+
+    Args:
+        command: identifies the call of the driver.
+    Raises:
+        UserError: a folder cannot be written.
+    """
+    written = []
+    try:
+        for name, folder in _shared_folders(config).items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                for left_by_a_killed_driver in folder.glob(f"{TOKEN_PREFIX}*"):
+                    left_by_a_killed_driver.unlink(missing_ok=True)
+                written.append(folder / f"{TOKEN_PREFIX}{command}")
+                written[-1].touch()
+            except OSError as error:
+                raise UserError(f"{name}={folder} cannot be written ({error.strerror})") from error
+        yield
+    finally:
+        for token in written:
+            with contextlib.suppress(OSError):
+                token.unlink(missing_ok=True)
+
+
+def check_folders(config: RunConfig, command: str) -> None:
+    """On every rank, before anything is written: refuse folders that are not the driver's on some rank's node.
+
+    Raises:
+        UserError: on every rank.
+    """
+    problems = [one for one in distributed.all_gather_object(_unshared_folder(config, command)) if one is not None]
+    if problems:
+        raise UserError(problems[0])
+
+
+def _unshared_folder(config: RunConfig, command: str) -> str | None:
+    for name, folder in _shared_folders(config).items():
+        if not (folder / f"{TOKEN_PREFIX}{command}").exists():
+            return (
+                f"{name}={folder} on node {socket.gethostname()} is not the folder of that name on the node of the "
+                "command; give a path on a shared file system, or an s3:// or gs:// URI"
+            )
+    return None
+
+
+def _shared_folders(config: RunConfig) -> dict[str, Path]:
+    """Local folders by the name of their option."""
+    folders = {"out": config.out, "checkpoint.storage_path": config.checkpoint.storage_path}
+    return {name: Path(path) for name, path in folders.items() if path is not None and not is_remote(str(path))}
