@@ -30,6 +30,7 @@ from wm.training.validation import Row
 
 POINTER_FILE = "checkpoint.json"
 """In Ray's checkpoint: `{"checkpoint": path or URI of the run's newest checkpoint, or null}`."""
+PROBE_BYTES = 1 << 20
 MIN_REPORT_S = 5.0
 """Shortest time between two reports but the last."""
 
@@ -40,7 +41,7 @@ class RayReporter(Reporter):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._last_report = 0.0
-        self._unreported: list[Row] = []
+        self._rows: list[Row] = []
         self._gauges: dict[str, Gauge] = {}
 
     def on_progress(self, row: Row) -> None:
@@ -50,16 +51,18 @@ class RayReporter(Reporter):
             request_stop()
 
     def on_validation(self, rows: list[Row]) -> None:
-        """Report a validation, unless the last report was just before."""
+        """Report a validation, unless the last report was just before; the final one waits for its checkpoint."""
         for row in rows:
             self._show("eval", {name: row[name] for name in METRICS}, {"context": str(row["context"])})
-        self._unreported = rows
-        if distributed.broadcast_object(time.monotonic() - self._last_report >= MIN_REPORT_S):
+        self._rows = rows
+        is_final = rows[0]["targets_seen"] >= self._run.config.optimizer.total_targets
+        is_due = not is_final and time.monotonic() - self._last_report >= MIN_REPORT_S
+        if distributed.broadcast_object(is_due):
             self._report()
 
     def on_end(self) -> None:
-        """Report the last validation if it has not been."""
-        if self._unreported:
+        """Report the last validation with the final checkpoint."""
+        if self._rows:
             self._report()
 
     def _report(self) -> None:
@@ -67,11 +70,12 @@ class RayReporter(Reporter):
         if distributed.rank() == 0:
             try:
                 newest = self._newest_checkpoint()
-            except (OSError, UserError):  # the run goes on while its storage is away, but Ray could not write there
+                self._probe_disk()
+            except (OSError, UserError):  # the run goes on while its storage is away or full; Ray would end it
                 is_away = True
         if distributed.broadcast_object(is_away):
             return
-        metrics, self._unreported, self._last_report = flattened(self._unreported), [], time.monotonic()
+        metrics, self._last_report = flattened(self._rows), time.monotonic()
         if distributed.rank() != 0:
             ray.train.report(metrics)
             return
@@ -82,6 +86,17 @@ class RayReporter(Reporter):
     def _newest_checkpoint(self) -> str | None:
         names = self._run.checkpoints.names()
         return self._run.checkpoints.location_of(names[-1]) if names else None
+
+    def _probe_disk(self) -> None:
+        """Write and delete what Ray's files may need: an error of Ray's controller ends the run.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        filesystem, path = self._run.files.arrow_path()
+        if filesystem is None:
+            with tempfile.TemporaryFile(dir=path) as file:
+                file.write(bytes(PROBE_BYTES))
 
     def _show(self, group: str, values: Row, tags: dict[str, str]) -> None:
         if distributed.rank() != 0:
