@@ -40,6 +40,8 @@ class Trial:
 def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
     """The sweep with absolute paths, because trials run in another working directory."""
     base, eval_corpus, init_from = sweep.base, sweep.base.eval_corpus, sweep.base.init_from
+    if init_from is not None and not is_remote(init_from):
+        init_from = str(Path(init_from).expanduser().resolve())
     return replace(
         sweep,
         out=sweep.out.expanduser().resolve(),
@@ -47,9 +49,7 @@ def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
             base,
             train_corpus=base.train_corpus.expanduser().resolve(),
             eval_corpus=None if eval_corpus is None else eval_corpus.expanduser().resolve(),
-            init_from=init_from
-            if init_from is None or is_remote(init_from)
-            else str(Path(init_from).expanduser().resolve()),
+            init_from=init_from,
         ),
     )
 

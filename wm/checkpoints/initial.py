@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets.runtime.errors import UserError, first_difference
@@ -40,7 +40,8 @@ def find_initial_weights(config: RunConfig) -> InitialWeights | None:
         name = best_checkpoint(store, names) if wants_best else _newest_intact(store)
         at = child_location(at, str(name))
     checkpoint = open_checked(at)
-    load_initial_weights(build_model(config.model, config.objective.context_frames), checkpoint, config)
+    on_cpu = replace(config.model, scan_backend="torch")
+    load_initial_weights(build_model(on_cpu, config.objective.context_frames), checkpoint, config)
     return InitialWeights(checkpoint=at, targets_seen=checkpoint.meta["targets_seen"])
 
 

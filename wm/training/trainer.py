@@ -299,8 +299,6 @@ class Trainer:
         check_same_games(meta, self.data)
         self._initial_weights = meta.get("initial_weights")
         self._changed = changed_options(saved.config, self.config)
-        if saved.config.eval != self.config.eval:
-            meta = meta | {"best": {}}  # values of another evaluation
         return meta
 
     def _begin(self) -> dict[str, Any]:
