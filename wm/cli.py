@@ -23,7 +23,7 @@ from cluster.errors import ClusterError
 from datasets.cli import corpus, encode, synth
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.command import USAGE_ERROR, parse_and_run, run_command
-from datasets.runtime.uris import without_credentials
+from datasets.runtime.uris import without_key
 
 RESUMABLE = ("demo", "encode", "train", "sweep")
 """Verbs that resume when the same command runs again."""
@@ -37,7 +37,7 @@ def train(args: Sequence[str]) -> int:
     from wm.launch.ray_train import train_on_ray
 
     result = train_on_ray(config)
-    location = without_credentials(str(config.out))
+    location = without_key(str(config.out))
     print(f"{result.targets_seen:,} targets in {result.seconds:.0f} s; evaluate: wm eval {location} CORPUS")
     return 0
 

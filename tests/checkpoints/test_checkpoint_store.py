@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from s3_server import S3Server, s3_server
+from object_stores import S3Server, s3_server
 from snapshots import CONFIG, failing, snapshot
 
 from datasets.runtime.errors import UserError

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from object_stores import s3_server
 from ray.train import ControllerError, Result
-from s3_server import s3_server
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 from train_kills import resumed_at
 

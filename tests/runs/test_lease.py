@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from s3_server import S3Server, s3_server
+from object_stores import S3Server, s3_server
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.remote_folder import RemoteFolder

@@ -157,6 +157,7 @@ def test_checkpoints_are_in_the_folder_or_where_the_config_says(config, tmp_path
 def test_a_folder_in_which_a_kill_or_a_full_disk_cut_off_the_claim_can_be_claimed(config):
     config.out.mkdir()
     (config.out / ".run.json.1").touch()
+    Run(config).stop_request.clear()  # as a sweep does in the folders of its trials
     Run(config).claim()
     assert (config.out / "run.json").exists()
 

@@ -12,17 +12,18 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import S3Server, s3_server
+from object_stores import S3Server, google_server, s3_server
 from tiny_runs import STEP, assert_same_weights, tiny_run, weights, with_targets
 
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.checkpoints.reader import open_checkpoint
-from wm.config.run_config import RunConfig
+from wm.config.run_config import CheckpointConfig, RunConfig
 from wm.config.typed_yaml import load_yaml, to_plain
 from wm.data.training_data import open_data
 from wm.launch.train_worker import work
@@ -180,6 +181,40 @@ def test_an_outage_of_the_storage_is_reported_and_ends_no_run(server, config, un
     assert_same_run(in_bucket, undisturbed)
     assert [message.partition(" (")[0] for message in messages] == ["s3://bucket/outage cannot be written"]
     assert "hidden@" not in messages[0]
+
+
+def test_a_run_may_live_in_google_cloud_storage(config, tmp_path):
+    with google_server() as address:
+        uri = f"gs://anonymous@bucket/run?endpoint_override={address}&scheme=http&retry_limit_seconds=5"
+        short = with_targets(replace(config, checkpoint=CheckpointConfig(every_s=0.0, keep_last=1)), 8)
+        in_bucket, on_disk = replace(short, out=uri), replace(short, out=tmp_path / "run")
+        run = train_here(in_bucket)
+        train_here(on_disk)
+        assert_same_run(in_bucket, on_disk)
+        assert len(run.checkpoints.names()) <= 3  # the newest and the best; older ones are deleted
+        assert Run(in_bucket).is_complete(run.checkpoints.newest_meta())
+
+
+class Forbidden(BaseHTTPRequestHandler):
+    """A server that refuses everything."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return lambda: self.send_error(403)
+        raise AttributeError(name)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+def test_storage_without_permission_is_one_line(config):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidden) as server:
+        threading.Thread(target=server.serve_forever).start()
+        uri = f"s3://key:hidden@bucket/run?endpoint_override=127.0.0.1:{server.server_port}&scheme=http"
+        with pytest.raises(UserError, match=r"bucket/run cannot be used as a run's folder.*permissions") as refused:
+            Run(replace(config, out=uri)).claim()
+        server.shutdown()
+    assert "\n" not in str(refused.value) and "hidden" not in str(refused.value)
 
 
 def test_a_stop_request_reaches_rank_0_before_ray_kills(server):

@@ -7,8 +7,6 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -19,6 +17,7 @@ import boto3
 import pytest
 from archive_making import write_archive
 from moto.server import ThreadedMotoServer
+from object_stores import google_server
 from source_listing import CODE, contents, listed, rejection
 
 from datasets.runtime.errors import UserError
@@ -218,26 +217,8 @@ def test_remote_files_are_fetched_ahead_up_to_a_limit(tmp_path, bucket, reads):
 
 @pytest.fixture(scope="module")
 def google() -> Iterator[str]:
-    """Address of a server that speaks the protocol of Google's storage: in a process of its own, as it blocks ours."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = (
-        "from gcp_storage_emulator.server import create_server;"
-        f"create_server('127.0.0.1', {port}, in_memory=True, default_bucket='bucket').run()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with google_server() as address:
+        yield address
 
 
 def test_a_bucket_of_google_is_read_as_the_same_folder_on_disk(dump, google):

@@ -72,7 +72,7 @@ from wm.runs.evaluations import Evaluations
 from wm.runs.problem_report import report_once
 from wm.runs.run_files import Lock, open_run_files
 from wm.runs.run_log import LOG_FILE
-from wm.runs.stop_request import StopRequest
+from wm.runs.stop_request import STOP_FILE, StopRequest
 
 RUN_FILE = "run.json"
 INITIAL_WEIGHTS = "initial_weights"
@@ -252,8 +252,8 @@ class Run:
         return is_out_of_time or meta["targets_seen"] >= self.config.optimizer.total_targets
 
     def _is_unused(self) -> bool:
-        """Whether the folder holds nothing but temporary files of a claim that a kill or a full disk cut off."""
-        return all(name.startswith(f".{RUN_FILE}.") for name in self.files.names())
+        """Whether the folder holds nothing but what a claim that a kill or a full disk cut off, or a sweep, has left."""
+        return all(name == STOP_FILE or name.startswith(f".{RUN_FILE}.") for name in self.files.names())
 
     def _add_to_environment(self, group: str, entry: dict[str, Any], facts: dict[str, Any]) -> None:
         """Append a dated entry to a list in environment.json, and replace its other facts."""

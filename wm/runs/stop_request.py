@@ -81,9 +81,9 @@ class StopRequest:
         return self._is_set or _process_stops.is_set()
 
     def is_set_for_run(self) -> bool:
-        """Whether the run as a whole is asked to stop; False if its files cannot be read."""
+        """Whether the run as a whole is asked to stop; False if its files cannot be read, unless it was seen before."""
         try:
-            return self._files.read(STOP_FILE) == STOP
+            return self._is_set or self._files.read(STOP_FILE) == STOP
         except OSError:
             return False
 

@@ -1,8 +1,13 @@
-"""A server with the S3 protocol on this machine, which can be stopped and started again."""
+"""Servers on this machine with the protocols of S3 and of Google Cloud Storage."""
 
 from __future__ import annotations
 
 import logging
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 
 class S3Server:
-    """The server, with one bucket. What is stored outlives a stop."""
+    """A server with the S3 protocol and one bucket. It can be stopped and started again, and keeps what it stores."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -57,3 +62,27 @@ def s3_server() -> Iterator[S3Server]:
         server = S3Server()
         yield server
         server.stop()
+
+
+@contextmanager
+def google_server() -> Iterator[str]:
+    """Address of a server with Google's protocol and one bucket: in a process of its own, as it blocks ours."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "from gcp_storage_emulator.server import create_server;"
+        f"create_server('127.0.0.1', {port}, in_memory=True, default_bucket='bucket').run()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
