@@ -252,7 +252,7 @@ class Run:
         return is_out_of_time or meta["targets_seen"] >= self.config.optimizer.total_targets
 
     def _is_unused(self) -> bool:
-        """Whether the folder holds nothing but what a claim that a kill or a full disk cut off, or a sweep, has left."""
+        """Whether the folder holds nothing but what a sweep, or a claim cut off by a kill or a full disk, has left."""
         return all(name == STOP_FILE or name.startswith(f".{RUN_FILE}.") for name in self.files.names())
 
     def _add_to_environment(self, group: str, entry: dict[str, Any], facts: dict[str, Any]) -> None:
