@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# Correctness, then speed of training on a GPU, in under ten minutes on an H100-class card.
+# Correctness, then speed of training on a GPU, in at most nine minutes on an H100-class card.
 #
-#   OUT=gpu-results CORPUS=path/to/corpus benchmarks/gpu.sh
+#   CORPUS=path/to/corpus EVAL_CORPUS=path/to/another OUT=gpu-results benchmarks/gpu.sh
 #
-# Writes environment.json and, for each part, its output into $OUT. CORPUS is optional: synthetic games otherwise.
-# BATCH is sequences in a batch; PARTS names the parts to run, by default all. Without a GPU (or with TINY=1) everything
-# runs with tiny sizes, so that it can be tested.
-# A part that fails is reported, the next ones go on, and the exit code is 1.
+# Needs this checkout, a corpus, torch >= 2.11, Triton >= 3.6, numpy, pyarrow, pydantic, pyyaml and safetensors; neither
+# Ray nor a network. mamba-ssm (with einops) is used where it is installed. The parts, in order of importance:
+#   environment         card, driver, versions
+#   gpu_correctness     kernels, gradients, whole updates and graphs against plain torch
+#   step_profile        time by group of kernels, host time, launches, share of the peak
+#   train_step          targets/s by config, batch and mode (eager, CUDA graph, compiled)
+#   end_to_end          from Parquet, with validations
+#   seconds_to_quality  seconds until change_acc is 0.70 and 0.75 on EVAL_CORPUS (by default CORPUS)
+# Each prints as it goes and keeps one JSON file in $OUT up to date, so a run that is cut off still tells what it found.
+# PARTS names the parts to run, MOST_SECONDS limits all of them. Without a GPU (or with TINY=1) everything runs with tiny
+# sizes, so that it can be tested. A part that fails is reported, the next ones go on, and the exit code is 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=${OUT:-gpu-results}
-BATCH=${BATCH:-512}
-PARTS=${PARTS:-environment gpu_correctness train_step input end_to_end ray_overhead}
+MOST_SECONDS=${MOST_SECONDS:-540}
+PARTS=${PARTS:-environment gpu_correctness step_profile train_step end_to_end seconds_to_quality}
 if [ -z "${PYTHON:-}" ]; then
   PYTHON=python3
   [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
@@ -27,8 +34,9 @@ if [ -z "${TINY:-}" ]; then
 fi
 
 # Machines without a network are prepared by hand, so report everything that is missing before the first part.
-modules=(numpy peppi_py psutil pyarrow pydantic ray safetensors tensorboardX torch tyro yaml)
-[ "$TINY" -eq 0 ] && modules+=(einops mamba_ssm triton)
+modules=(numpy pyarrow pydantic safetensors torch yaml)
+[ "$TINY" -eq 0 ] && modules+=(triton)
+[ -z "${CORPUS:-}" ] && modules+=(peppi_py)
 missing=$("$PYTHON" -c 'import sys
 from importlib.util import find_spec
 print(*(name for name in sys.argv[1:] if find_spec(name) is None))' "${modules[@]}" 2>&1)
@@ -39,6 +47,13 @@ part() {
   local name=$1 seconds=$2
   shift 2
   case " $PARTS corpus " in *" $name "*) ;; *) return ;; esac
+  local left=$((MOST_SECONDS - SECONDS))
+  if [ "$left" -lt 10 ]; then
+    failed+=("$name")
+    echo "!! $name was not started: $MOST_SECONDS s are over"
+    return
+  fi
+  [ "$seconds" -gt "$left" ] && seconds=$left
   echo "== $name"
   local started=$SECONDS
   timeout --kill-after=10 "$seconds" "$@" 2>&1 | tee "$OUT/$name.txt"
@@ -67,25 +82,36 @@ PYTHON_END
 export -f environment
 export PYTHON OUT
 
+run() {
+  local name=$1 seconds=$2
+  shift 2
+  part "$name" "$seconds" "$PYTHON" "benchmarks/$name.py" "$@" --json "$OUT/$name.json" "${tiny[@]}"
+}
+
+# CONFIG:SCAN:MODE:BATCH, in order of importance; graphs and kernels of CUDA become plain updates in a tiny run.
 if [ "$TINY" -eq 1 ]; then
   echo "no GPU here, or TINY=1: tiny sizes, whose speeds are meaningless"
-  games=(--games 4 --max-frames 2000)
   tiny=(--tiny)
-  step=(--tiny --configs mlp mamba2-medium)
-  input=(--tiny)
-  end=(--tiny)
-  ray=(--tiny)
+  games=(--games 4 --max-frames 2000)
+  backend=torch
+  modes=(eager graph)
+  cases=(mamba2-medium:torch:eager:512 mamba2-medium:torch:graph:512 mamba2-large:torch:eager:512)
+  seconds=1
 else
-  games=(--games 400 --max-frames 9000)
   tiny=()
-  # Both scan backends unless --most-seconds runs out.
-  step=(--batch "$BATCH" --seconds-per-case 2 --most-seconds 150)
-  input=(--batch "$BATCH" --epochs 2 --seconds 3 --train-seconds 0 --need 1000000)
-  end=(--seconds 30 --optimizer.batch-size "$BATCH" --optimizer.learning-rate 1e-3)
-  ray=(--seconds 15 --rounds 1 --batch "$BATCH")
+  games=(--games 400 --max-frames 9000)
+  backend=triton
+  modes=(eager graph compiled-graph)
+  cases=()
+  for batch in 512 2048 128 4096; do cases+=(mamba2-medium:triton:{eager,graph}:$batch); done
+  cases+=(mamba2-{large,xl}:triton:{eager,graph}:512 mamba2-medium:torch:{eager,graph}:512)
+  cases+=(mamba2-medium:triton:compiled-graph:512 mamba2-medium:torch:compiled-graph:512)
+  cases+=(mamba2-{large,xl}:triton:graph:{2048,128,4096})
+  cases+=(mamba2-{large,xl}:triton:compiled-graph:512 mamba2-medium:triton:compiled:{512,2048} mamba2-medium:triton:graph:1024)
+  seconds=12
 fi
 
-part environment 60 bash -c environment
+part environment 30 bash -c environment
 corpus=${CORPUS:-}
 if [ -z "$corpus" ]; then
   scratch=$(mktemp -d)
@@ -93,11 +119,13 @@ if [ -z "$corpus" ]; then
   part corpus 120 "$PYTHON" benchmarks/inputs/synthetic_corpus.py "$scratch" "${games[@]}"
   corpus=$scratch/corpus
 fi
-part gpu_correctness 150 "$PYTHON" benchmarks/gpu_correctness.py "$corpus" "${tiny[@]}"
-part train_step 240 "$PYTHON" benchmarks/train_step.py "${step[@]}"
-part input 120 "$PYTHON" benchmarks/input.py "$corpus" "${input[@]}"
-part end_to_end 150 "$PYTHON" benchmarks/end_to_end.py "$corpus" --step-json "$OUT/train_step.txt" "${end[@]}"
-part ray_overhead 150 "$PYTHON" benchmarks/ray_overhead.py "$corpus" "${ray[@]}"
+run gpu_correctness 110 "$corpus"
+run step_profile 90 --backend "$backend" --batch 512 --modes "${modes[@]}"
+run train_step 150 --cases "${cases[@]}" --seconds-per-case 1 --limit-per-case 40 --most-seconds 110
+run end_to_end 70 "$corpus" --seconds "$seconds" --step-json "$OUT/train_step.json" \
+  --optimizer.batch-size 512 --cuda-graph --eval.every-targets 3000000
+run seconds_to_quality 120 "$corpus" "${EVAL_CORPUS:-$corpus}" --seconds $((seconds * 7)) \
+  --optimizer.batch-size 64 --optimizer.total-targets 20000000 --cuda-graph --eval.every-targets 500000
 
 echo "== results in $OUT, $SECONDS s in all"
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -3,10 +3,13 @@
     python benchmarks/gpu_correctness.py [CORPUS] [--tiny]
 
 Errors are relative to the largest value (outputs) or norm (gradients, updates):
-- scan: each backend against a float64 recurrence, forward and backward, with and without an initial state.
+- kernels: a block with the Triton kernels against plain torch, as before each training run.
+- scan: each backend (triton is mamba-ssm, where installed) against a float64 recurrence, forward and backward, with
+  and without an initial state.
 - network: each backend and precision against plain torch in float32 on the CPU, outputs and gradients.
 - step: the recurrent step, frame by frame, against the sequence pass.
 - update: three updates of `wm.training.train_step.TrainStep` in float32 on the device against the CPU.
+- graph (CUDA): updates replayed as a CUDA graph against the same in eager mode, on different batches.
 - loader: the same batches, bit for bit, from the device cache and from pools.
 - synchronization (CUDA): torch raises an error if the host would wait for the device within an update.
 Tolerances: float32 products of the kernels are TF32 (10 bits), those of bf16 have 8. Exit code 1 if any is exceeded.
@@ -23,12 +26,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from inputs.synthetic_corpus import synthetic_corpus
+from measures.results_file import ResultsFile
 from measures.scan_checks import DTYPES, Check, Scene, check_scans, max_error, norm_error
 from torch import Tensor
 
@@ -42,11 +47,12 @@ from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.synthetic_batch import synthetic_batch
-from wm.model import ssd_triton
 from wm.model.encoding import Frames, controllers
 from wm.model.heads import Prediction
 from wm.model.precision import autocast
+from wm.model.scan_backend import kernel_problem
 from wm.model.world_model import Mamba2WorldModel, WorldModel, build_model
+from wm.training.compilation import WARM_UP_UPDATES
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
 
@@ -103,6 +109,16 @@ def outputs_and_gradients(
         outputs = tensors_of(model(batch.frames))
     TrainStep(model, Optimizer(model, config), config, device)(batch, 0.0, 0)
     return outputs, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def check_kernels(scene: Scene) -> Iterator[Check]:
+    """What decides before a run whether its scan runs in kernels."""
+    if "triton" not in scene.backends:
+        return
+    for name, precision in itertools.product(["mamba2-medium", "mamba2-large", "mamba2-xl"], DTYPES):
+        config = load_yaml(SHIPPED_CONFIGS / f"{name}.yaml", RunConfig)
+        problem = kernel_problem(config.model, scene.device, precision, config.objective.example_frames - 1)
+        yield Check(name=f"kernels, {name}, {precision}", error=0.0, tolerance=0.0, problem=problem)
 
 
 def check_networks(scene: Scene) -> Iterator[Check]:
@@ -168,6 +184,28 @@ def check_updates(scene: Scene) -> Iterator[Check]:
         )
 
 
+def check_graphs(scene: Scene) -> Iterator[Check]:
+    """Updates replayed as a CUDA graph against the same in eager mode."""
+    if scene.device.type != "cuda":
+        return
+    plain = with_backend(base_config(scene.tiny), scene.backends[-1], "fp32")
+    augmented = replace(plain, objective=replace(plain.objective, swap_players=True, mirror=True))
+    changes = []
+    for config in (augmented, replace(augmented, cuda_graph=True)):
+        model = perturbed_model(config, scene.device)
+        before = copy.deepcopy(list(model.parameters()))
+        problems: list[str] = []
+        step = TrainStep(model, Optimizer(model, config), config, scene.device, problems.append)
+        batch = synthetic_batch(config, 4, scene.device)
+        for number in range(2 * WARM_UP_UPDATES):
+            shifted = replace(batch.frames, floats=batch.frames.floats + number)
+            step(replace(batch, frames=shifted), config.optimizer.learning_rate / (number + 1), number)
+        changes.append([now - old for now, old in zip(model.parameters(), before, strict=True)])
+        if problems or step.is_captured != config.cuda_graph:
+            raise RuntimeError(*problems)
+    yield Check(name="graph, weights", error=norm_error(changes[1], changes[0]), tolerance=UPDATE_TOLERANCE)
+
+
 def loader_of(scene: Scene, config: RunConfig, resident: str) -> BatchLoader:
     """Batches of 8 from several small pools."""
     order = SequenceOrder(
@@ -220,21 +258,29 @@ def check_synchronization(scene: Scene) -> Iterator[Check]:
         yield Check(name=f"synchronization, {name}", error=0.0, tolerance=0.0)
 
 
-CHECKS = (check_scans, check_networks, check_steps, check_updates, check_loaders, check_synchronization)
+CHECKS = (
+    check_kernels, check_networks, check_updates, check_graphs, check_scans, check_steps, check_loaders,
+    check_synchronization,
+)  # fmt: skip
 
 
-def run_checks(scene: Scene) -> list[Check]:
+def run_checks(scene: Scene, results: ResultsFile | None = None) -> list[Check]:
     """Run all checks; an exception counts as a wrong check."""
-    done = []
+    done: list[Check] = []
+
+    def add(found: Check) -> None:
+        done.append(found)
+        print(found, flush=True)
+        if results is not None:
+            results.append("checks" if found.is_right else "wrong", asdict(found))
+
     for check in CHECKS:
         try:
             for found in check(scene):
-                done.append(found)
-                print(found, flush=True)
+                add(found)
         except Exception as error:
             words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            done.append(Check(name=check.__name__, error=float("nan"), tolerance=0.0, problem=words))
-            print(done[-1], flush=True)
+            add(Check(name=check.__name__, error=float("nan"), tolerance=0.0, problem=words))
     return done
 
 
@@ -242,6 +288,7 @@ def main() -> None:
     """Check everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", nargs="?", type=Path, help="synthetic games where none is named")
+    parser.add_argument("--json", type=Path, help="file that holds the results so far at any time")
     parser.add_argument("--tiny", action="store_true", help="small networks, for tests")
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available()
@@ -251,11 +298,13 @@ def main() -> None:
         corpus = arguments.corpus or synthetic_corpus(Path(scratch), 4, 2_000)
         scene = Scene(
             device=torch.device("cuda" if on_gpu else "cpu"),
-            backends=("torch", "triton") if on_gpu and ssd_triton.available() else ("torch",),
+            backends=("torch", "triton") if on_gpu and find_spec("triton") else ("torch",),
             tiny=arguments.tiny,
             index=index_games(open_corpus(corpus), "all", SplitConfig()),
         )
-        done = run_checks(scene)
+        results = ResultsFile(arguments.json, backends=scene.backends)
+        done = run_checks(scene, results)
+    results.finish()
     wrong = [check.name for check in done if not check.is_right]
     found: dict[str, Any] = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "backends": scene.backends}
     print(f"{len(done)} checks, {len(wrong)} wrong" + ("" if on_gpu else "; no GPU here: kernels were not checked"))

@@ -1,6 +1,7 @@
 """The step alone: forward, backward, clip and optimizer on a batch that lies on the device already.
 
     python benchmarks/train_step.py [--configs mlp mamba2-medium ...] [--objectives window] [--seconds-per-case 5]
+    python benchmarks/train_step.py --cases mamba2-medium:triton:graph:512 ... [--json FILE] [--limit-per-case 60]
 
 For every shipped config, both objectives and both backends (kernels on CUDA alone): targets a second, the share of the
 peak of a large square matrix product in the same precision measured just before and after, what crosses between host
@@ -19,22 +20,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import itertools
+import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from measures.flops import flops_per_target
 from measures.host_traffic import measure_traffic
+from measures.results_file import ResultsFile
+from measures.step_cases import SHIPPED, Case, batch_of, cases, time_limit
 
+from datasets.runtime.errors import UserError
 from wm.config.run_config import RunConfig
-from wm.config.shipped import SHIPPED_CONFIGS
-from wm.config.typed_yaml import load_yaml
 from wm.data.synthetic_batch import synthetic_batch
-from wm.model import ssd_triton
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model
 from wm.training.compilation import should_compile
@@ -42,20 +44,12 @@ from wm.training.host_memory import PeakHostMemory, raise_malloc_thresholds
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
 
-SHIPPED = ("mlp", "mamba2-medium", "mamba2-medium-k60", "mamba2-large", "mamba2-xl")
 HEAD_CASE = ("mamba2-medium", "sequence")
-MOST_EXAMPLES_ON_CPU = {"mamba2-large": 8, "mamba2-xl": 8}
-AUTO_BATCH = {"cuda": 512, "cpu": 16}
-"""What `batch_size: auto` is measured with."""
-WARM_UP_STEPS = 3
+WARM_UP_STEPS = 5  # a CUDA graph is captured in the fourth
 ROUNDS = 5
 MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
 TINY_MATMUL_SIZE = 256
 MATMUL_SECONDS, TINY_MATMUL_SECONDS = 0.3, 0.02
-
-
-Case = tuple[str, str, RunConfig]
-"""Name of the config, backend, config."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +61,7 @@ class Result:
     backend: str
     precision: str
     compiled: bool
+    graph: bool
     batch: int
     targets_per_s: float
     flops_per_target: float
@@ -82,44 +77,6 @@ class Result:
     """Minor ones; None on CUDA."""
     peak_memory_mb: float | None
     """Of the device's tensors on CUDA; else of the process, beyond what it held before; None where nobody tells."""
-
-
-def cases(
-    names: list[str], objectives: list[str], backends: list[str], compiling: list[str], tiny: bool
-) -> Iterator[tuple[str, str, RunConfig]]:
-    """Everything that is to be measured."""
-    for name in names:
-        shipped = load_yaml(SHIPPED_CONFIGS / f"{name}.yaml", RunConfig)
-        is_mlp = shipped.model.kind == "mlp"
-        for objective in ["window"] if is_mlp else objectives:
-            for backend, compiles in itertools.product(
-                ["torch"] if is_mlp else backends, compiling if objective == "sequence" else ["never"]
-            ):
-                model = replace(shipped.model, scan_backend=backend)  # pyrefly: ignore[bad-argument-type]
-                config = replace(shipped, model=model, objective=replace(shipped.objective, kind=objective))  # pyrefly: ignore[bad-argument-type]
-                config = replace(config, compile=compiles)  # pyrefly: ignore[bad-argument-type]
-                yield name, backend, smaller(config) if tiny else config
-
-
-def smaller(config: RunConfig) -> RunConfig:
-    """The same with a tiny model and tiny batches: for tests."""
-    model = replace(config.model, d_model=32, num_layers=1, d_state=8, headdim=16, hidden_sizes=(32, 16))
-    objective = replace(config.objective, context_frames=4, sequence_frames=8)
-    optimizer = replace(config.optimizer, batch_size=4)
-    return replace(config, model=model, objective=objective, optimizer=optimizer)
-
-
-def batch_of(name: str, config: RunConfig, device: torch.device, asked: int | None) -> int:
-    """Examples of a batch; `asked` counts sequences, and the config's too, but for the MLP's windows."""
-    size = config.optimizer.batch_size if asked is None else asked
-    if size == "auto":
-        size = AUTO_BATCH[device.type]
-    if device.type == "cpu" and asked is None:
-        size = min(size, MOST_EXAMPLES_ON_CPU.get(name, size))
-    objective = config.objective
-    if objective.kind == "window" and (config.model.kind != "mlp" or asked is not None):
-        size = max(1, size * objective.sequence_frames // (objective.example_frames - 1))
-    return size
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, tiny: bool) -> float:
@@ -152,13 +109,14 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(name: str, backend: str, config: RunConfig, device: torch.device, arguments: argparse.Namespace) -> Result:
+def measure(case: Case, device: torch.device, arguments: argparse.Namespace) -> Result:
     """One case: speed first, then what crosses between host and device."""
+    name, backend, config, asked = case
     dtype = torch.bfloat16 if uses_bf16(device, config.precision) else torch.float32
     before = matmul_flops(device, dtype, arguments.tiny)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    batch = batch_of(name, config, device, arguments.batch)
+    batch = batch_of(name, config, device, asked)
     targets = batch * config.objective.predictions
     with contextlib.nullcontext() if device.type == "cuda" else PeakHostMemory() as host_peak:
         work, compiles = step_of(config, device, batch)
@@ -176,6 +134,7 @@ def measure(name: str, backend: str, config: RunConfig, device: torch.device, ar
         backend="-" if config.model.kind == "mlp" else backend,
         precision=str(dtype).removeprefix("torch."),
         compiled=compiles,
+        graph=config.cuda_graph and device.type == "cuda",
         batch=batch,
         targets_per_s=targets / seconds,
         flops_per_target=flops,
@@ -199,9 +158,13 @@ def step_of(config: RunConfig, device: torch.device, batch: int) -> tuple[Callab
     if compiles:
         torch.compiler.reset()  # what was compiled for other cases counts against a limit
         model.compile(dynamic=False)
-    step = TrainStep(model, Optimizer(model, config), config, device)
+    step = TrainStep(model, Optimizer(model, config), config, device, _fail)
     share = synthetic_batch(config, batch, device)
     return lambda: step(share, config.optimizer.learning_rate, 0), compiles
+
+
+def _fail(problem: str) -> None:
+    raise RuntimeError(problem)
 
 
 WIDTHS = {
@@ -229,7 +192,7 @@ def cells_of(result: Result) -> list[str]:
         result.config,
         result.objective,
         result.backend,
-        result.precision + ("*" if result.compiled else ""),
+        result.precision + ("*" if result.compiled else "") + ("g" if result.graph else ""),
         str(result.batch),
         f"{result.targets_per_s:,.0f}",
         f"{result.flops_per_target / 1e6:.1f}",
@@ -265,33 +228,54 @@ def main() -> None:
     parser.add_argument(
         "--compile", choices=["never", "always"], help="default: both for sequences on a CPU, else never"
     )
+    parser.add_argument("--cases", nargs="+", help="CONFIG:BACKEND:MODE:BATCH instead; one that fails is reported")
+    parser.add_argument("--limit-per-case", type=float, help="seconds after which a case fails")
+    parser.add_argument("--json", type=Path, help="file that holds the results so far at any time")
     parser.add_argument("--most-seconds", type=float, help="start no further case after this many seconds")
     parser.add_argument("--tiny", action="store_true", help="small models and batches, for tests")
     arguments = parser.parse_args()
     if arguments.tiny:
         arguments.seconds_per_case = 0.0
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    has_triton = device.type == "cuda" and ssd_triton.available()
+    has_triton = device.type == "cuda" and importlib.util.find_spec("triton") is not None
     backends = arguments.backends or (["torch", "triton"] if has_triton else ["torch"])
-    compiling = ["never"] if arguments.compile is None else [arguments.compile]
+    modes = ["compiled" if arguments.compile == "always" else "eager"]
     if device.type == "cpu":
         raise_malloc_thresholds()  # as the trainer does
         if arguments.compile is None and not arguments.tiny:
-            compiling = ["never", "always"]
+            modes = ["eager", "compiled"]
     results, skipped, started = [], 0, time.monotonic()
+    file = ResultsFile(arguments.json)
     print(line(list(WIDTHS)))
-    for name, backend, config in cases(arguments.configs, arguments.objectives, backends, compiling, arguments.tiny):
+    for case in cases(arguments, backends, modes):
         if arguments.most_seconds is not None and time.monotonic() - started > arguments.most_seconds and results:
             skipped += 1
             continue
-        results.append(measure(name, backend, config, device, arguments))
-        print(line(cells_of(results[-1])), flush=True)
+        try:
+            with time_limit(arguments.limit_per_case):
+                results.append(measure(case, device, arguments))
+        except (RuntimeError, TimeoutError, UserError) as error:
+            if not arguments.cases:
+                raise
+            name, backend, config, batch = case
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            print(
+                f"{name} {backend} batch {batch} compile {config.compile} graph {config.cuda_graph}: {reason}",
+                flush=True,
+            )
+            file.append("failed", {"config": name, "backend": backend, "batch": batch, "reason": reason})
+        else:
+            print(line(cells_of(results[-1])), flush=True)
+            file.append("cases", asdict(results[-1]))
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    print("* compiled; MFLOP/t: of a target; bytes, syncs, reads and page faults: of a step")
+    print("* compiled, g CUDA graph; MFLOP/t: of a target; bytes, syncs, reads and page faults: of a step")
     if skipped:
         print(f"{skipped} cases were not measured: {arguments.most_seconds:.0f} s were over")
+    file.finish()
+    if not results:
+        raise SystemExit("no case could be measured")
     head = asdict(head_of(results))
     names = (
         "config",

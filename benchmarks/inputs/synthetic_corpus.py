@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets.corpus.chunk import EncodeOptions
-from datasets.pipeline.encode import encode, encode_in_process
-from datasets.synth import SynthOptions, synthesize
-
 
 def synthetic_corpus(folder: Path, num_games: int, max_frames: int = 9_000) -> Path:
     """Encode `num_games` synthetic games of at most `max_frames` frames into `folder`/corpus."""
+    # Here, because machines that are given a corpus need no parser.
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode, encode_in_process
+    from datasets.synth import SynthOptions, synthesize
+
     print(f"no corpus given; encoding {num_games} synthetic games", flush=True)
     synthesize(folder / "replays", SynthOptions(num_games=num_games, seed=1, max_frames=max_frames))
     encode([folder / "replays"], folder / "corpus", EncodeOptions(), encode_in_process)

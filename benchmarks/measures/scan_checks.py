@@ -114,6 +114,8 @@ def check_scans(scene: Scene) -> Iterator[Check]:
         types = [dtype, torch.float32, torch.float32, dtype, dtype, torch.float32]
         cast = [t.to(scene.device, kind) for t, kind in zip(inputs, types, strict=False)]
         for backend in scene.backends:
+            if backend == "triton" and not ssd_triton.available():
+                continue
             found = scanned(ssd_triton.scan if backend == "triton" else ssd.scan, cast, weights)
             yield Check(
                 name=f"scan, {backend}, {precision}, {num_frames} frames{' with a state' if with_state else ''}",

@@ -34,7 +34,7 @@ import gpu_correctness  # noqa: E402
 import ray_overhead  # noqa: E402
 import time_to_quality  # noqa: E402
 import train_step  # noqa: E402
-from measures import host_traffic  # noqa: E402
+from measures import host_traffic, results_file, step_cases  # noqa: E402
 from measures.flops import flops_per_target  # noqa: E402
 from older_system import networks as older_networks  # noqa: E402
 from older_system import recipe as older_recipe  # noqa: E402
@@ -106,7 +106,7 @@ def test_a_mamba_2_sees_as_many_frames_in_windows_as_in_sequences():
     medium = shipped("mamba2-medium")
     window = replace(medium, objective=replace(medium.objective, kind="window"))
     frames = [
-        train_step.batch_of("mamba2-medium", config, CPU, None) * (config.objective.example_frames - 1)
+        step_cases.batch_of("mamba2-medium", config, CPU, None) * (config.objective.example_frames - 1)
         for config in (medium, window)
     ]
     assert frames[1] == pytest.approx(frames[0], rel=0.02)
@@ -238,8 +238,8 @@ def last_line(text: str) -> dict:
     return json.loads(text.splitlines()[-1])
 
 
-PARTS = ("gpu_correctness", "train_step", "end_to_end", "ray_overhead")
-"""Of the GPU script that are tested here; tests/data/test_batches.py runs benchmarks/input.py."""
+PARTS = ("gpu_correctness", "step_profile", "train_step", "end_to_end", "seconds_to_quality")
+"""Of the GPU script, beside the environment."""
 
 
 def gpu_script(out: Path, corpus: Path, python: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -258,23 +258,42 @@ def gpu_script(out: Path, corpus: Path, python: str, **settings: str) -> subproc
 
 @pytest.mark.xdist_group("gpu-script")
 def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tiny_corpus):
-    done = gpu_script(tmp_path / "out", tiny_corpus, sys.executable, PARTS=" ".join(("environment", *PARTS)))
+    done = gpu_script(tmp_path / "out", tiny_corpus, sys.executable)
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-1_000:]
-    assert "all Python modules found: numpy peppi_py" in done.stdout
-    found = {
-        path.stem: last_line(path.read_text())
-        for path in (tmp_path / "out").glob("*.txt")
-        if path.stem != "environment"
-    }
-    assert set(found) == set(PARTS)
-    assert found["gpu_correctness"]["wrong"] == []
-    keys = {"targets_per_s", "flops_per_target", "share_of_matmul_peak", "device", "config", "objective", "backend"}
-    assert keys <= set(found["train_step"])
-    assert (found["train_step"]["config"], found["train_step"]["objective"]) == ("mamba2-medium", "sequence")
-    assert all(case["targets_per_s"] > 0 for case in found["train_step"]["cases"])
-    assert found["end_to_end"]["parquet"]["targets_per_s"] > 0
-    assert found["ray_overhead"]["startup_s"] > found["ray_overhead"]["plain_startup_s"] > 0
-    assert json.loads((tmp_path / "out" / "environment.json").read_text())["machine"]
+    assert "all Python modules found: numpy pyarrow" in done.stdout
+    found = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("environment", *PARTS)}
+    assert found["environment"]["machine"]
+    assert all(found[name]["complete"] for name in PARTS)
+    assert "wrong" not in found["gpu_correctness"]
+    assert [mode["mode"] for mode in found["step_profile"]["modes"]] == ["eager", "graph"]
+    assert all(mode["groups_ms"]["matrix products"] > 0 for mode in found["step_profile"]["modes"])
+    keys = {"targets_per_s", "flops_per_target", "share_of_matmul_peak", "config", "objective", "backend", "graph"}
+    assert all(keys <= set(case) and case["targets_per_s"] > 0 for case in found["train_step"]["cases"])
+    assert found["end_to_end"]["parquet"]["wall_targets_per_s"] > 0
+    assert found["end_to_end"]["parquet"]["validations"] > 0
+    assert {"seconds", "targets_seen", "change_acc"} <= set(found["seconds_to_quality"]["curve"][0])
+
+
+def test_a_part_that_is_cut_off_has_told_what_it_found(tmp_path):
+    results = results_file.ResultsFile(tmp_path / "part.json", config="x")
+    results.append("cases", 1)
+    found = json.loads((tmp_path / "part.json").read_text())
+    assert (found["cases"], found["complete"]) == ([1], False)
+
+
+def test_a_case_that_fails_is_reported_and_the_next_ones_are_measured(tmp_path, monkeypatch, capsys):
+    cases = ["mamba2-medium:triton:eager:8", "mamba2-medium:torch:eager:8"]  # the first needs a GPU
+    monkeypatch.setattr(sys, "argv", ["train_step.py", "--tiny", "--json", str(tmp_path / "x.json"), "--cases", *cases])
+    train_step.main()
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert [case["backend"] for case in found["cases"]] == ["torch"]
+    assert "needs CUDA" in found["failed"][0]["reason"]
+
+
+def test_a_case_that_takes_too_long_is_cut_off():
+    with pytest.raises(TimeoutError, match=r"more than 0\.05 s"), step_cases.time_limit(0.05):
+        while True:
+            pass
 
 
 def test_the_gpu_script_goes_on_after_a_part_that_fails_and_tells_of_it(tmp_path):
@@ -284,8 +303,8 @@ def test_the_gpu_script_goes_on_after_a_part_that_fails_and_tells_of_it(tmp_path
     done = gpu_script(tmp_path / "out", tmp_path, str(broken))
     assert done.returncode == 1
     assert "!! missing Python modules: tyro yaml" in done.stdout
-    assert "!! ray_overhead failed with exit code 3" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("!! failed: environment gpu_correctness train_step")
+    assert "!! seconds_to_quality failed with exit code 3" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("!! failed: environment gpu_correctness step_profile")
 
 
 @pytest.mark.slow
