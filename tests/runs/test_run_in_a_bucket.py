@@ -279,6 +279,21 @@ def test_a_wrong_uri_is_refused_with_the_config(tmp_path, out, expected):
             load_yaml(tmp_path / "run.yaml", RunConfig, overrides)
 
 
+def test_what_rank_0_wrote_is_read_there_before_it_is_uploaded(server, monkeypatch):
+    monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 3_600.0)
+    here, elsewhere = (open_run_files(server.uri("grows")) for _ in range(2))
+    here.open_folder(())
+    (here.folder / "evaluations").mkdir()
+    (here.folder / "evaluations" / "1").write_bytes(b"one")
+    assert (here.read("evaluations/1"), here.names("evaluations")) == (b"one", ["1"])
+    assert elsewhere.names() == []
+    here.upload()
+    assert (elsewhere.read("evaluations/1"), elsewhere.names("evaluations")) == (b"one", ["1"])
+    (here.folder / "evaluations" / "1").unlink()
+    here.upload()
+    assert elsewhere.names() == []
+
+
 def test_rows_of_the_log_are_uploaded_before_a_checkpoint_is_committed(server, config, monkeypatch):
     monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 3_600.0)
     in_bucket = replace(config, out=server.uri("flushed"))

@@ -67,6 +67,20 @@ class Mirror:
         self._thread = threading.Thread(target=self._upload_repeatedly, name="run-upload", daemon=True)
         self._thread.start()
 
+    def read(self, name: str) -> bytes | None:
+        """Content of a file in the folder, which may not have been uploaded yet; None if it is not there."""
+        try:
+            return None if self._thread is None else (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def names(self, below: str) -> set[str]:
+        """Names of the entries of the folder, or of one in it, without hidden ones."""
+        path = self.folder / below
+        if self._thread is None or not path.is_dir():
+            return set()
+        return {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+
     def upload(self) -> int:
         """Upload all changes made in the folder until now; what was deleted there is deleted.
 

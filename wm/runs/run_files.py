@@ -7,11 +7,8 @@ folder on rank 0's machine, and a thread uploads what changed (see `wm.runs.mirr
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,12 +17,9 @@ from typing import IO, Any
 from pyarrow import fs
 
 from datasets.runtime.durable_files import replace_file
-from datasets.runtime.errors import UserError
 from datasets.runtime.file_lock import exclusive_lock
-from datasets.runtime.remote_folder import RemoteFolder
 from datasets.runtime.uris import is_remote
 from wm.runs.lease import Lease
-from wm.runs.mirror import Mirror
 
 Lock = IO[bytes] | Lease
 """Held until it is closed."""
@@ -63,7 +57,7 @@ class RunFiles(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """Content of a file.
+        """Newest content of a file.
 
         Raises:
             FileNotFoundError: no such file.
@@ -194,7 +188,11 @@ class RunFiles(ABC):
 
 def open_run_files(location: Path | str) -> RunFiles:
     """The files of the run at a path or URI; touches no file and no server."""
-    return RemoteRunFiles(str(location)) if is_remote(str(location)) else LocalRunFiles(Path(location))
+    if not is_remote(str(location)):
+        return LocalRunFiles(Path(location))
+    from wm.runs.remote_run_files import RemoteRunFiles
+
+    return RemoteRunFiles(str(location))
 
 
 class LocalRunFiles(RunFiles):
@@ -266,64 +264,3 @@ class LocalRunFiles(RunFiles):
 
     def arrow_path(self) -> tuple[fs.FileSystem | None, str]:
         return None, str(self._folder)
-
-
-class RemoteRunFiles(RunFiles):
-    """A run in object storage."""
-
-    def __init__(self, uri: str) -> None:
-        self._store = RemoteFolder(uri)
-        self.location = self._store.location
-        self._mirror = Mirror(self._store)
-
-    @property
-    def folder(self) -> Path:
-        return self._mirror.folder
-
-    def check(self) -> None:
-        self._store.check()
-
-    def create(self) -> None:
-        pass
-
-    def read(self, name: str) -> bytes:
-        return self._store.read(name)
-
-    def write(self, name: str, content: bytes) -> None:
-        self._store.write(name, content)
-
-    def write_in_place(self, name: str, content: bytes) -> None:
-        self._store.write(name, content)
-
-    def append(self, name: str, content: bytes) -> None:
-        self._store.write(f"{name}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}", content)
-
-    def read_appended(self, name: str) -> bytes:
-        return b"".join(self._store.read(path) for path in self._store.versions(name))
-
-    def delete(self, name: str) -> None:
-        self._store.delete(name)
-
-    def names(self, folder: str = "") -> list[str]:
-        start = len(f"{folder}/") if folder else 0
-        return sorted({path[start:].partition("/")[0] for path in self._store.versions(folder)})
-
-    def version(self, name: str) -> tuple[int, ...]:
-        with contextlib.suppress(OSError, UserError):
-            return self._store.version(name) or ()
-        return ()
-
-    def lock(self, name: str, owner: str, held_message: str) -> Lock:
-        return Lease(self._store, name, owner, held_message)
-
-    def open_folder(self, continued: Iterable[str]) -> None:
-        self._mirror.open(continued)
-
-    def upload(self) -> None:
-        self._mirror.upload()
-
-    def close_folder(self) -> None:
-        self._mirror.close()
-
-    def arrow_path(self) -> tuple[fs.FileSystem | None, str]:
-        return self._store.filesystem()
