@@ -1,4 +1,5 @@
-"""A run of one or two workers on two nodes of a cluster: 2 workers, 1 after a node died, 2 again, then a stop request.
+"""A run of one or two workers on two nodes of a cluster: 2 workers, 1 after a node died, 2 again, 1 after notice
+that a node will be preempted, then a stop request.
 
     python tests/launch/elastic_run.py CONFIG FOLDER
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -31,11 +33,14 @@ from wm.runs.stop_request import RunStoppedError, StopRequest
 
 MIN_CHECKPOINTS = 2
 """Of a start of the workers, before the number of nodes changes."""
-PATIENCE_S = 150.0
+PATIENCE_S = 300.0
+DEADLINE_S = 120
+"""Between the notice of a preemption and the preemption."""
 FAST = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
 }
 SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
 
@@ -68,15 +73,24 @@ def recording(worker: Callable[[dict[str, Any]], None], folder: str) -> Callable
     return worker_that_records
 
 
-def starts(config: RunConfig) -> list[tuple[int, int]]:
-    """Number of workers and of checkpoints of each start so far."""
-    found: list[tuple[int, int]] = []
+def newest_start(config: RunConfig) -> tuple[int, int]:
+    """Number of workers and of checkpoints of the newest start, by the log."""
+    workers = checkpoints = 0
     for row in read_log(Path(config.out)) if Path(config.out, "log.jsonl").exists() else []:
         if row["kind"] == "start":
-            found.append((row["workers"], 0))
-        elif row["kind"] == "checkpoint":
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-    return found
+            workers, checkpoints = row["workers"], 0
+        checkpoints += row["kind"] == "checkpoint"
+    return workers, checkpoints
+
+
+def drain(node: Any, address: str) -> None:
+    """Give notice that a node will be preempted."""
+    command = [
+        "ray", "drain-node", "--address", address, "--node-id", node.node_id,
+        "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
+        "--deadline-remaining-seconds", str(DEADLINE_S),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
@@ -104,18 +118,20 @@ def main() -> None:
     def wait_for(what: str, workers: int) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while thread.is_alive() and time.monotonic() < deadline:
-            found = starts(config)
-            if found and found[-1][0] == workers and found[-1][1] >= MIN_CHECKPOINTS:
+            has_workers, num_checkpoints = newest_start(config)
+            if has_workers == workers and num_checkpoints >= MIN_CHECKPOINTS:
                 break
             time.sleep(0.05)
         seconds[what] = round(time.monotonic() - began, 1)
-        print(what, seconds[what], starts(config), ends, file=sys.stderr, flush=True)
+        print(what, seconds[what], newest_start(config), ends, file=sys.stderr, flush=True)
 
     wait_for("two workers", 2)
     cluster.remove_node(nodes[1], allow_graceful=False)
     wait_for("one worker", 1)
-    cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=1)
     wait_for("two workers again", 2)
+    drain(node, cluster.address)
+    wait_for("one worker again", 1)
     StopRequest(open_run_files(config.out)).request()
     asked = time.monotonic()
     thread.join(PATIENCE_S)
@@ -123,7 +139,6 @@ def main() -> None:
         "seconds": seconds,
         "stopped_after_s": time.monotonic() - asked,
         "end": str(ends),
-        "starts": starts(config),
     }
     print(json.dumps(facts))
     ray.shutdown()
