@@ -5,6 +5,7 @@ Shape legend: M = evaluation frames, P = players (2), G = games.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -110,49 +111,54 @@ def compute_metrics(
 def _pair_metrics(records: EvalRecords, chosen: np.ndarray, resampling: Resampling) -> dict[str, Metric]:
     correct = records.predicted_action == records.true_action
     changed = (records.true_action != records.previous_action) & chosen
+    columns = (chosen, correct & chosen, changed, correct & changed, records.position_error * chosen)
+    pairs, right, changes, changes_right, error = resampling.sums(columns)
     return {
-        "action_acc": resampling.ratio(correct & chosen, chosen),
-        "change_acc": resampling.ratio(correct & changed, changed),
-        "pos_mae": resampling.ratio(records.position_error * chosen, chosen),
+        "action_acc": _ratio(right, pairs),
+        "change_acc": _ratio(changes_right, changes),
+        "pos_mae": _ratio(error, pairs),
     }
 
 
 def _val_loss(records: EvalRecords, resampling: Resampling) -> Metric:
-    """Weighted sum of the parts, each a mean over valid entries."""
+    """Weighted sum of the parts, each a mean over valid entries; a part without valid entries counts 0."""
     total = np.zeros(NUM_RESAMPLES + 1)
     for name, weight in VAL_LOSS_WEIGHTS.items():
-        means = resampling.ratios(records.loss_totals[name], records.loss_counts[name])
-        total += weight * np.nan_to_num(means)  # a part without valid entries counts 0
+        totals, counts = resampling.sums([records.loss_totals[name], records.loss_counts[name]])
+        total += weight * np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
     return _metric(total)
 
 
 class Resampling:
-    """Bootstrap over games: ratios of sums over the games, and over games drawn with replacement."""
+    """Bootstrap over games: sums over the games, and over games drawn with replacement."""
 
     def __init__(self, games: np.ndarray, seed: int = 0) -> None:
         present, self._game_of_row = np.unique(games, return_inverse=True)
         self._num_games = len(present)
-        draws = np.random.default_rng(seed).multinomial(
-            self._num_games, np.full(self._num_games, 1 / max(1, self._num_games)), size=NUM_RESAMPLES
+        self._draws = (
+            np.random.default_rng(seed)
+            .multinomial(self._num_games, np.full(self._num_games, 1 / max(1, self._num_games)), size=NUM_RESAMPLES)
+            .astype(np.float64)
         )
-        self._weights = np.concatenate([np.ones((1, self._num_games)), draws])
 
-    def ratios(self, numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-        """(1 + NUM_RESAMPLES,), the ratio of the data first; nan where the denominator is 0."""
-        sums = [
-            self._weights
-            @ np.bincount(
-                self._game_of_row,
-                np.asarray(v, np.float64).reshape(len(self._game_of_row), -1).sum(1),
-                self._num_games,
-            )
-            for v in (numerator, denominator)
-        ]
-        return np.divide(sums[0], sums[1], out=np.full_like(sums[0], np.nan), where=sums[1] > 0)
+    def sums(self, columns: Sequence[np.ndarray]) -> np.ndarray:
+        """The sum of each column, of the data first: (columns, 1 + NUM_RESAMPLES).
 
-    def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> Metric:
-        """The ratio with its interval."""
-        return _metric(self.ratios(numerator, denominator))
+        Args:
+            columns: a value for each record, or for each player of each record.
+        """
+        by_game = np.stack(
+            [
+                np.bincount(self._game_of_row, values.reshape(len(values), -1).sum(1, np.float64), self._num_games)
+                for values in columns
+            ]
+        )
+        return np.concatenate([by_game.sum(1, keepdims=True), by_game @ self._draws.T], axis=1)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Metric:
+    """The ratio of two sums with its interval."""
+    return _metric(np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0))
 
 
 def _metric(values: np.ndarray) -> Metric:
