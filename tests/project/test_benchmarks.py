@@ -34,7 +34,7 @@ import gpu_correctness  # noqa: E402
 import ray_overhead  # noqa: E402
 import time_to_quality  # noqa: E402
 import train_step  # noqa: E402
-from measures import host_traffic, results_file, step_cases  # noqa: E402
+from measures import host_traffic, results_file, step_cases, validation  # noqa: E402
 from measures.flops import flops_per_target  # noqa: E402
 from older_system import networks as older_networks  # noqa: E402
 from older_system import recipe as older_recipe  # noqa: E402
@@ -173,6 +173,17 @@ def test_the_reference_learns(games, kind):
     assert len(reference.metrics) == 15
     assert reference.targets_seen == 25 * 32
     assert reference.evaluate(games, 50)["val_loss"] > 0
+
+
+def test_the_cost_of_a_validation_is_measured_beside_that_of_training(tiny_corpus, capsys, monkeypatch):
+    options = ["--config", "demo", "--contexts", "1", "10", "--targets", "50", "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", ["validation.py", str(tiny_corpus), *options])
+    validation.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["targets"] == 50 and list(found["seconds_by_context"]) == ["1", "10"]
+    trained_s = found["every_targets"] / found["train_targets_per_s"]
+    assert found["share"] == pytest.approx(found["validation_s"] / trained_s)
+    assert found["validation_s"] > sum(found["seconds_by_context"].values())
 
 
 def wrong_checks(scene: gpu_correctness.Scene) -> list[str]:

@@ -6,7 +6,7 @@ second layer on, the network's state at a frame depends on where the window bega
 the prediction from the last 10 frames is not among the outputs of the last 120, whose position 10 predicts an earlier
 frame. What depends on a frame alone (the encoder and the first layer's input projection) could be shared among the
 contexts, but is less than a tenth of the work. What is shared are the frames themselves, which are read once, kept, and
-sliced for every K (`wm.evaluation.target_frames`). Guarded by `benchmarks/validation.py`.
+sliced for every K (`wm.evaluation.target_frames`). Guarded by `benchmarks/measures/validation.py`.
 
 Shape legend: B = batch, T = frames, P = players (2), M = evaluation frames.
 """

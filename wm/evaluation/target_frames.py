@@ -1,6 +1,6 @@
 """The frames that an evaluation needs, read from the corpus once: every target with the frames before it.
 
-Guarded by `benchmarks/validation.py`.
+Guarded by `benchmarks/measures/validation.py`.
 Shape legend: M = targets, N = frames in memory, B = batch, T = frames of a window, P = players (2), C = columns.
 """
 

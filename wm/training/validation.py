@@ -1,6 +1,7 @@
 """Evaluation of a run: on the same frames at every validation, on more frames at its end; divided among the ranks.
 
-A validation reads nothing: its frames are gathered once, while the run starts. Guarded by `benchmarks/validation.py`.
+A validation reads nothing: its frames are gathered once, while the run starts.
+Guarded by `benchmarks/measures/validation.py`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What validation costs a run: gathering its frames once, one validation, and its share of the training time.
 
-    python benchmarks/validation.py CORPUS [--config mamba2-large] [--contexts 1 5 10 30 60 120] [--targets 2000]
+    python benchmarks/measures/validation.py CORPUS [--config mamba2-large] [--contexts 1 5 10 30 60 120]
 
-CORPUS is split as a run splits it. `benchmarks/inputs/copied_corpus.py` makes one of 20,000 games from a small one;
-without CORPUS a few synthetic games are encoded. A training step of the config's batch is timed in the same process, so
-the share (validation's seconds over those of training on --every-targets) hardly depends on the machine's load.
+CORPUS is split as a run splits it. `benchmarks/inputs/copied_corpus.py` makes one of 20,000 games from a small one. A
+training step of the config's batch is timed in the same process, so that the share (validation's seconds over those of
+training on --every-targets) hardly depends on the machine's load.
 Prints a table, last a JSON object.
 """
 
@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from inputs.synthetic_corpus import synthetic_corpus
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games
@@ -60,12 +58,12 @@ def training_speed(model: WorldModel, config: RunConfig, device: torch.device, s
     return size * config.objective.predictions / seconds_of(lambda: step(share, 1e-4, 0), seconds, device)
 
 
-def measure(options: argparse.Namespace, corpus: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one corpus and config."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = load_yaml(SHIPPED_CONFIGS / f"{options.config}.yaml", RunConfig)
     contexts, every = tuple(options.contexts), options.every_targets or config.eval.every_targets
-    index = index_games(open_corpus(corpus), "validation", config.split, for_evaluation=True)
+    index = index_games(open_corpus(options.corpus), "validation", config.split, for_evaluation=True)
     model = build_model(config.model, config.objective.context_frames).to(device)
     started = time.perf_counter()
     frames = EvaluationFrames(index, options.targets, max(contexts), device, num_threads=max(1, num_cores() // 2))
@@ -105,19 +103,15 @@ def measure(options: argparse.Namespace, corpus: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, print the table and the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path, nargs="?", help="by default a few synthetic games")
+    parser.add_argument("corpus", type=Path)
     parser.add_argument("--config", default="mamba2-large")
     parser.add_argument("--contexts", type=int, nargs="+", default=[1, 5, 10, 30, 60, 120])
     parser.add_argument("--targets", type=int, default=2_000)
     parser.add_argument("--every-targets", type=int, help="by default the config's")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
-    parser.add_argument("--tiny", action="store_true", help="a few synthetic games, seconds in all")
     options = parser.parse_args()
-    if options.tiny:
-        options.config, options.contexts, options.targets, options.seconds = "demo", [1, 10], 50, 0.0
     raise_malloc_thresholds()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, options.corpus or synthetic_corpus(Path(folder), 24, 2_000))
+    found = measure(options)
     print(
         f"{found['targets']:,} targets of {found['games_read']:,} games (of {found['validation_games']:,}): "
         f"{found['kept_mb']:.0f} MB gathered once in {found['gather_s']:.1f} s"
