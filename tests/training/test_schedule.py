@@ -43,12 +43,34 @@ def test_the_rate_follows_the_square_root_of_the_batch_size_up_to_four_times_the
     assert schedule_for(config(), batch_size).peak == 1e-3
 
 
+@pytest.mark.parametrize(("batch_size", "beta1", "beta2"), [(8, 0.95, 0.995), (16, 0.9, 0.99), (64, 0.6, 0.96)])
+def test_the_moments_remember_as_many_targets_with_any_batch_size(batch_size, beta1, beta2):
+    schedule = schedule_for(config(reference_batch_size=16), batch_size)
+    assert (schedule.beta1, schedule.beta2) == pytest.approx((beta1, beta2))
+    unscaled = schedule_for(config(), batch_size)
+    assert (unscaled.beta1, unscaled.beta2) == (0.9, 0.99)
+
+
+def test_scaled_betas_have_a_lower_limit():
+    largest = schedule_for(config(reference_batch_size=16), 4_096)
+    assert (largest.beta1, largest.beta2) == (0.5, 0.9)
+    low = schedule_for(config(reference_batch_size=16, beta1=0.3, beta2=0.8), 4_096)
+    assert (low.beta1, low.beta2) == (0.3, 0.8)
+
+
 def test_a_warm_up_of_too_few_updates_is_lengthened_up_to_a_tenth_of_the_run():
-    for batch_size, expected in ((16, 1_000_000), (256, 200 * 256 * S), (4_096, 10_000_000)):
+    for batch_size, expected in ((16, 1_000_000), (512, 1_000_000), (1_024, 20 * 1_024 * S), (10**5, 10_000_000)):
         assert schedule_for(config(reference_batch_size=16), batch_size).warmup_targets == expected
         assert schedule_for(config(), batch_size).warmup_targets == 1_000_000
-    longer = schedule_for(config(reference_batch_size=16, warmup_targets=50_000_000), 4_096)
+    longer = schedule_for(config(reference_batch_size=16, warmup_targets=50_000_000), 10**5)
     assert longer.warmup_targets == 50_000_000
+
+
+def test_a_warm_up_gets_no_more_updates_than_with_the_reference_batch():
+    for warmup_targets in (0, 5 * 16 * S):
+        short = config(reference_batch_size=16, warmup_targets=warmup_targets)
+        assert schedule_for(short, 16).warmup_targets == warmup_targets
+        assert schedule_for(short, 64).warmup_targets == 4 * warmup_targets
 
 
 def test_an_automatic_batch_leaves_enough_updates_in_an_epoch_and_in_the_run_on_any_number_of_workers():

@@ -172,7 +172,8 @@ def test_a_run_with_automatic_batch_size_scales_its_learning_rate_logs_it_and_ke
     batch_size = start["batch_size"]
     assert batch_size > 16
     assert start["learning_rate"] == pytest.approx(optimizer.learning_rate * (batch_size / 16) ** 0.5)
-    assert start["warmup_targets"] == optimizer.total_targets // 10
+    assert start["warmup_targets"] == 8 * STEP  # one update with the reference batch, and one with this
+    assert start["batch_size"] == 128
     again = replace(config, out=tmp_path / "again", max_seconds=None)
     again = replace(again, optimizer=replace(optimizer, batch_size=8, learning_rate=1.0))
     with monkeypatch.context() as patch:

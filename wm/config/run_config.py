@@ -69,8 +69,8 @@ class OptimizerConfig:
     """Examples per batch over all workers; auto takes the largest power of two that fits in memory, within limits that
     leave enough updates (`wm/training/schedule.py`)."""
     reference_batch_size: PositiveInt | None = None
-    """Examples per batch that learning_rate and warmup_targets are meant for. With another batch size the rate is
-    multiplied by the square root of their ratio, and a warm-up of too few updates is lengthened. None: no scaling."""
+    """Examples per batch that learning_rate, beta1, beta2 and warmup_targets are meant for. For another batch size they
+    are scaled, the rate by the square root of the ratio (`wm/training/schedule.py`). None: no scaling."""
     micro_batch_size: PositiveInt | None = None
     """Examples per forward pass of a worker; larger batches accumulate gradients. None: the whole batch."""
     learning_rate: PositiveFloat = 1e-3

@@ -80,7 +80,7 @@ def check_same_run(stored: Any, config: RunConfig, location: str) -> None:
 
 def changed_options(before: RunConfig, now: RunConfig) -> str:
     """The fields in which a resumed run differs from its checkpoint, `use_gpu true (was false), ...`; empty if none."""
-    changes = _changes(_without(to_plain(before), {"out"}), _without(to_plain(now), {"out"}))
+    changes = _changes(_without(to_stored(before), {"out"}), _without(to_stored(now), {"out"}))
     return ", ".join(changes)
 
 

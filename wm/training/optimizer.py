@@ -71,6 +71,11 @@ class Optimizer:
                 else:
                     group["lr"] = learning_rate
 
+    def set_betas(self, beta1: float, beta2: float) -> None:
+        """Set the decay of AdamW's moments in the next updates."""
+        for group in self._adamw.param_groups:
+            group["betas"] = (beta1, beta2)
+
     def clip_and_step(self) -> Tensor:
         """Clip the gradients to `max_grad_norm` and update the weights, unless a gradient is not finite.
 

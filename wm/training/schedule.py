@@ -1,12 +1,13 @@
 """The learning rate over a run (linear warm-up, then cosine decay, over targets seen), and its rule for other batches.
 
-A larger batch has less noise in its gradient and makes fewer updates. If the config names the batch size that its rate
-was chosen for (`optimizer.reference_batch_size`), the rate is multiplied by the square root of the batch's ratio to it:
-the rule for Adam of Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (arXiv
-2205.10287); Muon's rate is matched to AdamW's. Their rule also lowers the betas, which leaves no momentum at ten times
-the batch; here the betas stay as configured. The warm-up of that rule has a fixed length in targets. Where it would be
-only a few updates it is lengthened to 2 / (1 - beta2) of them (Ma & Yarats 2019, "On the adequacy of untuned warmup for
-adaptive optimization", arXiv 1910.04209), but to no more than MAX_WARMUP_FRACTION of the run.
+A larger batch has less noise in its gradient and makes fewer updates. If the config names the batch size that its
+options were chosen for (`optimizer.reference_batch_size`), they are scaled with the ratio of the batch to it by the
+square-root rule for Adam of Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms"
+(arXiv 2205.10287): the learning rate by its square root, 1 - beta by the ratio itself, so that moments remember as many
+targets as before. Beyond the limits below the rate stays as it is, and so do the betas; Muon's rate is matched to
+AdamW's, its momentum is not scaled. The warm-up has a fixed length in targets; only if a larger batch leaves fewer than
+MIN_WARMUP_UPDATES it is lengthened to them, at most to MAX_WARMUP_FRACTION of the run. `docs/performance.md` has what
+this gains.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from wm.config.run_config import RunConfig
 
 MAX_RATE_FACTOR = 4.0
 """Largest factor of the learning rate, reached at 16 times the reference batch: beyond it the rule is untested here."""
+MIN_BETA1, MIN_BETA2 = 0.5, 0.9
+"""Smallest betas that scaling leads to."""
+MIN_WARMUP_UPDATES = 20
+"""2 / (1 - MIN_BETA2), after Ma & Yarats 2019, "On the adequacy of untuned warmup for adaptive optimization" (arXiv
+1910.04209)."""
 MAX_WARMUP_FRACTION = 0.1
 """Largest part of a run to which its warm-up is lengthened."""
 MIN_UPDATES = 1_000
@@ -39,6 +45,8 @@ class Schedule:
     """Final learning rate over the peak."""
     update_targets: int
     """Targets of one update."""
+    beta1: float
+    beta2: float
 
     def learning_rate(self, targets_seen: int) -> float:
         """Of the update after `targets_seen` targets."""
@@ -56,14 +64,19 @@ def schedule_for(config: RunConfig, batch_size: int) -> Schedule:
     """
     optimizer = config.optimizer
     peak, warmup_targets = optimizer.learning_rate, optimizer.warmup_targets
+    beta1, beta2 = optimizer.beta1, optimizer.beta2
     update_targets = batch_size * config.objective.predictions
     if optimizer.reference_batch_size is not None:
-        peak *= min(MAX_RATE_FACTOR, math.sqrt(batch_size / optimizer.reference_batch_size))
-        least = round(2 / (1 - optimizer.beta2)) * update_targets
-        warmup_targets = max(warmup_targets, min(least, int(MAX_WARMUP_FRACTION * optimizer.total_targets)))
+        ratio = batch_size / optimizer.reference_batch_size
+        peak *= min(MAX_RATE_FACTOR, math.sqrt(ratio))
+        beta1 = max(min(beta1, MIN_BETA1), 1 - ratio * (1 - beta1))
+        beta2 = max(min(beta2, MIN_BETA2), 1 - ratio * (1 - beta2))
+        updates = min(MIN_WARMUP_UPDATES, warmup_targets * ratio / update_targets)  # no more than with the reference
+        lengthened = min(updates * update_targets, MAX_WARMUP_FRACTION * optimizer.total_targets)
+        warmup_targets = max(warmup_targets, int(lengthened))
     return Schedule(
         peak=peak, warmup_targets=warmup_targets, total_targets=optimizer.total_targets,
-        min_lr_ratio=optimizer.min_lr_ratio, update_targets=update_targets,
+        min_lr_ratio=optimizer.min_lr_ratio, update_targets=update_targets, beta1=beta1, beta2=beta2,
     )  # fmt: skip
 
 

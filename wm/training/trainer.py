@@ -334,6 +334,7 @@ class Trainer:
             self.batch_size = min(distributed.all_gather_object(fits)) * ranks
         has_schedule = "schedule" in meta
         self._schedule = Schedule(**meta["schedule"]) if has_schedule else schedule_for(self.config, self.batch_size)
+        self.optimizer.set_betas(self._schedule.beta1, self._schedule.beta2)
         order = self._order(self.batch_size)
         reserved = device_bytes(order, train, self.device, **sharing) + for_validation
         check_memory(self._step, -(-self.batch_size // ranks), reserved)
