@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 
+import wm.checkpoints.initial
 import wm.training.trainer
 from datasets.runtime.errors import UserError
-from wm.checkpoints.reader import load_resume, open_checkpoint
+from wm.checkpoints.reader import load_resume, open_checkpoint, open_run
 from wm.checkpoints.writer import CheckpointWriter
 from wm.config.run_config import RunConfig
 from wm.launch.ray_train import train_on_ray
@@ -147,6 +149,27 @@ def test_weights_of_another_shape_are_a_user_error_that_names_the_difference(con
         train_on_ray(config)
     assert "\n" not in str(found.value)
     assert not config.out.exists()
+
+
+def test_the_key_of_a_uri_is_used_but_not_stored(source, config, monkeypatch):
+    opened, newest = [], str(checkpoints(source)[-1])
+
+    def open_and_keep(location):
+        opened.append(location)
+        return location, *open_run(newest)[1:]
+
+    monkeypatch.setattr(wm.checkpoints.initial, "open_run", open_and_keep)
+    uri = "s3://KEY:SECRET@bucket/run/checkpoints/targets-000000000640?region=x"
+    config = replace(config, init_from=uri)
+    Run(config).claim()
+    found = Run(config).initial_weights()
+    assert found is not None and found.checkpoint == uri.replace("KEY:SECRET@", "")
+    assert "SECRET" not in (config.out / "run.json").read_text()
+    opened.clear()
+    run(config)
+    assert opened == [uri]
+    assert "SECRET" not in json.dumps(open_checkpoint(config.out).meta)
+    assert "SECRET" not in (config.out / "log.jsonl").read_text()
 
 
 def test_another_init_from_is_another_run(config):

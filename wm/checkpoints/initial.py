@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.uris import child_location
+from datasets.runtime.uris import KEY, child_location, without_key
 from wm.checkpoints.best import best_checkpoint, split_best
 from wm.checkpoints.files import CheckpointName, DamagedCheckpointError
 from wm.checkpoints.reader import load_weights, open_run
@@ -21,7 +21,7 @@ class InitialWeights:
     """Where the weights of a new run come from: one checkpoint, also if the run that `init_from` names continues."""
 
     checkpoint: str
-    """Folder or URI of the checkpoint."""
+    """Folder or URI of the checkpoint, without the key and secret of `init_from`."""
     targets_seen: int
     """Of the checkpoint."""
 
@@ -41,8 +41,20 @@ def find_initial_weights(config: RunConfig) -> InitialWeights | None:
         at = child_location(at, str(name))
     checkpoint = open_checked(at)
     on_cpu = replace(config.model, scan_backend="torch")
-    load_initial_weights(build_model(on_cpu, config.objective.context_frames), checkpoint, config)
-    return InitialWeights(checkpoint=at, targets_seen=checkpoint.meta["targets_seen"])
+    _load(build_model(on_cpu, config.objective.context_frames), checkpoint, config)
+    return InitialWeights(checkpoint=without_key(at), targets_seen=checkpoint.meta["targets_seen"])
+
+
+def load_initial_weights(model: WorldModel, initial: InitialWeights, config: RunConfig) -> None:
+    """Load the weights that were found when the run was new.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    location = initial.checkpoint
+    if config.init_from is not None and (key := KEY.search(config.init_from)) is not None:
+        location = location.replace("://", f"://{key[0]}", 1)
+    _load(model, open_checked(location), config)
 
 
 def open_checked(location: str) -> Checkpoint:
@@ -58,8 +70,8 @@ def open_checked(location: str) -> Checkpoint:
         raise UserError(f"init_from: checkpoint {store.location} is damaged ({error}); name another one") from error
 
 
-def load_initial_weights(model: WorldModel, checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Load the weights of another run.
+def _load(model: WorldModel, checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Load the weights of a checkpoint.
 
     Raises:
         UserError: that network has another shape than the config's.

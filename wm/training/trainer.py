@@ -16,7 +16,7 @@ import torch
 from datasets.loading.sequences import ORDER_VERSION, Cursor, SequenceOrder
 from datasets.runtime.errors import UserError
 from datasets.runtime.uris import without_credentials
-from wm.checkpoints.initial import load_initial_weights, open_checked
+from wm.checkpoints.initial import load_initial_weights
 from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.staging import Snapshot
 from wm.config.run_identity import changed_options
@@ -309,7 +309,7 @@ class Trainer:
                 initial = self.run.initial_weights()
                 if initial is not None:
                     self._initial_weights = asdict(initial)
-                    load_initial_weights(self.model, open_checked(initial.checkpoint), self.config)
+                    load_initial_weights(self.model, initial, self.config)
             except UserError as problem:
                 error = str(problem)
         self._initial_weights, error = distributed.broadcast_object((self._initial_weights, error))
