@@ -7,6 +7,8 @@ each in its own process. With --num-threads below the number of cores, a core is
 Start-up is reported separately: from the command to the first update, including the start of Ray. The steady speed of
 a variant is the median over the progress lines of its runs, without the first line of each. `overhead_share` is the
 loss of steady speed, and `run_of_180_s_share` how much longer a run of three minutes takes, start-up included.
+`progress_ms` and `report_ms` are what two workers wait for Ray every ten seconds (notice of a preemption), and for each
+validation (metrics and a pointer to the checkpoint), medians.
 Prints a table; the last line is one JSON object.
 """
 
@@ -21,7 +23,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from inputs.synthetic_corpus import synthetic_corpus
@@ -37,6 +39,7 @@ POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 600.0
 RUN_SECONDS = 180.0
 CALIBRATION_SHARE = 0.2
+NUM_REPORTING, NUM_REPORTS, REPORT_EVERY_S = 2, 8, 1.5
 TINY_TARGETS = 10_000
 
 
@@ -190,6 +193,52 @@ def summary(legs: list[Leg]) -> dict[str, Any]:
     }
 
 
+def reporting_ms() -> dict[str, float]:
+    """How long a worker is held by what it tells and asks Ray."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from datasets.runtime.ray_cluster import start_ray
+
+    start_ray(min_cpus=NUM_REPORTING)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        api: Any = ray.train  # what it exports depends on RAY_TRAIN_V2_ENABLED, which type checkers do not know
+        worker: Any = _report_repeatedly  # Ray returns what it returns, but does not declare that it may
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config={"out": f"{folder}/run"},
+            scaling_config=api.ScalingConfig(num_workers=NUM_REPORTING),
+            run_config=api.RunConfig(storage_path=f"{folder}/ray"),
+        )
+        result = trainer.fit()
+    ray.shutdown()
+    return cast(Any, result).return_value
+
+
+def _report_repeatedly(task: dict[str, Any]) -> dict[str, float]:
+    """Runs on each worker."""
+    from wm.evaluation.metrics import METRICS
+    from wm.launch import ray_reporter
+    from wm.runs.run import Run
+
+    ray_reporter.MIN_REPORT_S = 0.0
+    out = Path(task["out"])
+    out.mkdir(exist_ok=True)
+    reporter = ray_reporter.RayReporter(Run(RunConfig(out=out)))
+    shared = {"targets_seen": 1, "seconds": 1.0, "num_targets": 1, "epochs": 1.0}
+    rows = [{"context": context, **shared, **dict.fromkeys(METRICS, 0.5)} for context in (1, 5, 10, 30, 60, 120)]
+    seconds: dict[str, list[float]] = {"progress_ms": [], "report_ms": []}
+    for _ in range(NUM_REPORTS):
+        time.sleep(REPORT_EVERY_S)
+        began = time.perf_counter()
+        reporter.on_progress({"loss": 1.0})
+        between = time.perf_counter()
+        reporter.on_validation(rows)
+        seconds["progress_ms"].append(between - began)
+        seconds["report_ms"].append(time.perf_counter() - between)
+    return {name: 1e3 * statistics.median(found) for name, found in seconds.items()}
+
+
 def main() -> None:
     """Measure both variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,6 +267,10 @@ def main() -> None:
         f"Ray takes {found['overhead_share']:.1%} of the steady speed and starts "
         f"{found['startup_s'] - found['plain_startup_s']:.1f} s later; a run of three minutes is "
         f"{found['run_of_180_s_share']:.1%} longer"
+    )
+    found |= reporting_ms()
+    print(
+        f"two workers wait {found['progress_ms']:.0f} ms every ten seconds, {found['report_ms']:.0f} ms per validation"
     )
     print(json.dumps({"device": "cuda" if torch.cuda.is_available() else "cpu"} | found))
 
