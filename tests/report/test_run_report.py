@@ -134,6 +134,14 @@ def test_the_log_and_the_corpus_are_shown(page):
     assert [note["text"] for note in stages["layout"]["annotations"]] == ["120 (60%)", "80 (40%)"]
 
 
+def test_the_page_says_which_checkpoint_was_evaluated_and_which_validation_was_best(inputs):
+    best = {"metric": "change_acc", "context": 10, "value": 0.7123, "num_targets": 2_000, "targets_seen": 30_000}
+    inputs["evaluation"] |= {"training": {"state": "trained", "targets_seen": 40_000, "best": best}}
+    words = Page(render_report(**inputs)).words
+    assert "40,000 targets, trained" in words
+    assert "change_acc 0.712 at K = 10 on 2,000 frames, after 30,000 targets" in words
+
+
 def test_the_page_tells_how_to_reproduce_the_run(page):
     words = page.words
     assert words.count("wm train a.yaml") == 1

@@ -22,6 +22,7 @@ from wm.checkpoints.reader import open_checkpoint
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.evaluation.game_sums import metric_values
+from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
 from wm.training.divergence import DivergedError
@@ -165,7 +166,7 @@ def test_with_as_many_frames_at_the_end_as_in_a_validation_the_end_is_evaluated_
     assert result.rows[0]["targets_seen"] == result.targets_seen
 
 
-def test_the_last_checkpoint_is_compared_with_the_others_on_the_frames_of_a_validation(config, tmp_path):
+def test_the_last_checkpoint_is_compared_with_the_others_on_the_frames_of_a_validation(config, tmp_path, capsys):
     config = replace(with_targets(config, 8), out=tmp_path / "run")
     config = replace(config, eval=replace(config.eval, contexts=(2, 5), every_targets=2 * STEP, best_metric="pos_mae"))
     rows: list[Row] = []
@@ -181,6 +182,10 @@ def test_the_last_checkpoint_is_compared_with_the_others_on_the_frames_of_a_vali
         "metric": "pos_mae", "context": 5, "num_targets": 20, "targets_seen": best, "value": errors[best]
     }  # fmt: skip
     assert open_checkpoint(config.out / "best").meta["targets_seen"] == best
+    found = evaluate_checkpoint(config.out / "best", config.train_corpus, ("5",), split="all", num_targets=20)
+    assert found["training"]["targets_seen"] == best
+    assert f"pos_mae {errors[best]:.3f} at K = 5 on 20 frames, after {best:,} targets" in capsys.readouterr().out
+    assert (config.out / "eval.json").exists()
 
 
 def test_evaluations_after_the_checkpoint_are_removed_by_a_resume_and_by_a_rollback(config, tmp_path, monkeypatch):

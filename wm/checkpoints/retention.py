@@ -71,6 +71,20 @@ def retained(metas: Mapping[CheckpointName, dict[str, Any]], keep_last: int) -> 
     return set(sorted(metas)[-keep_last:]) | ({best} if best is not None else set())
 
 
+def best_text(best: Mapping[str, Any]) -> str:
+    """The best validation for readers; empty if there is none.
+
+    Args:
+        best: as in meta.json.
+    """
+    if best.get("value") is None:
+        return ""
+    return (
+        f"{best['metric']} {best['value']:.3f} at K = {best['context']} on {best['num_targets']:,} frames, "
+        f"after {best['targets_seen']:,} targets"
+    )
+
+
 def _default_context(rows: list[Row]) -> int:
     contexts = {row["context"] for row in rows}
     return PREFERRED_CONTEXT if PREFERRED_CONTEXT in contexts else max(contexts, default=PREFERRED_CONTEXT)

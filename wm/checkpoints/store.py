@@ -44,6 +44,11 @@ class Checkpoint:
     config: RunConfig
     meta: dict[str, Any]
 
+    @property
+    def state(self) -> str:
+        """The run's state at this checkpoint, see `wm.runs.run`: `training`, `trained` or `finished`."""
+        return "finished" if self.meta.get("finished") else "trained" if self.meta.get("trained") else "training"
+
 
 class NewestIntact(NamedTuple):
     """Result of `CheckpointStore.newest_intact`."""

@@ -13,9 +13,11 @@ from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import Split
 from wm.checkpoints.reader import load_model, open_checkpoint
+from wm.checkpoints.retention import best_text
 from wm.checkpoints.store import RUN_SUBFOLDER, Checkpoint
 from wm.evaluation.metrics import Context
 from wm.evaluation.summary import default_contexts, evaluate, table
+from wm.training.host_memory import raise_malloc_thresholds
 
 EVAL_FILE = "eval.json"
 
@@ -33,7 +35,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint, print the table and write the JSON.
 
     Args:
-        checkpoint: folder or URI of a checkpoint or of a run.
+        checkpoint: folder or URI of a checkpoint, of a run (its newest one), or RUN/best.
         contexts: numbers of frames or `stream`; empty for the model's defaults.
         num_targets: evaluated frames; None for all.
         out: path of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
@@ -41,16 +43,22 @@ def evaluate_checkpoint(
     opened = open_checkpoint(checkpoint)
     model = load_model(opened)
     device = torch.device("cuda" if use_gpu else "cpu")
+    if device.type == "cpu":
+        raise_malloc_thresholds()
     if use_gpu and not torch.cuda.is_available():
         raise UserError("--use-gpu is set, but there is no CUDA device; leave it out, or install a CUDA torch")
     index = index_games(open_corpus(corpus), split, opened.config.split, for_evaluation=True)
     chosen = parse_contexts(contexts) or default_contexts(model)
     result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
-    result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result
+    training = {"state": opened.state, "targets_seen": opened.meta["targets_seen"], "best": opened.meta.get("best", {})}
+    result = {"checkpoint": opened.location, "training": training, "corpus": str(corpus), "split": split} | result
     out = out or _folder_of(opened) / EVAL_FILE
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(out, result)
     print(table(result))
+    print(f"\n{opened.location}: after {training['targets_seen']:,} targets, {training['state']}")
+    if best := best_text(training["best"]):
+        print(f"best validation until then: {best}; `wm eval RUN/best CORPUS` evaluates the run's best checkpoint")
     trained_on_all = opened.config.train_split == "all" or opened.config.eval_corpus is not None
     if trained_on_all and corpus.resolve() == opened.config.train_corpus:
         print("\nthis model was trained on all games of this corpus: it is evaluated on its training data")

@@ -12,6 +12,7 @@ from pydantic import ByteSize
 from datasets.corpus.info import CorpusInfo
 from datasets.runtime.text_format import format_duration
 from datasets.schema.reject_reasons import REJECT_REASONS
+from wm.checkpoints.retention import best_text
 from wm.evaluation.metrics import context_text
 from wm.report.numbers import finite, format_count
 from wm.report.page import render_page, write_page
@@ -97,7 +98,9 @@ def render_report(
         context_text=context_text,
         best=best,
         tiles=[_tile(metric, model, results) for metric in HEADLINE_METRICS] if model else [],
-        training_facts=_training_facts([row for row in log_rows if row.get("kind") == "train"]),
+        training_facts=_training_facts(
+            [row for row in log_rows if row.get("kind") == "train"], evaluation.get("training") or {}
+        ),
         learning_charts=learning_charts(log_rows, results),
         has_validation=any(row.get("kind") == "eval" for row in log_rows),
         context_charts=context_charts(results),
@@ -146,7 +149,11 @@ def _verdict(metric: MetricInfo, model: Result, baseline: Result | None) -> tupl
     return (f"✓ better than {versus}", "good") if is_better else (f"✗ worse than {versus}", "bad")
 
 
-def _training_facts(train: Sequence[dict[str, Any]]) -> Facts:
+def _training_facts(train: Sequence[dict[str, Any]], checkpoint: Mapping[str, Any]) -> Facts:
+    """
+    Args:
+        checkpoint: `training` of the evaluation: state of the run and best validation at the evaluated checkpoint.
+    """
     facts = [("Targets seen", format_count(row.get("targets_seen"))) for row in train[-1:]]
     seconds, speeds = (
         [value for row in train if (value := finite(row.get(key))) is not None] for key in ("seconds", "targets_per_s")
@@ -155,6 +162,12 @@ def _training_facts(train: Sequence[dict[str, Any]]) -> Facts:
         facts.append(("Training time", format_duration(max(seconds))))
     if speeds:
         facts.append(("Median speed", f"{format_count(statistics.median(speeds))} targets/s"))
+    if checkpoint:
+        facts.append(
+            ("Evaluated checkpoint", f"{format_count(checkpoint['targets_seen'])} targets, {checkpoint['state']}")
+        )
+    if best := best_text(checkpoint.get("best") or {}):
+        facts.append(("Best validation", best))
     return facts
 
 

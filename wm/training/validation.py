@@ -121,7 +121,8 @@ class Validation:
         if not is_better(row, self.best):
             return False
         value = row[self.best["metric"]]
-        self.best |= {"value": value, "num_targets": row["num_targets"], "targets_seen": targets_seen}
+        # A new dictionary: a thread may be writing the old one with a checkpoint.
+        self.best = self.best | {"value": value, "num_targets": row["num_targets"], "targets_seen": targets_seen}
         return True
 
     def next_at(self, targets_seen: int) -> int:
