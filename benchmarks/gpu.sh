@@ -24,7 +24,7 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON=python3
   [ -x .venv/bin/python ] && PYTHON=.venv/bin/python
 fi
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$OUT"
 failed=()
 
@@ -85,7 +85,9 @@ export PYTHON OUT
 run() {
   local name=$1 seconds=$2
   shift 2
-  part "$name" "$seconds" "$PYTHON" "benchmarks/$name.py" "$@" --json "$OUT/$name.json" "${tiny[@]}"
+  local script=benchmarks/$name.py
+  [ -f "$script" ] || script=benchmarks/gpu/$name.py
+  part "$name" "$seconds" "$PYTHON" "$script" "$@" --json "$OUT/$name.json" "${tiny[@]}"
 }
 
 # CONFIG:SCAN:MODE:BATCH, in order of importance; graphs and kernels of CUDA become plain updates in a tiny run.

@@ -30,10 +30,10 @@ from wm.objective.losses import ground_truth
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
-import gpu_correctness  # noqa: E402
 import ray_overhead  # noqa: E402
 import time_to_quality  # noqa: E402
 import train_step  # noqa: E402
+from gpu import gpu_correctness  # noqa: E402
 from measures import host_traffic, results_file, step_cases, validation  # noqa: E402
 from measures.flops import flops_per_target  # noqa: E402
 from older_system import networks as older_networks  # noqa: E402

@@ -1,6 +1,6 @@
 """Checks that the GPU computes what the CPU computes: kernels, updates, cached frames, and no host synchronization.
 
-    python benchmarks/gpu_correctness.py [CORPUS] [--tiny]
+    PYTHONPATH=.:benchmarks python benchmarks/gpu/gpu_correctness.py [CORPUS] [--tiny]
 
 Errors are relative to the largest value (outputs) or norm (gradients, updates):
 - kernels: a block with the Triton kernels against plain torch, as before each training run.

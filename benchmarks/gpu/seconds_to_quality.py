@@ -1,6 +1,6 @@
 """Seconds of training until the validation reaches marks of `change_acc`, in this process, without Ray.
 
-    python benchmarks/seconds_to_quality.py TRAIN_CORPUS EVAL_CORPUS [--marks 0.70 0.75] [--seconds 120] [--json FILE]
+    PYTHONPATH=.:benchmarks python benchmarks/gpu/seconds_to_quality.py TRAIN_CORPUS EVAL_CORPUS [--seconds 120]
 
 Trains a config on all games of one corpus and evaluates it at K = 10 on those of another one. Seconds are training
 time, without the validations. Further `--dotted.name value` options change the config. Ends at the last mark.

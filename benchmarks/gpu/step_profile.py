@@ -1,6 +1,6 @@
 """Where the time of an update goes: by group of kernels, the host's share, launches, and the share of the peak.
 
-    python benchmarks/step_profile.py [--config mamba2-medium] [--batch 512] [--mode eager] [--json FILE]
+    PYTHONPATH=.:benchmarks python benchmarks/gpu/step_profile.py [--batch 512] [--modes eager graph]
 
 Prints, for each mode, milliseconds per update: wall-clock time, time in kernels by group, time that the host takes to
 launch the update, and the longest kernels. On a CPU the groups are of operators. Guards `wm/model/` on CUDA.
