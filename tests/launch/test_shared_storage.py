@@ -67,6 +67,8 @@ def test_only_local_relative_paths_are_refused_on_a_cluster(config):
     refuse_relative_paths(replace(config, out=Path("~/run")))
     with pytest.raises(UserError, match=r"checkpoint\.storage_path=store is relative"):
         refuse_relative_paths(replace(config, checkpoint=CheckpointConfig(storage_path="store")))
+    with pytest.raises(UserError, match="init_from=runs/old is relative"):
+        refuse_relative_paths(replace(config, init_from="runs/old"))
 
 
 def test_a_corpus_that_one_node_lacks_is_refused_with_the_nodes_name(config, monkeypatch):

@@ -159,6 +159,8 @@ def _crashed_too_often(run: Run, history: CrashHistory, failure: TrainingFailedE
     past = history.attempts()
     crashes = [attempt for attempt in past if not attempt.is_preempted]
     resume = f"run the same command again to resume from {0 if meta is None else meta['targets_seen']:,} targets"
+    if isinstance(failure, ControllerError):
+        return f"Ray Train's controller failed ({_last_line(failure)}); when that is mended, {resume}"
     if len(crashes) <= run.config.max_failures:  # the other failures are workers that did not start
         again = " again" if past else ""
         return f"the run's workers did not start{again} ({_last_line(failure)}); {history.remedy()}, then {resume}"

@@ -31,12 +31,13 @@ def refuse_relative_paths(config: RunConfig) -> None:
         "out": config.out,
         "train_corpus": config.train_corpus,
         "eval_corpus": config.eval_corpus,
+        "init_from": config.init_from,
         "checkpoint.storage_path": config.checkpoint.storage_path,
     }
     for name, path in paths.items():
         if path is not None and not is_remote(str(path)) and not Path(path).expanduser().is_absolute():
             remedy = "a path that every node sees"
-            if name in ("out", "checkpoint.storage_path"):
+            if not name.endswith("corpus"):
                 remedy += ", or an s3:// or gs:// URI"
             raise UserError(f"{name}={path} is relative, but the run is on a cluster (RAY_ADDRESS); give {remedy}")
 
