@@ -22,6 +22,8 @@ class S3Server:
     def __init__(self) -> None:
         self.port = 0
         self.start()
+        # What servers store belongs to the process: forget that of an earlier one.
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}/moto-api/reset", method="POST"))
         self.client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1")
         self.client.create_bucket(Bucket="bucket")
 
