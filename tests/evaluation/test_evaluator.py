@@ -18,7 +18,7 @@ from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.model_config import ModelConfig
-from wm.evaluation import evaluator
+from wm.evaluation import evaluator, target_frames
 from wm.evaluation.baselines import BASELINES
 from wm.evaluation.evaluator import evaluate_stream, evaluate_windows
 from wm.evaluation.metrics import EvalRecords, compute_metrics
@@ -244,6 +244,21 @@ def test_a_model_and_the_baselines_are_evaluated_on_the_same_frames(index, model
             assert sum(part["count"] for part in slices.values()) == 2 * NUM_TARGETS
     text = table(result)
     assert all(name in text for name in BASELINES)
+
+
+def test_an_evaluation_in_groups_of_games_equals_that_of_all_games_at_once(index, model, monkeypatch):
+    index = only(index, some_short_games(index))
+    options = {"contexts": (3, "stream"), "num_targets": NUM_TARGETS, "device": CPU, "precision": "fp32"}
+    at_once = evaluate(model, index, **options)
+    monkeypatch.setattr(target_frames, "KEPT_FRAMES", 0)
+    monkeypatch.setattr(target_frames, "GROUP_FRAMES", 1_000)
+    in_groups = evaluate(model, index, **options)
+    assert in_groups["num_games"] == at_once["num_games"] == 3
+    for one, other in zip(in_groups["results"], at_once["results"], strict=True):
+        assert (one["predictor"], one["context"]) == (other["predictor"], other["context"])
+        for name, metric in one["metrics"].items():
+            expected = [other["metrics"][name][end] for end in ("value", "low", "high")]
+            assert [metric[end] for end in ("value", "low", "high")] == pytest.approx(expected, rel=1e-4), name
 
 
 def test_an_impossible_context_is_a_user_error(index, model):

@@ -35,7 +35,7 @@ from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 C = TypeVar("C", bound=Context)
 F = TypeVar("F", Frames, Prediction)
-WINDOW_BATCH_FRAMES = {"cpu": 4_096, "cuda": 65_536}
+WINDOW_BATCH_FRAMES = {"cpu": 2_048, "cuda": 65_536}
 """Frames of a batch of windows, by type of device. On a GPU a frame takes about 20 KB in the medium network."""
 STREAM_GAMES = 32
 STREAM_CHUNK_FRAMES = 64
