@@ -30,7 +30,7 @@ from tiny_runs import (
 import wm.training.trainer
 from datasets.loading.sequences import Cursor
 from datasets.runtime.errors import UserError
-from wm.checkpoints.reader import load_weights, open_checkpoint
+from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.writer import CheckpointWriter
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import CheckpointConfig, ObjectiveConfig, RunConfig
@@ -174,6 +174,8 @@ def test_a_run_with_automatic_batch_size_scales_its_learning_rate_logs_it_and_ke
     assert start["learning_rate"] == pytest.approx(optimizer.learning_rate * (batch_size / 16) ** 0.5)
     assert start["warmup_targets"] == 8 * STEP  # one update with the reference batch, and one with this
     assert start["batch_size"] == 128
+    adamw = load_resume(checkpoints(config)[-1])["optimizer"]["parts"][-1]
+    assert [group["betas"] for group in adamw["param_groups"]] == [pytest.approx((0.5, 0.92))] * 2
     again = replace(config, out=tmp_path / "again", max_seconds=None)
     again = replace(again, optimizer=replace(optimizer, batch_size=8, learning_rate=1.0))
     with monkeypatch.context() as patch:
