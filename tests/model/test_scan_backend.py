@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -62,3 +64,15 @@ def test_a_padded_layer_equals_an_unpadded_one(monkeypatch, inputs, outputs):
         results.append([out, *(leaf.grad for leaf in leaves)])
         torch.testing.assert_close(out, F.linear(*leaves))
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_kernels_are_tuned_again_after_the_comparison(monkeypatch):
+    class Autotuner:
+        cache = {"key without the batch size": "a config for four sequences"}  # noqa: RUF012
+
+    module = types.ModuleType("mamba_ssm.ops.triton.kernels")
+    module.kernel = Autotuner()  # pyrefly: ignore[missing-attribute]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(scan_backend, "_wrong_numbers", lambda *_: None)
+    assert choose_scan_backend(CONFIG, CUDA, "auto", 64).backend == "triton"
+    assert not Autotuner.cache

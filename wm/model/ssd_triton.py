@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import types
 
+import torch
 from torch import Tensor
 
 from datasets.runtime.errors import UserError
@@ -50,6 +51,7 @@ def forget_tuning() -> None:
                     kernel.cache.clear()
 
 
+@torch.compiler.disable  # Dynamo cannot trace the pre-hooks of the kernels' tuning
 def scan(
     x_BTHD: Tensor,
     dt_BTH: Tensor,
