@@ -35,12 +35,12 @@ from measures.results_file import ResultsFile
 from measures.step_cases import SHIPPED, Case, batch_of, cases, time_limit
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.process.host_memory import PeakHostMemory, raise_malloc_thresholds
 from wm.config.run_config import RunConfig
 from wm.data.synthetic_batch import synthetic_batch
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model
 from wm.training.compilation import should_compile
-from wm.training.host_memory import PeakHostMemory, raise_malloc_thresholds
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
 

@@ -22,6 +22,7 @@ import torch
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games
 from datasets.runtime.hardware import num_cores
+from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from wm.config.run_config import RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
@@ -31,7 +32,6 @@ from wm.evaluation.evaluator import evaluate_windows
 from wm.evaluation.game_sums import metric_values, serialize, sums_by_game
 from wm.evaluation.target_frames import EvaluationFrames
 from wm.model.world_model import WorldModel, build_model
-from wm.training.host_memory import raise_malloc_thresholds
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
 

@@ -18,7 +18,7 @@ from wm.launch.train_worker import work
 from wm.runs.crash_history import ATTEMPTS_FILE, CrashHistory
 from wm.runs.run import Run
 from wm.runs.run_log import read_log
-from wm.training.resume import agreed_checkpoint
+from wm.training.starting_point import agreed_checkpoint
 
 
 @pytest.fixture

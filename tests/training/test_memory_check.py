@@ -20,6 +20,7 @@ from tiny_runs import tiny_run
 from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes
+from datasets.runtime.process.host_memory import PeakHostMemory
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import ObjectiveConfig, OptimizerConfig, RunConfig
 from wm.config.typed_yaml import to_plain
@@ -27,7 +28,6 @@ from wm.data.synthetic_batch import synthetic_batch
 from wm.model.encoding import Frames, category, controllers
 from wm.model.world_model import build_model
 from wm.training import memory_check
-from wm.training.host_memory import PeakHostMemory
 from wm.training.memory_check import check_memory, estimate_cpu_memory, largest_batch_size, largest_power_of_two
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep

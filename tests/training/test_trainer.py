@@ -27,6 +27,8 @@ from tiny_runs import (
     with_targets,
 )
 
+import wm.training.open_batches
+import wm.training.starting_point
 import wm.training.trainer
 from datasets.loading.sequences import Cursor
 from datasets.runtime.errors import UserError
@@ -302,7 +304,7 @@ def test_a_rollback_frees_the_weights_of_the_diverged_run_before_the_next_memory
         models.append(weakref.ref(built.pop()))
         alive.append([model() is not None for model in models])
 
-    monkeypatch.setattr(wm.training.trainer, "check_memory", check_memory)
+    monkeypatch.setattr(wm.training.open_batches, "check_memory", check_memory)
     monkeypatch.setattr(wm.training.trainer.Trainer, "update", diverge_once)
     gc.disable()
     try:
@@ -407,7 +409,7 @@ def test_a_nan_weight_stops_the_run_before_any_update(config, tmp_path, built, m
         with torch.no_grad():
             model.get_parameter("heads.linear.bias")[0] = float("nan")
 
-    monkeypatch.setattr(wm.training.trainer, "load_weights", load_with_nan)
+    monkeypatch.setattr(wm.training.starting_point, "load_weights", load_with_nan)
     again = replace(config, out=tmp_path / "again")
     with pytest.raises(DivergedError, match="not finite"):
         run(again, resume=checkpoints(config)[0])

@@ -11,13 +11,13 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import index_games
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
+from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from datasets.schema.splits import Split
 from wm.checkpoints.reader import load_model, open_checkpoint
 from wm.checkpoints.retention import best_text
 from wm.checkpoints.store import RUN_SUBFOLDER, Checkpoint
 from wm.evaluation.metrics import Context
 from wm.evaluation.summary import default_contexts, evaluate, table
-from wm.training.host_memory import raise_malloc_thresholds
 
 EVAL_FILE = "eval.json"
 

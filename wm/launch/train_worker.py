@@ -22,7 +22,7 @@ from wm.runs.run_files import Lock
 from wm.runs.run_log import LOG_FILE
 from wm.runs.stop_request import request_stop
 from wm.training import distributed
-from wm.training.resume import agreed_checkpoint
+from wm.training.starting_point import agreed_checkpoint
 from wm.training.trainer import train
 from wm.training.validation import Row
 

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_map
 from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes
+from datasets.runtime.process.host_memory import PeakHostMemory, malloc_trim
 from wm.data.batches import unused_gpu_bytes
 from wm.data.pools import BYTES_PER_FRAME
 from wm.data.synthetic_batch import synthetic_batch
 from wm.model.precision import uses_bf16
 from wm.model.world_model import num_parameters
 from wm.training import distributed
-from wm.training.host_memory import PeakHostMemory, malloc_trim
 from wm.training.schedule import largest_useful_batch
 from wm.training.train_step import NonFiniteGradientError, TrainStep
 

@@ -13,15 +13,12 @@ from typing import Any
 
 import torch
 
-from datasets.loading.sequences import ORDER_VERSION, Cursor, SequenceOrder
-from datasets.runtime.errors import UserError
+from datasets.loading.sequences import ORDER_VERSION
+from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from datasets.runtime.uris import without_credentials
-from wm.checkpoints.initial import load_initial_weights
-from wm.checkpoints.reader import load_resume, load_weights, open_checkpoint
 from wm.checkpoints.staging import Snapshot
-from wm.config.run_identity import changed_options
-from wm.data.batches import BatchLoader, LocalBatch, device_bytes
-from wm.data.training_data import TrainingData, check_same_games, games_digest
+from wm.data.batches import LocalBatch
+from wm.data.training_data import TrainingData, games_digest
 from wm.model.precision import uses_bf16
 from wm.model.world_model import build_model, num_parameters
 from wm.runs.run import Run
@@ -29,15 +26,13 @@ from wm.training import distributed
 from wm.training.compilation import compile_during, is_compiled, restore_eager, should_compile
 from wm.training.device import agreed_scan_backend, select_device
 from wm.training.divergence import DivergedError, DivergenceDetector
-from wm.training.host_memory import raise_malloc_thresholds
-from wm.training.memory_check import check_memory, largest_batch_size
+from wm.training.open_batches import open_batches
 from wm.training.optimizer import Optimizer
 from wm.training.recorder import Recorder
-from wm.training.resume import agreed_checkpoint
-from wm.training.schedule import Schedule, schedule_for
+from wm.training.starting_point import agreed_checkpoint, begin, restore
 from wm.training.throughput import Throughput, peak_gb
 from wm.training.train_step import NonFiniteGradientError, StepStats, TrainStep
-from wm.training.validation import Evaluation, Row, Validation, validation_device_bytes
+from wm.training.validation import Evaluation, Row, Validation
 
 OnValidation = Callable[[list[Row]], None]
 """Takes the rows of one validation, one per context; called on every rank equally often."""
@@ -121,9 +116,8 @@ class Trainer:
         network = replace(config.model, scan_backend=self._scan.backend)
         self.model = build_model(network, config.objective.context_frames).to(self.device)
         self.optimizer = Optimizer(self.model, config)
-        self._initial_weights: dict[str, Any] | None = None
-        self._changed = ""
-        meta: dict[str, Any] = self._begin() if resume is None else self._restore(resume)
+        start = begin(run, self.model) if resume is None else restore(resume, run, data, self.model, self.optimizer)
+        meta, self._start = start.meta, start
         self.targets_seen: int = meta.get("targets_seen", 0)
         self.num_updates: int = meta.get("step", 0)
         self.last_rows: list[Row] = meta.get("metrics", [])
@@ -138,13 +132,15 @@ class Trainer:
         self._compiles = should_compile(self.model, config, self.device)
         closing.callback(restore_eager, self.model)
         self._step = TrainStep(self.model, self.optimizer, config, self.device, self._recorder.warn)
-        self._open_feed(meta, closing)
+        batches = open_batches(self._step, data, meta, self._recorder.warn, closing)
+        self._feed, self.batch_size, self._schedule = batches.loader, batches.batch_size, batches.schedule
+        self._epoch = self._feed.cursor.epoch
         self._validation = Validation(config, data, self.device, meta.get("best", {}))
         closing.callback(self._validation.close)
         self._next_validation = self._validation.next_at(self.targets_seen)
         self._last_log = self._last_save = self._last_progress = time.monotonic()
         # A run that began with other weights saves at once: from then on it does not need their checkpoint.
-        self._is_save_due = resume is None and self._initial_weights is not None
+        self._is_save_due = resume is None and start.initial_weights is not None
         self.is_interrupted = False
         self._is_out_of_time = config.max_seconds is not None and self._throughput.seconds >= config.max_seconds
         self._is_trained: bool = self.is_over and meta.get("trained", False)
@@ -289,83 +285,6 @@ class Trainer:
         )  # fmt: skip
         return None if found is None else found.path
 
-    def _restore(self, checkpoint: Path) -> dict[str, Any]:
-        """Load weights and optimizer state; returns the checkpoint's meta.json."""
-        load_weights(self.model, checkpoint)
-        state = load_resume(checkpoint)
-        self.optimizer.load_state_dict(state.get("optimizer") or state["optimiser"])  # version 0.1: optimiser
-        saved = open_checkpoint(checkpoint)
-        meta = saved.meta
-        check_same_games(meta, self.data)
-        self._initial_weights = meta.get("initial_weights")
-        self._changed = changed_options(saved.config, self.config)
-        return meta
-
-    def _begin(self) -> dict[str, Any]:
-        """Load the weights that `init_from` names, if any; the other ranks receive rank 0's."""
-        error = None
-        if distributed.rank() == 0:
-            try:
-                initial = self.run.initial_weights()
-                if initial is not None:
-                    self._initial_weights = asdict(initial)
-                    load_initial_weights(self.model, initial, self.config)
-            except UserError as problem:
-                error = str(problem)
-        self._initial_weights, error = distributed.broadcast_object((self._initial_weights, error))
-        if error is not None:
-            raise UserError(error)
-        return {}
-
-    def _open_feed(self, meta: dict[str, Any], closing: ExitStack) -> None:
-        """Choose the batch size, check that a step fits beside the frames, and open the batches."""
-        train, ranks = self.data.train, distributed.world_size()
-        sharing: dict[str, Any] = {
-            "data": self.config.data, "world_size": ranks, "local_ranks": distributed.local_world_size(),
-        }  # fmt: skip
-        for_validation = validation_device_bytes(self.config, self.device)
-        if meta:
-            self.batch_size: int = meta["batch_size"]
-        elif self.config.optimizer.batch_size != "auto":
-            self.batch_size = self.config.optimizer.batch_size
-        else:
-            reserved = device_bytes(self._order(ranks), train, self.device, **sharing) + for_validation
-            fits = largest_batch_size(self._step, train, reserved)
-            self.batch_size = min(distributed.all_gather_object(fits)) * ranks
-        has_schedule = "schedule" in meta
-        self._schedule = Schedule(**meta["schedule"]) if has_schedule else schedule_for(self.config, self.batch_size)
-        self.optimizer.set_betas(self._schedule.beta1, self._schedule.beta2)
-        order = self._order(self.batch_size)
-        reserved = device_bytes(order, train, self.device, **sharing) + for_validation
-        check_memory(self._step, -(-self.batch_size // ranks), reserved)
-        cursor = self._cursor(order, meta) if meta else None
-        self._feed = BatchLoader(order, train, self.device, rank=distributed.rank(), cursor=cursor, **sharing)
-        closing.callback(self._feed.close)
-        self._epoch = self._feed.cursor.epoch
-
-    def _cursor(self, order: SequenceOrder, meta: dict[str, Any]) -> Cursor:
-        """The next batch of a resumed run; a warning if an older version had another order of batches."""
-        saved = Cursor(**meta["cursor"])
-        cursor = order.nearest(saved, meta.get("order_version", 1))
-        if cursor != saved:
-            self._recorder.warn(
-                "the checkpoint is of a version with another order of batches; continuing at the beginning of pool "
-                f"{cursor.pool} of epoch {cursor.epoch}: some of its examples are seen again"
-            )
-        return cursor
-
-    def _order(self, batch_size: int) -> SequenceOrder:
-        """The order of the run's examples, the same for any number of workers.
-
-        Args:
-            batch_size: examples over all ranks.
-        """
-        config = self.config
-        return SequenceOrder(
-            self.data.train, sequence_frames=config.objective.example_frames, stride=config.objective.predictions,
-            batch_size=batch_size, seed=config.seed, pool_frames=config.data.pool_frames, lanes=config.data.lanes,
-        )  # fmt: skip
-
     def _learning_rate(self) -> float:
         return self._schedule.learning_rate(self.targets_seen) * self.config.divergence.lr_factor**self.num_rollbacks
 
@@ -386,7 +305,7 @@ class Trainer:
             "order_version": ORDER_VERSION,
             "batch_size": self.batch_size,
             "schedule": asdict(self._schedule),
-            "initial_weights": self._initial_weights,
+            "initial_weights": self._start.initial_weights,
             "rollbacks": self.num_rollbacks,
             "divergence": self._divergence.state(),
         }
@@ -394,7 +313,7 @@ class Trainer:
         return Snapshot(model_state=self.model.state_dict(), config=self.config, meta=meta, resume=resume)
 
     def _log_start(self) -> None:
-        initial = self._initial_weights
+        initial = self._start.initial_weights
         if initial is not None:
             initial = initial | {"checkpoint": without_credentials(initial["checkpoint"])}
         self._recorder.log(
@@ -403,7 +322,7 @@ class Trainer:
             train_frames=int(self.data.train.num_frames.sum()), judged_games=len(self.data.evaluation),
             batch_size=self.batch_size, learning_rate=self._schedule.peak,
             warmup_targets=self._schedule.warmup_targets, compiles=self._compiles,
-            scan_backend=self._scan.backend, changed=self._changed, initial_weights=initial,
+            scan_backend=self._scan.backend, changed=self._start.changed, initial_weights=initial,
         )  # fmt: skip
         if self._scan.note is not None:
             self._recorder.warn(self._scan.note)
