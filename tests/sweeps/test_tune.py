@@ -25,6 +25,7 @@ from tune.trials import trials_of
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml
 from wm.model.world_model import build_model, num_parameters
+from wm.runs.stop_request import RUN, STOP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -324,6 +325,8 @@ def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
     finally:
         signal.signal(signal.SIGINT, inherited)
     assert list_checkpoints(first / "checkpoints")
-    assert not list(out.rglob("stop"))
+    requests = list(out.rglob(STOP_FILE))
+    assert requests
+    assert all(path.read_bytes() == RUN for path in requests)
     assert all(state_of(folder) in ("pending", "unfinished") for folder in (first, *others))
     assert not any((folder / "log.jsonl").exists() for folder in others)
