@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MAMBA := mamba-ssm==2.3.2.post1
 # Test processes: more than cores, because many tests wait for Ray or for a process that they killed.
-JOBS ?= 4
+JOBS ?= 3
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 REPLAYS ?=
 DEMO_OUT ?= runs/demo
