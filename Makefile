@@ -16,7 +16,7 @@ DEMO_OUT ?= runs/demo
 
 help:
 	@echo "make demo        replays -> corpus -> world model -> report, in minutes; REPLAYS=path uses your own replays"
-	@echo "make test        format check, linter, type check and tests; JOBS=4 sets the number of test processes"
+	@echo "make test        format check, linter, type check and tests; JOBS=3 sets the number of test processes"
 	@echo "make test-slow   the same, with the slow tests"
 	@echo "make faults      kills training runs, and encodes of REPLAYS=path, at random moments and compares the results"
 	@echo "make format      formats the code and fixes what the linter can fix"
