@@ -30,9 +30,12 @@ from datasets.pipeline.memory_budget import PARSER_BYTES, MemoryPlan, plan_for_c
 from datasets.pipeline.parser_process import ParserProcess
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
+from datasets.runtime.process.termination import end_within
 from datasets.runtime.ray_cluster import start_ray, uses_cluster
 from datasets.sources.storage import is_remote
 
+SHUTDOWN_SECONDS = 15.0
+"""After SIGTERM. The shutdown of Ray Data's executor (2.60) sometimes hangs; what is committed is on the disk by then."""
 CHUNKS_IN_FLIGHT = 2
 """Chunks assigned to a parser at once, so that it does not wait for the driver (`benchmarks/encode.py`)."""
 
@@ -83,6 +86,7 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Generator[Chunk
         UserError: a node of the cluster cannot see the sources or the corpus.
         OSError: a worker could not write to the staging folder.
     """
+    end_within(SHUTDOWN_SECONDS, "wm encode: stopped by SIGTERM; run the same command again to resume")
     if plan is None and not uses_cluster():
         plan = plan_memory(None, num_cores())
     start_ray(object_store_bytes=None if plan is None else plan.object_store_bytes)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from typing import Any, NoReturn
+
+
+_limit: dict[str, Any] = {}
+"""Arguments of `end_within`; empty if it was not called."""
 
 
 class TerminatedError(SystemExit):
@@ -21,6 +27,15 @@ def raise_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _raise_once)
 
 
+def end_within(seconds: float, message: str) -> None:
+    """End the process if it still runs some seconds after SIGTERM: native code may hang in its clean-up.
+
+    Args:
+        message: the line that is then printed on stderr.
+    """
+    _limit.update(seconds=seconds, message=message)
+
+
 def raise_if_terminated() -> None:
     """Raise TerminatedError if SIGTERM has arrived. For loops that call native code.
 
@@ -32,7 +47,16 @@ def raise_if_terminated() -> None:
 
 def _raise_once(_number: int, _frame: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, _ignore)
+    if _limit:
+        timer = threading.Timer(_limit["seconds"], _end)
+        timer.daemon = True
+        timer.start()
     raise TerminatedError
+
+
+def _end() -> None:
+    os.write(2, f"{_limit['message']}\n".encode())
+    os._exit(128 + signal.SIGTERM)
 
 
 def _ignore(_number: int, _frame: Any) -> None:
