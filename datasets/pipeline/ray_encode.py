@@ -35,7 +35,7 @@ from datasets.runtime.ray_cluster import start_ray, uses_cluster
 from datasets.sources.storage import is_remote
 
 SHUTDOWN_SECONDS = 15.0
-"""After SIGTERM. The shutdown of Ray Data's executor (2.60) sometimes hangs; what is committed is on the disk by then."""
+"""After SIGTERM. The shutdown of Ray Data's executor (2.60) sometimes hangs; commits are on the disk by then."""
 CHUNKS_IN_FLIGHT = 2
 """Chunks assigned to a parser at once, so that it does not wait for the driver (`benchmarks/encode.py`)."""
 

@@ -7,7 +7,6 @@ import signal
 import threading
 from typing import Any, NoReturn
 
-
 _limit: dict[str, Any] = {}
 """Arguments of `end_within`; empty if it was not called."""
 
