@@ -29,8 +29,6 @@ from datasets.sources.storage import is_remote, local_path
 RunChunks = Callable[[Feed], Generator[ChunkResult]]
 """Runs `encode_chunk` over a feed's chunks, anywhere, and yields the results in order."""
 
-"""Start of a URI, also of one that a Path has normalized (`s3:/bucket/...`)."""
-
 
 @dataclass(kw_only=True)
 class EncodeSummary:

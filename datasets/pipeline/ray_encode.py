@@ -30,7 +30,7 @@ from datasets.pipeline.memory_budget import PARSER_BYTES, MemoryPlan, plan_for_c
 from datasets.pipeline.parser_process import ParserProcess
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
-from datasets.runtime.process.termination import end_within
+from datasets.runtime.process.termination import ends_within
 from datasets.runtime.ray_cluster import start_ray, uses_cluster
 from datasets.sources.storage import is_remote
 
@@ -86,7 +86,11 @@ def encode_on_ray(feed: Feed, plan: MemoryPlan | None = None) -> Generator[Chunk
         UserError: a node of the cluster cannot see the sources or the corpus.
         OSError: a worker could not write to the staging folder.
     """
-    end_within(SHUTDOWN_SECONDS, "wm encode: stopped by SIGTERM; run the same command again to resume")
+    with ends_within(SHUTDOWN_SECONDS):
+        yield from _encode(feed, plan)
+
+
+def _encode(feed: Feed, plan: MemoryPlan | None) -> Generator[ChunkResult]:
     if plan is None and not uses_cluster():
         plan = plan_memory(None, num_cores())
     start_ray(object_store_bytes=None if plan is None else plan.object_store_bytes)

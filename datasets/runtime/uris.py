@@ -16,6 +16,7 @@ SINGLE_SLASH = re.compile(rf"(?P<scheme>{'|'.join(SCHEMES)}):/?(?!/)")
 """A URI that lacks a slash, as a path library writes it."""
 CREDENTIALS = re.compile(r"(?<=://)[^/?]*@|\?.*")
 URI_AS_PATH = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+"""Start of a URI, also of one that a Path has normalized (`s3:/bucket/...`)."""
 KEY = re.compile(r"(?<=://)[^/?]*@")
 
 

@@ -67,3 +67,35 @@ def test_a_sigterm_whose_exception_was_discarded_is_raised_by_the_next_check():
         with contextlib.suppress(TerminatedError):
             signal.raise_signal(signal.SIGTERM)
         raise_if_terminated()
+
+
+HANGING = """
+import time
+from datasets.runtime.process.command import run_command
+from datasets.runtime.process.termination import TerminatedError, ends_within
+
+def command():
+    with ends_within(1.0):
+        try:
+            print("running", flush=True)
+            time.sleep(300)
+        except TerminatedError:
+            time.sleep(300)
+    return 0
+
+run_command("wm verb", command, resumes=True)
+"""
+
+
+def test_a_clean_up_that_hangs_is_ended_with_the_same_line_and_exit_code():
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=EXIT_SECONDS)
+    assert (process.returncode, errors) == (
+        143,
+        "wm verb: stopped by SIGTERM; run the same command again to resume\n",
+    )

@@ -15,6 +15,7 @@ from datasets.runtime.process.termination import TerminatedError, raise_on_sigte
 from datasets.runtime.ray_files import ray_logs
 
 USAGE_ERROR = 2
+STOPPED = "stopped by SIGTERM"
 
 
 def parse_and_run(command: Callable[..., int | None], verb: str, args: Sequence[str]) -> int:
@@ -39,8 +40,9 @@ def run_command(
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings of libraries are for developers: python -W default -m wm.cli
     prepare_standard_streams()
-    raise_on_sigterm()  # until the process has ended: a second SIGTERM must not change the exit code
-    sys.exit(_exit_code(name, command, user_errors, "; run the same command again to resume" if resumes else ""))
+    resume = "; run the same command again to resume" if resumes else ""
+    raise_on_sigterm(f"{name}: {STOPPED}{resume}")  # until the end: a second SIGTERM must not change the exit code
+    sys.exit(_exit_code(name, command, user_errors, resume))
 
 
 def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Exception], ...], resume: str) -> int:
@@ -52,7 +54,7 @@ def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Ex
     except user_errors as error:
         message, code = f"{error}{_logs_hint()}", USAGE_ERROR
     except TerminatedError:
-        message, code = f"stopped by SIGTERM{resume}", 128 + signal.SIGTERM
+        message, code = f"{STOPPED}{resume}", 128 + signal.SIGTERM
     except KeyboardInterrupt:
         message, code = f"interrupted{resume}", 128 + signal.SIGINT
     except UnicodeEncodeError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
-_limit: dict[str, Any] = {}
-"""Arguments of `end_within`; empty if it was not called."""
+_limits: list[float] = []
+"""Seconds of each `ends_within` that is entered, the innermost last."""
 
 
 class TerminatedError(SystemExit):
@@ -18,21 +20,34 @@ class TerminatedError(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-def raise_on_sigterm() -> None:
+def raise_on_sigterm(message: str = "") -> None:
     """Raise TerminatedError in the main thread on SIGTERM. Called in the main thread.
 
     Later SIGTERMs are ignored: `timeout` and some schedulers send two, and the second must not interrupt the clean-up.
-    """
-    signal.signal(signal.SIGTERM, _raise_once)
-
-
-def end_within(seconds: float, message: str) -> None:
-    """End the process if it still runs some seconds after SIGTERM: native code may hang in its clean-up.
 
     Args:
-        message: the line that is then printed on stderr.
+        message: the line on stderr if `ends_within` ends the process.
     """
-    _limit.update(seconds=seconds, message=message)
+
+    def raise_once(_number: int, _frame: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, _ignore)
+        if _limits:
+            timer = threading.Timer(_limits[-1], _end, [message])
+            timer.daemon = True
+            timer.start()
+        raise TerminatedError
+
+    signal.signal(signal.SIGTERM, raise_once)
+
+
+@contextmanager
+def ends_within(seconds: float) -> Iterator[None]:
+    """End the process if it still runs some seconds after a SIGTERM in this block: its clean-up may hang."""
+    _limits.append(seconds)
+    try:
+        yield
+    finally:
+        _limits.pop()
 
 
 def raise_if_terminated() -> None:
@@ -44,17 +59,8 @@ def raise_if_terminated() -> None:
         raise TerminatedError
 
 
-def _raise_once(_number: int, _frame: Any) -> NoReturn:
-    signal.signal(signal.SIGTERM, _ignore)
-    if _limit:
-        timer = threading.Timer(_limit["seconds"], _end)
-        timer.daemon = True
-        timer.start()
-    raise TerminatedError
-
-
-def _end() -> None:
-    os.write(2, f"{_limit['message']}\n".encode())
+def _end(message: str) -> None:
+    os.write(2, f"{message}\n".encode())
     os._exit(128 + signal.SIGTERM)
 
 
