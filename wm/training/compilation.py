@@ -2,8 +2,8 @@
 which the host launches an update as a whole instead of its thousand kernels one by one.
 
 On two CPU cores a compiled step is 1.15 times as fast, and compiling takes most of a minute (ten seconds from the
-cache); on CUDA it has not been measured. Only full-size batches are compiled: the last batch of an epoch and those of
-the evaluation are too few to be worth a minute per shape. CUDA graphs have not been measured yet.
+cache); on CUDA it has not been measured. Only training batches are compiled, which have one shape: those of the
+evaluation are too few to be worth a minute per shape. CUDA graphs have not been measured yet.
 """
 
 from __future__ import annotations

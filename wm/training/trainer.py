@@ -181,7 +181,7 @@ class Trainer:
         """One optimizer step over every rank's share of a batch."""
         step = functools.partial(self._step, share, self._learning_rate(), self.num_updates)
         try:
-            if self._compiles and share.num_examples == self.batch_size:
+            if self._compiles:
                 self._compiles = False
                 failure = compile_during(self.model, step)
                 if failure is not None:
