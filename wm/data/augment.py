@@ -5,21 +5,21 @@ Shape legend: B = batch, T = frames, P = players (2), C = columns.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS
 from wm.config.run_config import ObjectiveConfig
 from wm.data.batches import LocalBatch
-from wm.model.encoding import STAGE_EMBEDDING, Frames
+from wm.model.encoding import STAGE_EMBEDDING, Frames, cached_tensor
 
 ACTION = CODE_COLUMNS.index("action")
 DEAD_LEFT, DEAD_RIGHT = 1, 2
 """The only actions that name a side of the stage; all others are relative to the direction that the player faces."""
 MIRRORED_FLOATS = ("x", "self_air_x", "self_ground_x", "attack_x")
 MIRRORED_CODES = ("facing", "main_x", "c_x")
+FLOAT_SIGNS = tuple(-1.0 if name in MIRRORED_FLOATS else 1.0 for name in FLOAT_COLUMNS)
+CODE_SIGNS = tuple(-1.0 if name in MIRRORED_CODES else 1.0 for name in CODE_COLUMNS)
 
 
 def augment(batch: LocalBatch, objective: ObjectiveConfig, seed: tuple[int, ...]) -> Frames:
@@ -53,23 +53,14 @@ def mirror(frames: Frames) -> Frames:
     The two sides of a stage have different ground numbers and slightly different geometry. Stage id n becomes 32 - n,
     which maps no tournament stage to another one.
     """
-    floats = frames.floats * _signs(FLOAT_COLUMNS, MIRRORED_FLOATS, frames.floats.dtype, frames.floats.device)
-    codes = frames.codes * _signs(CODE_COLUMNS, MIRRORED_CODES, frames.codes.dtype, frames.codes.device)
+    floats = frames.floats * cached_tensor(FLOAT_SIGNS, frames.floats.device)
+    codes = frames.codes * cached_tensor(CODE_SIGNS, frames.codes.device, frames.codes.dtype)
     action = codes[..., ACTION]
     names_side = (action == DEAD_LEFT) | (action == DEAD_RIGHT)
     codes[..., ACTION] = torch.where(names_side, DEAD_LEFT + DEAD_RIGHT - action, action)
     last = STAGE_EMBEDDING[0] - 1
     stage = last - frames.game[:, :1].clamp(0, last)
     return Frames(floats=floats, codes=codes, game=torch.cat([stage, frames.game[:, 1:]], dim=1))
-
-
-@functools.cache
-def _signs(
-    columns: tuple[str, ...], negated: tuple[str, ...], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
-    """(C,): -1 for the negated columns, else 1."""
-    with torch.inference_mode(False):
-        return torch.tensor([-1 if name in negated else 1 for name in columns], dtype=dtype, device=device)
 
 
 def _where(selected_B: torch.Tensor, frames: Frames, other: Frames) -> Frames:

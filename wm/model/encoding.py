@@ -113,10 +113,12 @@ def present(game_BC: Tensor, field: str) -> Tensor:
 
 
 @functools.cache
-def cached_tensor(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
+def cached_tensor(
+    values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """A small constant tensor, copied to the device once. Never an inference tensor, even if created in evaluation."""
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def to_frames(batch: Batch, device: torch.device | str = "cpu") -> Frames:
