@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wm.config.run_config import MetricName
-from wm.evaluation.metrics import EvalRecords
+from wm.evaluation.metrics import EvalRecords, val_loss_of
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 FORMAT_VERSION = 1
@@ -93,11 +93,8 @@ def concatenate_sums(parts: Sequence[GameSums]) -> GameSums:
 
 def metric_values(sums: GameSums) -> dict[MetricName, float | None]:
     """The metrics over all games; None without data, or if a value is not finite."""
-    val_loss = sum(
-        weight * float(sums.loss_totals[name].sum() / sums.loss_counts[name].sum())
-        for name, weight in VAL_LOSS_WEIGHTS.items()
-        if sums.loss_counts[name].any()  # a part without valid entries counts 0
-    )
+    totals, counts = sums.loss_totals, sums.loss_counts
+    val_loss = float(val_loss_of({name: (totals[name].sum(), counts[name].sum()) for name in VAL_LOSS_WEIGHTS}))
     return {
         "change_acc": _ratio(sums.num_changes_right, sums.num_changes),
         "action_acc": _ratio(sums.num_right, sums.num_pairs),

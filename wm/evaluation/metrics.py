@@ -5,7 +5,7 @@ Shape legend: M = evaluation frames, P = players (2), G = games.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -120,13 +120,22 @@ def _pair_metrics(records: EvalRecords, chosen: np.ndarray, resampling: Resampli
     }
 
 
+def val_loss_of(sums: Mapping[str, Iterable[Any]]) -> Any:
+    """Weighted sum of the parts, each a mean over valid entries; a part without valid entries counts 0.
+
+    Args:
+        sums: part -> sum over valid entries, and number of valid entries: float64 numbers, or arrays of one shape.
+    """
+    means = {
+        name: np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        for name, (total, count) in sums.items()
+    }
+    return sum(weight * means[name] for name, weight in VAL_LOSS_WEIGHTS.items())
+
+
 def _val_loss(records: EvalRecords, resampling: Resampling) -> Metric:
-    """Weighted sum of the parts, each a mean over valid entries; a part without valid entries counts 0."""
-    total = np.zeros(NUM_RESAMPLES + 1)
-    for name, weight in VAL_LOSS_WEIGHTS.items():
-        totals, counts = resampling.sums([records.loss_totals[name], records.loss_counts[name]])
-        total += weight * np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
-    return _metric(total)
+    totals, counts = records.loss_totals, records.loss_counts
+    return _metric(val_loss_of({name: resampling.sums([totals[name], counts[name]]) for name in VAL_LOSS_WEIGHTS}))
 
 
 class Resampling:
