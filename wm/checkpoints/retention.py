@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wm.checkpoints.files import CheckpointName
-from wm.config.run_config import PREFERRED_CONTEXT, MetricName
+from wm.config.run_config import MetricName, default_best_context
 
 SIGN: dict[MetricName, int] = {"change_acc": 1, "action_acc": 1, "pos_mae": -1, "val_loss": -1}
 """+1 if higher values of a metric are better."""
@@ -40,7 +40,7 @@ def best_of(metas: Mapping[CheckpointName, dict[str, Any]]) -> CheckpointName | 
     rows = {name: own_rows(meta) for name, meta in metas.items()}
     best = metas[max(metas)].get("best", {})
     metric: MetricName = best.get("metric", "change_acc")
-    context = best.get("context") or _default_context([row for own in rows.values() for row in own])
+    context = best.get("context") or default_best_context({row["context"] for own in rows.values() for row in own})
     scores = {
         name: row for name, own in rows.items() for row in own if row["context"] == context and row[metric] is not None
     }
@@ -83,8 +83,3 @@ def best_text(best: Mapping[str, Any]) -> str:
         f"{best['metric']} {best['value']:.3f} at K = {best['context']} on {best['num_targets']:,} frames, "
         f"after {best['targets_seen']:,} targets"
     )
-
-
-def _default_context(rows: list[Row]) -> int:
-    contexts = {row["context"] for row in rows}
-    return PREFERRED_CONTEXT if PREFERRED_CONTEXT in contexts else max(contexts, default=PREFERRED_CONTEXT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,11 @@ MetricName = Literal["change_acc", "action_acc", "pos_mae", "val_loss"]
 """Metrics of an evaluation, see `wm.evaluation.metrics`."""
 PREFERRED_CONTEXT = 10
 """Context at which checkpoints are compared by default, if the run is evaluated at it."""
+
+
+def default_best_context(contexts: Collection[int]) -> int:
+    """Of those at which a run is evaluated: the preferred one if it is among them, otherwise the longest."""
+    return PREFERRED_CONTEXT if PREFERRED_CONTEXT in contexts else max(contexts, default=PREFERRED_CONTEXT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,8 +289,7 @@ class RunConfig:
     @property
     def best_context(self) -> int:
         """The context length at which checkpoints are compared."""
-        default = PREFERRED_CONTEXT if PREFERRED_CONTEXT in self.contexts else max(self.contexts)
-        return self.eval.best_context or default
+        return self.eval.best_context or default_best_context(self.contexts)
 
     @property
     def final_evaluation(self) -> dict[str, Any]:
