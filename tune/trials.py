@@ -8,12 +8,11 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.uris import is_remote
 from tune.config import SIZES, AxisValue, SweepConfig
+from wm.config import run_paths
 from wm.config.run_config import RunConfig
 from wm.config.run_identity import identity, short_hash
 from wm.config.typed_yaml import from_plain, renamed_path, to_plain
@@ -39,19 +38,8 @@ class Trial:
 
 def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
     """The sweep with absolute paths, because trials run in another working directory."""
-    base, eval_corpus, init_from = sweep.base, sweep.base.eval_corpus, sweep.base.init_from
-    if init_from is not None and not is_remote(init_from):
-        init_from = str(Path(init_from).expanduser().resolve())
-    return replace(
-        sweep,
-        out=sweep.out.expanduser().resolve(),
-        base=replace(
-            base,
-            train_corpus=base.train_corpus.expanduser().resolve(),
-            eval_corpus=None if eval_corpus is None else eval_corpus.expanduser().resolve(),
-            init_from=init_from,
-        ),
-    )
+    base = replace(run_paths.with_absolute_paths(sweep.base), out=sweep.base.out)  # each trial has an `out` of its own
+    return replace(sweep, out=sweep.out.expanduser().resolve(), base=base)
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:

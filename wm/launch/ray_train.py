@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,8 +22,8 @@ from ray.train.torch import TorchTrainer
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.ray_cluster import start_ray, uses_cluster
-from datasets.runtime.uris import is_remote
 from wm.config.run_config import RunConfig
+from wm.config.run_paths import with_absolute_paths
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import check_same_games, open_data
 from wm.launch.failure_policy import FailurePolicy
@@ -180,16 +179,6 @@ def _resources(config: RunConfig) -> dict[str, float] | None:
     if config.use_gpu or uses_cluster():
         return None
     return {"CPU": max(1, min(num_cores(), int(ray.cluster_resources()["CPU"])) // config.max_workers)}
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with absolute paths, because workers run in another directory."""
-    plain = to_plain(config)
-    fields = [(plain, name) for name in ("train_corpus", "eval_corpus", "out", "init_from")]
-    for group, name in [*fields, (plain["checkpoint"], "storage_path")]:
-        if group[name] is not None and not is_remote(str(group[name])):
-            group[name] = str(Path(group[name]).expanduser().resolve())
-    return from_plain(plain, RunConfig, "config")
 
 
 def _worker(task: dict[str, Any]) -> None:

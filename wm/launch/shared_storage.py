@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.uris import is_remote
 from wm.config.run_config import RunConfig
+from wm.config.run_paths import RUN_FOLDERS, local_paths
 from wm.training import distributed
 
 TOKEN_PREFIX = ".driver-"
@@ -27,15 +27,8 @@ def refuse_relative_paths(config: RunConfig) -> None:
     Raises:
         UserError: a path of the config is relative.
     """
-    paths = {
-        "out": config.out,
-        "train_corpus": config.train_corpus,
-        "eval_corpus": config.eval_corpus,
-        "init_from": config.init_from,
-        "checkpoint.storage_path": config.checkpoint.storage_path,
-    }
-    for name, path in paths.items():
-        if path is not None and not is_remote(str(path)) and not Path(path).expanduser().is_absolute():
+    for name, path in local_paths(config).items():
+        if not path.expanduser().is_absolute():
             remedy = "a path that every node sees"
             if not name.endswith("corpus"):
                 remedy += ", or an s3:// or gs:// URI"
@@ -92,5 +85,4 @@ def _unshared_folder(config: RunConfig, command: str) -> str | None:
 
 def _shared_folders(config: RunConfig) -> dict[str, Path]:
     """Local folders by the name of their option."""
-    folders = {"out": config.out, "checkpoint.storage_path": config.checkpoint.storage_path}
-    return {name: Path(path) for name, path in folders.items() if path is not None and not is_remote(str(path))}
+    return {name: path for name, path in local_paths(config).items() if name in RUN_FOLDERS}
