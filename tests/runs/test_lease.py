@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -106,10 +107,14 @@ def test_an_outage_of_the_storage_ends_no_holder(store, server):
         server.stop()
         time.sleep(5 * lease.RENEW_SECONDS)
         server.start()
+        deadline = time.monotonic() + 30
         while store.read("lock") == before:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
+        assert json.loads(store.read("lock"))["owner"] == "first"
 
 
 def test_a_damaged_lock_is_taken_over_when_it_is_not_renewed(store):
     store.write("lock", b"{half")
-    Lease(store, "lock", "second", HELD).close()
+    with Lease(store, "lock", "second", HELD):
+        assert json.loads(store.read("lock"))["owner"] == "second"
