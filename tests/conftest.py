@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import zipfile
@@ -196,7 +197,8 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture
 def sigterm_raises() -> Iterator[None]:
     """SIGTERM raises TerminatedError during the test, as it does in a command."""
-    previous = signal.getsignal(signal.SIGTERM)
+    previous, hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
     raise_on_sigterm()
     yield
     signal.signal(signal.SIGTERM, previous)
+    sys.unraisablehook = hook

@@ -99,3 +99,37 @@ def test_a_clean_up_that_hangs_is_ended_with_the_same_line_and_exit_code():
         143,
         "wm verb: stopped by SIGTERM; run the same command again to resume\n",
     )
+
+
+DISCARDING = """
+import signal, sys, time
+from datasets.runtime.process.command import run_command
+
+class Destructor:
+    def __del__(self):
+        print("running", flush=True)
+        time.sleep({seconds})
+
+def command():
+    {handler}
+    Destructor()
+    time.sleep(300)
+    return 0
+
+run_command("wm verb", command)
+"""
+RAYS_HANDLER = """signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))"""
+
+
+@pytest.mark.parametrize(("handler", "code"), [("pass", 143), (RAYS_HANDLER, 15)], ids=["ours", "Ray's"])
+def test_a_sigterm_within_a_destructor_is_raised_after_it_without_another_line(handler, code):
+    """As in a hook of `os.fork`: Python discards the exception there. `ray.init` has a handler of its own."""
+    program = DISCARDING.format(handler=handler, seconds=60)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=EXIT_SECONDS)
+    assert (process.returncode, errors) == (code, "wm verb: stopped by SIGTERM\n" if code == 143 else "")

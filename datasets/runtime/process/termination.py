@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 _limits: list[float] = []
 """Seconds of each `ends_within` that is entered, the innermost last."""
+RETRY_SECONDS = 0.02
 
 
 class TerminatedError(SystemExit):
@@ -24,6 +26,8 @@ def raise_on_sigterm(message: str = "") -> None:
     """Raise TerminatedError in the main thread on SIGTERM. Called in the main thread.
 
     Later SIGTERMs are ignored: `timeout` and some schedulers send two, and the second must not interrupt the clean-up.
+    If Python discards the exception, because the handler ran in a destructor, in a hook of `os.fork` or in a callback
+    from native code, the signal is sent again until the exception is raised elsewhere.
 
     Args:
         message: the line on stderr if `ends_within` ends the process.
@@ -37,7 +41,22 @@ def raise_on_sigterm(message: str = "") -> None:
             timer.start()
         raise TerminatedError
 
+    main_thread = threading.get_ident()
+    report_unraisable = sys.unraisablehook
+
+    def send_again_if_discarded(unraisable: Any) -> None:
+        # A SystemExit is of this handler, or of Ray's while `ray.init` runs.
+        if not isinstance(unraisable.exc_value, SystemExit) or threading.get_ident() != main_thread:
+            report_unraisable(unraisable)
+            return
+        if signal.getsignal(signal.SIGTERM) is _ignore:
+            signal.signal(signal.SIGTERM, raise_once)
+        timer = threading.Timer(RETRY_SECONDS, signal.pthread_kill, [main_thread, signal.SIGTERM])
+        timer.daemon = True
+        timer.start()
+
     signal.signal(signal.SIGTERM, raise_once)
+    sys.unraisablehook = send_again_if_discarded
 
 
 @contextmanager
