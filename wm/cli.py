@@ -85,7 +85,7 @@ def sweep(args: Sequence[str]) -> int:
     from tune.config import SweepConfig
 
     config = config_of(args, SweepConfig, "sweep")
-    from tune.sweep import run_sweep
+    from tune.running.sweep import run_sweep
 
     run_sweep(config)
     return 0
@@ -95,7 +95,7 @@ def choose_k(args: Sequence[str]) -> int:
     """recommend a context length K from a sweep: change_acc and cost by K"""
     from tyro.conf import Positional
 
-    from tune.choose_k import choose, describe
+    from tune.report.choose_k import choose, describe
 
     def command(sweep: Positional[Path]) -> None:
         """Choose the context length K from a sweep.

@@ -34,6 +34,7 @@ LAYERS = {
         "config", "model", "data", "objective", "evaluation", "checkpoints", "runs", "training", "report", "launch",
         "demo", "cli",
     ],
+    "tune": ["config", "search", "analysis", "results", "report", "running"],
 }  # fmt: skip
 """Subpackages from the lowest layer to the highest; each imports only lower ones."""
 NARROWER = {
@@ -49,9 +50,9 @@ MAY_IMPORT_RAY = {
     "wm/launch/ray_reporter.py",
     "wm/launch/ray_train.py",
     "wm/launch/torch_backend.py",
-    "tune/asha.py",
-    "tune/sweep.py",
-    "tune/trial_process.py",
+    "tune/running/asha.py",
+    "tune/running/sweep.py",
+    "tune/running/trial_process.py",
     "cluster/client.py",
     "cluster/follow.py",
     "cluster/submit.py",

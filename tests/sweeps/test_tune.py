@@ -17,11 +17,11 @@ from snapshots import list_checkpoints
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.termination import TerminatedError
-from tune.choose_k import choose, choose_from, compare, describe
 from tune.config import SIZES, SweepConfig
-from tune.cost import cost_of
-from tune.results import ResultRow, State, state_of
-from tune.trials import trials_of
+from tune.report.choose_k import choose, choose_from, compare, describe
+from tune.results.sweep_folder import ResultRow, State, state_of
+from tune.search.cost import cost_of
+from tune.search.trials import trials_of
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import from_plain, load_yaml
 from wm.model.world_model import build_model, num_parameters
@@ -229,7 +229,7 @@ def without_seconds(row: dict[str, Any]) -> dict[str, Any]:
 def test_a_sweep_stops_the_weak_trial_writes_a_row_for_each_trial_k_and_targets_and_resumes(
     ray_session: None, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from tune.sweep import run_sweep
+    from tune.running.sweep import run_sweep
 
     out = tmp_path / "sweep"
     sweep = a_sweep(
@@ -272,7 +272,7 @@ def test_a_sweep_stops_the_weak_trial_writes_a_row_for_each_trial_k_and_targets_
 def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
     from types import SimpleNamespace
 
-    from tune.asha import ResumableAsha
+    from tune.running.asha import ResumableAsha
 
     sweep = a_sweep(asha={"grace_targets": 500_000, "reduction_factor": 2})
     history = {name: [{"targets_seen": 500_000, "score": 0.5}] for name in ("ended", "interrupted")}
@@ -300,7 +300,7 @@ def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
 def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
     ray_session: None, tiny_corpus: Path, tmp_path: Path, number: signal.Signals
 ):
-    from tune.sweep import run_sweep
+    from tune.running.sweep import run_sweep
 
     out = tmp_path / "sweep"
     base = TINY | {

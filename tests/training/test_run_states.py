@@ -17,7 +17,7 @@ import torch
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 
 import wm.training.trainer
-from tune.results import SweepManifest, rows_of
+from tune.results.sweep_folder import SweepManifest, rows_of
 from wm.checkpoints.reader import open_checkpoint
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import to_plain

@@ -10,8 +10,8 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tune.config import AshaConfig, SweepConfig
-from tune.results import SweepManifest, mark_stopped, rows_of
-from tune.trials import Trial
+from tune.results.sweep_folder import SweepManifest, mark_stopped, rows_of
+from tune.search.trials import Trial
 
 TIME = "targets_seen"
 SCORE = "score"
@@ -19,7 +19,7 @@ SETUP = "trial"
 
 
 def setup_of(tune_trial: Any) -> dict[str, Any]:
-    """The parameters of one of Tune's trials (see `tune.trial_process.trial_setup`)."""
+    """The parameters of one of Tune's trials (see `tune.running.trial_process.trial_setup`)."""
     return tune_trial.config[SETUP]
 
 

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from tune.config import AxisValue, SweepConfig
-from tune.cost import Cost
-from tune.trials import Trial
+from tune.search.cost import Cost
+from tune.search.trials import Trial
 from wm.checkpoints.reader import open_store
 from wm.checkpoints.store import RUN_SUBFOLDER
 from wm.config.run_identity import identity

@@ -9,10 +9,10 @@ from typing import Any
 from ray import tune as ray_tune
 
 from datasets.runtime.errors import UserError
-from tune.asha import SCORE, SETUP, TIME, score_of
 from tune.config import AshaConfig, SweepConfig
-from tune.results import mark_failed
-from tune.trials import Trial, axes_text
+from tune.results.sweep_folder import mark_failed
+from tune.running.asha import SCORE, SETUP, TIME, score_of
+from tune.search.trials import Trial, axes_text
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.data.training_data import open_data

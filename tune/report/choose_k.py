@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.runtime.errors import UserError
-from tune.results import ResultRow, State, collect_results, open_sweep, state_of
-from tune.table import flops_text, number_text, text_table
-from tune.trials import SEED, axes_text
+from tune.report.table import flops_text, number_text, text_table
+from tune.results.sweep_folder import ResultRow, State, collect_results, open_sweep, state_of
+from tune.search.trials import SEED, axes_text
 
 MIN_CHANGE_ACC = 0.02
 """A model with a lower change_acc predicts hardly any action that starts."""

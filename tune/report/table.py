@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tune.results import ResultRow, SweepManifest, state_of
-from tune.trials import axes_text
+from tune.results.sweep_folder import ResultRow, SweepManifest, state_of
+from tune.search.trials import axes_text
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

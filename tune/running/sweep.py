@@ -21,14 +21,14 @@ from ray import tune as ray_tune
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.ray_cluster import start_ray
-from tune.asha import SCORE, SETUP, TIME, make_scheduler, setup_of
-from tune.choose_k import choose, describe
 from tune.config import SweepConfig
-from tune.cost import cost_of
-from tune.results import ENDED, SweepManifest, check_folder, collect_results, state_of, write_manifest
-from tune.table import number_text, trials_table
-from tune.trial_process import USER_ERROR, run_trial, trial_setup
-from tune.trials import Trial, trials_of, with_absolute_paths
+from tune.report.choose_k import choose, describe
+from tune.report.table import number_text, trials_table
+from tune.results.sweep_folder import ENDED, SweepManifest, check_folder, collect_results, state_of, write_manifest
+from tune.running.asha import SCORE, SETUP, TIME, make_scheduler, setup_of
+from tune.running.trial_process import USER_ERROR, run_trial, trial_setup
+from tune.search.cost import cost_of
+from tune.search.trials import Trial, trials_of, with_absolute_paths
 from wm.data.training_data import open_data
 from wm.runs.run_files import LocalRunFiles
 from wm.runs.stop_request import StopRequest
