@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import struct
+import sys
 from pathlib import Path
 from typing import IO
 
 from datasets.runtime.errors import UserError
+
+FLOCK, TYPE_AT = ("qqihh", 3) if sys.platform == "darwin" else ("hhqqi", 0)
+"""`struct flock` of fcntl(2), and where its `l_type` is."""
 
 
 def exclusive_lock(path: Path, held_message: str) -> IO[bytes]:
@@ -30,3 +35,15 @@ def exclusive_lock(path: Path, held_message: str) -> IO[bytes]:
             "disk, NFS 4 or EFS"
         ) from error
     return lock
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock file; never takes the lock. False for locks of this process."""
+    fields: list[int] = [0] * len(FLOCK)
+    fields[TYPE_AT] = fcntl.F_WRLCK
+    try:
+        with path.open("rb") as lock:
+            answer = fcntl.fcntl(lock, fcntl.F_GETLK, struct.pack(FLOCK, *fields))
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return struct.unpack(FLOCK, answer)[TYPE_AT] != fcntl.F_UNLCK

@@ -19,7 +19,9 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.process.termination import TerminatedError
 from tune.config import SIZES, SweepConfig
 from tune.report.choose_k import choose, choose_from, compare, describe
-from tune.results.sweep_folder import ResultRow, State, state_of
+from tune.results.rung_record import decisions_of
+from tune.results.sweep_folder import ResultRow, open_sweep
+from tune.results.trial_status import State
 from tune.search.cost import cost_of
 from tune.search.trials import trials_of
 from wm.config.shipped import SHIPPED_CONFIGS
@@ -114,7 +116,7 @@ def test_the_description_shows_change_acc_and_cost_by_k_and_the_choice():
 
 def test_without_a_finished_trial_there_is_nothing_to_choose():
     with pytest.raises(UserError, match="no trial of the sweep has finished yet"):
-        choice_of([a_row(1, 0.3, state="unfinished")])
+        choice_of([a_row(1, 0.3, state="interrupted")])
     with pytest.raises(UserError, match=r"sweep\.json is missing"):
         choose(ROOT / "docs")
 
@@ -292,7 +294,7 @@ def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
     scheduler.on_trial_add(None, new)
     assert scheduler.on_trial_result(None, interrupted, result) == "CONTINUE", "it continued after this rung before"
     assert scheduler.on_trial_result(None, new, result) == "STOP"
-    assert json.loads((tmp_path / "stopped.json").read_text()) == {"targets_seen": 500_000}
+    assert [(one.targets_seen, one.stops) for one in decisions_of(tmp_path)] == [(500_000, True)]
 
 
 @pytest.mark.usefixtures("sigterm_raises")
@@ -328,5 +330,6 @@ def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
     requests = list(out.rglob(STOP_FILE))
     assert requests
     assert all(path.read_bytes() == RUN for path in requests)
-    assert all(state_of(folder) in ("pending", "unfinished") for folder in (first, *others))
+    manifest = open_sweep(out)
+    assert all(manifest.status(name).state in ("pending", "interrupted") for name in manifest.trials)
     assert not any((folder / "log.jsonl").exists() for folder in others)

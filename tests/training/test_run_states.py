@@ -243,7 +243,13 @@ def test_a_sweep_takes_the_final_evaluation_of_a_trial_although_its_log_lost_the
     log = trial.out / "log.jsonl"
     kept = [line for line in log.read_text().splitlines() if json.loads(line).get("num_targets") != 60]
     log.write_text("\n".join([*kept, ""]))
-    facts = {"axes": {}, "num_parameters": 1, "train_flops_per_target": 1.0, "window_flops": {"2": 1.0, "5": 1.0}}
+    facts = {
+        "axes": {},
+        "num_parameters": 1,
+        "train_flops_per_target": 1.0,
+        "window_flops": {"2": 1.0, "5": 1.0},
+        "run": to_plain(trial),
+    }
     rows = rows_of(SweepManifest(out=tmp_path, tolerance=0.0, trials={"one": facts}), "one")
     last = [row for row in rows if row.targets_seen == result.targets_seen]
     assert [(row.context, row.num_judged, row.pos_mae) for row in last] == [

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from datasets.runtime.errors import UserError
 from tune.report.table import flops_text, number_text, text_table
-from tune.results.sweep_folder import ResultRow, State, collect_results, open_sweep, state_of
+from tune.results.sweep_folder import ResultRow, collect_results, open_sweep
+from tune.results.trial_status import State
 from tune.search.trials import SEED, axes_text
 
 MIN_CHANGE_ACC = 0.02
@@ -80,7 +81,7 @@ def choose(path: Path) -> Choice:
     """
     manifest = open_sweep(path)
     rows = collect_results(manifest)
-    return choose_from(rows, manifest.tolerance, Counter(state_of(manifest.folder(t)) for t in manifest.trials))
+    return choose_from(rows, manifest.tolerance, Counter(manifest.status(t).state for t in manifest.trials))
 
 
 def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[State, int]) -> Choice:
@@ -201,7 +202,7 @@ def _notes(
 ) -> Iterator[str]:
     if max(result.change_acc for result in by_context) < MIN_CHANGE_ACC:
         yield "no trial predicts the actions that start: train on more targets before choosing."
-    unfinished = states.get("unfinished", 0) + states.get("pending", 0)
+    unfinished = sum(states.get(state, 0) for state in ("pending", "running", "interrupted"))
     if unfinished:
         yield f"trials that have not ended yet: {unfinished}; they may change the recommendation."
     missing = sorted({row.context for row in rows} - {result.context for result in by_context})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tune.results.sweep_folder import ResultRow, SweepManifest, state_of
+from tune.results.sweep_folder import ResultRow, SweepManifest
 from tune.search.trials import axes_text
 
 
@@ -45,7 +45,7 @@ def trials_table(manifest: SweepManifest, rows: Sequence[ResultRow]) -> str:
         lines.append(
             (
                 axes_text(facts["axes"]),
-                state_of(manifest.folder(name)),
+                manifest.status(name).state,
                 f"{max((row.targets_seen for row in rows_of_trial), default=0):,}",
                 f"{facts['num_parameters'] / 1e6:.1f} M",
                 number_text(max((row.seconds for row in rows_of_trial), default=None), 0),

@@ -1,43 +1,42 @@
 """A sweep's folder: its manifest, the state of each trial, and one row for each (trial, evaluated K, targets seen).
 
-sweep.json      the manifest: the options that identify the sweep, and its trials with their cost
+sweep.json      the manifest: the options that identify the sweep, and its trials with their configs and cost
 trials/NAME/    a run's folder (see `wm.runs.run`); the rows are read from its log.jsonl
-                stopped.json: ASHA stopped it; failed.json: it cannot resume; train.log: its output
+                rungs.jsonl: what ASHA decided; failed.json: why it failed; train.log: its output
 results.jsonl   the rows of all trials
 ray/            Ray Tune's experiment state, which is never read
-stop            exists while the command stops its trials
+sweep.lock      lock of the driver
+stop            whether the sweep is asked to stop, see `wm.runs.stop_request`
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any
 
-from datasets.runtime.durable_files import write_json_atomically
+from datasets.runtime.durable_files import replace_file, write_json_atomically
 from datasets.runtime.errors import UserError
+from datasets.runtime.file_lock import exclusive_lock
 from tune.config import AxisValue, SweepConfig
+from tune.results.trial_status import State, TrialStatus, status_at, status_of
 from tune.search.cost import Cost
 from tune.search.trials import Trial
-from wm.checkpoints.reader import open_store
-from wm.checkpoints.store import RUN_SUBFOLDER
-from wm.config.run_identity import identity
-from wm.config.typed_yaml import to_plain
+from wm.config.run_config import RunConfig
+from wm.config.run_identity import identity, to_stored
+from wm.config.typed_yaml import from_stored, to_plain
 from wm.evaluation.metrics import METRICS
+from wm.runs.run import RUN_FILE, Run
 from wm.runs.run_log import read_log
+from wm.runs.stop_request import STOP_FILE
 
-FORMAT_VERSION = 1
-"""1: first."""
+FORMAT_VERSION = 2
+"""1: first. 2: the config of each trial, from which its checkpoints are found and its state follows."""
 SWEEP_FILE = "sweep.json"
+SWEEP_LOCK = "sweep.lock"
 RESULTS_FILE = "results.jsonl"
-STOPPED_FILE = "stopped.json"
-FAILED_FILE = "failed.json"
-
-State = Literal["pending", "unfinished", "finished", "stopped", "failed"]
-ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
-"""States of a trial that does not run again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,39 +81,76 @@ class SweepManifest:
     tolerance: float
     """Of the choice of K: largest acceptable loss of change_acc."""
     trials: dict[str, dict[str, Any]]
-    """Name -> axes and cost."""
+    """Name -> axes, config and cost."""
 
     def folder(self, trial: str) -> Path:
         """A trial's folder."""
         return self.out / "trials" / trial
 
+    def run(self, trial: str) -> Run:
+        """A trial as a run, also if the sweep's folder was moved."""
+        where = f"{self.out / SWEEP_FILE}: {trial}"
+        return Run(replace(from_stored(self.trials[trial]["run"], RunConfig, where), out=self.folder(trial)))
 
-def check_folder(sweep: SweepConfig) -> None:
-    """Check that the sweep's folder is new, or belongs to this sweep.
+    def status(self, trial: str) -> TrialStatus:
+        """Where a trial stands."""
+        return status_of(self.run(trial))
+
+
+def lock_sweep(out: Path) -> IO[bytes]:
+    """Keep other drivers out of the sweep's folder until the returned lock is closed; creates the folder.
 
     Raises:
-        UserError: the folder contains something else, or a sweep with other options.
+        UserError: another process runs a sweep there, or the folder cannot be written.
     """
-    if (sweep.out / SWEEP_FILE).exists():
-        stored, ours = _read_manifest(sweep.out)["identity"], _identity(sweep)
-        if stored != ours:
-            differing = next(name for name in ours if stored.get(name) != ours[name])
-            raise UserError(
-                f"{sweep.out} contains a sweep with other options (under {differing}); "
-                "use the same options to resume it, or another --out"
-            )
-    elif sweep.out.exists() and (not sweep.out.is_dir() or any(sweep.out.iterdir())):
-        raise UserError(f"{sweep.out} exists and is not a sweep; name an empty or new folder with --out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} exists and is not a sweep; name an empty or new folder with --out")
+    is_new = not out.exists()
+    if not is_new and not (out / SWEEP_FILE).exists() and not _is_unused(out):
+        raise UserError(f"{out} exists and is not a sweep; name an empty or new folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        refusal = f"another process runs a sweep in {out}; wait for it, or name another --out"
+        return exclusive_lock(out / SWEEP_LOCK, refusal)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be used as a sweep's folder ({error.strerror}); check your permissions"
+        ) from error
+
+
+def check_folder(sweep: SweepConfig) -> None:
+    """Check that the sweep's folder, which is locked, is new, or belongs to this sweep.
+
+    Raises:
+        UserError: the folder contains a sweep with other options.
+    """
+    if not (sweep.out / SWEEP_FILE).exists():
+        return
+    stored, ours = _read_manifest(sweep.out)["identity"], _identity(sweep)
+    if stored != ours:
+        differing = next(name for name in ours if stored.get(name) != ours[name])
+        raise UserError(
+            f"{sweep.out} contains a sweep with other options (under {differing}); "
+            "use the same options to resume it, or another --out"
+        )
+
+
+def _is_unused(out: Path) -> bool:
+    """Whether a folder holds nothing but what a command leaves that a kill or a full disk ended at its start."""
+    left = (SWEEP_LOCK, STOP_FILE)
+    return all(entry.name in left or entry.name.startswith(f".{SWEEP_FILE}.") for entry in out.iterdir())
 
 
 def write_manifest(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost]) -> SweepManifest:
     """Write the manifest into a checked folder."""
-    sweep.out.mkdir(parents=True, exist_ok=True)
     content = {
         "format_version": FORMAT_VERSION,
         "identity": _identity(sweep),
         "tolerance": sweep.tolerance,
-        "trials": {trial.name: {"axes": trial.axes} | asdict(cost) for trial, cost in zip(trials, costs, strict=True)},
+        "trials": {
+            trial.name: {"axes": trial.axes, "run": to_stored(trial.config), **asdict(cost)}
+            for trial, cost in zip(trials, costs, strict=True)
+        },
     }
     write_json_atomically(sweep.out / SWEEP_FILE, content)
     return open_sweep(sweep.out)
@@ -152,49 +188,25 @@ def _read_manifest(out: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({type(error).__name__}); run the sweep into another folder") from error
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format {version}, expected {FORMAT_VERSION}; use the version of this project that wrote it"
+            f"{path} has format {version}, expected {FORMAT_VERSION}; run the sweep into another folder, or use the "
+            "version of this project that wrote it"
         )
     return content
 
 
-def state_of(folder: Path) -> State:
-    """The state of a trial, from the files in its folder."""
-    return _state(folder, open_store(folder / RUN_SUBFOLDER).newest_meta())
-
-
-def _state(folder: Path, meta: dict[str, Any] | None) -> State:
-    """
-    Args:
-        meta: of the trial's newest checkpoint.
-    """
-    if meta is not None and meta["finished"]:
-        return "finished"
-    if (folder / FAILED_FILE).exists():
-        return "failed"
-    if (folder / STOPPED_FILE).exists():
-        return "stopped"
-    return "unfinished" if folder.exists() else "pending"
-
-
-def mark_stopped(folder: Path, targets_seen: int) -> None:
-    """Record that ASHA stopped a trial, so that no later command resumes it."""
-    write_json_atomically(folder / STOPPED_FILE, {"targets_seen": targets_seen})
-
-
-def mark_failed(folder: Path, reason: str) -> None:
-    """Record that a trial fails every time it runs."""
-    write_json_atomically(folder / FAILED_FILE, {"reason": reason})
-
-
 def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
     """A trial's rows, by targets seen and K."""
-    facts = manifest.trials[trial]
-    folder = manifest.folder(trial)
-    meta = open_store(folder / RUN_SUBFOLDER).newest_meta()
-    state = _state(folder, meta)
+    facts, folder = manifest.trials[trial], manifest.folder(trial)
+    if not (folder / RUN_FILE).exists():
+        return []
+    run = manifest.run(trial)
+    meta = run.checkpoints.newest_meta()
+    state = status_at(run, meta).state
     rows = [row for row in read_log(folder) if row["kind"] == "eval"]
     if meta is not None and state == "finished":
-        rows += meta["metrics"]  # also if the disk was full when they were to be logged
+        at_end = meta["targets_seen"]
+        rows = [row for row in rows if row["targets_seen"] < at_end]
+        rows += meta["metrics"]  # of the final evaluation, also if the disk was full when they were to be logged
     evaluations = {(row["targets_seen"], row["context"]): row for row in rows}
     return [
         ResultRow(
@@ -217,8 +229,6 @@ def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
 def collect_results(manifest: SweepManifest) -> list[ResultRow]:
     """The rows of all trials; writes them to results.jsonl too."""
     rows = [row for trial in manifest.trials for row in rows_of(manifest, trial)]
-    path = manifest.out / RESULTS_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    temporary.replace(path)
+    text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+    replace_file(manifest.out / RESULTS_FILE, text.encode())
     return rows

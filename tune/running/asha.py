@@ -10,7 +10,8 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from tune.config import AshaConfig, SweepConfig
-from tune.results.sweep_folder import SweepManifest, mark_stopped, rows_of
+from tune.results.rung_record import RungDecision, record_decision
+from tune.results.sweep_folder import SweepManifest, rows_of
 from tune.search.trials import Trial
 
 TIME = "targets_seen"
@@ -87,5 +88,6 @@ class ResumableAsha(ASHAScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
-            mark_stopped(Path(setup_of(trial)["run"]["out"]), result[TIME])
+            out = Path(setup_of(trial)["run"]["out"])
+            record_decision(out, RungDecision(targets_seen=result[TIME], rung=None, score=result[SCORE], stops=True))
         return decision

@@ -24,12 +24,16 @@ from datasets.runtime.ray_cluster import start_ray
 from tune.config import SweepConfig
 from tune.report.choose_k import choose, describe
 from tune.report.table import number_text, trials_table
-from tune.results.sweep_folder import ENDED, SweepManifest, check_folder, collect_results, state_of, write_manifest
+from tune.results.sweep_folder import SweepManifest, check_folder, collect_results, lock_sweep, write_manifest
+from tune.results.trial_status import ENDED, status_of
 from tune.running.asha import SCORE, SETUP, TIME, make_scheduler, setup_of
 from tune.running.trial_process import USER_ERROR, run_trial, trial_setup
 from tune.search.cost import cost_of
 from tune.search.trials import Trial, trials_of, with_absolute_paths
+from wm.config.run_config import RunConfig
+from wm.config.typed_yaml import from_plain
 from wm.data.training_data import open_data
+from wm.runs.run import Run
 from wm.runs.run_files import LocalRunFiles
 from wm.runs.stop_request import StopRequest
 
@@ -53,9 +57,14 @@ def run_sweep(sweep: SweepConfig) -> None:
     """
     sweep = with_absolute_paths(sweep)
     trials = trials_of(sweep)
+    with lock_sweep(sweep.out):
+        _run_locked(sweep, trials)
+
+
+def _run_locked(sweep: SweepConfig, trials: list[Trial]) -> None:
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
     check_folder(sweep)
-    remaining = [trial for trial in trials if state_of(Path(trial.config.out)) not in ENDED]
+    remaining = [trial for trial in trials if status_of(Run(trial.config)).state not in ENDED]
     if remaining:
         _start_ray(sweep, min(sweep.max_concurrent, len(remaining)))
     manifest = write_manifest(sweep, trials, [cost_of(trial.config) for trial in trials])
@@ -194,7 +203,7 @@ class _Progress(ray_tune.Callback):
         self._print(trial, f"{result[TIME]:,} of {self._total:,} targets  change_acc {values}")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        state = state_of(Path(setup_of(trial)["run"]["out"]))
+        state = status_of(Run(from_plain(setup_of(trial)["run"], RunConfig, "trial"))).state
         self._num_ended += state in ENDED
         self._print(trial, state)
 

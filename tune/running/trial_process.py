@@ -10,7 +10,7 @@ from ray import tune as ray_tune
 
 from datasets.runtime.errors import UserError
 from tune.config import AshaConfig, SweepConfig
-from tune.results.sweep_folder import mark_failed
+from tune.results.trial_status import Failure, mark_failed
 from tune.running.asha import SCORE, SETUP, TIME, score_of
 from tune.search.trials import Trial, axes_text
 from wm.config.run_config import RunConfig
@@ -59,7 +59,7 @@ def run_trial(parameters: dict[str, Any]) -> None:
         is_stopped = StopRequest(LocalRunFiles(Path(setup["sweep_folder"]))).is_set_for_run()
         final = [] if is_stopped else _train(run, asha)
     except DivergedError as error:
-        mark_failed(Path(config.out), str(error))
+        mark_failed(Path(config.out), Failure(kind="diverged", reason=str(error)))
         ray_tune.report({TIME: 0})
     except UserError as error:
         ray_tune.report({TIME: 0, USER_ERROR: str(error)})  # not raised, so that Tune does not retry

@@ -1,0 +1,97 @@
+"""The state of a trial, from the files in its folder and its checkpoints: the same whoever asks, and after any kill."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from datasets.runtime.durable_files import write_json_atomically
+from datasets.runtime.file_lock import is_locked
+from tune.results.rung_record import stop_decision
+from wm.runs.run import DRIVER_LOCK, RUN_FILE, Run
+
+FAILED_FILE = "failed.json"
+
+State = Literal["pending", "running", "interrupted", "finished", "stopped", "failed"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
+"""States of a trial that does not run again."""
+FailureKind = Literal["out of memory", "diverged", "died", "user error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a trial failed, the content of failed.json."""
+
+    kind: FailureKind
+    reason: str
+    """One line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialStatus:
+    """Where a trial stands."""
+
+    state: State
+    """pending: never started. running: a live process holds its lock. interrupted: started, and no process runs it.
+    finished: trained and evaluated to its end. stopped: by ASHA. failed: it ends before its end each time."""
+    targets_seen: int = 0
+    """By its newest checkpoint, or at the validation after which ASHA stopped it."""
+    reason: str = ""
+    """Why it was stopped or failed."""
+
+
+def status_of(run: Run) -> TrialStatus:
+    """Where a trial stands.
+
+    Args:
+        run: of the trial; its folder is local, its checkpoints may be elsewhere.
+    Raises:
+        UserError: its checkpoints cannot be reached.
+    """
+    folder = run.files.folder
+    if not (folder / RUN_FILE).exists():
+        failure = failure_of(folder)
+        return TrialStatus(state="pending") if failure is None else TrialStatus(state="failed", reason=failure.reason)
+    return status_at(run, run.checkpoints.newest_meta())
+
+
+def status_at(run: Run, meta: dict[str, Any] | None) -> TrialStatus:
+    """Where a trial that has started stands.
+
+    Args:
+        meta: of its newest checkpoint.
+    """
+    folder = run.files.folder
+    targets_seen = 0 if meta is None else meta["targets_seen"]
+    if run.is_complete(meta):
+        return TrialStatus(state="finished", targets_seen=targets_seen)
+    if (failure := failure_of(folder)) is not None:
+        return TrialStatus(state="failed", targets_seen=targets_seen, reason=f"{failure.kind}: {failure.reason}")
+    if (decision := stop_decision(folder)) is not None:
+        return TrialStatus(state="stopped", targets_seen=decision.targets_seen, reason=decision.reason)
+    state = "running" if is_locked(folder / DRIVER_LOCK) else "interrupted"
+    return TrialStatus(state=state, targets_seen=targets_seen)
+
+
+def mark_failed(folder: Path, failure: Failure) -> None:
+    """Record that a trial failed, so that it runs again only if asked to."""
+    write_json_atomically(folder / FAILED_FILE, asdict(failure))
+
+
+def failure_of(folder: Path) -> Failure | None:
+    """Why a trial failed; None if it did not."""
+    try:
+        content = json.loads((folder / FAILED_FILE).read_bytes())
+        kind, reason = content["kind"], content["reason"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError):
+        return Failure(kind="died", reason=f"{FAILED_FILE} is damaged")
+    return Failure(kind=kind if kind in get_args(FailureKind) else "died", reason=str(reason))
+
+
+def forget_failure(folder: Path) -> None:
+    """Let a failed trial run again."""
+    (folder / FAILED_FILE).unlink(missing_ok=True)
