@@ -18,7 +18,7 @@ from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.model_config import ModelConfig
-from wm.evaluation import evaluator, target_frames
+from wm.evaluation import target_frames
 from wm.evaluation.baselines import BASELINES
 from wm.evaluation.evaluator import evaluate_stream, evaluate_windows
 from wm.evaluation.metrics import EvalRecords, compute_metrics
@@ -99,24 +99,13 @@ def some_short_games(index: GameIndex) -> np.ndarray:
     return np.argsort(index.num_frames, kind="stable")[:3]
 
 
-def sorted_by_target(records: EvalRecords, targets: Targets) -> EvalRecords:
-    """Streamed records, which are ordered by time and then by game, in the order of the targets."""
-    last = {int(game): int(targets.frames[targets.games == game].max()) for game in np.unique(targets.games)}
-    rank = {game: place for place, game in enumerate(sorted(last, key=lambda game: last[game]))}
-    chunks = (targets.frames - 1) // evaluator.STREAM_CHUNK_FRAMES
-    came = np.lexsort((targets.frames, [rank[int(game)] for game in targets.games], chunks))
-    back = records.take(np.argsort(came))
-    assert np.array_equal(back.games, targets.games)
-    return back
-
-
 def test_judging_a_stream_equals_observing_each_whole_game_at_once(index, model):
     all_targets = evaluation_targets(index, None)
     chosen = np.flatnonzero(np.isin(all_targets.games, some_short_games(index)))[::37]
     targets = Targets(games=all_targets.games[chosen], frames=all_targets.frames[chosen])
     fast = evaluate_stream(model, read_targets(index, targets, "stream"), CPU, "fp32")
     assert len(fast) == len(targets) > 100
-    assert_same(sorted_by_target(fast, targets), whole_game_records(model, index, targets))
+    assert_same(fast, whole_game_records(model, index, targets))
 
 
 @torch.no_grad()

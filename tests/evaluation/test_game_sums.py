@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 from dataclasses import fields, replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from datasets.loading.frames import GameIndex
@@ -67,6 +70,17 @@ def test_stored_sums_have_exactly_the_same_metrics(index, records):
     for context, by_game in sums.items():
         assert_equal(stored[context], by_game)
         assert metric_values(stored[context]) == metric_values(by_game)
+
+
+def test_files_of_format_1_are_read_and_have_no_slices(index, records):
+    sums = sums_by_game(records, index.game_ids)
+    table = pq.read_table(io.BytesIO(serialize({10: sums}, {"targets_seen": 7}))).drop_columns(["slice", "label"])
+    buffer = io.BytesIO()
+    facts = {"format_version": 1, "contexts": [10], "targets_seen": 7}
+    pq.write_table(table.replace_schema_metadata({b"evaluation": json.dumps(facts).encode()}), buffer)
+    stored, found = deserialize(buffer.getvalue())
+    assert found == facts and stored[10].slices == {}
+    assert_equal(stored[10], sums)
 
 
 def test_damaged_or_foreign_content_is_a_value_error(index, records):

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS
-from wm.config.run_config import RunConfig
+from wm.config.run_config import Context, RunConfig
 from wm.model.encoding import Frames
 from wm.model.world_model import build_model, num_parameters
 
@@ -25,8 +25,9 @@ class Cost:
     """Trainable parameters."""
     train_flops_per_target: float
     """Matrix multiplications of training on one target; a multiply-add counts as 2 FLOPs."""
-    window_flops: dict[int, float]
-    """K -> matrix multiplications of predicting one frame from its last K frames, from zero state."""
+    window_flops: dict[Context, float]
+    """Context -> matrix multiplications of predicting one frame from its last K frames, from zero state; `stream`: from
+    the carried state and its last frame, what a frame costs when a Mamba-2 plays."""
 
 
 def cost_of(config: RunConfig) -> Cost:
@@ -38,7 +39,9 @@ def cost_of(config: RunConfig) -> Cost:
     return Cost(
         num_parameters=parameters,
         train_flops_per_target=TRAIN_FLOPS_RATIO * forward / objective.predictions,
-        window_flops={k: _forward_flops(config, k + 1, last_only=True) for k in config.contexts},
+        window_flops={
+            k: _forward_flops(config, 2 if k == "stream" else k + 1, last_only=True) for k in config.contexts
+        },
     )
 
 

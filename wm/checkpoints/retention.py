@@ -13,6 +13,7 @@ from typing import Any
 
 from wm.checkpoints.files import CheckpointName
 from wm.config.run_config import MetricName, default_best_context
+from wm.evaluation.metrics import context_text
 
 SIGN: dict[MetricName, int] = {"change_acc": 1, "action_acc": 1, "pos_mae": -1, "val_loss": -1}
 """+1 if higher values of a metric are better."""
@@ -80,6 +81,6 @@ def best_text(best: Mapping[str, Any]) -> str:
     if best.get("value") is None:
         return ""
     return (
-        f"{best['metric']} {best['value']:.3f} at K = {best['context']} on {best['num_targets']:,} frames, "
+        f"{best['metric']} {best['value']:.3f} at {context_text(best['context'])} on {best['num_targets']:,} frames, "
         f"after {best['targets_seen']:,} targets"
     )

@@ -19,6 +19,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Uri = Annotated[str, Field(pattern=URI)]
 ContextFrames = Annotated[int, Field(ge=1, le=COUNTDOWN_FRAMES)]
 """Context length K, frames; at most the countdown, so that every evaluation frame has its full context."""
+Context = ContextFrames | Literal["stream"]
+"""Frames of context of an evaluation, or `stream`: the recurrent state is carried through the whole game before."""
 
 MetricName = Literal["change_acc", "action_acc", "pos_mae", "val_loss"]
 """Metrics of an evaluation, see `wm.evaluation.metrics`."""
@@ -26,9 +28,11 @@ PREFERRED_CONTEXT = 10
 """Context at which checkpoints are compared by default, if the run is evaluated at it."""
 
 
-def default_best_context(contexts: Collection[int]) -> int:
-    """Of those at which a run is evaluated: the preferred one if it is among them, otherwise the longest."""
-    return PREFERRED_CONTEXT if PREFERRED_CONTEXT in contexts else max(contexts, default=PREFERRED_CONTEXT)
+def default_best_context(contexts: Collection[Context]) -> Context:
+    """Of those at which a run is evaluated: the preferred one if it is among them, otherwise the longest in frames."""
+    if PREFERRED_CONTEXT in contexts:
+        return PREFERRED_CONTEXT
+    return max((k for k in contexts if k != "stream"), default="stream" if contexts else PREFERRED_CONTEXT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,21 +103,23 @@ class OptimizerConfig:
 class EvalConfig:
     """How a run is evaluated during and after training."""
 
-    contexts: Annotated[tuple[ContextFrames, ...], Field(min_length=1)] = (1, 5, 10, 30, 60, 120)
-    """Context lengths K of the evaluation at the end of the run, frames (an MLP is evaluated at its own K)."""
+    contexts: Annotated[tuple[Context, ...], Field(min_length=1)] = (1, 5, 10, 30, 60, 120)
+    """Contexts of the evaluation at the end of the run: K, frames, or `stream`, the state carried through the whole
+    game before, as a Mamba-2 plays (an MLP is evaluated at its own K)."""
     num_targets: PositiveInt = 20_000
     """Evaluation frames at the end of the run, chosen by hash."""
     validation_targets: PositiveInt = 2_000
     """Evaluation frames of a validation during training: the first of num_targets."""
-    validation_contexts: Annotated[tuple[ContextFrames, ...], Field(min_length=1)] | None = None
-    """Context lengths of a validation during training, some of contexts; by default best_context alone. The time of a
-    validation is that of training on validation_targets times the sum of these over 3 targets."""
+    validation_contexts: Annotated[tuple[Context, ...], Field(min_length=1)] | None = None
+    """Contexts of a validation during training, some of contexts; by default best_context alone. The time of a
+    validation is that of training on validation_targets times the sum of these over 3 targets; `stream` reads the
+    games up to their last target."""
     every_targets: PositiveInt = 500_000
     """Targets seen between two validations."""
     best_metric: MetricName = "change_acc"
     """The best checkpoint is that with the best value of this metric on the validation_targets."""
-    best_context: ContextFrames | None = None
-    """At this context, one of contexts; by default 10 if it is among them, otherwise the longest."""
+    best_context: Context | None = None
+    """At this context, one of contexts; by default 10 if it is among them, otherwise the longest in frames."""
     split: Split | None = None
     """Evaluation games; by default validation, or all of a separate eval_corpus."""
 
@@ -257,6 +263,11 @@ class RunConfig:
     def _check_contexts(self) -> None:
         """Check that a validation evaluates some of the contexts, `best_context` among them."""
         best, chosen = self.eval.best_context, self.eval.validation_contexts
+        if self.model.kind == "mlp" and "stream" in self.eval.contexts:
+            raise ValueError(
+                f"eval.contexts={list(self.eval.contexts)}: model.kind mlp carries no state, so it has no stream; "
+                "leave stream out"
+            )
         if best is not None and best not in self.contexts:
             raise ValueError(f"eval.best_context={best}: expected one of eval.contexts={list(self.contexts)}")
         if chosen is not None and not {self.best_context} <= set(chosen) <= set(self.contexts):
@@ -277,18 +288,18 @@ class RunConfig:
         return size
 
     @property
-    def contexts(self) -> tuple[int, ...]:
-        """The context lengths at which this run is evaluated at its end."""
+    def contexts(self) -> tuple[Context, ...]:
+        """The contexts at which this run is evaluated at its end."""
         return (self.objective.context_frames,) if self.model.kind == "mlp" else self.eval.contexts
 
     @property
-    def validation_contexts(self) -> tuple[int, ...]:
-        """The context lengths at which this run is evaluated during training."""
+    def validation_contexts(self) -> tuple[Context, ...]:
+        """The contexts at which this run is evaluated during training."""
         return self.eval.validation_contexts or (self.best_context,)
 
     @property
-    def best_context(self) -> int:
-        """The context length at which checkpoints are compared."""
+    def best_context(self) -> Context:
+        """The context at which checkpoints are compared."""
         return self.eval.best_context or default_best_context(self.contexts)
 
     @property

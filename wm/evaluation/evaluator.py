@@ -72,6 +72,8 @@ def evaluate_windows(
 def evaluate_stream(model: WorldModel, frames: TargetFrames, device: torch.device, precision: str) -> EvalRecords:
     """Predict each target with the recurrent state carried through the whole game before it.
 
+    At most STREAM_GAMES games of STREAM_CHUNK_FRAMES frames pass through the network at once.
+
     Args:
         frames: with all frames of each game before its last target.
     """
@@ -79,12 +81,15 @@ def evaluate_stream(model: WorldModel, frames: TargetFrames, device: torch.devic
     starts = np.flatnonzero(np.diff(frames.targets.games, prepend=-1))
     ends = np.append(starts[1:], len(frames))
     order = np.argsort(frames.targets.frames[ends - 1], kind="stable")  # batches of games of similar length
-    parts = []
+    parts: list[EvalRecords] = []
+    positions: list[np.ndarray] = []
     with _evaluation_mode(model), autocast(device, precision):
         for first in range(0, len(order), STREAM_GAMES):
             games = order[first : first + STREAM_GAMES]
-            parts += _stream_games(model, frames, starts[games], ends[games], device)
-    return concatenate(parts)
+            for chosen, records in _stream_games(model, frames, starts[games], ends[games], device):
+                positions.append(chosen)
+                parts.append(records)
+    return concatenate(parts).take(np.argsort(np.concatenate(positions)))
 
 
 @contextmanager
@@ -101,8 +106,9 @@ def _evaluation_mode(model: WorldModel) -> Iterator[None]:
 
 def _stream_games(
     model: Mamba2WorldModel, frames: TargetFrames, starts: np.ndarray, ends: np.ndarray, device: torch.device
-) -> list[EvalRecords]:
-    """Stream several games as one batch. Shorter games are padded; the padding is discarded.
+) -> Iterator[tuple[np.ndarray, EvalRecords]]:
+    """Stream several games as one batch: positions of targets, and their records, in order of time. Shorter games are
+    padded; the padding is discarded.
 
     Args:
         starts: int64 (B,), position of each game's first target.
@@ -114,7 +120,6 @@ def _stream_games(
     chosen = concatenated_ranges(starts, ends)
     chunk_of_target = (targets.frames[chosen] - 1) // STREAM_CHUNK_FRAMES
     state: WorldState | None = None
-    parts = []
     for number in range(int(chunk_of_target.max()) + 1):
         start = number * STREAM_CHUNK_FRAMES
         rows = np.minimum(first_rows[:, None] + start + np.arange(STREAM_CHUNK_FRAMES + 1), last_rows[:, None])
@@ -125,15 +130,15 @@ def _stream_games(
         if len(here):
             batch_rows = torch.from_numpy(game_of_target[here]).to(device)
             positions = torch.from_numpy(targets.frames[chosen[here]] - 1 - start).to(device)
-            parts.append(
+            yield (
+                chosen[here],
                 _records(
                     _select(prediction, batch_rows, positions),
                     _select(before, batch_rows, positions),
                     _select(after, batch_rows, positions),
                     targets.games[chosen[here]],
-                )
+                ),
             )
-    return parts
 
 
 def _select(frames: F, rows: Tensor, positions: Tensor) -> F:

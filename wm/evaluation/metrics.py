@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from wm.config.run_config import MetricName
+from wm.config.run_config import Context, MetricName
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """The metrics of a run in the order of all tables: accuracy at action changes, accuracy over all frames, mean absolute
 position error in game units, validation loss."""
-Context = int | Literal["stream"]
-"""Context length K in frames, or `stream`: the recurrent state is carried through the whole game."""
 NUM_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 
@@ -26,6 +24,17 @@ CONFIDENCE = 0.95
 def context_text(context: object) -> str:
     """`K = 10`, or `whole game` for `stream`."""
     return "whole game" if context == "stream" else f"K = {context}"
+
+
+def context_order(context: object) -> tuple[bool, float, str]:
+    """Sorts contexts by their length, the whole game last."""
+    is_number = isinstance(context, (int, float))
+    return not is_number, float(context) if is_number else 0.0, str(context)
+
+
+def longest_context(contexts: Iterable[Context]) -> Context:
+    """The context that contains all others."""
+    return max(contexts, key=context_order)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

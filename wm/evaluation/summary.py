@@ -25,6 +25,7 @@ from wm.evaluation.metrics import (
     compute_metrics,
     concatenate,
     context_text,
+    longest_context,
     metrics_by_label,
     most_missed_actions,
 )
@@ -56,7 +57,7 @@ def evaluate(
         UserError: an impossible context, or no evaluation frame.
     """
     _check_contexts(model, contexts)
-    longest = "stream" if "stream" in contexts else max(CONTEXT, *(k for k in contexts if k != "stream"))
+    longest = longest_context([CONTEXT, *contexts])
     frames = EvaluationFrames(index, num_targets, longest, device, num_threads=min(MAX_READ_THREADS, num_cores()))
     parts: list[dict[Predictor, EvalRecords]] = []
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wm.evaluation.metrics import context_order
 from wm.report.charts import Axis, Estimate
 from wm.report.numbers import Kind, finite
 
@@ -96,12 +97,6 @@ class Result(Scores):
     @property
     def is_model(self) -> bool:
         return self.name == "model"
-
-
-def context_order(context: object) -> tuple[bool, float, str]:
-    """Sorts contexts by their length, the whole game last."""
-    frames = finite(context)
-    return frames is None, frames or 0.0, str(context)
 
 
 def read_results(evaluation: Mapping[str, Any]) -> list[Result]:

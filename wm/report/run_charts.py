@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from datasets.corpus.info import CorpusInfo
-from wm.evaluation.metrics import context_text
+from wm.evaluation.metrics import context_order, context_text
 from wm.report.charts import (
     Axis,
     Category,
@@ -25,7 +25,6 @@ from wm.report.results import (
     Result,
     Scores,
     best_baseline,
-    context_order,
 )
 
 TARGETS_SEEN = Axis(title="targets seen")

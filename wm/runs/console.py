@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets.runtime.text_format import format_duration
 from wm.config.run_config import RunConfig
-from wm.evaluation.metrics import METRICS
+from wm.evaluation.metrics import METRICS, context_text
 from wm.runs.run import Run
 from wm.runs.run_files import RunFiles
 from wm.runs.run_log import LOG_FILE, parse_row
@@ -46,7 +46,7 @@ def format_row(row: dict[str, Any], config: RunConfig) -> str:
     if kind == "eval":
         metrics = ((name, row[name]) for name in METRICS)
         values = "  ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in metrics)
-        text = f"K = {row['context']:<4} {values}"
+        text = f"{context_text(row['context']):<10} {values}"
     elif kind == "checkpoint":
         text = f"at {row['targets_seen']:,} targets, training paused for {1e3 * row['seconds_held']:,.0f} ms"
     elif kind == "rollback":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from datasets.runtime.durable_files import replace_file
+from wm.config.run_config import Context
 from wm.evaluation.game_sums import GameSums, deserialize, serialize
 from wm.runs.run_files import RunFiles
 
@@ -21,7 +22,7 @@ class Evaluations:
     def __init__(self, files: RunFiles) -> None:
         self._files = files
 
-    def write(self, targets_seen: int, by_context: dict[int, GameSums]) -> None:
+    def write(self, targets_seen: int, by_context: dict[Context, GameSums]) -> None:
         """Store an evaluation; only rank 0 may, see `RunFiles.folder`.
 
         Raises:
@@ -41,7 +42,7 @@ class Evaluations:
         names = map(_NAME.fullmatch, self._files.names(FOLDER))
         return sorted(int(match[1]) for match in names if match)
 
-    def read(self, targets_seen: int) -> dict[int, GameSums] | None:
+    def read(self, targets_seen: int) -> dict[Context, GameSums] | None:
         """An evaluation by context; None if there is none, or it is damaged."""
         try:
             return deserialize(self._files.read(_name(targets_seen)))[0]

@@ -6,8 +6,8 @@ Guarded by `benchmarks/measures/validation.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,22 @@ import torch
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets
 from datasets.runtime.hardware import num_cores
 from wm.checkpoints.retention import Row, is_better
-from wm.config.run_config import RunConfig
+from wm.config.run_config import Context, RunConfig
 from wm.data.batches import MAX_READ_THREADS
 from wm.data.pools import BYTES_PER_FRAME
 from wm.data.training_data import TrainingData
 from wm.evaluation.evaluator import evaluate_contexts
 from wm.evaluation.game_sums import GameSums, concatenate_sums, metric_values, sums_by_game
-from wm.evaluation.metrics import EvalRecords
-from wm.evaluation.target_frames import EvaluationFrames, max_device_bytes
+from wm.evaluation.metrics import EvalRecords, longest_context
+from wm.evaluation.slices import NEEDED_CONTEXT, labels_of, since_hit, slice_sums
+from wm.evaluation.target_frames import EvaluationFrames, TargetFrames, max_device_bytes
 from wm.model.world_model import WorldModel
 from wm.training import distributed
 
-Sums = dict[int, GameSums]
+Sums = dict[Context, GameSums]
 """Context -> sums by game, over all ranks."""
+Records = dict[Context, EvalRecords]
+"""Context -> records of this rank, in the order of its targets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,15 +82,20 @@ class Validation:
             UserError: the frames cannot be read.
         """
         contexts, of_validation = self._config.contexts, self._config.validation_contexts
-        if self._config.eval.num_targets == self._config.eval.validation_targets and contexts == of_validation:
-            return self.validate(model, targets_seen, seconds)
-        frames = self._open(self._config.eval.num_targets, contexts)
+        frames = self._open(self._config.eval.num_targets, (*contexts, NEEDED_CONTEXT))
+        since_hit_by_group: list[np.ndarray] = []
+
+        def groups() -> Iterator[TargetFrames]:
+            for group in frames:
+                since_hit_by_group.append(since_hit(group))
+                yield group
+
         try:
-            records = self._evaluate(model, frames, contexts)
+            records = self._evaluate(model, groups(), contexts)
             is_among = _is_among(frames.local_targets, self._frames.targets)
         finally:
             frames.close()
-        sums = self._gather(records)
+        sums = self._gather(records, np.concatenate(since_hit_by_group) if since_hit_by_group else None)
         # Fewer targets are the first of more, so that the last checkpoint is compared on the frames of the others.
         few = self._gather({k: part.take(is_among) for k, part in records.items() if k in of_validation})
         return Evaluation(
@@ -112,7 +120,7 @@ class Validation:
         available = int(np.maximum(0, self._data.evaluation.num_frames - COUNTDOWN_FRAMES).sum())
         expected = min(self._config.eval.num_targets, available)
         return tuple(sums) == self._config.contexts and all(
-            by_game.num_frames.sum() == expected for by_game in sums.values()
+            by_game.num_frames.sum() == expected and by_game.slices for by_game in sums.values()
         )
 
     def update_best(self, evaluation: Evaluation, targets_seen: int) -> bool:
@@ -134,31 +142,46 @@ class Validation:
         """End the thread and free the frames."""
         self._frames.close()
 
-    def _open(self, num_targets: int, contexts: tuple[int, ...]) -> EvaluationFrames:
+    def _open(self, num_targets: int, contexts: tuple[Context, ...]) -> EvaluationFrames:
         """This rank's part of the frames. Half of its cores read them, since training uses the others."""
         return EvaluationFrames(
-            self._data.evaluation, num_targets, max(contexts), self._device,
+            self._data.evaluation, num_targets, longest_context(contexts), self._device,
             num_threads=max(1, min(MAX_READ_THREADS, num_cores() // distributed.local_world_size() // 2)),
             rank=distributed.rank(), world_size=distributed.world_size(),
         )  # fmt: skip
 
-    def _evaluate(
-        self, model: WorldModel, frames: EvaluationFrames, contexts: tuple[int, ...]
-    ) -> dict[int, EvalRecords]:
+    def _evaluate(self, model: WorldModel, frames: Iterable[TargetFrames], contexts: tuple[Context, ...]) -> Records:
         return evaluate_contexts(model, frames, contexts, self._device, self._config.precision)
 
-    def _gather(self, records: Mapping[int, EvalRecords]) -> Sums:
-        """The sums over all ranks; a rank without targets has no records."""
-        game_ids = self._data.evaluation.game_ids
-        mine = {context: sums_by_game(of_context, game_ids) for context, of_context in records.items()}
+    def _gather(self, records: Mapping[Context, EvalRecords], since_hit_M: np.ndarray | None = None) -> Sums:
+        """The sums over all ranks; a rank without targets has no records.
+
+        Args:
+            since_hit_M: of the records' targets; with it the sums have slices.
+        """
+        index = self._data.evaluation
+        mine = {context: sums_by_game(of_context, index.game_ids) for context, of_context in records.items()}
+        if since_hit_M is not None:
+            mine = {
+                context: replace(
+                    sums,
+                    slices=slice_sums(
+                        records[context], index.game_ids, labels_of(records[context], index, since_hit_M)
+                    ),
+                )
+                for context, sums in mine.items()
+            }
         parts = [part for part in distributed.all_gather_object(mine) if part]
         return {context: concatenate_sums([part[context] for part in parts]) for context in parts[0]}
 
 
 def validation_device_bytes(config: RunConfig, device: torch.device) -> int:
     """Most memory of the device that a validation's frames take."""
-    needed = config.eval.validation_targets * (max(config.validation_contexts) + 1) * BYTES_PER_FRAME
-    return needed if needed <= max_device_bytes(device) else 0
+    longest, most = longest_context(config.validation_contexts), max_device_bytes(device)
+    if longest == "stream":
+        return most
+    needed = config.eval.validation_targets * (longest + 1) * BYTES_PER_FRAME
+    return needed if needed <= most else 0
 
 
 def _is_among(targets: Targets, others: Targets) -> np.ndarray:
