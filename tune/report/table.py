@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tune.results.sweep_folder import ResultRow, SweepManifest
 from tune.search.trials import axes_text
+from wm.evaluation.metrics import context_order
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,7 +37,7 @@ def flops_text(flops: float) -> str:
 
 def trials_table(manifest: SweepManifest, rows: Sequence[ResultRow]) -> str:
     """One line for each trial: its state, and its last change_acc at each K."""
-    contexts = sorted({row.context for row in rows})
+    contexts = sorted({row.context for row in rows}, key=context_order)
     last = {(row.trial, row.context): row for row in rows}
     lines = []
     for name, facts in manifest.trials.items():

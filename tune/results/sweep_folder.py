@@ -24,10 +24,10 @@ from tune.config import AxisValue, SweepConfig
 from tune.results.trial_status import State, TrialStatus, status_at, status_of
 from tune.search.cost import Cost
 from tune.search.trials import Trial
-from wm.config.run_config import RunConfig
+from wm.config.run_config import Context, RunConfig
 from wm.config.run_identity import identity, to_stored
 from wm.config.typed_yaml import from_stored, to_plain
-from wm.evaluation.metrics import METRICS
+from wm.evaluation.metrics import METRICS, context_order
 from wm.runs.run import RUN_FILE, Run
 from wm.runs.run_log import read_log
 from wm.runs.stop_request import STOP_FILE
@@ -49,8 +49,8 @@ class ResultRow:
     """The trial's current state."""
     axes: dict[str, AxisValue]
     """The trial's value on each axis."""
-    context: int
-    """Evaluated K, frames."""
+    context: Context
+    """Evaluated K, frames, or `stream`."""
     targets_seen: int
     """Targets trained on."""
     seconds: float
@@ -222,8 +222,12 @@ def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
             num_judged=row["num_targets"],
             **{name: row[name] for name in METRICS},
         )
-        for (targets_seen, context), row in sorted(evaluations.items())
+        for (targets_seen, context), row in sorted(evaluations.items(), key=lambda item: _order(*item[0]))
     ]
+
+
+def _order(targets_seen: int, context: Context) -> tuple[Any, ...]:
+    return targets_seen, context_order(context)
 
 
 def collect_results(manifest: SweepManifest) -> list[ResultRow]:
