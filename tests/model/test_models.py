@@ -94,7 +94,7 @@ def join(predictions: list[Prediction]) -> Prediction:
         (ModelConfig(kind="mlp", encoding=2), 60, 6.45),
         (ModelConfig(d_model=384, num_layers=4, encoding=2), 10, 4.3),
         *(
-            (ModelConfig(**SIZES[name]), 10, millions)
+            (ModelConfig(**{path.removeprefix("model."): value for path, value in SIZES[name].items()}), 10, millions)
             for name, millions in (("medium", 2.07), ("large", 6.0), ("xl", 7.2))
         ),
     ],

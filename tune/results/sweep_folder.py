@@ -160,7 +160,7 @@ def _identity(sweep: SweepConfig) -> dict[str, Any]:
     """The options that identify a sweep, as JSON data."""
     return {
         "base": identity(sweep.base),
-        "axes": {path: list(values) for path, values in sweep.axes.items()},
+        "axes": to_plain(sweep)["axes"],
         "asha": to_plain(sweep.asha),
     }
 

@@ -68,7 +68,7 @@ class ResumableAsha(ASHAScheduler):
             metric=SCORE,
             mode="max" if sweep.asha.higher_is_better else "min",
             max_t=sweep.base.optimizer.total_targets,
-            grace_period=sweep.asha.grace_targets,
+            grace_period=int(sweep.asha.grace),
             reduction_factor=sweep.asha.reduction_factor,
             stop_last_trials=False,
         )

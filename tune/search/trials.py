@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets.runtime.errors import UserError
-from tune.config import SIZES, AxisValue, SweepConfig
+from tune.config import SEED, AxisValue, SweepConfig
+from tune.search.axes import (
+    check_axes,
+    compared_axes,
+    fields_of,
+    get_field,
+    is_field,
+    set_field,
+    unused_axes,
+    values_of,
+)
+from tune.search.suggest import random_setting
 from wm.config import run_paths
 from wm.config.run_config import RunConfig
 from wm.config.run_identity import identity, short_hash
-from wm.config.typed_yaml import from_plain, renamed_path, to_plain
+from wm.config.typed_yaml import from_plain, to_plain
 
-SIZE = "size"
-SIZE_FIELDS = ("model.d_model", "model.num_layers")
-VARIABLE = ("model", "objective", "optimizer", "seed", "precision")
-"""Fields that an axis may vary: the others change the evaluation, or only where a run executes."""
-SEED = "seed"
+Values = Mapping[str, AxisValue]
+"""Axis -> value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,61 +50,49 @@ def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
-    """Every combination of the axes, in their order, without duplicates.
+    """The trials that are known before any has run, without duplicates: all of them, but for `search: optuna`, which
+    suggests the settings one by one (`tune.search.suggest`); there the first setting of every level.
 
-    A combination omits the axes that do not apply to it (`unused_axes`): crossing the objectives with K trains the
-    sequence model once.
+    grid: every combination, in the order of the axes, but the seed varies fastest. random: the drawn settings, each for
+    every combination of the compared axes. A combination omits the axes that do not apply to it (`unused_axes`):
+    crossing the objectives with K trains the sequence model once.
 
     Raises:
         UserError: an axis is not a field of a run, a value is invalid, or ASHA cannot compare a trial.
     """
-    base = to_plain(sweep.base)
-    for path, values in sweep.axes.items():
-        _check_axis(path, values, sweep, base)
-    by_name: dict[str, Trial] = {}
-    for values in itertools.product(*sweep.axes.values()):
-        trial = _trial(sweep, base, dict(zip(sweep.axes, values, strict=True)))
-        by_name.setdefault(trial.name, trial)
-    trials = list(by_name.values())
-    context = sweep.asha.context
-    for trial in trials:
-        if sweep.asha.enabled and context is not None and context not in trial.config.validation_contexts:
-            raise UserError(
-                f"asha.context={context}: trial {trial.name} is evaluated at "
-                f"K = {_listed(trial.config.validation_contexts)}; "
-                "name a K at which every trial is evaluated, or omit asha.context"
-            )
+    check_axes(sweep, to_plain(sweep.base))
+    if sweep.search == "grid":
+        combinations = _combinations(sweep, list(sweep.axes))
+    else:
+        num_settings = sweep.num_samples or 1 if sweep.search == "random" else 1
+        levels = _combinations(sweep, compared_axes(sweep))
+        combinations = [random_setting(sweep, i) | level for i in range(num_settings) for level in levels]
+    trials = distinct_trials(sweep, combinations)
+    check_rungs(sweep, trials)
     return trials
 
 
-def axes_text(axes: Mapping[str, AxisValue]) -> str:
-    """A trial's values on the axes as text."""
-    parts = [str(v) if isinstance(v, str) else f"{path.split('.')[-1]}={v}" for path, v in axes.items()]
-    return ", ".join(parts) or "base"
+def distinct_trials(sweep: SweepConfig, combinations: Sequence[Values]) -> list[Trial]:
+    """The trials of some combinations of values, without duplicates."""
+    by_name: dict[str, Trial] = {}
+    for values in combinations:
+        trial = trial_of(sweep, values)
+        by_name.setdefault(trial.name, trial)
+    return list(by_name.values())
 
 
-def unused_axes(run: dict[str, Any]) -> Iterator[str]:
-    """Axes that do not apply to a run: the sizes of the other network, the length of the other objective."""
-    if run["model"]["kind"] == "mlp":
-        yield SIZE
-        yield from (f"model.{name}" for name in run["model"] if name not in ("kind", "hidden_sizes"))
-    if run["objective"]["kind"] == "window":
-        yield "objective.sequence_frames"
-    else:
-        yield "objective.context_frames"
+def trial_of(sweep: SweepConfig, values: Values) -> Trial:
+    """The trial with some values on the axes; a value on an axis that does not apply to it is ignored.
 
-
-def _trial(sweep: SweepConfig, base: dict[str, Any], chosen: dict[str, AxisValue]) -> Trial:
-    source = f"axes ({', '.join(f'{path}={value}' for path, value in chosen.items())})" if chosen else "base"
-    kinds = copy.deepcopy(base)
-    for path, value in chosen.items():
-        _set(kinds, path, value)
-    unused = set(unused_axes(kinds))
-    plain = copy.deepcopy(base)
-    used = {path: value for path, value in chosen.items() if path not in unused}
-    for path, value in used.items():
-        _set(plain, path, value)
-    config = from_plain(plain, RunConfig, source)
+    Raises:
+        UserError: a value or a combination is invalid.
+    """
+    values = {name: values[name] for name in sweep.axes if name in values}  # one order, and so one name
+    source = f"axes ({', '.join(f'{name}={value}' for name, value in values.items())})" if values else "base"
+    base = to_plain(sweep.base)
+    unused = unused_axes(sweep.axes, _with_values(sweep, base, values))
+    used = {name: value for name, value in values.items() if name not in unused}
+    config = from_plain(_with_values(sweep, base, used), RunConfig, source)
     if config.objective.kind == "window":
         # A window model is evaluated at the K it is trained at; an MLP accepts no other.
         own = (config.objective.context_frames,)
@@ -106,65 +101,71 @@ def _trial(sweep: SweepConfig, base: dict[str, Any], chosen: dict[str, AxisValue
         # ASHA and the table of a running sweep may compare trials at any K.
         config = replace(config, eval=replace(config.eval, validation_contexts=config.contexts))
     typed = to_plain(config)
-    axes = {path: value if path == SIZE else _get(typed, path) for path, value in used.items()}
+    axes = {name: get_field(typed, name) if is_field(sweep.axes, name) else value for name, value in used.items()}
     name = _name(axes, short_hash(identity(config)))
     return Trial(name=name, axes=axes, config=replace(config, out=sweep.out / "trials" / name))
 
 
-def _check_axis(path: str, values: tuple[AxisValue, ...], sweep: SweepConfig, base: dict[str, Any]) -> None:
-    if not values:
-        raise UserError(f"axes.{path}: found no values, expected one or more")
-    if path == SIZE:
-        conflicts = [name for name in SIZE_FIELDS if name in sweep.axes]
-        if conflicts:
-            raise UserError(f"axes.{conflicts[0]}: the axis size sets it too; use one of the two")
-        invalid = [value for value in values if value not in SIZES]
-        if invalid:
-            raise UserError(f"axes.size: found {invalid[0]!r}, expected {_listed(SIZES)}")
+def axes_text(axes: Values) -> str:
+    """A trial's values on the axes as text."""
+    parts = [value if isinstance(value, str) else f"{path.split('.')[-1]}={value:g}" for path, value in axes.items()]
+    return ", ".join(parts) or "base"
+
+
+def check_rungs(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Check that ASHA can compare the trials; rungs in FLOPs are checked where the costs are known.
+
+    Raises:
+        UserError: a trial is not evaluated at `asha.context`, or the first rung is before the first validation or after
+            the end of every trial.
+    """
+    if not sweep.asha.enabled:
         return
-    if renamed := renamed_path(path, RunConfig):
-        raise UserError(f"axes.{path} was renamed; use axes.{renamed}")
-    fields = [*_leaves(base), SIZE]
-    if path not in fields:
-        near = difflib.get_close_matches(path, fields, n=1)
-        hint = f"did you mean {near[0]}?" if near else "expected a dotted path such as optimizer.learning_rate, or size"
-        raise UserError(f"axes.{path}: a run has no such field; {hint}")
-    if path.partition(".")[0] not in VARIABLE or path == "optimizer.total_targets":
+    context = sweep.asha.context
+    for trial in trials if context is not None else ():
+        # A trial of the objective `window` has one K; it races with trials of the same K, unless K is not compared.
+        if context not in trial.config.validation_contexts and trial.config.objective.kind != "window":
+            raise UserError(
+                f"asha.context={context}: trial {trial.name} is evaluated at "
+                f"K = {', '.join(map(str, trial.config.validation_contexts))}; "
+                "name a K at which every trial is evaluated, or omit asha.context"
+            )
+    if sweep.asha.time_attr == "targets":
+        every = sweep.base.eval.every_targets
+        check_first_rung(sweep, every, max(trial.config.optimizer.total_targets for trial in trials), "targets")
+
+
+def check_first_rung(sweep: SweepConfig, first_validation: float, end: float, unit: str) -> None:
+    """Check that the first rung lies between the first validation and the end of the longest trial.
+
+    Raises:
+        UserError: it does not: it would have no effect, or none at its time.
+    """
+    name = "asha.grace" if sweep.asha.rungs is None else "asha.rungs"
+    first = sweep.asha.grace if sweep.asha.rungs is None else sweep.asha.rungs[0]
+    if not first_validation <= first < end:
         raise UserError(
-            f"axes.{path}: trials must be evaluated on the same frames after equally many targets; "
-            f"expected a field of {_listed(VARIABLE)}, other than optimizer.total_targets"
+            f"{name}={first:g}: expected {first_validation:g} {unit} (base.eval.every_targets) to less than {end:g} "
+            f"{unit} (optimizer.total_targets)"
         )
 
 
-def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in plain.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+def _combinations(sweep: SweepConfig, names: Sequence[str]) -> list[dict[str, AxisValue]]:
+    """Every combination of some axes, in their order; seeds last, so that those of a setting run together."""
+    ordered = sorted(names, key=lambda name: name == SEED)
+    values = itertools.product(*(values_of(sweep.axes, name) for name in ordered))
+    return [dict(zip(ordered, combination, strict=True)) for combination in values]
 
 
-def _set(plain: dict[str, Any], path: str, value: AxisValue) -> None:
-    if path == SIZE:
-        plain["model"] |= SIZES[str(value)]
-        return
-    *parents, leaf = path.split(".")
-    for parent in parents:
-        plain = plain[parent]
-    plain[leaf] = value
-
-
-def _get(plain: dict[str, Any], path: str) -> AxisValue:
-    value: Any = plain
-    for part in path.split("."):
-        value = value[part]
-    return value
+def _with_values(sweep: SweepConfig, base: dict[str, Any], values: Values) -> dict[str, Any]:
+    """The base run as plain data, with some values on the axes."""
+    plain = copy.deepcopy(base)
+    for name, value in values.items():
+        for path, field_value in fields_of(sweep.axes, name, value).items():
+            set_field(plain, path, field_value)
+    return plain
 
 
 def _name(axes: dict[str, AxisValue], digest: str) -> str:
-    parts = [str(v) if isinstance(v, str) else f"{path.split('.')[-1]}{v}" for path, v in axes.items()]
+    parts = [v if isinstance(v, str) else f"{path.split('.')[-1]}{v:.6g}" for path, v in axes.items()]
     return re.sub(r"[^\w.+-]", "-", "_".join([*parts, digest]))
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(str(value) for value in values)

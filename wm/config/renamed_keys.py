@@ -20,6 +20,7 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
     "DataConfig": {"resident": "device_cache", "resident_share": "device_cache_fraction"},
     "CheckpointConfig": {"to": "storage_path"},
     "DivergenceConfig": {"rate_factor": "lr_factor", "explosion": "spike_ratio"},
+    "AshaConfig": {"grace_targets": "grace"},
     "SplitConfig": {"test_share": "test_fraction", "validation_share": "validation_fraction"},
 }  # fmt: skip
 """Name of the dataclass -> old key -> new key."""
