@@ -23,6 +23,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 import wm.launch.ray_train
+import wm.launch.ray_workers
 from datasets.runtime.errors import UserError
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain
@@ -101,8 +102,8 @@ def main() -> None:
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
     os.environ["RAY_ADDRESS"] = cluster.address
-    wm.launch.ray_train.RESIZE_CHECK_S = 1.0
-    wm.launch.ray_train._worker = recording(wm.launch.ray_train._worker, folder)
+    wm.launch.ray_workers.RESIZE_CHECK_S = 1.0
+    wm.launch.ray_workers._worker = recording(wm.launch.ray_workers._worker, folder)
     ends: list[Any] = []
 
     def train() -> None:

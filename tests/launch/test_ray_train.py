@@ -105,10 +105,10 @@ def test_a_relative_path_is_refused_on_a_cluster_before_ray_starts(config, monke
 def test_a_bug_that_repeats_at_the_same_update_ends_the_run_with_a_diagnosis_and_its_traceback(
     config, ray_session, monkeypatch
 ):
-    import wm.launch.ray_train
+    import wm.launch.ray_workers
     from wm.launch.ray_train import train_on_ray
 
-    worker = wm.launch.ray_train._worker
+    worker = wm.launch.ray_workers._worker
 
     def worker_with_a_bug(task) -> None:
         import wm.training.trainer
@@ -125,7 +125,7 @@ def test_a_bug_that_repeats_at_the_same_update_ends_the_run_with_a_diagnosis_and
 
     config = replace(config, checkpoint=CheckpointConfig(every_s=600.0), max_failures=20)
     with monkeypatch.context() as patch:
-        patch.setattr(wm.launch.ray_train, "_worker", worker_with_a_bug)
+        patch.setattr(wm.launch.ray_workers, "_worker", worker_with_a_bug)
         with pytest.raises(UserError) as stopped:
             train_on_ray(config)
     message = str(stopped.value)

@@ -78,4 +78,4 @@ def test_a_corpus_that_one_node_lacks_is_refused_with_the_nodes_name(config, mon
     Run(config).claim()
     monkeypatch.setattr(train_worker.distributed, "all_gather_object", of_two_ranks)
     with pytest.raises(UserError, match=r"holds no corpus.json.*\(on node node-without; other nodes have it\)$"):
-        work(config, "command")
+        work(Run(config), "command")

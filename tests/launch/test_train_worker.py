@@ -49,15 +49,15 @@ def flip_bit(checkpoint: Path) -> None:
 @pytest.mark.parametrize("damage", [truncate, remove_meta, flip_bit])
 def test_a_damaged_newest_checkpoint_costs_some_updates_and_changes_nothing(config, tmp_path, damage: Callable):
     Run(config).claim()
-    work(config, "first")
+    work(Run(config), "first")
     broken = replace(config, out=tmp_path / "broken")
     Run(broken).claim()
-    work(replace(broken, max_seconds=1e-9), "first")
-    work(replace(broken, max_seconds=0.05), "second")
+    work(Run(replace(broken, max_seconds=1e-9)), "first")
+    work(Run(replace(broken, max_seconds=0.05)), "second")
     newest = checkpoints(broken)[-1]
     assert len(checkpoints(broken)) >= 2
     damage(newest)
-    work(broken, "third")
+    work(Run(broken), "third")
     reported = [row["message"] for row in read_log(broken.out) if "is damaged" in row.get("message", "")]
     assert [newest.name in message for message in reported] == ([] if damage is remove_meta else [True])
     ends = checkpoints(config)[-1], checkpoints(broken)[-1]
@@ -67,11 +67,11 @@ def test_a_damaged_newest_checkpoint_costs_some_updates_and_changes_nothing(conf
 
 def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_over(config):
     Run(config).claim()
-    work(replace(config, max_seconds=1e-9), "first")
+    work(Run(replace(config, max_seconds=1e-9)), "first")
     for checkpoint in checkpoints(config):
         truncate(checkpoint)
     with pytest.raises(UserError) as refused:
-        work(config, "second")
+        work(Run(config), "second")
     reason = str(refused.value)
     assert reason.startswith("all checkpoints of the run are damaged: ") and "delete them to start over" in reason
     assert "\n" not in reason
@@ -80,7 +80,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_stops_instead_of_starting_over(
 def test_a_run_that_is_asked_to_stop_is_not_started_again(config):
     Run(config).claim()
     Run(config).stop_request.request()
-    work(config, "one")
+    work(Run(config), "one")
     assert not (config.out / ATTEMPTS_FILE).exists()
     assert read_log(config.out) == []
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_asked_to_stop_is_not_started_again(config):
 def test_a_users_error_is_raised_and_is_not_a_crash(config, tmp_path):
     Run(config).claim()
     with pytest.raises(UserError, match="nowhere"):
-        work(replace(config, train_corpus=tmp_path / "nowhere"), "one")
+        work(Run(replace(config, train_corpus=tmp_path / "nowhere")), "one")
     assert not (config.out / ATTEMPTS_FILE).exists()
 
 
@@ -100,7 +100,7 @@ def test_two_crashes_at_the_same_place_end_the_run(config):
     history.record_start(0)
     history.record_crash(ZeroDivisionError("the fifth update"), rank=0)
     with pytest.raises(UserError) as ended:
-        work(config, "one")
+        work(Run(config), "one")
     reason = str(ended.value)
     assert "crashed 2 times" in reason and "ZeroDivisionError: the fifth update" in reason
     rows = [json.loads(line) for line in (config.out / ATTEMPTS_FILE).read_text().splitlines() if line]
@@ -115,10 +115,10 @@ def test_a_run_saves_where_its_config_says(config, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     config = replace(config, checkpoint=replace(config.checkpoint, storage_path=str(elsewhere)))
     Run(config).claim()
-    work(replace(config, max_seconds=1e-9), "one")
+    work(Run(replace(config, max_seconds=1e-9)), "one")
     found, damaged = agreed_checkpoint(open_store(elsewhere))
     assert found is not None and damaged == []
     assert found.meta["targets_seen"] < 10 * STEP
-    work(config, "two")
+    work(Run(config), "two")
     found, _ = agreed_checkpoint(open_store(elsewhere))
     assert found is not None and found.meta["finished"]

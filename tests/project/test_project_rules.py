@@ -48,7 +48,7 @@ MAY_IMPORT_RAY = {
     "datasets/runtime/ray_cluster.py",
     "wm/launch/failure_policy.py",
     "wm/launch/ray_reporter.py",
-    "wm/launch/ray_train.py",
+    "wm/launch/ray_workers.py",
     "wm/launch/torch_backend.py",
     "tune/running/asha.py",
     "tune/running/sweep.py",

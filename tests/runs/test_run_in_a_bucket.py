@@ -70,7 +70,7 @@ def train_here(config: RunConfig) -> Run:
     run.claim()
     with run.lock():
         run.describe(open_data(config), ["wm", "train"])
-        work(config, "command")
+        work(Run(config), "command")
     return run
 
 
@@ -134,7 +134,7 @@ run = Run(config)
 run.claim()
 with run.lock():
     run.describe(open_data(config), ["wm", "train"])
-    work(config, "killed")
+    work(Run(config), "killed")
 """
 
 

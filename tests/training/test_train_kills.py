@@ -66,7 +66,7 @@ def test_preemptions_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_we
     printed = printed_by(disturbed).read_text().splitlines()[-1]
     assert printed == f"stopped at {stopped.resumed_at:,} targets, saved; run the same command again to resume"
     assert stopped.resumed_at >= stopped.targets_seen
-    work(disturbed, "the last command")  # without Ray, whose start and end take half a minute
+    work(Run(disturbed), "the last command")  # without Ray, whose start and end take half a minute
     starts = resumed_at(disturbed)
     assert starts == sorted(starts) and len(starts) == 5 and starts[-1] == stopped.resumed_at
     assert differences(config, disturbed) == []

@@ -32,14 +32,14 @@ POINTER_FILE = "checkpoint.json"
 """In Ray's checkpoint: `{"checkpoint": path or URI of the run's newest checkpoint, or null}`."""
 PROBE_BYTES = 1 << 20
 MIN_REPORT_S = 5.0
-"""Shortest time between two reports but the last."""
+"""Shortest time between two reports but the last, unless each is needed."""
 
 
 class RayReporter(Reporter):
     """Reports one rank's run to Ray Train."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, min_report_s: float | None = None) -> None:
+        self._run, self._min_report_s = run, MIN_REPORT_S if min_report_s is None else min_report_s
         self._last_report = 0.0
         self._rows: list[Row] = []
         self._gauges: dict[str, Gauge] = {}
@@ -56,7 +56,7 @@ class RayReporter(Reporter):
             self._show("eval", {name: row[name] for name in METRICS}, {"context": str(row["context"])})
         self._rows = rows
         is_final = rows[0]["targets_seen"] >= self._run.config.optimizer.total_targets
-        is_due = not is_final and time.monotonic() - self._last_report >= MIN_REPORT_S
+        is_due = not is_final and time.monotonic() - self._last_report >= self._min_report_s
         if distributed.broadcast_object(is_due):
             self._report()
 
@@ -113,3 +113,14 @@ def flattened(rows: list[Row]) -> dict[str, Any]:
     """The rows of a validation as one: metrics are named as in TensorBoard, `eval_K/change_acc`."""
     shared = {name: rows[0][name] for name in ("targets_seen", "seconds", "num_targets", "epochs")}
     return shared | {f"eval_{row['context']}/{name}": row[name] for row in rows for name in METRICS}
+
+
+def rows_of_report(metrics: dict[str, Any]) -> list[Row]:
+    """The rows from which `flattened` made a report: those of its columns that it keeps."""
+    names = [name.removeprefix("eval_").split("/") for name in metrics if name.startswith("eval_")]
+    shared = {name: value for name, value in metrics.items() if not name.startswith("eval_")}
+    contexts = dict.fromkeys(int(context) for context, _ in names)
+    return [
+        {"context": k} | shared | {name: metrics[f"eval_{k}/{name}"] for context, name in names if context == str(k)}
+        for k in contexts
+    ]

@@ -43,6 +43,10 @@ class Reporter:
         """The run has trained to its end."""
 
 
+class RepeatedCrashError(UserError):
+    """The run crashed again and again, so that another attempt would be no use."""
+
+
 class PreemptedError(RuntimeError):
     """A worker's machine is preempted, and the run has saved; raised on every rank, so that the run restarts."""
 
@@ -58,17 +62,17 @@ def stop_and_wait(timeout_s: float) -> bool:
     return _idle.wait(timeout_s)
 
 
-def work(config: RunConfig, command: str, reporter: Reporter | None = None) -> None:
+def work(run: Run, command: str, reporter: Reporter | None = None) -> None:
     """Train as one of the ranks, from the newest intact checkpoint, to the end or to a stop request.
 
     Args:
+        run: claimed by its driver.
         command: identifies one call of the driver.
         reporter: is told about progress and validations.
     Raises:
         PreemptedError: some worker got SIGTERM or notice of a preemption, and the run has saved.
         UserError: another attempt would be no use; perhaps on this rank alone.
     """
-    run = Run(config)
     history = CrashHistory(run.files, command)
     lock: Lock | None = None
     with _marked_as_training():
@@ -109,7 +113,7 @@ def _attempt(run: Run, history: CrashHistory, reporter: Reporter) -> None:
     diagnosis = history.repeated_crash(resumed_at, run.config.log_every_s) if distributed.rank() == 0 else None
     diagnosis = distributed.broadcast_object(diagnosis)
     if diagnosis is not None:
-        raise UserError(f"{diagnosis}; {history.remedy()}, then run the same command again")
+        raise RepeatedCrashError(f"{diagnosis}; {history.remedy()}, then run the same command again")
     if distributed.rank() == 0:
         _log_damaged(run, resumed_at, damaged)
         history.record_start(resumed_at)

@@ -53,6 +53,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -99,14 +100,19 @@ class Run:
         files: the run's files, by their names.
         location: the run's folder or URI as messages show it, without credentials.
         name: the last part of it, by which Ray shows the run.
+        stops_with: see `__init__`.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, stops_with: Path | None = None) -> None:
+        """
+        Args:
+            stops_with: local folder of the sweep that the run belongs to; its stop request stops the run too.
+        """
+        self.config, self.stops_with = config, stops_with
         self.files = open_run_files(config.out)
         self.location = self.files.location
         self.name = self.location.rstrip("/").rpartition("/")[2] or "run"
-        self.stop_request = StopRequest(self.files)
+        self.stop_request = StopRequest(self.files, None if stops_with is None else open_run_files(stops_with))
 
     @cached_property
     def checkpoints(self) -> CheckpointStore:
@@ -165,15 +171,16 @@ class Run:
             )
         return InitialWeights(**facts)
 
-    def lock(self) -> Lock:
+    def lock(self, timeout_s: float = 0.0) -> Lock:
         """Keep other drivers out of the folder until the returned lock is closed.
 
+        Args:
+            timeout_s: how long another driver, or storage that is away, is awaited.
         Raises:
             UserError: another process trains in the folder, or the lock cannot be written.
         """
         refusal = f"another process is training in {self.location}; wait for it, or name another --out"
-        with self._reporting_errors():
-            return self.files.lock(DRIVER_LOCK, uuid.uuid4().hex, refusal)
+        return self._lock_within(timeout_s, DRIVER_LOCK, uuid.uuid4().hex, refusal)
 
     def lock_as_rank_0(self, command: str) -> Lock:
         """Keep other workers out of the folder. Workers of a killed driver, which live a little longer, are awaited.
@@ -183,12 +190,15 @@ class Run:
         Raises:
             UserError: they still train after ORPHAN_TIMEOUT_S, or the storage has been away for so long.
         """
-        deadline = time.monotonic() + ORPHAN_TIMEOUT_S
         refusal = f"workers of an earlier command still train in {self.location}; end them, and run the command again"
+        return self._lock_within(ORPHAN_TIMEOUT_S, WORKER_LOCK, command, refusal)
+
+    def _lock_within(self, timeout_s: float, name: str, owner: str, refusal: str) -> Lock:
+        deadline = time.monotonic() + timeout_s
         while True:
             try:
                 with self._reporting_errors():
-                    return self.files.lock(WORKER_LOCK, command, refusal)
+                    return self.files.lock(name, owner, refusal)
             except UserError:  # also if the storage is away when Ray restarts the workers
                 if time.monotonic() > deadline:
                     raise

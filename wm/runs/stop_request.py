@@ -55,8 +55,12 @@ class StopRequest:
         signal: number of the signal that the driver received inside `on_signals`; None so far.
     """
 
-    def __init__(self, files: RunFiles) -> None:
-        self._files = files
+    def __init__(self, files: RunFiles, also: RunFiles | None = None) -> None:
+        """
+        Args:
+            also: files of something that the run is a part of, such as a sweep, whose stop request stops the run too.
+        """
+        self._files, self._also = files, also
         self.signal: int | None = None
         self._is_set = False
 
@@ -76,16 +80,36 @@ class StopRequest:
         """
         self._files.write_in_place(STOP_FILE, RUN)
 
+    def create(self) -> None:
+        """Create the file if there is none, so that the workers find it; a request that it holds stays.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._files.version(STOP_FILE):
+            self.clear()
+
     def is_set(self) -> bool:
         """Whether this process is asked to stop, or the run as a whole if inside `watched`. Reads no file."""
         return self._is_set or _process_stops.is_set()
 
     def is_set_for_run(self) -> bool:
         """Whether the run as a whole is asked to stop; False if its files cannot be read, unless it was seen before."""
-        try:
-            return self._is_set or self._files.read(STOP_FILE) == STOP
-        except OSError:
-            return False
+        if self._is_set:
+            return True
+        for files in (self._files, self._also):
+            with contextlib.suppress(OSError):
+                if files is not None and files.read(STOP_FILE) == STOP:
+                    return True
+        return False
+
+    def is_set_alone(self) -> bool:
+        """Whether this run is asked to stop, and not what it is a part of.
+
+        Raises:
+            OSError: its files cannot be read.
+        """
+        return bool(self._files.version(STOP_FILE)) and self._files.read(STOP_FILE) == STOP
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -44,6 +44,10 @@ OUT_OF_MEMORY_SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "C
 GB = 1e9
 
 
+class InsufficientMemoryError(UserError):
+    """An update does not fit in the memory of a worker; raised on every rank."""
+
+
 def check_memory(step: TrainStep, batch_size: int, reserved_bytes: int = 0) -> None:
     """Make one update of a full batch; every rank must call.
 
@@ -51,14 +55,14 @@ def check_memory(step: TrainStep, batch_size: int, reserved_bytes: int = 0) -> N
         batch_size: examples of this worker.
         reserved_bytes: of the device, for the frames.
     Raises:
-        UserError: on every rank: the update does not fit in some rank's memory.
+        InsufficientMemoryError: on every rank: the update does not fit in some rank's memory.
     """
     with preserve_state(step):
         find_problem = _problem_on_gpu if step.device.type == "cuda" else _problem_on_cpu
         problem = find_problem(step, batch_size, reserved_bytes)
     problems = [one for one in distributed.all_gather_object(problem) if one is not None]
     if problems:
-        raise UserError(problems[0])
+        raise InsufficientMemoryError(problems[0])
 
 
 def largest_batch_size(step: TrainStep, train: GameIndex, reserved_bytes: int = 0) -> int:
