@@ -214,8 +214,6 @@ class SweepConfig:
     """Logical CPUs that Ray reserves for a trial."""
     gpus_per_trial: NonNegativeFloat = 0.0
     """GPUs of a trial; with a fraction such as 0.5 two trials share a GPU."""
-    tolerance: float = 0.01
-    """Largest loss of change_acc accepted for a shorter context."""
 
     def __post_init__(self) -> None:
         if self.base.use_gpu != (self.gpus_per_trial > 0):
@@ -231,8 +229,6 @@ class SweepConfig:
             raise ValueError(f"out: {self.out} is a URI; a sweep must be in a local folder or on a shared file system")
         if self.base.out != RunConfig().out:
             raise ValueError("base.out: trials are written below the sweep's folder; set out instead")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance={self.tolerance}: expected a difference of accuracies, 0 to 1")
         if self.max_usd is not None and not self.usd_per_hour:
             raise ValueError(f"max_usd={self.max_usd:g}: set usd_per_hour, the price of a device for an hour")
         self._check_search()

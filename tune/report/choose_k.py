@@ -14,6 +14,8 @@ from tune.report.table import flops_text, number_text, text_table
 from tune.results.sweep_folder import ResultRow, collect_results, open_sweep
 from tune.results.trial_status import State
 from tune.search.trials import SEED, axes_text
+from wm.config.run_config import Context
+from wm.evaluation.metrics import context_order
 
 MIN_CHANGE_ACC = 0.02
 """A model with a lower change_acc predicts hardly any action that starts."""
@@ -25,7 +27,7 @@ class SettingResult:
 
     setting: str
     """The values on the axes."""
-    context: int
+    context: Context
     """Evaluated K, frames."""
     change_acc: float
     """Mean over the seeds."""
@@ -53,7 +55,7 @@ class SettingResult:
 class Choice:
     """A recommended K and the evidence for it."""
 
-    context: int
+    context: Context
     """Recommended K, frames."""
     setting: str
     """The best setting at this K."""
@@ -81,7 +83,7 @@ def choose(path: Path) -> Choice:
     """
     manifest = open_sweep(path)
     rows = collect_results(manifest)
-    return choose_from(rows, manifest.tolerance, Counter(manifest.status(t).state for t in manifest.trials))
+    return choose_from(rows, manifest.choice.threshold, Counter(manifest.status(t).state for t in manifest.trials))
 
 
 def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[State, int]) -> Choice:
@@ -102,7 +104,7 @@ def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[Sta
     if not results:
         counts = ", ".join(f"{number} {state}" for state, number in states.items())
         raise UserError(f"no trial of the sweep has finished yet ({counts}); run the same `wm sweep` to resume")
-    contexts = sorted({result.context for result in results})
+    contexts = sorted({result.context for result in results}, key=context_order)
     best_by_context = [max((r for r in results if r.context == k), key=lambda r: r.change_acc) for k in contexts]
     best = max(best_by_context, key=lambda result: result.change_acc)
     margin = max(tolerance, best.standard_error or 0.0)
@@ -111,7 +113,7 @@ def choose_from(rows: Sequence[ResultRow], tolerance: float, states: Mapping[Sta
     return Choice(
         context=chosen.context,
         setting=chosen.setting,
-        reason=_reason(chosen, best, margin, has_shorter=chosen.context > contexts[0]),
+        reason=_reason(chosen, best, margin, has_shorter=chosen.context != contexts[0]),
         notes=tuple(_notes(rows, best_by_context, chosen, states)),
         best_by_context=tuple(best_by_context),
         results=tuple(results),
@@ -126,7 +128,7 @@ def compare(rows: Sequence[ResultRow]) -> list[SettingResult]:
     seeds_tried: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         seeds_tried[setting_of(row)].add(row.trial)
-    groups: dict[tuple[str, int], list[ResultRow]] = defaultdict(list)
+    groups: dict[tuple[str, Context], list[ResultRow]] = defaultdict(list)
     for row in _last_rows([row for row in rows if row.state == "finished" and row.change_acc is not None]):
         groups[setting_of(row), row.context].append(row)
     return [_average(setting, group, len(seeds_tried[setting])) for (setting, _), group in groups.items()]
@@ -155,7 +157,7 @@ def describe(choice: Choice) -> str:
 
 def _last_rows(rows: Sequence[ResultRow]) -> list[ResultRow]:
     """The last row of each trial at each K."""
-    last: dict[tuple[str, int], ResultRow] = {}
+    last: dict[tuple[str, Context], ResultRow] = {}
     for row in rows:
         key = (row.trial, row.context)
         if key not in last or row.targets_seen > last[key].targets_seen:
@@ -205,9 +207,9 @@ def _notes(
     unfinished = sum(states.get(state, 0) for state in ("pending", "running", "interrupted"))
     if unfinished:
         yield f"trials that have not ended yet: {unfinished}; they may change the recommendation."
-    missing = sorted({row.context for row in rows} - {result.context for result in by_context})
+    missing = {row.context for row in rows} - {result.context for result in by_context}
     if missing:
-        yield f"no trial at K = {', '.join(map(str, missing))} finished; these are not compared."
+        yield f"no trial at K = {', '.join(map(str, sorted(missing, key=str)))} finished; these are not compared."
     if states.get("failed"):
         yield f"trials that failed: {states['failed']}; failed.json in their folders contains the reasons."
     if len(by_context) == 1:
@@ -225,7 +227,7 @@ def _by_context_table(choice: Choice) -> str:
               "parameters", "setting")  # fmt: skip
     rows = [
         (
-            f"{'>' if result.context == choice.context else ' '}{result.context:3d}",
+            f"{'>' if result.context == choice.context else ' '}{result.context:>3}",
             number_text(result.change_acc),
             number_text(result.standard_error),
             f"{result.num_seeds}/{result.num_seeds_tried}",

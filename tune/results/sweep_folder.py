@@ -20,7 +20,7 @@ from typing import IO, Any
 from datasets.runtime.durable_files import replace_file, write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.runtime.file_lock import exclusive_lock
-from tune.config import AxisValue, SweepConfig
+from tune.config import AxisValue, ChoiceConfig, SweepConfig
 from tune.results.trial_status import State, TrialStatus, status_at, status_of
 from tune.search.cost import Cost
 from tune.search.trials import Trial
@@ -78,8 +78,8 @@ class SweepManifest:
     """The content of sweep.json."""
 
     out: Path
-    tolerance: float
-    """Of the choice of K: largest acceptable loss of change_acc."""
+    choice: ChoiceConfig
+    """When a shorter K is good enough."""
     trials: dict[str, dict[str, Any]]
     """Name -> axes, config and cost."""
 
@@ -146,7 +146,7 @@ def write_manifest(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[
     content = {
         "format_version": FORMAT_VERSION,
         "identity": _identity(sweep),
-        "tolerance": sweep.tolerance,
+        "choice": to_plain(sweep.choice),
         "trials": {
             trial.name: {"axes": trial.axes, "run": to_stored(trial.config), **asdict(cost)}
             for trial, cost in zip(trials, costs, strict=True)
@@ -174,7 +174,8 @@ def open_sweep(out: Path) -> SweepManifest:
     if not (out / SWEEP_FILE).exists():
         raise UserError(f"{out} is not a sweep ({SWEEP_FILE} is missing); name the folder that `wm sweep` wrote")
     content = _read_manifest(out)
-    return SweepManifest(out=out, tolerance=content["tolerance"], trials=content["trials"])
+    choice = from_stored(content["choice"], ChoiceConfig, f"{out / SWEEP_FILE}: choice")
+    return SweepManifest(out=out, choice=choice, trials=content["trials"])
 
 
 def _read_manifest(out: Path) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def _read_manifest(out: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         version = content["format_version"]
         if version == FORMAT_VERSION:
-            _ = content["identity"], content["tolerance"], content["trials"]
+            _ = content["identity"], content["choice"], content["trials"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); run the sweep into another folder") from error
     if version != FORMAT_VERSION:

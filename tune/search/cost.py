@@ -45,6 +45,24 @@ def cost_of(config: RunConfig) -> Cost:
     )
 
 
+def carries_state(config: RunConfig) -> bool:
+    """Whether the network plays with its state carried from frame to frame, so that a frame costs the same for every K.
+
+    One that was trained on windows alone sees its K frames anew for every frame, as an MLP does.
+    """
+    return config.model.kind == "mamba2" and config.objective.kind == "sequence"
+
+
+def play_flops(config: RunConfig, context: Context) -> float:
+    """Matrix multiplications of one frame while the network plays."""
+    return _forward_flops(config, play_frames(config, context), last_only=True)
+
+
+def play_frames(config: RunConfig, context: Context) -> int:
+    """Frames that pass through the network for one frame of play, the predicted one included."""
+    return 2 if carries_state(config) or context == "stream" else context + 1
+
+
 def _forward_flops(config: RunConfig, num_frames: int, *, last_only: bool) -> float:
     with torch.device("meta"), torch.no_grad():
         model = build_model(replace(config.model, scan_backend="torch"), config.objective.context_frames)
