@@ -19,7 +19,6 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.process.termination import TerminatedError
 from tune.config import SweepConfig
 from tune.report.choose_k import choose, choose_from, compare, describe
-from tune.results.rung_record import decisions_of
 from tune.results.sweep_folder import ResultRow, open_sweep
 from tune.results.trial_status import State
 from tune.search.cost import cost_of
@@ -188,37 +187,23 @@ def test_a_sweep_stops_the_weak_trial_writes_a_row_for_each_trial_k_and_targets_
     assert "2 of them ended before" in capsys.readouterr().out
 
     with pytest.raises(UserError, match="contains a sweep with other options"):
-        run_sweep(a_sweep(out=str(out), base=TINY | {"train_corpus": str(tiny_corpus)}, asha={"enabled": False}))
+        run_sweep(
+            a_sweep(
+                out=str(out),
+                axes={"seed": [1]},
+                asha={"enabled": False},
+                base=TINY | {"train_corpus": str(tiny_corpus)},
+            )
+        )
     with pytest.raises(UserError, match="exists and is not a sweep"):
         run_sweep(
-            a_sweep(out=str(tiny_corpus), base=TINY | {"train_corpus": str(tiny_corpus)}, asha={"enabled": False})
+            a_sweep(
+                out=str(tiny_corpus),
+                axes={"seed": [1]},
+                asha={"enabled": False},
+                base=TINY | {"train_corpus": str(tiny_corpus)},
+            )
         )
-
-
-def test_asha_compares_with_the_results_of_an_earlier_command(tmp_path: Path):
-    from types import SimpleNamespace
-
-    from tune.running.asha import ResumableAsha
-
-    sweep = a_sweep(asha={"grace": 500_000, "reduction_factor": 2})
-    history = {name: [{"targets_seen": 500_000, "score": 0.5}] for name in ("ended", "interrupted")}
-    new = SimpleNamespace(trial_id="1", config={"trial": {"name": "new", "run": {"out": str(tmp_path)}}})
-    interrupted = SimpleNamespace(
-        trial_id="2", config={"trial": {"name": "interrupted", "run": {"out": str(tmp_path / "other")}}}
-    )
-    result = {"targets_seen": 500_000, "score": 0.4}
-
-    without_history = ResumableAsha(sweep, {})
-    without_history.on_trial_add(None, new)
-    assert without_history.on_trial_result(None, new, result) == "CONTINUE"
-
-    scheduler = ResumableAsha(sweep, history)
-    scheduler.add_ended(["ended"])
-    scheduler.on_trial_add(None, interrupted)
-    scheduler.on_trial_add(None, new)
-    assert scheduler.on_trial_result(None, interrupted, result) == "CONTINUE", "it continued after this rung before"
-    assert scheduler.on_trial_result(None, new, result) == "STOP"
-    assert [(one.targets_seen, one.stops) for one in decisions_of(tmp_path)] == [(500_000, True)]
 
 
 @pytest.mark.usefixtures("sigterm_raises")

@@ -21,8 +21,8 @@ class RungDecision:
 
     targets_seen: int
     """Of the validation."""
-    rung: int | None
-    """Targets of the rung that the trial was compared at; None if the validation belongs to no rung."""
+    rung: float | None
+    """The rung that the trial was compared at, in targets or FLOPs; None if it was stopped with another seed."""
     score: float | None
     """What was compared; None if the metric has no value."""
     stops: bool

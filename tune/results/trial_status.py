@@ -52,8 +52,11 @@ def status_of(run: Run) -> TrialStatus:
     """
     folder = run.files.folder
     if not (folder / RUN_FILE).exists():
-        failure = failure_of(folder)
-        return TrialStatus(state="pending") if failure is None else TrialStatus(state="failed", reason=failure.reason)
+        if (failure := failure_of(folder)) is not None:
+            return TrialStatus(state="failed", reason=failure.reason)
+        if (decision := stop_decision(folder)) is not None:  # before it began, with another seed of its setting
+            return TrialStatus(state="stopped", reason=decision.reason)
+        return TrialStatus(state="pending")
     return status_at(run, run.checkpoints.newest_meta())
 
 

@@ -1,22 +1,21 @@
-"""ASHA for a sweep that resumes: it takes the results of earlier commands into account."""
+"""ASHA as a scheduler of Ray Tune: it asks `tune.running.rungs` and records each decision before it takes effect."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune.config import AshaConfig, SweepConfig
-from tune.results.rung_record import RungDecision, record_decision
-from tune.results.sweep_folder import SweepManifest, rows_of
-from tune.search.trials import Trial
+from tune.results.rung_record import RungDecision
+from tune.running.rungs import Rungs, record
 
 TIME = "targets_seen"
 SCORE = "score"
 SETUP = "trial"
+
+OnDecision = Callable[[str, RungDecision], None]
 
 
 def setup_of(tune_trial: Any) -> dict[str, Any]:
@@ -33,61 +32,29 @@ def score_of(asha: AshaConfig, rows: Sequence[dict[str, Any]]) -> float:
     return max(values) if asha.higher_is_better else min(values)
 
 
-def make_scheduler(
-    sweep: SweepConfig, manifest: SweepManifest, trials: Sequence[Trial], remaining: Sequence[Trial]
-) -> TrialScheduler:
-    """The scheduler of a command that runs the remaining trials of a sweep."""
-    if not sweep.asha.enabled:
-        return FIFOScheduler()
-    history = {trial.name: past_results(sweep.asha, manifest, trial.name) for trial in trials}
-    scheduler = ResumableAsha(sweep, history)
-    to_run = {trial.name for trial in remaining}
-    scheduler.add_ended([trial.name for trial in trials if trial.name not in to_run])
-    return scheduler
+def make_scheduler(sweep: SweepConfig, rungs: Rungs, on_decision: OnDecision | None = None) -> TrialScheduler:
+    """The scheduler of a command.
+
+    Args:
+        on_decision: is told the name of the trial and the decision, after it was recorded.
+    """
+    return RungScheduler(sweep, rungs, on_decision) if sweep.asha.enabled else FIFOScheduler()
 
 
-def past_results(asha: AshaConfig, manifest: SweepManifest, trial: str) -> list[dict[str, Any]]:
-    """The results that a trial has in its log, one for each validation, in order."""
-    validations: dict[int, list[dict[str, Any]]] = {}
-    for row in rows_of(manifest, trial):
-        values = {"context": row.context, asha.metric: getattr(row, asha.metric)}
-        validations.setdefault(row.targets_seen, []).append(values)
-    return [{TIME: targets_seen, SCORE: score_of(asha, rows)} for targets_seen, rows in validations.items()]
+class RungScheduler(FIFOScheduler):
+    """Stops a trial when the rungs say so, at its next validation.
 
+    Tune's own ASHAScheduler keeps its rungs in memory, and `Tuner.restore` loses them (ray issue 30838).
+    """
 
-class ResumableAsha(ASHAScheduler):
-    """ASHA whose rungs contain the results of earlier commands, and which records the trials that it stops."""
-
-    def __init__(self, sweep: SweepConfig, history: dict[str, list[dict[str, Any]]]) -> None:
-        """
-        Args:
-            history: name of a trial -> its results so far, in order.
-        """
-        super().__init__(
-            time_attr=TIME,
-            metric=SCORE,
-            mode="max" if sweep.asha.higher_is_better else "min",
-            max_t=sweep.base.optimizer.total_targets,
-            grace_period=int(sweep.asha.grace),
-            reduction_factor=sweep.asha.reduction_factor,
-            stop_last_trials=False,
-        )
-        self._history = dict(history)
-
-    def add_ended(self, names: Sequence[str]) -> None:
-        """Add the results of trials that do not run again to the rungs."""
-        for name in names:
-            self.on_trial_add(None, SimpleNamespace(trial_id=name, config={SETUP: {"name": name}}))
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(tune_controller, trial)
-        for result in self._history.pop(setup_of(trial)["name"], ()):
-            # The earlier command has decided on this result already, so its answer is ignored.
-            super().on_trial_result(tune_controller, trial, result)
+    def __init__(self, sweep: SweepConfig, rungs: Rungs, on_decision: OnDecision | None = None) -> None:
+        super().__init__()
+        self._folder, self._rungs, self._on_decision = sweep.out / "trials", rungs, on_decision
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = super().on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP:
-            out = Path(setup_of(trial)["run"]["out"])
-            record_decision(out, RungDecision(targets_seen=result[TIME], rung=None, score=result[SCORE], stops=True))
-        return decision
+        name = setup_of(trial)["name"]
+        for other, decision in self._rungs.decide(name, result.get(TIME, 0)).items():
+            record(self._folder / other, decision)
+            if self._on_decision is not None:
+                self._on_decision(other, decision)
+        return TrialScheduler.STOP if name in self._rungs.stopped else TrialScheduler.CONTINUE

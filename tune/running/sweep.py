@@ -24,9 +24,11 @@ from datasets.runtime.ray_cluster import start_ray
 from tune.config import SweepConfig
 from tune.report.choose_k import choose, describe
 from tune.report.table import number_text, trials_table
-from tune.results.sweep_folder import SweepManifest, check_folder, collect_results, lock_sweep, write_manifest
+from tune.results.rung_record import RungDecision
+from tune.results.sweep_folder import check_folder, collect_results, lock_sweep, write_manifest
 from tune.results.trial_status import ENDED, status_of
 from tune.running.asha import SCORE, SETUP, TIME, make_scheduler, setup_of
+from tune.running.rungs import Rungs, open_rungs
 from tune.running.trial_process import USER_ERROR, run_trial, trial_setup
 from tune.search.cost import cost_of
 from tune.search.trials import Trial, trials_of, with_absolute_paths
@@ -64,12 +66,13 @@ def run_sweep(sweep: SweepConfig) -> None:
 def _run_locked(sweep: SweepConfig, trials: list[Trial]) -> None:
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
     check_folder(sweep)
+    rungs = open_rungs(sweep, trials)
     remaining = [trial for trial in trials if status_of(Run(trial.config)).state not in ENDED]
     if remaining:
         _start_ray(sweep, min(sweep.max_concurrent, len(remaining)))
     manifest = write_manifest(sweep, trials, [cost_of(trial.config) for trial in trials])
     print(f"{len(trials)} trials in {sweep.out}; {len(trials) - len(remaining)} of them ended before", flush=True)
-    errors = _run_trials(sweep, manifest, trials, remaining) if remaining else []
+    errors = _run_trials(sweep, rungs, trials, remaining) if remaining else []
     rows = collect_results(manifest)
     print(f"\n{trials_table(manifest, rows)}\n", flush=True)
     if errors:
@@ -97,7 +100,7 @@ def _start_ray(sweep: SweepConfig, concurrent: int) -> None:
         )
 
 
-def _run_trials(sweep: SweepConfig, manifest: SweepManifest, trials: list[Trial], remaining: list[Trial]) -> list[str]:
+def _run_trials(sweep: SweepConfig, rungs: Rungs, trials: list[Trial], remaining: list[Trial]) -> list[str]:
     """Run the remaining trials; returns the errors of those that could not run."""
     concurrent = min(sweep.max_concurrent, len(remaining))
     stop = _StopRequest(sweep.out, remaining)
@@ -109,7 +112,7 @@ def _run_trials(sweep: SweepConfig, manifest: SweepManifest, trials: list[Trial]
         ray_tune.with_resources(run_trial, resources),
         param_space={SETUP: ray_tune.grid_search(setups)},
         tune_config=ray_tune.TuneConfig(
-            scheduler=make_scheduler(sweep, manifest, trials, remaining),
+            scheduler=make_scheduler(sweep, rungs, progress.on_decision),
             max_concurrent_trials=concurrent,
             reuse_actors=False,  # a new process for each trial: a stopped one may hold GPU memory
             trial_name_creator=lambda trial: setup_of(trial)["name"],
@@ -201,6 +204,10 @@ class _Progress(ray_tune.Callback):
             if key.startswith("change_acc@")
         )
         self._print(trial, f"{result[TIME]:,} of {self._total:,} targets  change_acc {values}")
+
+    def on_decision(self, name: str, decision: RungDecision) -> None:
+        """Print what a rung decided."""
+        print(f"  {name}: {decision.reason}", flush=True)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         state = status_of(Run(from_plain(setup_of(trial)["run"], RunConfig, "trial"))).state
