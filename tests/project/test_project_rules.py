@@ -51,6 +51,8 @@ MAY_IMPORT_RAY = {
     "wm/launch/ray_workers.py",
     "wm/launch/torch_backend.py",
     "tune/running/asha.py",
+    "tune/running/experiment.py",
+    "tune/running/tune_search.py",
     "tune/running/sweep.py",
     "tune/running/trial_process.py",
     "cluster/client.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from datasets.runtime.errors import UserError
 from tune.config import SIZES, SweepConfig
 from tune.search.axes import level_of, setting_of
+from tune.search.source import TrialSource
 from tune.search.suggest import Outcome, optuna_setting, random_setting
-from tune.search.trials import trial_of, trials_of
+from tune.search.trials import Trial, trial_of, trials_of
 from wm.config.typed_yaml import from_plain, to_plain
 
 
@@ -231,3 +233,52 @@ def test_a_sweep_as_plain_data_is_the_same_sweep():
     assert [trial.name for trial in trials_of(from_plain(to_plain(sweep), SweepConfig, "stored"))] == [
         trial.name for trial in trials_of(sweep)
     ]
+
+
+# -- the order in which trials start
+
+
+def outcome_by_rate(setting: dict[str, Any], trials: list[Any]) -> Outcome:
+    score = -abs(math.log(setting["optimizer.learning_rate"] / 1e-3))
+    return Outcome(setting=setting, state="finished", score=score, time=1000)
+
+
+def all_trials(source: TrialSource) -> list[Trial]:
+    found = []
+    while (trial := source.next()[0]) is not None:
+        found.append(trial)
+    return found
+
+
+def test_optuna_has_a_study_for_each_level_and_runs_all_seeds_of_a_setting():
+    pytest.importorskip("optuna")
+    axes = {"optimizer.learning_rate": RANGES["optimizer.learning_rate"], "objective.kind": ["sequence", "window"]}
+    sweep = a_sweep(axes=axes | {"seed": [0, 1]}, search="optuna", num_samples=4)
+    source = TrialSource(sweep, trials_of(sweep), outcome_by_rate)
+    trials = all_trials(source)
+    assert len(trials) == source.num_expected == 16 and trials == source.trials
+    by_setting = Counter((trial.axes["objective.kind"], trial.axes["optimizer.learning_rate"]) for trial in trials)
+    assert set(by_setting.values()) == {2}
+    assert Counter(kind for kind, _ in by_setting) == {"sequence": 4, "window": 4}
+
+
+def test_a_sweep_that_was_killed_continues_with_the_suggestions_that_exist():
+    pytest.importorskip("optuna")
+    axes = {"optimizer.learning_rate": RANGES["optimizer.learning_rate"], "seed": [0, 1]}
+    sweep = a_sweep(axes=axes, search="optuna", num_samples=5)
+    first = TrialSource(sweep, trials_of(sweep), outcome_by_rate)
+    whole = all_trials(first)
+    for num_known in (2, 5, 8):  # killed after so many
+        resumed = TrialSource(sweep, whole[: 2 * -(-num_known // 2)], outcome_by_rate)
+        assert all_trials(resumed) == whole
+
+
+def test_optuna_ends_when_every_setting_was_tried():
+    pytest.importorskip("optuna")
+    sweep = a_sweep(axes={"model.num_layers": [1, 2, 3]}, search="optuna", num_samples=10)
+
+    def outcome(setting: dict[str, Any], trials: list[Any]) -> Outcome:
+        return Outcome(setting=setting, state="finished", score=setting["model.num_layers"], time=1000)
+
+    trials = all_trials(TrialSource(sweep, trials_of(sweep), outcome))
+    assert len(trials) <= 3 and len({trial.name for trial in trials}) == len(trials)

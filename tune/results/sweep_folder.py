@@ -36,6 +36,7 @@ FORMAT_VERSION = 2
 """1: first. 2: the config of each trial, from which its checkpoints are found and its state follows."""
 SWEEP_FILE = "sweep.json"
 SWEEP_LOCK = "sweep.lock"
+TRIALS_FOLDER = "trials"
 RESULTS_FILE = "results.jsonl"
 
 
@@ -85,7 +86,7 @@ class SweepManifest:
 
     def folder(self, trial: str) -> Path:
         """A trial's folder."""
-        return self.out / "trials" / trial
+        return self.out / TRIALS_FOLDER / trial
 
     def run(self, trial: str) -> Run:
         """A trial as a run, also if the sweep's folder was moved."""

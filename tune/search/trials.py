@@ -62,10 +62,10 @@ def trials_of(sweep: SweepConfig) -> list[Trial]:
     """
     check_axes(sweep, to_plain(sweep.base))
     if sweep.search == "grid":
-        combinations = _combinations(sweep, list(sweep.axes))
+        combinations = combinations_of(sweep, list(sweep.axes))
     else:
         num_settings = sweep.num_samples or 1 if sweep.search == "random" else 1
-        levels = _combinations(sweep, compared_axes(sweep))
+        levels = combinations_of(sweep, compared_axes(sweep))
         combinations = [random_setting(sweep, i) | level for i in range(num_settings) for level in levels]
     trials = distinct_trials(sweep, combinations)
     check_rungs(sweep, trials)
@@ -150,7 +150,7 @@ def check_first_rung(sweep: SweepConfig, first_validation: float, end: float, un
         )
 
 
-def _combinations(sweep: SweepConfig, names: Sequence[str]) -> list[dict[str, AxisValue]]:
+def combinations_of(sweep: SweepConfig, names: Sequence[str]) -> list[dict[str, AxisValue]]:
     """Every combination of some axes, in their order; seeds last, so that those of a setting run together."""
     ordered = sorted(names, key=lambda name: name == SEED)
     values = itertools.product(*(values_of(sweep.axes, name) for name in ordered))

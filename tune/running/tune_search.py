@@ -1,0 +1,52 @@
+"""The trials of a sweep for Ray Tune: their configs are the axes alone, so that each axis is a column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from tune.config import AxisValue
+from tune.search.source import TrialSource
+from tune.search.trials import Trial
+
+
+class SweepSearch(Searcher):
+    """Hands Tune the trials of a `TrialSource` one by one, in the moment in which one can start.
+
+    What exists is in sweep.json, from which a command that runs again begins; so Tune need not save a searcher.
+    """
+
+    def __init__(
+        self, source: TrialSource, is_due: Callable[[Trial], bool], on_added: Callable[[Sequence[Trial]], None]
+    ) -> None:
+        """
+        Args:
+            is_due: whether a trial is to run: it has not ended, and no budget is used up.
+            on_added: records trials that came into being, before any of them starts.
+        """
+        super().__init__(metric="targets_seen", mode="max")  # Tune wants some; the source knows the results
+        self._source, self._is_due, self._on_added = source, is_due, on_added
+
+    def suggest(self, trial_id: str) -> dict[str, AxisValue] | str | None:
+        """The axes of the next trial."""
+        while True:
+            trial, added = self._source.next()
+            if added:
+                self._on_added(added)
+            if trial is None:
+                return Searcher.FINISHED
+            if self._is_due(trial):
+                return dict(trial.axes)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the source reads the results of the trials themselves."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is to be saved; Tune wants a file."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
