@@ -34,6 +34,10 @@ class Rule:
     """Largest loss, in units of the metric, or as a fraction of the reference's value if `relative`."""
     relative: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < float("inf"):
+            raise UserError(f"threshold of {self.metric}: {self.threshold}; it must be a positive number")
+
     @property
     def text(self) -> str:
         """`change_acc at most 0.05 worse`, or `pos_mae at most 3 % worse`."""
@@ -84,12 +88,14 @@ class RuleResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MoreEvidence:
-    """How much more would decide, if the estimates stayed as they are; None: it would not decide alone, or is unknown."""
+    """How much more would decide if the estimates stayed as they are; None: not alone, or it is unknown."""
 
     games: int | None
-    """Further evaluation games (each with as many frames as now)."""
+    """Further evaluation games, each with as many frames as those of now."""
     seeds: int | None
     """Further seeds of each setting."""
+    targets: int | None = None
+    """Further training targets, extrapolated from the losses of the validations."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,4 +143,31 @@ def choose_context(
         UserError: nothing to compare, trials evaluated on different frames, a metric that is not reported, a reference
             that was not evaluated.
     """
-    raise NotImplementedError
+    games = _check(evidence, reference)
+    compared = [
+        compare_by_rule(evidence, games, rule, reference, confidence, num_replicates, random_seed) for rule in rules
+    ]
+    results = tuple(RuleResult(rule=c.rule, reference=c.reference, rows=c.rows) for c in compared)
+    decision = decide([c.bounds for c in compared], compared[0].reference)
+    main = {row.context: row for row in results[0].rows}
+    blind = rules[0].metric == "change_acc" and max(row.value for row in main.values()) < MIN_CHANGE_ACC
+    if blind:
+        decision = ("undecided", decision[1])
+    verdict, context = decision
+    num_seeds = len({trial.seed for trial in evidence})
+    remarks = list(_remarks(evidence, games, results, decision, num_seeds))
+    if blind:
+        remarks.insert(0, "no trial predicts the actions that begin: train on more targets before choosing")
+    return ContextChoice(
+        verdict=verdict,
+        context=context,
+        setting=main[context].setting,
+        reason=_reason(results, decision),
+        remarks=tuple(remarks),
+        results=results,
+        more=None if verdict != "undecided" or blind else _more(compared, len(games.game_ids), num_seeds),
+        num_games=len(games.game_ids),
+        num_games_left_out=games.num_left_out,
+        num_seeds=num_seeds,
+        confidence=confidence,
+    )

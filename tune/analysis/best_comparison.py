@@ -1,0 +1,149 @@
+"""Multiple comparisons with the best (Hsu 1984; Edwards and Hsu 1983): simultaneous intervals of the loss to a best that
+is unknown.
+
+If the best cell were known, its differences to all others would have simultaneous intervals, Dunnett's with the best
+as control. The intervals here are the union of these over all cells that may be the best, so that they hold whichever
+it is: neither choosing the reference nor choosing the setting of a K on the same data makes them optimistic.
+
+Shape legend: C = cells, R = seeds, G = games, H = splits of the games.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tune.analysis.pairwise import Pairwise, half_width, moderated
+from tune.analysis.scores import Cell, Scores
+from wm.evaluation.metrics import Context
+
+_NUM_SPLITS = 20
+"""Random halves of the games for `held_out_values`."""
+
+
+def loss_intervals(
+    pairs: Pairwise, cells: Sequence[Cell], reference: Context | None, confidence: float
+) -> dict[Context, tuple[float, float]]:
+    """Simultaneous intervals of the loss of each K: value of the reference's best cell minus that of the K's best cell.
+
+    Args:
+        reference: a K; None: the best of all.
+    Returns:
+        K -> (low, high), in units of the score; (0, 0) for a named reference.
+    """
+    rows_of: dict[Context, np.ndarray] = {k: _rows(cells, 1, k) for k in dict.fromkeys(k for _, k in cells)}
+    possible = rows_of[reference] if reference is not None else np.arange(len(cells))
+    possible = possible[~_surely_beaten(pairs, possible, confidence)]
+    low, high = dict.fromkeys(rows_of, np.inf), dict.fromkeys(rows_of, -np.inf)
+    for best in possible:
+        loss, width, loss_in_setting, width_in_setting = _losses(pairs, cells, int(best), confidence)
+        if (loss + width)[possible].min() < 0:
+            continue  # another cell is better
+        lowest = np.fmax(loss - width, loss_in_setting - width_in_setting)
+        for k, rows in rows_of.items():
+            low[k] = min(low[k], float(lowest[rows].min()))
+            high[k] = max(high[k], float((loss + width)[rows].min()))
+    if reference is None:
+        return {k: (max(0.0, low[k]), max(0.0, high[k])) for k in rows_of}
+    return {k: (0.0, 0.0) if k == reference else (low[k], high[k]) for k in rows_of}
+
+
+def _losses(pairs: Pairwise, cells: Sequence[Cell], best: int, confidence: float) -> tuple[np.ndarray, ...]:
+    """Losses of all cells if one is the best, with simultaneous half-widths, in two ways: four arrays (C,).
+
+    Compared with the best cell itself; and with the cell of their own setting at the best cell's K, whose value is at
+    most that of the best (NaN where there is none): networks of one setting differ less by chance.
+    """
+    everything = np.arange(len(cells))
+    at_best_context = {setting: row for row, (setting, k) in enumerate(cells) if k == cells[best][1]}
+    own = np.array([at_best_context.get(setting, -1) for setting, _ in cells])
+    with_own = np.flatnonzero((own >= 0) & (own != best))
+    first = np.concatenate([np.full(len(cells), best), own[with_own]])
+    second = np.concatenate([everything, with_own])
+    widths = pairs.half_widths(first, second, confidence)
+    differences = pairs.difference[first, second]
+    in_setting, width_in_setting = np.full(len(cells), np.nan), np.zeros(len(cells))
+    in_setting[with_own], width_in_setting[with_own] = differences[len(cells) :], widths[len(cells) :]
+    return differences[: len(cells)], widths[: len(cells)], in_setting, width_in_setting
+
+
+def _rows(cells: Sequence[Cell], part: int, value: str | int) -> np.ndarray:
+    """Cells with a value of setting (part 0) or K (part 1): int64."""
+    return np.array([row for row, cell in enumerate(cells) if cell[part] == value])
+
+
+def _surely_beaten(pairs: Pairwise, possible: np.ndarray, confidence: float) -> np.ndarray:
+    """Cells that are not the best even by Bonferroni's wider intervals: bool, like `possible`."""
+    part = np.ix_(possible, possible)
+    level = (1 - confidence) / max(1, len(pairs.difference) - 1)
+    widths = half_width(
+        level,
+        pairs.game_variance[part],
+        pairs.interaction_variance[part],
+        pairs.seed_variance[part],
+        pairs.seed_freedom[part],
+        pairs.num_games,
+    )
+    np.fill_diagonal(widths, 0.0)
+    return (pairs.difference[part] + widths < 0).any(1)
+
+
+def value_half_widths(scores: Scores, confidence: float) -> np.ndarray:
+    """Half-widths of the interval of each cell's mean over its seeds: float64 (C,)."""
+    present = scores.present
+    num_seeds = present.sum(1)
+    num_games = scores.influence.shape[2]
+    correction = num_games / max(1, num_games - 1)
+    mean_CG = scores.influence.sum(1) / num_seeds[:, None]
+    game = (mean_CG**2).sum(1) * correction
+    within = (scores.influence**2).sum((1, 2)) * correction
+    interaction = np.maximum(within - num_seeds * game, 0.0) / np.maximum(num_seeds * (num_seeds - 1), 1)
+    seed, freedom = np.zeros_like(game), np.maximum(num_seeds - 1.0, 0.0)
+    if num_seeds.max() > 1:
+        mean = np.nanmean(scores.values, 1, keepdims=True)
+        squares = np.nansum((scores.values - mean) ** 2, 1)
+        own = np.where(freedom > 0, squares / np.maximum(freedom, 1), np.nan)
+        num_settings = len({setting for setting, _ in scores.cells})
+        variance, freedom = moderated(own, freedom, num_settings * freedom.max())
+        seed = np.where(np.isfinite(variance), variance / num_seeds, np.inf)
+    return half_width(1 - confidence, game, interaction, seed, freedom, num_games)
+
+
+def held_out_values(scores: Scores, rows: np.ndarray, random_seed: int) -> float:
+    """Score of the best of some cells, chosen on other games and seeds than it is evaluated on.
+
+    The best of many on the data that chose it is optimistic. Here each seed is left out in turn, with a random half of
+    the games; the cell that is best on the other seeds and the other half counts with its score on what was left out.
+    With one seed only the games are left out.
+
+    Args:
+        rows: int64, cells.
+    """
+    values_cR, present_cR = scores.values[rows], scores.present[rows]
+    if len(rows) == 1:
+        return float(np.nanmean(values_cR))
+    num_seeds, num_games = scores.values.shape[1], scores.influence.shape[2]
+    rng = np.random.default_rng(random_seed)
+    halves_GH = np.stack(
+        [rng.permutation(num_games) < num_games // 2 for _ in range(_NUM_SPLITS)], axis=1
+    )
+    halves_GH = np.concatenate([halves_GH, ~halves_GH], axis=1)
+    sums_cRH = scores.influence[rows] @ halves_GH
+    shares_H = halves_GH.mean(0)
+    inside = values_cR[:, :, None] + sums_cRH / shares_H
+    outside = values_cR[:, :, None] - sums_cRH / (1 - shares_H)
+    results = []
+    for seed in range(num_seeds):
+        here = present_cR[:, seed]
+        others = present_cR.copy()
+        others[:, seed] &= num_seeds == 1
+        usable = np.flatnonzero(here & others.any(1))
+        if len(usable):
+            counted = np.where(others[usable][:, :, None], inside[usable], 0.0)
+            judged = counted.sum(1) / others[usable].sum(1)[:, None]
+            chosen = usable[judged.argmax(0)]
+            results.append(outside[chosen, seed, np.arange(halves_GH.shape[1])])
+    if not results:
+        return float(np.nanmean(values_cR, 1).max())
+    return float(np.mean(results))
