@@ -26,8 +26,8 @@ from wm.evaluation.metrics import Context
 class SimulatedSweep:
     """The model."""
 
-    truth_SK: np.ndarray
-    """Probability of a right prediction."""
+    truth: np.ndarray
+    """(S, K), probability of a right prediction."""
     contexts: Sequence[Context]
     num_seeds: int = 5
     num_games: int = 100
@@ -40,11 +40,11 @@ class SimulatedSweep:
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Events by game, int64 (G,), and right ones, int64 (S, K, R, G)."""
-        S, K = self.truth_SK.shape
+        S, K = self.truth.shape
         R, G = self.num_seeds, self.num_games
         events = np.exp(rng.uniform(np.log(self.min_events), np.log(self.max_events), G)).astype(np.int64)
         probability = (
-            self.truth_SK[:, :, None, None]
+            self.truth[:, :, None, None]
             + self.game * rng.standard_normal(G)
             + self.game_by_context * rng.standard_normal((K, 1, G))
             + self.seed * rng.standard_normal((S, 1, R, 1))
@@ -55,7 +55,7 @@ class SimulatedSweep:
     def scores(self, rng: np.random.Generator) -> Scores:
         """`change_acc` of a drawn sweep, cells in the order of `Scores`: by K, then by setting."""
         events, right = self.draw(rng)
-        S, K = self.truth_SK.shape
+        S, K = self.truth.shape
         right = right.transpose(1, 0, 2, 3).reshape(K * S, self.num_seeds, self.num_games)
         values = right.sum(-1) / events.sum()
         return Scores(
@@ -67,7 +67,7 @@ class SimulatedSweep:
     def evidence(self, rng: np.random.Generator) -> list[TrialEvidence]:
         """A drawn sweep as the evaluations of trials that each have all contexts."""
         events, right = self.draw(rng)
-        S, _ = self.truth_SK.shape
+        S, _ = self.truth.shape
         return [
             TrialEvidence(
                 trial=f"trial-{s}-{r}",

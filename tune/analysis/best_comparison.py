@@ -1,5 +1,4 @@
-"""Multiple comparisons with the best (Hsu 1984; Edwards and Hsu 1983): simultaneous intervals of the loss to a best that
-is unknown.
+"""Multiple comparisons with the best (Hsu 1984; Edwards and Hsu 1983): the loss to a best that is not known.
 
 If the best cell were known, its differences to all others would have simultaneous intervals, Dunnett's with the best
 as control. The intervals here are the union of these over all cells that may be the best, so that they hold whichever
@@ -14,12 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tune.analysis.pairwise import Pairwise, half_width, moderated
+from tune.analysis.pairwise import Pairwise
 from tune.analysis.scores import Cell, Scores
+from tune.analysis.variance import VarianceParts, half_width, variance_parts
 from wm.evaluation.metrics import Context
 
 _NUM_SPLITS = 20
-"""Random halves of the games for `held_out_values`."""
+"""Random halves of the games for `held_out_score`."""
 
 
 def loss_intervals(
@@ -77,40 +77,26 @@ def _surely_beaten(pairs: Pairwise, possible: np.ndarray, confidence: float) -> 
     """Cells that are not the best even by Bonferroni's wider intervals: bool, like `possible`."""
     part = np.ix_(possible, possible)
     level = (1 - confidence) / max(1, len(pairs.difference) - 1)
-    widths = half_width(
-        level,
-        pairs.game_variance[part],
-        pairs.interaction_variance[part],
-        pairs.seed_variance[part],
-        pairs.seed_freedom[part],
-        pairs.num_games,
+    parts = VarianceParts(
+        game=pairs.game_variance[part],
+        interaction=pairs.interaction_variance[part],
+        seed=pairs.seed_variance[part],
+        seed_freedom=pairs.seed_freedom[part],
     )
+    widths = half_width(level, parts, pairs.num_games)
     np.fill_diagonal(widths, 0.0)
-    return (pairs.difference[part] + widths < 0).any(1)
+    return np.any(pairs.difference[part] + widths < 0, axis=1)
 
 
-def value_half_widths(scores: Scores, confidence: float) -> np.ndarray:
+def score_half_widths(scores: Scores, confidence: float) -> np.ndarray:
     """Half-widths of the interval of each cell's mean over its seeds: float64 (C,)."""
-    present = scores.present
-    num_seeds = present.sum(1)
     num_games = scores.influence.shape[2]
-    correction = num_games / max(1, num_games - 1)
-    mean_CG = scores.influence.sum(1) / num_seeds[:, None]
-    game = (mean_CG**2).sum(1) * correction
-    within = (scores.influence**2).sum((1, 2)) * correction
-    interaction = np.maximum(within - num_seeds * game, 0.0) / np.maximum(num_seeds * (num_seeds - 1), 1)
-    seed, freedom = np.zeros_like(game), np.maximum(num_seeds - 1.0, 0.0)
-    if num_seeds.max() > 1:
-        mean = np.nanmean(scores.values, 1, keepdims=True)
-        squares = np.nansum((scores.values - mean) ** 2, 1)
-        own = np.where(freedom > 0, squares / np.maximum(freedom, 1), np.nan)
-        num_settings = len({setting for setting, _ in scores.cells})
-        variance, freedom = moderated(own, freedom, num_settings * freedom.max())
-        seed = np.where(np.isfinite(variance), variance / num_seeds, np.inf)
-    return half_width(1 - confidence, game, interaction, seed, freedom, num_games)
+    num_settings = len({setting for setting, _ in scores.cells})
+    parts = variance_parts(scores.values, scores.influence, num_games, num_settings)
+    return half_width(1 - confidence, parts, num_games)
 
 
-def held_out_values(scores: Scores, rows: np.ndarray, random_seed: int) -> float:
+def held_out_score(scores: Scores, rows: np.ndarray, random_seed: int) -> float:
     """Score of the best of some cells, chosen on other games and seeds than it is evaluated on.
 
     The best of many on the data that chose it is optimistic. Here each seed is left out in turn, with a random half of
@@ -125,9 +111,7 @@ def held_out_values(scores: Scores, rows: np.ndarray, random_seed: int) -> float
         return float(np.nanmean(values_cR))
     num_seeds, num_games = scores.values.shape[1], scores.influence.shape[2]
     rng = np.random.default_rng(random_seed)
-    halves_GH = np.stack(
-        [rng.permutation(num_games) < num_games // 2 for _ in range(_NUM_SPLITS)], axis=1
-    )
+    halves_GH = np.stack([rng.permutation(num_games) < num_games // 2 for _ in range(_NUM_SPLITS)], axis=1)
     halves_GH = np.concatenate([halves_GH, ~halves_GH], axis=1)
     sums_cRH = scores.influence[rows] @ halves_GH
     shares_H = halves_GH.mean(0)

@@ -6,73 +6,39 @@ non-inferior where the upper bound of its loss lies under a threshold, by all ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from datasets.runtime.errors import UserError
+from tune.analysis.context_comparison import Bounds, Comparison, ContextResult, Rule, Status, compare_by_rule
 from tune.analysis.evidence import TrialEvidence
-from wm.config.run_config import MetricName
-from wm.evaluation.metrics import Context
+from tune.analysis.scores import CommonGames, common_games, named_sums
+from wm.evaluation.metrics import Context, context_order, context_text
+
+__all__ = [
+    "ContextChoice",
+    "ContextResult",
+    "MoreEvidence",
+    "Rule",
+    "RuleResult",
+    "Status",
+    "Verdict",
+    "choose_context",
+]
 
 Verdict = Literal["enough", "needed", "undecided"]
 """K = n is enough: its loss is under the threshold. K = n is needed: every shorter K loses more than the threshold.
 Undecided: the intervals contain the threshold for a K that matters."""
-Status = Literal["reference", "non-inferior", "worse", "not decided"]
-"""Of a K by one rule: its interval lies under the threshold, over it, or contains it. The reference is the named K, or
-the one with the best value."""
 CONFIDENCE = 0.95
 """Of the two-sided intervals: a K that loses more than the threshold is called non-inferior in at most 2.5 % of sweeps,
 as usual for non-inferiority (ICH E9, 1998)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
-    """How much worse than the reference a K may be by one metric."""
-
-    metric: MetricName = "change_acc"
-    threshold: float = 0.05
-    """Largest loss, in units of the metric, or as a fraction of the reference's value if `relative`."""
-    relative: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < float("inf"):
-            raise UserError(f"threshold of {self.metric}: {self.threshold}; it must be a positive number")
-
-    @property
-    def text(self) -> str:
-        """`change_acc at most 0.05 worse`, or `pos_mae at most 3 % worse`."""
-        amount = f"{100 * self.threshold:g} %" if self.relative else f"{self.threshold:g}"
-        return f"{self.metric} at most {amount} worse"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ContextResult:
-    """One K by one rule."""
-
-    context: Context
-    setting: str
-    """Best setting at this K, by its mean over the seeds."""
-    value: float
-    """Of the metric, at the best setting, without the optimism of having chosen it on the same games and seeds."""
-    low: float
-    high: float
-    """Interval of the value of the best setting at this K alone."""
-    loss: float
-    """Reference minus K, so that worse is positive for every metric; in units of the metric, or a fraction of the
-    reference's value if the rule is relative."""
-    loss_low: float
-    loss_high: float
-    """Simultaneous interval over all K, settings and, where none is named, references."""
-    num_judged: int
-    """Evaluation frames."""
-    num_events: int
-    """Action changes among their (frame, player) pairs."""
-    num_games: int
-    num_seeds: int
-    """Of the setting at this K."""
-    beyond_training: bool
-    """K is longer than any context that training has shown this setting's network."""
-    status: Status
+MIN_CHANGE_ACC = 0.02
+"""A model with a lower change_acc predicts hardly any action that begins."""
+MAX_MORE = 100
+"""More than so many times the present evidence is not proposed."""
+FEW_GAMES = 20
+"""With fewer, the intervals are rough."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,29 +111,157 @@ def choose_context(
     """
     games = _check(evidence, reference)
     compared = [
-        compare_by_rule(evidence, games, rule, reference, confidence, num_replicates, random_seed) for rule in rules
+        compare_by_rule(
+            evidence,
+            games,
+            rule,
+            reference,
+            confidence=confidence,
+            num_replicates=num_replicates,
+            random_seed=random_seed,
+        )
+        for rule in rules
     ]
-    results = tuple(RuleResult(rule=c.rule, reference=c.reference, rows=c.rows) for c in compared)
-    decision = decide([c.bounds for c in compared], compared[0].reference)
-    main = {row.context: row for row in results[0].rows}
-    blind = rules[0].metric == "change_acc" and max(row.value for row in main.values()) < MIN_CHANGE_ACC
-    if blind:
-        decision = ("undecided", decision[1])
-    verdict, context = decision
+    main = compared[0]
+    verdict, context = decide([comparison.bounds for comparison in compared], main.reference)
+    predicts_nothing = main.rule.metric == "change_acc" and max(row.value for row in main.rows) < MIN_CHANGE_ACC
+    if predicts_nothing:
+        verdict = "undecided"
     num_seeds = len({trial.seed for trial in evidence})
-    remarks = list(_remarks(evidence, games, results, decision, num_seeds))
-    if blind:
+    remarks = list(_remarks(evidence, games, compared, verdict, context))
+    if predicts_nothing:
         remarks.insert(0, "no trial predicts the actions that begin: train on more targets before choosing")
+    undecided = verdict == "undecided" and not predicts_nothing and len(main.rows) > 1
     return ContextChoice(
         verdict=verdict,
         context=context,
-        setting=main[context].setting,
-        reason=_reason(results, decision),
+        setting=next(row.setting for row in main.rows if row.context == context),
+        reason=_reason(main, verdict, context, confidence),
         remarks=tuple(remarks),
-        results=results,
-        more=None if verdict != "undecided" or blind else _more(compared, len(games.game_ids), num_seeds),
+        results=tuple(RuleResult(rule=c.rule, reference=c.reference, rows=c.rows) for c in compared),
+        more=_more(compared, len(games.game_ids), num_seeds) if undecided else None,
         num_games=len(games.game_ids),
         num_games_left_out=games.num_left_out,
         num_seeds=num_seeds,
         confidence=confidence,
     )
+
+
+def decide(bounds: Sequence[Mapping[Context, Bounds]], reference: Context) -> tuple[Verdict, Context]:
+    """The verdict and the K that it is about.
+
+    Args:
+        bounds: K -> bounds, by rule. A K is non-inferior if it is by all rules, and worse if it is by one of them.
+        reference: of the first rule.
+    """
+    contexts = sorted(set.intersection(*(set(by_rule) for by_rule in bounds)), key=context_order)
+    non_inferior = [k for k in contexts if all(by_rule[k].non_inferior for by_rule in bounds)]
+    if not non_inferior or len(contexts) == 1:
+        return "undecided", reference
+    smallest = non_inferior[0]
+    shorter = contexts[: contexts.index(smallest)]
+    if shorter and all(any(by_rule[k].worse for by_rule in bounds) for k in shorter):
+        return "needed", smallest
+    return ("undecided" if shorter and non_inferior == [reference] else "enough"), smallest
+
+
+def _check(evidence: Sequence[TrialEvidence], reference: Context | None) -> CommonGames:
+    if not evidence:
+        raise UserError("no trial has trained to its end; run the same `wm sweep` to resume")
+    contexts = sorted({k for trial in evidence for k in trial.sums}, key=context_order)
+    if reference is not None and reference not in contexts:
+        raise UserError(
+            f"the reference {context_text(reference)} was not evaluated; choose one of "
+            f"{', '.join(map(context_text, contexts))}"
+        )
+    return common_games(named_sums(evidence))
+
+
+def _more(compared: Sequence[Comparison], num_games: int, num_seeds: int) -> MoreEvidence:
+    """The least multiple of the games alone, and of the seeds alone, that would decide."""
+
+    def decided(games: float, seeds: float) -> bool:
+        bounds = [comparison.bounds_with(games=games, seeds=seeds) for comparison in compared]
+        return decide(bounds, compared[0].reference)[0] != "undecided"
+
+    def least(count: int, *, of_games: bool) -> int | None:
+        low, high = count, count * MAX_MORE
+        if not decided(*((MAX_MORE, 1.0) if of_games else (1.0, MAX_MORE))):
+            return None
+        while high - low > max(1, low // 20):
+            middle = (low + high) // 2
+            factor = middle / count
+            low, high = (low, middle) if decided(*((factor, 1.0) if of_games else (1.0, factor))) else (middle, high)
+        return high - count
+
+    return MoreEvidence(
+        games=least(num_games, of_games=True), seeds=least(num_seeds, of_games=False) if num_seeds > 1 else None
+    )
+
+
+def _reason(main: Comparison, verdict: Verdict, context: Context, confidence: float) -> str:
+    rows = {row.context: row for row in main.rows}
+    shorter = [row for row in main.rows if context_order(row.context) < context_order(context)]
+    metric, limit = main.rule.metric, f"the threshold is {_amount(main.rule, main.rule.threshold)}"
+    name, certainty = context_text(context), f"with {100 * confidence:g} % confidence"
+    reference = context_text(main.reference)
+    if verdict == "needed":
+        last = shorter[-1]
+        least = _amount(main.rule, last.loss_low)
+        return (
+            f"{name} is needed: every shorter K loses too much, {context_text(last.context)} "
+            f"{_amount(main.rule, last.loss)} of {metric} (at least {least} {certainty}); {limit}."
+        )
+    if verdict == "enough":
+        row = rows[context]
+        against = "" if context == main.reference else f" to {reference}"
+        return (
+            f"{name} is enough: it loses {_amount(main.rule, max(0.0, row.loss))} of {metric}{against} (at most "
+            f"{_amount(main.rule, row.loss_high)} {certainty}); {limit}."
+        )
+    open_rows = [row for row in main.rows if row.status == "not decided"] or [rows[context]]
+    examples = "; ".join(
+        f"{context_text(row.context)} loses {_amount(main.rule, row.loss_low)} to {_amount(main.rule, row.loss_high)}"
+        for row in open_rows[:3]
+    )
+    return f"Not decided: {examples} of {metric} {certainty}; {limit}."
+
+
+def _amount(rule: Rule, loss: float) -> str:
+    return f"{100 * loss:.1f} %" if rule.relative else f"{loss:.3f}"
+
+
+def _remarks(
+    evidence: Sequence[TrialEvidence],
+    games: CommonGames,
+    compared: Sequence[Comparison],
+    verdict: Verdict,
+    context: Context,
+) -> Iterator[str]:
+    main = compared[0]
+    if len(main.rows) == 1:
+        yield "only one K was evaluated: there is nothing to compare"
+    if len({trial.seed for trial in evidence}) == 1:
+        yield "one seed: the variation between trainings is unknown; the intervals hold over games alone"
+    elif len({row.num_seeds for row in main.rows}) > 1:
+        yield "not every K has all seeds: pairs of K are compared on the seeds that both have"
+    if games.num_left_out:
+        yield f"{games.num_left_out} games are left out, because not every trial was evaluated on them"
+    if len(games.game_ids) < FEW_GAMES:
+        yield f"{len(games.game_ids)} games are few: the intervals are rough"
+    for setting, k in main.left_out:
+        yield f"{setting} at {context_text(k)} is left out: it shares no seed with others"
+    shorter = [row.context for row in main.rows if context_order(row.context) < context_order(context)]
+    not_excluded = [k for k in shorter if not any(c.bounds[k].worse for c in compared)]
+    if verdict == "enough" and not_excluded:
+        yield f"{_list(not_excluded)} may be enough too: the evidence does not exclude it"
+    beyond = [row.context for row in main.rows if row.beyond_training]
+    if beyond:
+        yield f"{_list(beyond)}: longer than any context that training has shown the network"
+    longest = main.rows[-1].context
+    if len(main.rows) > 1 and main.reference == longest != "stream" and verdict != "enough":
+        yield f"{context_text(longest)} is the longest that was compared: a longer one may be better"
+
+
+def _list(contexts: Sequence[Context]) -> str:
+    return ", ".join(map(context_text, contexts))

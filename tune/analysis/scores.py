@@ -17,7 +17,7 @@ from datasets.runtime.errors import UserError
 from tune.analysis.evidence import TrialEvidence
 from wm.config.run_config import MetricName
 from wm.evaluation.game_sums import GameSums
-from wm.evaluation.metrics import Context
+from wm.evaluation.metrics import Context, context_order, context_text
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 HIGHER_IS_BETTER: dict[MetricName, bool] = {
@@ -56,45 +56,44 @@ class CommonGames:
     num_left_out: int
     """Games that only some trials were evaluated on."""
 
+    def rows_of(self, sums: GameSums) -> np.ndarray:
+        """Rows of these games in sums that have all of them: int64 (G,)."""
+        order = np.argsort(sums.game_ids)
+        return order[np.searchsorted(sums.game_ids, self.game_ids, sorter=order)]
 
-def context_order(context: Context) -> float:
-    """Sort key: `stream`, the whole game, comes after all numbers."""
-    return float("inf") if context == "stream" else float(context)
 
-
-def common_games(named: Mapping[str, GameSums]) -> CommonGames:
+def common_games(named: Mapping[str, GameSums], at_least: int = 2) -> CommonGames:
     """The games that all sums have.
 
     Args:
         named: sums by a name for messages.
     Raises:
-        UserError: there is no such game, or its evaluated frames differ.
+        UserError: there are fewer than `at_least`, or the evaluated frames of one differ.
     """
     sums = list(named.values())
-    games = set(sums[0].game_ids.tolist()).intersection(*(part.game_ids.tolist() for part in sums[1:]))
+    shared = set(sums[0].game_ids.tolist()).intersection(*(part.game_ids.tolist() for part in sums[1:]))
     everything = set().union(*(part.game_ids.tolist() for part in sums))
-    if not games:
+    if len(shared) < at_least:
         raise UserError(
-            "the trials have no evaluation game in common; evaluate all of them with the same eval_corpus, eval.split "
-            "and eval.num_targets"
+            f"evaluation games in common: {len(shared)}, at least {at_least} are needed; evaluate all with the same "
+            "eval_corpus, eval.split and eval.num_targets"
         )
-    game_ids = np.array(sorted(games), str)
+    games = CommonGames(game_ids=np.array(sorted(shared), str), num_left_out=len(everything) - len(shared))
     first_name, first = next(iter(named.items()))
-    expected = _facts_of_frames(first, rows_of(first, game_ids))
+    expected = _facts_of_frames(first, games.rows_of(first))
     for name, part in named.items():
-        differ = np.flatnonzero((_facts_of_frames(part, rows_of(part, game_ids)) != expected).any(0))
+        differ = np.flatnonzero((_facts_of_frames(part, games.rows_of(part)) != expected).any(0))
         if len(differ):
             raise UserError(
-                f"{name} and {first_name} were evaluated on different frames (game {game_ids[differ[0]]}); evaluate all "
-                "trials with the same eval.num_targets and eval.seed"
+                f"{name} and {first_name} were evaluated on different frames of game {games.game_ids[differ[0]]}; "
+                "evaluate both with the same eval.num_targets"
             )
-    return CommonGames(game_ids=game_ids, num_left_out=len(everything) - len(games))
+    return games
 
 
-def rows_of(sums: GameSums, game_ids: np.ndarray) -> np.ndarray:
-    """Rows of some games, each of which must be there: int64, like `game_ids`."""
-    order = np.argsort(sums.game_ids)
-    return order[np.searchsorted(sums.game_ids, game_ids, sorter=order)]
+def named_sums(evidence: Sequence[TrialEvidence]) -> dict[str, GameSums]:
+    """Sums of all trials and contexts, named for messages."""
+    return {f"{t.trial} ({context_text(k)})": sums for t in evidence for k, sums in t.sums.items()}
 
 
 def scores_of(
@@ -107,7 +106,8 @@ def scores_of(
     Raises:
         UserError: the metric is not reported, or cannot be compared relatively because it is 0.
     """
-    cells = sorted({(t.setting, k) for t in evidence for k in t.sums}, key=lambda cell: (context_order(cell[1]), cell[0]))
+    found = {(trial.setting, context) for trial in evidence for context in trial.sums}
+    cells = sorted(found, key=lambda cell: (context_order(cell[1]), cell[0]))
     seeds = sorted({t.seed for t in evidence})
     values = np.full((len(cells), len(seeds)), np.nan)
     influence = np.zeros((len(cells), len(seeds), len(games.game_ids)))
@@ -115,8 +115,13 @@ def scores_of(
     for trial in evidence:
         for context, sums in trial.sums.items():
             place = row_of_cell[trial.setting, context], seeds.index(trial.seed)
+            if np.isfinite(values[place]):
+                raise UserError(
+                    f"two trials of the setting {trial.setting} have seed {trial.seed} at {context_text(context)}; "
+                    "give each seed once"
+                )
             values[place], influence[place] = score_and_influence(
-                sums, rows_of(sums, games.game_ids), metric, relative=relative, name=trial.trial
+                sums, games.rows_of(sums), metric, relative=relative, name=trial.trial
             )
     return Scores(cells=tuple(cells), values=values, influence=influence)
 
@@ -140,7 +145,7 @@ def score_and_influence(
         raise UserError(f"{name} reports no {metric} on the common games; choose another metric")
     if relative:
         if value <= 0:
-            raise UserError(f"{metric} of {name} is {value:g}: no relative difference exists; use an absolute threshold")
+            raise UserError(f"{metric} of {name} is {value:g} and has no relative loss; use an absolute threshold")
         value, influence = float(np.log(value)), influence / value
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     return sign * value, sign * influence
