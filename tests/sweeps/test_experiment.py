@@ -62,7 +62,7 @@ def test_the_five_lines_of_the_documentation_read_a_sweep(
 ):
     manifest, _ = sweep_folder
     Experiment(manifest)
-    (code,) = re.findall(r"```python\n(from ray.tune.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?ExperimentAnalysis.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.DOTALL)
     assert len(re.findall(r"^\S", code, re.MULTILINE)) == 5
     monkeypatch.chdir(manifest.out.parents[1])
     exec(code, {})

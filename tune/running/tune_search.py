@@ -8,7 +8,6 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tune.config import AxisValue
 from tune.search.source import TrialSource
 from tune.search.trials import Trial
 
@@ -30,8 +29,8 @@ class SweepSearch(Searcher):
         super().__init__(metric="targets_seen", mode="max")  # Tune wants some; the source knows the results
         self._source, self._is_due, self._on_added = source, is_due, on_added
 
-    def suggest(self, trial_id: str) -> dict[str, AxisValue] | str | None:
-        """The axes of the next trial."""
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial as axis -> value, or FINISHED after the last one."""
         while True:
             trial, added = self._source.next()
             if added:
