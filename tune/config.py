@@ -213,7 +213,8 @@ class SweepConfig:
     cpus_per_trial: PositiveFloat = 1.0
     """Logical CPUs that Ray reserves for a trial."""
     gpus_per_trial: NonNegativeFloat = 0.0
-    """GPUs of a trial; with a fraction such as 0.5 two trials share a GPU."""
+    """GPUs of a trial; with a fraction such as 0.5 two trials share a GPU, and with 2 or more a trial has as many
+    workers, under Ray Train."""
 
     def __post_init__(self) -> None:
         if self.base.use_gpu != (self.gpus_per_trial > 0):
@@ -221,8 +222,13 @@ class SweepConfig:
                 f"base.use_gpu is {self.base.use_gpu} and gpus_per_trial={self.gpus_per_trial}: "
                 "set both to train on GPUs, or neither"
             )
-        if self.base.num_workers != 1:
-            raise ValueError(f"base.num_workers={self.base.num_workers}: a trial runs in one process; set 1")
+        if self.gpus_per_trial > 1 and not self.gpus_per_trial.is_integer():
+            raise ValueError(f"gpus_per_trial={self.gpus_per_trial}: expected whole GPUs, or a part of one")
+        if self.base.use_gpu and self.base.num_workers != 1 and self.base.max_workers != self.gpus_per_trial:
+            raise ValueError(
+                f"base.num_workers={self.base.num_workers} and gpus_per_trial={self.gpus_per_trial}: each worker takes "
+                "one GPU; omit base.num_workers"
+            )
         if self.base.max_seconds is not None:
             raise ValueError("base.max_seconds: trials are compared at equal targets seen; set optimizer.total_targets")
         if is_uri_as_path(self.out):

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,16 +12,14 @@ import pytest
 from snapshots import list_checkpoints
 
 from datasets.runtime.errors import UserError
-from datasets.runtime.process.termination import TerminatedError
 from tune.config import SweepConfig
 from tune.report.choose_k import choose, choose_from, compare, describe
-from tune.results.sweep_folder import ResultRow, open_sweep
+from tune.results.sweep_folder import ResultRow
 from tune.results.trial_status import State
 from tune.search.cost import cost_of
 from tune.search.trials import trials_of
 from wm.config.typed_yaml import from_plain
 from wm.model.world_model import build_model, num_parameters
-from wm.runs.stop_request import RUN, STOP_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -204,41 +198,3 @@ def test_a_sweep_stops_the_weak_trial_writes_a_row_for_each_trial_k_and_targets_
                 base=TINY | {"train_corpus": str(tiny_corpus)},
             )
         )
-
-
-@pytest.mark.usefixtures("sigterm_raises")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_makes_the_running_trials_save_and_starts_no_other(
-    ray_session: None, tiny_corpus: Path, tmp_path: Path, number: signal.Signals
-):
-    from tune.running.sweep import run_sweep
-
-    out = tmp_path / "sweep"
-    base = TINY | {
-        "train_corpus": str(tiny_corpus),
-        "optimizer": TINY["optimizer"] | {"total_targets": 10_000_000},
-        "checkpoint": {},
-    }
-    axes = {"optimizer.learning_rate": [1e-2, 1e-3, 1e-4]}
-    sweep = a_sweep(out=str(out), axes=axes, asha={"enabled": False}, max_concurrent=1, base=base)
-    first, *others = (out / "trials" / trial.name for trial in trials_of(sweep))
-
-    def send_once_it_trains() -> None:
-        while not (first / "log.jsonl").exists() or '"eval"' not in (first / "log.jsonl").read_text():
-            time.sleep(0.1)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=send_once_it_trains, daemon=True).start()
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else TerminatedError):
-            run_sweep(sweep)
-    finally:
-        signal.signal(signal.SIGINT, inherited)
-    assert list_checkpoints(first / "checkpoints")
-    requests = list(out.rglob(STOP_FILE))
-    assert requests
-    assert all(path.read_bytes() == RUN for path in requests)
-    manifest = open_sweep(out)
-    assert all(manifest.status(name).state in ("pending", "interrupted") for name in manifest.trials)
-    assert not any((folder / "log.jsonl").exists() for folder in others)

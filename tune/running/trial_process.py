@@ -1,40 +1,52 @@
-"""The function that Ray Tune runs in each trial's process: the training code of `wm train`."""
+"""The function that Ray Tune runs in each trial's process: a driver of one run, as `wm train` is.
+
+A trial of one process trains right here. One of several workers starts them with Ray Train, and waits for them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray import tune as ray_tune
-
 from datasets.runtime.errors import UserError
+from datasets.runtime.hardware import num_cores
+from datasets.runtime.ray_cluster import uses_cluster
 from tune.config import AshaConfig, SweepConfig
-from tune.results.trial_status import Failure, mark_failed
-from tune.running.asha import SCORE, SETUP, TIME, score_of
+from tune.results.trial_status import ENDED, Failure, mark_failed, status_of
+from tune.running.asha import SETUP
+from tune.running.trial_reports import ReportToTune, TuneReporter
 from tune.search.trials import Trial, axes_text
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
-from wm.data.training_data import open_data
-from wm.runs.run import Run
-from wm.runs.run_files import LocalRunFiles
-from wm.runs.stop_request import StopRequest
+from wm.launch.driver import drive
+from wm.launch.ray_workers import fit_workers
+from wm.launch.shared_storage import check_folders
+from wm.launch.train_worker import RepeatedCrashError, work
+from wm.runs.console import print_progress
+from wm.runs.crash_history import NO_TRACEBACK, CrashHistory
+from wm.runs.run import ORPHAN_TIMEOUT_S, Run
 from wm.training.device import set_num_threads
 from wm.training.divergence import DivergedError
-from wm.training.trainer import train
-from wm.training.validation import Row
+from wm.training.memory_check import InsufficientMemoryError
 
-USER_ERROR = "user_error"
-METRICS = ("change_acc", "pos_mae", "val_loss")
 OUTPUT_FILE = "train.log"
+OUT_OF_MEMORY = ("OutOfMemory", "out of memory", "can't allocate memory")
+"""In the errors of torch, CUDA and Ray."""
 
 
-def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, sweep_folder: Path) -> dict[str, Any]:
+def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, command: str) -> dict[str, Any]:
     """The parameters of a trial, as plain data.
 
     Args:
+        sweep: with absolute paths.
         concurrent: trials that share the machine's cores.
-        sweep_folder: a trial that starts while a stop request is in this folder ends at once.
+        command: identifies the call of the driver.
     """
     return {
         "name": trial.name,
@@ -42,53 +54,83 @@ def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, sweep_folder:
         "run": to_plain(trial.config),
         "asha": to_plain(sweep.asha),
         "concurrent": concurrent,
-        "sweep_folder": str(sweep_folder),
+        "cpus": sweep.cpus_per_trial,
+        "shared": to_plain(replace(sweep.base, out=sweep.out)),
+        "command": command,
+        "arguments": list(sys.argv),
+        "address": os.environ.get("RAY_ADDRESS"),
     }
 
 
 def run_trial(parameters: dict[str, Any]) -> None:
-    """Run one trial to its end, to a stop request, or to an error."""
-    setup = parameters[SETUP]
-    config = from_plain(setup["run"], RunConfig, "trial")
-    asha = from_plain(setup["asha"], AshaConfig, "trial")
-    set_num_threads(config, setup["concurrent"])
-    try:
-        run = Run(config)
-        run.claim()
-        # After `claim`: a stop request goes to this folder first, and then into the folders of the trials that exist.
-        is_stopped = StopRequest(LocalRunFiles(Path(setup["sweep_folder"]))).is_set_for_run()
-        final = [] if is_stopped else _train(run, asha)
-    except DivergedError as error:
-        mark_failed(Path(config.out), Failure(kind="diverged", reason=str(error)))
-        ray_tune.report({TIME: 0})
-    except UserError as error:
-        ray_tune.report({TIME: 0, USER_ERROR: str(error)})  # not raised, so that Tune does not retry
-    else:
-        # Only now: a trial that ASHA stops does not return from `report`, and could not write its last checkpoint.
-        ray_tune.report(_result(asha, final) if final else {TIME: 0})
+    """Run one trial to its end, or until it is stopped; a failure that would repeat is recorded.
 
-
-def _train(run: Run, asha: AshaConfig) -> list[Row]:
-    """Train to the end; report each validation but the last, which is returned.
-
-    Returns:
-        The rows of the last validation; empty if a stop request ended the training.
+    Raises:
+        Exception: what Tune retries.
     """
-    final: list[Row] = []
+    setup = parameters[SETUP]
+    if setup["address"]:
+        os.environ["RAY_ADDRESS"] = setup["address"]
+    shared = from_plain(setup["shared"], RunConfig, "trial")
+    run = Run(from_plain(setup["run"], RunConfig, "trial"), stops_with=Path(shared.out))
+    if status_of(run).state in ENDED:  # since the command began
+        return
 
-    def report(rows: list[Row]) -> None:
-        if rows[0]["targets_seen"] >= run.config.optimizer.total_targets:
-            final.extend(rows)
-        else:
-            ray_tune.report(_result(asha, rows))
+    def fit(run: Run) -> None:
+        run.stop_request.create()
+        with _output_to(run.files.folder / OUTPUT_FILE):
+            _train(run, setup)
 
-    newest, _ = run.checkpoints.newest_intact()
-    with (run.files.folder / OUTPUT_FILE).open("a", buffering=1) as output, contextlib.redirect_stdout(output):
-        train(run, open_data(run.config), report, None if newest is None else newest.path)
-    return final
+    try:
+        check_folders(shared, setup["command"])
+        drive(run, setup["arguments"], fit, ORPHAN_TIMEOUT_S)
+    except UserError as error:  # not raised, so that Tune does not retry
+        mark_failed(run.files.folder, failure_of_error(error))
 
 
-def _result(asha: AshaConfig, rows: list[Row]) -> dict[str, Any]:
-    """One validation as a result of Tune."""
-    numbers = {f"{name}@{row['context']}": row[name] for row in rows for name in METRICS}
-    return numbers | {TIME: rows[0]["targets_seen"], "seconds": rows[0]["seconds"], SCORE: score_of(asha, rows)}
+def _train(run: Run, setup: dict[str, Any]) -> None:
+    asha = from_plain(setup["asha"], AshaConfig, "trial")
+    if run.config.max_workers > 1:
+        callbacks = [ReportToTune(asha)]
+        fit_workers(run, setup["command"], callbacks=callbacks, min_report_s=0.0, num_runs=setup["concurrent"])
+        return
+    # A trial on a cluster has the cores that it reserves; those of one machine share all of its cores.
+    share = setup["concurrent"] if not uses_cluster() else max(1, round(num_cores() / max(1.0, setup["cpus"])))
+    set_num_threads(run.config, share)
+    with print_progress(run):
+        work(run, setup["command"], TuneReporter(run, asha))
+
+
+def failure_of_error(error: Exception | str) -> Failure:
+    """Why a trial failed: from what its training raised, or from the text of what ended its process."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, InsufficientMemoryError) or any(
+        sign in reason.replace(NO_TRACEBACK, "") for sign in OUT_OF_MEMORY
+    ):
+        return Failure(kind="out of memory", reason=reason)
+    if isinstance(error, DivergedError):
+        return Failure(kind="diverged", reason=reason)
+    is_death = isinstance(error, str | RepeatedCrashError)
+    return Failure(kind="died" if is_death else "user error", reason=reason)
+
+
+def failure_of_death(run: Run, command: str, error: Exception | None) -> Failure:
+    """Why a trial failed whose process died as often as `max_failures` allows.
+
+    Args:
+        error: Tune's text of the last death.
+    """
+    history = CrashHistory(run.files, command)
+    attempts = history.attempts()
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    last = attempts[-1].error if attempts else None
+    text = last or next((line for line in lines if any(sign in line for sign in OUT_OF_MEMORY)), None) or NO_TRACEBACK
+    if not attempts:
+        return failure_of_error(f"its process did not start ({lines[-1] if lines else NO_TRACEBACK})")
+    return failure_of_error(f"died {len(attempts)} times, last at about {attempts[-1].reached:,} targets ({text})")
+
+
+@contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    with path.open("a", buffering=1) as output, contextlib.redirect_stdout(output):
+        yield

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.uris import child_location
 from tune.config import SEED, AxisValue, SweepConfig
 from tune.search.axes import (
     check_axes,
@@ -103,7 +104,9 @@ def trial_of(sweep: SweepConfig, values: Values) -> Trial:
     typed = to_plain(config)
     axes = {name: get_field(typed, name) if is_field(sweep.axes, name) else value for name, value in used.items()}
     name = _name(axes, short_hash(identity(config)))
-    return Trial(name=name, axes=axes, config=replace(config, out=sweep.out / "trials" / name))
+    place = config.checkpoint.storage_path
+    checkpoint = replace(config.checkpoint, storage_path=place and child_location(place, name))
+    return Trial(name=name, axes=axes, config=replace(config, out=sweep.out / "trials" / name, checkpoint=checkpoint))
 
 
 def axes_text(axes: Values) -> str:

@@ -119,8 +119,10 @@ def rows_of_report(metrics: dict[str, Any]) -> list[Row]:
     """The rows from which `flattened` made a report: those of its columns that it keeps."""
     names = [name.removeprefix("eval_").split("/") for name in metrics if name.startswith("eval_")]
     shared = {name: value for name, value in metrics.items() if not name.startswith("eval_")}
-    contexts = dict.fromkeys(int(context) for context, _ in names)
+    contexts = dict.fromkeys(context for context, _ in names)
     return [
-        {"context": k} | shared | {name: metrics[f"eval_{k}/{name}"] for context, name in names if context == str(k)}
+        {"context": int(k) if k.isdecimal() else k}
+        | shared
+        | {name: metrics[f"eval_{k}/{name}"] for context, name in names if context == k}
         for k in contexts
     ]
