@@ -73,7 +73,7 @@ def test_a_request_to_one_trial_stops_it_alone_until_the_command_runs_again(tiny
     first, _ = folders_of(sweep)
 
     def ask() -> None:
-        wait_until(lambda: (first / STOP_FILE).exists())
+        wait_until((first / STOP_FILE).exists)
         (first / STOP_FILE).write_text("stop\n")
 
     with meanwhile(ask):
