@@ -109,7 +109,7 @@ def _join_cluster(options: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Keep the command's SIGTERM handler: ray.init installs one that exits and a C++ one that prints a stack trace."""
+    """Keep the command's SIGTERM handler: ray.init installs one that exits."""
     handler = signal.getsignal(signal.SIGTERM)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield

@@ -133,3 +133,68 @@ def test_a_sigterm_within_a_destructor_is_raised_after_it_without_another_line(h
     process.terminate()
     _, errors = process.communicate(timeout=EXIT_SECONDS)
     assert (process.returncode, errors) == (code, "wm verb: stopped by SIGTERM\n" if code == 143 else "")
+
+
+EXITING = """
+import atexit, os, sys, time
+from datasets.runtime.process.command import run_command
+
+class Destructor:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"running\\n")
+        sleep({seconds})
+
+def hang():
+    print("running", flush=True)
+    time.sleep({seconds})
+
+def command():
+    {where}
+    return 3
+
+run_command("wm verb", command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "seconds"), [("atexit.register(hang)", 300), ("sys.kept = Destructor()", 1)],
+    ids=["exit handlers", "finalization"],
+)  # fmt: skip
+def test_a_sigterm_after_the_end_of_a_command_does_not_change_its_exit_code(where, seconds):
+    program = EXITING.format(where=where, seconds=seconds)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=EXIT_SECONDS)
+    assert (process.returncode, errors) == (3, "")
+
+
+WITHIN_RAY_INIT = """
+import os, signal
+from datasets.runtime.process.command import run_command
+
+def command():
+    import ray._raylet
+    from datasets.runtime.ray_cluster import start_ray
+
+    class Subscriber(ray._raylet.GcsErrorSubscriber):
+        def __init__(self, *args, **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().__init__(*args, **options)
+
+    ray._raylet.GcsErrorSubscriber = Subscriber
+    start_ray(1)
+
+run_command("wm verb", command)
+"""
+
+
+def test_a_sigterm_while_ray_init_connects_prints_no_stack_trace():
+    """Ray's core worker installs a handler in C++ some time before `ray.init` ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN_RAY_INIT], capture_output=True, text=True, timeout=EXIT_SECONDS, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "wm verb: stopped by SIGTERM\n")

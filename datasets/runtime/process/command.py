@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import signal
 import sys
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from datasets.runtime.process.standard_streams import discard_stdout, prepare_standard_streams, stdout_reader_is_gone
-from datasets.runtime.process.termination import TerminatedError, raise_on_sigterm
+from datasets.runtime.process.termination import TerminatedError, exit_on_sigterm, raise_on_sigterm
 from datasets.runtime.ray_files import ray_logs
 
 USAGE_ERROR = 2
@@ -39,10 +40,15 @@ def run_command(
     atexit.register(gc.freeze)  # the interpreter's shutdown would traverse all objects of torch and Ray several times
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # warnings of libraries are for developers: python -W default -m wm.cli
+    # Ray's handler in C++, between its installation and the end of `ray.init`, would print a stack trace on SIGTERM and
+    # abort. Ray reads the variable when it is imported.
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     prepare_standard_streams()
     resume = "; run the same command again to resume" if resumes else ""
     raise_on_sigterm(f"{name}: {STOPPED}{resume}")  # until the end: a second SIGTERM must not change the exit code
-    sys.exit(_exit_code(name, command, user_errors, resume))
+    code = _exit_code(name, command, user_errors, resume)
+    exit_on_sigterm(code)
+    sys.exit(code)
 
 
 def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Exception], ...], resume: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -55,8 +56,18 @@ def raise_on_sigterm(message: str = "") -> None:
         timer.daemon = True
         timer.start()
 
+    # The last of all exit handlers. After them the interpreter removes signal handlers, while it still takes a moment.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, raise_once)
     sys.unraisablehook = send_again_if_discarded
+
+
+def exit_on_sigterm(code: int) -> None:
+    """From now on SIGTERM ends the process at once: its work is done, and what the interpreter still does may hang.
+
+    Ray's processes end with it. Called in the main thread.
+    """
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(code))
 
 
 @contextmanager
