@@ -15,10 +15,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from datasets.runtime.errors import UserError
+from tune.analysis.paired import Difference, paired_differences
 from tune.config import SEED, SweepConfig
 from tune.results.rung_record import RungDecision, decisions_of, record_decision, stop_decision
 from tune.results.trial_status import ENDED, status_of
-from tune.running.rung_difference import Difference, paired_differences
 from tune.search.axes import compared_axes, level_of, setting_of
 from tune.search.cost import cost_of
 from tune.search.trials import Trial, axes_text
@@ -172,7 +173,10 @@ class Rungs:
         if rank <= num_kept:
             return text, False
         cutoff = ranking[num_kept - 1]
-        found = self._difference(entries[cutoff], entries[setting])
+        try:
+            found = self._difference(entries[cutoff], entries[setting])
+        except UserError as error:
+            return f"{text}; {error}", False
         other = f"{axes_text(dict(cutoff))} ({scores[cutoff]:.3f})"  # pyrefly: ignore
         if found is None:
             return f"{text}; it has no seed or no event in common with {other}", False
