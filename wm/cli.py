@@ -27,6 +27,8 @@ from datasets.runtime.uris import without_key
 
 RESUMABLE = ("demo", "encode", "train", "sweep")
 """Verbs that resume when the same command runs again."""
+RETRY_FAILED = "--retry-failed"
+"""Option of `wm sweep`: run trials again that failed before."""
 
 
 def train(args: Sequence[str]) -> int:
@@ -84,10 +86,11 @@ def sweep(args: Sequence[str]) -> int:
     """train many models over K and size, stopping the weak early: `wm sweep context-length`"""
     from tune.config import SweepConfig
 
-    config = config_of(args, SweepConfig, "sweep")
+    own = [name for name in args if name != RETRY_FAILED]
+    config = config_of(own, SweepConfig, "sweep")
     from tune.running.sweep import run_sweep
 
-    run_sweep(config)
+    run_sweep(config, retry_failed=len(own) < len(args))
     return 0
 
 
