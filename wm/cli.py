@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import datasets
 
@@ -95,20 +95,95 @@ def sweep(args: Sequence[str]) -> int:
 
 
 def choose_k(args: Sequence[str]) -> int:
-    """recommend a context length K from a sweep: change_acc and cost by K"""
+    """which context length K is enough? verdict, evidence and costs of a sweep"""
+    from pydantic import Field
     from tyro.conf import Positional
 
-    from tune.report.choose_k import choose, describe
+    from tune.report.choice_json import choice_json
+    from tune.report.choice_page import write_choice_page
+    from tune.report.choice_text import describe
+    from tune.report.choose_k import choose, with_options
+    from tune.results.sweep_folder import open_sweep
+    from wm.config.run_config import MetricName
+    from wm.config.typed_yaml import checked
 
-    def command(sweep: Positional[Path]) -> None:
-        """Choose the context length K from a sweep.
+    def command(
+        sweep: Positional[Path],
+        metric: MetricName | None = None,
+        threshold: Annotated[float, Field(gt=0, lt=1)] | None = None,
+        reference: str | None = None,
+        also: tuple[str, ...] = (),
+        json: Path | None = None,
+        html: Path | None = None,
+    ) -> None:
+        """Choose the context length K from a sweep, which may still run.
 
         Args:
             sweep: the sweep's folder.
+            metric: that decides (default: `choice.metric` of the sweep, change_acc).
+            threshold: largest acceptable loss: a difference of accuracies, a fraction of pos_mae and val_loss (default:
+                `choice.threshold` of the sweep, 0.05).
+            reference: K that the others are compared with: best, stream or frames (default: that of the sweep, best).
+            also: further rules, such as `pos_mae=3%`.
+            json: write the evidence as JSON.
+            html: write a page to open in a browser.
         """
-        print(describe(choose(sweep)))
+        config = open_sweep(sweep).choice
+        report = choose(sweep, with_options(config, metric=metric, threshold=threshold, reference=reference, also=also))
+        print(describe(report))
+        if json is not None:
+            write_json(json, choice_json(report))
+        if html is not None:
+            print(f"\n{write_choice_page(html, report)}")
 
-    return parse_and_run(command, "choose-k", args)
+    return parse_and_run(checked(command), "choose-k", args)
+
+
+def choose_size(args: Sequence[str]) -> int:
+    """how large a model, on how many targets, for a budget? the scaling fit of a sweep"""
+    from pydantic import Field
+    from tyro.conf import Positional
+
+    from tune.report.choice_json import scaling_json
+    from tune.report.scaling import scaling_report
+    from tune.report.scaling_text import describe_scaling
+    from tune.results.evidence import load_evidence
+    from tune.results.sweep_folder import open_sweep
+    from wm.config.typed_yaml import checked
+
+    Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    def command(
+        sweep: Positional[Path],
+        flops: Positive | None = None,
+        gpu_hours: Positive | None = None,
+        json: Path | None = None,
+    ) -> None:
+        """Choose the size of the model and the number of targets from a sweep over both.
+
+        Args:
+            sweep: the sweep's folder.
+            flops: budget of training, FLOPs (default: 1, 3 and 10 times that of the largest run).
+            gpu_hours: budget in hours of one device like that of the sweep, at its measured speed.
+            json: write the fit as JSON.
+        """
+        if flops is not None and gpu_hours is not None:
+            raise UserError("--flops and --gpu-hours exclude each other; give one budget")
+        report = scaling_report(load_evidence(open_sweep(sweep)), flops=flops, device_hours=gpu_hours)
+        print(describe_scaling(report))
+        if json is not None:
+            write_json(json, scaling_json(report))
+
+    return parse_and_run(checked(command), "choose-size", args)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a result as a JSON file and name it."""
+    from datasets.runtime.durable_files import write_json_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(path, content)
+    print(f"\n{path}")
 
 
 def submit(args: Sequence[str]) -> int:
@@ -183,6 +258,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": evaluate,
     "sweep": sweep,
     "choose-k": choose_k,
+    "choose-size": choose_size,
     "submit": submit,
 }
 
@@ -230,7 +306,7 @@ def run_without_verb(name: str, exit_code: int) -> int:
     if name not in ("-h", "--help", "help"):
         raise UserError(f"unknown verb {name}; expected one of {', '.join(VERBS)}")
     lines = ["wm: from Melee replays to a world model", ""]
-    lines += [f"  wm {name:<10} {(verb.__doc__ or '').strip()}" for name, verb in VERBS.items()]
+    lines += [f"  wm {name:<11} {(verb.__doc__ or '').strip()}" for name, verb in VERBS.items()]
     print("\n".join([*lines, "", "`wm VERB --help` shows the options of a verb. Start with: wm demo"]))
     return exit_code
 

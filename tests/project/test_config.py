@@ -148,7 +148,11 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
         ("optimizer: {batch_size: 1.5}", [": optimizer.batch_size: found 1.5", "integer", "or 'auto'"]),
         ("checkpoint: {every_s: soon}", [": checkpoint.every_s: found 'soon'", "number"]),
         ("max_seconds: soon", [": max_seconds: found 'soon'", "number"]),
-        ("eval: {contexts: [soon]}", [": eval.contexts.0: found 'soon'", "integer"]),
+        ("eval: {contexts: [soon]}", [": eval.contexts.0: found 'soon'", "integer", "stream"]),
+        (
+            "{model: {kind: mlp}, objective: {kind: window}, eval: {contexts: [10, stream]}}",
+            ["eval.contexts=[10, 'stream']", "mlp carries no state", "leave stream out"],
+        ),
         ("num_workers: 17", ["batch_size=32", "num_workers=17"]),
         ("num_workers: [1, 17]", ["batch_size=32", "num_workers=17"]),
         ("num_workers: [0, 4]", ["num_workers=[0, 4]: expected [min, max] with 1 <= min <= max"]),
@@ -268,6 +272,13 @@ def test_an_mlp_is_evaluated_only_at_its_own_context():
     assert RunConfig().contexts == (1, 5, 10, 30, 60, 120)
 
 
+def test_checkpoints_are_compared_at_10_frames_or_the_longest_in_frames_or_the_whole_game_if_there_is_no_other():
+    found = [
+        RunConfig(eval=EvalConfig(contexts=k)).best_context for k in ((1, 10, "stream"), (5, "stream"), ("stream",))
+    ]
+    assert found == [10, 5, "stream"]
+
+
 def test_a_folder_is_a_runs_own_or_empty_or_refused(tmp_path):
     config = RunConfig(out=tmp_path / "run")
     Run(config).claim()
@@ -297,6 +308,7 @@ def test_a_folder_is_a_runs_own_or_empty_or_refused(tmp_path):
         (["--optimizer.learning-rate=3e-4"], {"optimizer": {"learning_rate": "3e-4"}}),
         (["--eval.contexts", "10"], {"eval": {"contexts": [10]}}),
         (["--eval.contexts", "10", "60"], {"eval": {"contexts": [10, 60]}}),
+        (["--eval.contexts", "10", "stream"], {"eval": {"contexts": [10, "stream"]}}),
         (["--out", "2024"], {"out": "2024"}),
     ],
 )

@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from choice_reports import a_report
 from report_inputs import hostile_inputs, report_inputs
 
+from tune.report.choice_page import render_choice
 from wm.report.charts import PALETTE
 from wm.report.page import write_page
 from wm.report.run_report import render_report
@@ -23,6 +25,7 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=20000",
 )  # fmt: skip
 NUM_CHARTS = 19
+NUM_CHOICE_CHARTS = 9
 
 
 def open_page(page: Path, *flags: str) -> str:
@@ -54,6 +57,17 @@ def test_every_chart_appears_in_the_colors_of_the_theme(theme: str, tmp_path: Pa
     assert all("<svg" in chart for chart in charts)
     light, dark = PALETTE["model"]
     assert (light in chart_colors(dom), dark in chart_colors(dom)) == (theme == "light", theme == "dark")
+
+
+def test_every_chart_of_a_choice_of_k_appears_in_the_dark_with_the_verdict_first(tmp_path: Path):
+    report = a_report()
+    dom = open_page(write_page(tmp_path / "choice.html", render_choice(report)), theme_flag("dark"))
+    charts = dom.split('<div class="chart js-plotly-plot')[1:]
+    assert len(charts) == NUM_CHOICE_CHARTS
+    assert all("<svg" in chart for chart in charts)
+    assert PALETTE["model"][1] in chart_colors(dom) and PALETTE["model"][0] not in chart_colors(dom)
+    assert dom.index(report.headline) < dom.index("<svg")
+    assert "with a long &lt;b&gt;name" in dom
 
 
 def with_script(page: str, script: str) -> str:

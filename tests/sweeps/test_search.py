@@ -49,6 +49,12 @@ def test_k_is_trained_with_windows_and_only_evaluated_with_sequences():
     assert [trial.axes.get("objective.context_frames") for trial in trials] == [None, 5, 30]
 
 
+def test_an_mlp_is_left_out_of_the_whole_game_that_sequences_are_evaluated_at():
+    axes = {"kind": {"mlp": {"model.kind": "mlp", "objective.kind": "window"}, "mamba2": {"model.kind": "mamba2"}}}
+    mlp, mamba2 = trials_of(a_sweep(axes=axes, base={"eval": {"contexts": [5, "stream"]}}))
+    assert (mlp.config.contexts, mamba2.config.contexts) == ((10,), (5, "stream"))
+
+
 def test_the_sizes_of_mamba_do_not_multiply_an_mlp():
     axes = {"model.kind": ["mamba2", "mlp"], "size": ["small", "medium"]}
     trials = trials_of(a_sweep(axes=axes, base={"objective": {"kind": "window"}}))

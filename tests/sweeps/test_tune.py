@@ -13,9 +13,6 @@ from snapshots import list_checkpoints
 
 from datasets.runtime.errors import UserError
 from tune.config import SweepConfig
-from tune.report.choose_k import choose, choose_from, compare, describe
-from tune.results.sweep_folder import ResultRow
-from tune.results.trial_status import State
 from tune.search.cost import cost_of
 from tune.search.trials import trials_of
 from wm.config.typed_yaml import from_plain
@@ -26,91 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def a_sweep(**content: Any) -> SweepConfig:
     return from_plain(content, SweepConfig, "sweep.yaml")
-
-
-def a_row(context: int, change_acc: float | None, **changes: Any) -> ResultRow:
-    facts: dict[str, Any] = {
-        "trial": "medium", "state": "finished", "axes": {"size": "medium"}, "context": context, "targets_seen": 1000,
-        "seconds": 10.0, "num_parameters": 4_000_000, "train_flops": 1e12, "window_flops": 1e6 * context,
-        "num_judged": 500, "change_acc": change_acc, "action_acc": 0.9, "pos_mae": 0.2, "val_loss": 0.5,
-    }  # fmt: skip
-    return ResultRow(**(facts | changes))
-
-
-def choice_of(rows: list[ResultRow], tolerance: float = 0.01, **states: int):
-    counted: dict[State, int] = {**Counter({row.trial: row.state for row in rows}.values()), **states}
-    return choose_from(rows, tolerance, counted)
-
-
-# -- the choice
-
-
-def test_the_shortest_k_within_the_tolerance_of_the_best_is_recommended():
-    rows = [a_row(1, 0.30), a_row(10, 0.395), a_row(30, 0.40), a_row(60, 0.399)]
-    choice = choice_of(rows)
-    assert choice.context == 10
-    assert "0.395" in choice.reason and "K = 30" in choice.reason and "0.33 times" in choice.reason
-
-
-def test_without_a_tolerance_the_best_k_itself_is_recommended():
-    choice = choice_of([a_row(10, 0.395), a_row(30, 0.40), a_row(60, 0.399)], tolerance=0.0)
-    assert choice.context == 30
-    assert "is the best, and no shorter K" in choice.reason
-
-
-def test_seeds_are_averaged_and_their_standard_error_widens_the_tolerance():
-    rows = []
-    for seed, (short, long) in enumerate([(0.36, 0.36), (0.36, 0.40), (0.36, 0.44)]):
-        axes = {"size": "medium", "seed": seed}
-        rows += [a_row(5, short, trial=f"s{seed}", axes=axes), a_row(60, long, trial=f"s{seed}", axes=axes)]
-    results = {result.context: result for result in compare(rows)}
-    assert results[60].change_acc == pytest.approx(0.40)
-    assert results[60].standard_error == pytest.approx(0.04 / 3**0.5)
-    assert (results[60].num_seeds, results[60].setting) == (3, "medium")
-    assert choice_of(rows).context == 60
-    rows = [r for r in rows if r.context == 60] + [a_row(5, 0.38, trial="s0", axes={"size": "medium", "seed": 0})]
-    assert choice_of(rows).context == 5
-
-
-def test_each_k_is_represented_by_its_best_setting():
-    rows = [a_row(1, 0.2), a_row(10, 0.3)]
-    rows += [a_row(k, v, trial="large", axes={"size": "large"}) for k, v in ((1, 0.1), (10, 0.35))]
-    choice = choice_of(rows)
-    assert [result.setting for result in choice.best_by_context] == ["medium", "large"]
-    assert len(choice.results) == 4
-
-
-def test_a_trial_counts_with_its_last_row_and_a_stopped_trial_does_not():
-    rows = [a_row(10, 0.9, targets_seen=500), a_row(10, 0.3), a_row(60, 0.31)]
-    rows += [a_row(60, 0.95, trial="stopped", state="stopped", axes={"size": "xl"}, targets_seen=500)]
-    choice = choice_of(rows)
-    assert choice.context == 10
-    assert {result.change_acc for result in choice.results} == {0.3, 0.31}
-    assert (choice.fewest_targets, choice.most_targets) == (1000, 1000)
-
-
-def test_the_notes_list_the_limitations_of_a_choice():
-    rows = [a_row(10, 0.3), a_row(60, 0.4), a_row(120, 0.2, trial="t", state="stopped", axes={"size": "xl"})]
-    notes = " ".join(choice_of(rows, pending=2, failed=1).notes)
-    for expected in ("not ended yet: 2", "K = 120", "failed: 1", "longest K that was compared", "one seed"):
-        assert expected in notes
-    assert "no trial predicts" in " ".join(choice_of([a_row(1, 0.0), a_row(5, 0.001)]).notes)
-    seeds = [a_row(10, 0.3, trial=f"s{seed}", axes={"seed": seed}) for seed in (0, 1)]
-    seeds.append(a_row(10, 0.1, trial="s2", axes={"seed": 2}, state="stopped", targets_seen=500))
-    assert "biased upwards" in " ".join(choice_of(seeds).notes)
-
-
-def test_the_description_shows_change_acc_and_cost_by_k_and_the_choice():
-    text = describe(choice_of([a_row(1, 0.301), a_row(60, 0.4)]))
-    for expected in ("0.301", "1.0 MFLOP", "60.0 MFLOP", "1.0 TFLOP", "Recommended: K = 60", "> 60"):
-        assert expected in text
-
-
-def test_without_a_finished_trial_there_is_nothing_to_choose():
-    with pytest.raises(UserError, match="no trial of the sweep has finished yet"):
-        choice_of([a_row(1, 0.3, state="interrupted")])
-    with pytest.raises(UserError, match=r"sweep\.json is missing"):
-        choose(ROOT / "docs")
 
 
 # -- cost
@@ -166,7 +78,8 @@ def test_a_sweep_stops_the_weak_trial_writes_a_row_for_each_trial_k_and_targets_
         + [(weak, k, t) for t in (128, 256) for k in (1, 5)]
     )
     assert {(row["trial"], row["state"]) for row in rows} == {(strong, "finished"), (weak, "stopped")}
-    assert "Recommended: K = " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert any(verdict in printed for verdict in ("is enough", "is needed", "Not decided"))
 
     # As after a killed command: the strong trial resumes from its last checkpoint, the weak one stays stopped.
     checkpoints = list_checkpoints(out / "trials" / strong / "checkpoints")

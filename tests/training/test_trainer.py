@@ -39,6 +39,7 @@ from wm.config.run_config import CheckpointConfig, ObjectiveConfig, RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.batches import BatchLoader, LocalBatch
 from wm.data.training_data import check_same_games, games_digest, open_data
+from wm.evaluation.game_sums import metric_values
 from wm.model.scan_backend import ScanChoice
 from wm.runs.console import format_row
 from wm.runs.run import Run
@@ -117,6 +118,26 @@ def test_a_run_reports_a_row_per_context_at_each_validation(config):
     assert all(row["kind"] == "eval" for row in rows)
     assert all(np.isfinite([row["action_acc"], row["pos_mae"], row["val_loss"]]).all() for row in rows)
     assert [row for row in read_log(config.out) if row["kind"] == "eval"] == rows
+
+
+def test_a_run_is_evaluated_at_the_whole_game_with_slices_at_its_end_and_not_again_when_it_has_finished(config):
+    chosen = replace(config.eval, contexts=(5, "stream"), validation_contexts=("stream", 5))
+    config = replace(config, eval=chosen)
+    rows: list[Row] = []
+    end = run(config, rows=rows).targets_seen
+    assert [row["context"] for row in rows] == ["stream", 5, "stream", 5, 5, "stream"]
+    evaluations = Run(config).evaluations
+    [first, *_, last] = [evaluations.read(targets) for targets in evaluations.targets_seen()]
+    assert first is not None and list(first) == ["stream", 5] and not first["stream"].slices
+    assert last is not None and list(last) == [5, "stream"]
+    assert last[5].slices.keys() == last["stream"].slices.keys() == {"action", "character", "since hit"}
+    assert [(row["context"], row["num_targets"]) for row in rows[-2:]] == [(5, 60), ("stream", 60)]
+    metrics = {row["context"]: row["change_acc"] for row in rows[-2:]}
+    assert metrics == {context: metric_values(sums)["change_acc"] for context, sums in last.items()}
+    assert rows[-1]["val_loss"] != rows[-2]["val_loss"]
+    again: list[Row] = []
+    assert run(config, rows=again, resume=checkpoints(config)[-1]).targets_seen == end
+    assert again == rows[-2:]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from tune.results.sweep_folder import ResultRow, SweepManifest
 from tune.search.trials import axes_text
+from wm.config.run_config import Context
 from wm.evaluation.metrics import context_order
+
+WIDTH = 100
+"""Columns of a terminal."""
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """Text in lines of at most WIDTH columns, the further ones indented."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,9 +37,29 @@ def number_text(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
+def amount_text(value: float) -> str:
+    """A large number with a unit prefix."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def bytes_text(num_bytes: int) -> str:
+    """A size in memory; a dash for nothing."""
+    if not num_bytes:
+        return "–"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.0f} kB"
+
+
+def short_context(context: Context) -> str:
+    """A context as the head of a column."""
+    return str(context)
+
+
 def flops_text(flops: float) -> str:
     """FLOPs with a unit prefix."""
-    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if flops >= size:
             return f"{flops / size:.1f} {unit}FLOP"
     return f"{flops:.0f} FLOP"

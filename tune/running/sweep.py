@@ -21,7 +21,7 @@ from ray import tune as ray_tune
 from datasets.runtime.errors import UserError
 from datasets.runtime.ray_cluster import uses_cluster
 from tune.config import SweepConfig
-from tune.report.choose_k import choose, describe
+from tune.report.choice_text import choice_or_reason
 from tune.report.table import number_text, trials_table
 from tune.results.rung_record import RungDecision
 from tune.results.sweep_folder import SweepManifest, check_folder, collect_results, lock_sweep, write_manifest
@@ -78,7 +78,7 @@ def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
         rows = collect_results(manifest)
     print(f"\n{trials_table(manifest, rows)}\n", flush=True)
     _report_end(manifest)
-    print(describe(choose(sweep.out)), flush=True)
+    print(choice_or_reason(sweep.out), flush=True)
 
 
 def _run(sweep: SweepConfig, trials: list[Trial]) -> None:

@@ -93,12 +93,13 @@ def trial_of(sweep: SweepConfig, values: Values) -> Trial:
     base = to_plain(sweep.base)
     unused = unused_axes(sweep.axes, _with_values(sweep, base, values))
     used = {name: value for name, value in values.items() if name not in unused}
-    config = from_plain(_with_values(sweep, base, used), RunConfig, source)
-    if config.objective.kind == "window":
+    plain = _with_values(sweep, base, used)
+    if plain["objective"]["kind"] == "window":
         # A window model is evaluated at the K it is trained at; an MLP accepts no other.
-        own = (config.objective.context_frames,)
-        config = replace(config, eval=replace(config.eval, contexts=own, validation_contexts=None, best_context=None))
-    elif config.eval.validation_contexts is None:
+        own = [plain["objective"]["context_frames"]]
+        plain["eval"] |= {"contexts": own, "validation_contexts": None, "best_context": None}
+    config = from_plain(plain, RunConfig, source)
+    if config.objective.kind == "sequence" and config.eval.validation_contexts is None:
         # ASHA and the table of a running sweep may compare trials at any K.
         config = replace(config, eval=replace(config.eval, validation_contexts=config.contexts))
     typed = to_plain(config)

@@ -223,13 +223,14 @@ def _parse(text: str, field_type: Any) -> Any:
 
 
 def _type_at(config_type: Any, path: Sequence[str]) -> Any:
-    """The type of the field at a path, of a mapping's values; None for a path that leads nowhere."""
+    """The type of the field at a path, of a mapping's or a tuple's values; None for a path that leads nowhere."""
     found = config_type
     for name in path:
         if (owner := _dataclass_in(found)) is not None:
             found = typing.get_type_hints(owner).get(name)
         else:
-            found = typing.get_args(found)[1] if typing.get_origin(found) is dict else None
+            origin = typing.get_origin(found)
+            found = typing.get_args(found)[origin is dict] if origin in (dict, tuple) else None
     return found
 
 

@@ -110,7 +110,7 @@ def learning_curve(
     Args:
         smooth: draw the points faint and a rolling mean (see `smoothed`) in front; otherwise join the points.
     """
-    figure = _figure(HEIGHT_PX)
+    figure = new_figure(HEIGHT_PX)
     for i, (name, all_points) in enumerate(lines.items()):
         points = [point for point in all_points if finite(point[1]) is not None]
         color = SERIES_COLORS[i % len(SERIES_COLORS)]
@@ -135,15 +135,15 @@ def points_with_intervals(
 
     Categories are evenly spaced in the order in which they first appear; those of the same name share a position.
     """
-    figure = _figure(HEIGHT_PX)
+    figure = new_figure(HEIGHT_PX)
     names = list(dict.fromkeys(category.name for group in groups.values() for category in group))
     for i, (name, group) in enumerate(groups.items()):
         color = SERIES_COLORS[i % len(SERIES_COLORS)]
         figure.add_scatter(
-            **_hover(group, y),
+            **hover_texts(group, y),
             x=[names.index(category.name) for category in group],
             y=[category.estimate.value for category in group],
-            error_y=_error_bars(group, color),
+            error_y=error_bars(group, color),
             name=plain_text(name),
             mode="lines+markers",
             line={"color": color, "width": 1.5},
@@ -157,16 +157,16 @@ def points_with_intervals(
 
 def bars_with_intervals(bars: Sequence[Category], *, value: Axis) -> go.Figure:
     """Horizontal bars from zero, the first on top, each with its value, interval and baseline mark."""
-    figure = _figure(BAR_HEIGHT_PX * len(bars) + (50 if value.title else 30))
+    figure = new_figure(BAR_HEIGHT_PX * len(bars) + (50 if value.title else 30))
     rows = list(range(len(bars)))
     pattern = {"shape": ["/" if bar.is_worse else "" for bar in bars], "size": 6, "fgcolor": LIGHT["card"]}
     colors = [LIGHT["baseline" if bar.is_baseline else "model"] for bar in bars]
     opacities = [0.65 if bar.is_baseline else 1.0 for bar in bars]
     figure.add_bar(
-        **_hover(bars, value),
+        **hover_texts(bars, value),
         x=[bar.estimate.value for bar in bars],
         y=rows,
-        error_x=_error_bars(bars, LIGHT["text"]),
+        error_x=error_bars(bars, LIGHT["text"]),
         orientation="h",
         width=0.62,
         marker={"color": colors, "opacity": opacities, "cornerradius": 2, "pattern": pattern},
@@ -174,7 +174,9 @@ def bars_with_intervals(bars: Sequence[Category], *, value: Axis) -> go.Figure:
     if any(bar.baseline is not None for bar in bars):
         line = {"width": 3, "color": LIGHT["baseline"]}
         marker = {"symbol": "line-ns", "size": 17, "line": line}
-        figure.add_scatter(**_hover(bars, value), x=[b.baseline for b in bars], y=rows, mode="markers", marker=marker)
+        figure.add_scatter(
+            **hover_texts(bars, value), x=[b.baseline for b in bars], y=rows, mode="markers", marker=marker
+        )
     texts = [plain_text(bar.text or value.format(bar.estimate.value)) for bar in bars]
     for row, text in zip(rows, texts, strict=True):
         figure.add_annotation(
@@ -211,12 +213,13 @@ def thinned(points: Points, max_points: int = MAX_POINTS) -> list[tuple[float, f
     return [p for group in groups for p in sorted({f(group, key=lambda point: point[1]) for f in (min, max)})]
 
 
-def plain_text(text: str) -> str:
-    """A name as Plotly shows it literally, cut to MAX_NAME_CHARS."""
-    return html.escape(text if len(text) <= MAX_NAME_CHARS else text[: MAX_NAME_CHARS - 1] + "…", quote=False)
+def plain_text(text: str, max_chars: int = MAX_NAME_CHARS) -> str:
+    """A name as Plotly shows it literally, cut to a number of characters."""
+    return html.escape(text if len(text) <= max_chars else text[: max_chars - 1] + "…", quote=False)
 
 
-def _figure(height: int) -> go.Figure:
+def new_figure(height: int) -> go.Figure:
+    """An empty figure in the style of all charts."""
     axis = {"gridcolor": LIGHT["grid"], "zeroline": False, "automargin": True, "fixedrange": True}
     axis |= {"ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)", "tickfont_color": LIGHT["muted"]}
     axis |= {"title_font": {"size": 12, "color": LIGHT["muted"]}, "title_standoff": 8}
@@ -282,7 +285,8 @@ def _add_baseline(
     )
 
 
-def _error_bars(categories: Sequence[Category], color: str) -> dict[str, Any]:
+def error_bars(categories: Sequence[Category], color: str) -> dict[str, Any]:
+    """The intervals of categories for a trace."""
     above: list[float | None] = []
     below: list[float | None] = []
     for value, low, high in ((c.estimate.value, c.estimate.low, c.estimate.high) for c in categories):
@@ -291,7 +295,7 @@ def _error_bars(categories: Sequence[Category], color: str) -> dict[str, Any]:
     return {"type": "data", "array": above, "arrayminus": below, "color": color, "thickness": 1.5, "width": 4}
 
 
-def _hover(categories: Sequence[Category], axis: Axis) -> dict[str, Any]:
+def hover_texts(categories: Sequence[Category], axis: Axis) -> dict[str, Any]:
     """One text for each category: value, interval, baseline, detail."""
     texts = []
     for category in categories:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -40,7 +40,7 @@ class Chart:
         parts = [f"{self.title}."]
         traces: Any = self.figure.data
         for trace in traces:
-            texts = [text.replace("<br>", ", ") for text in trace.customdata]
+            texts = [text.replace("<br>", ", ") for text in (() if trace.customdata is None else trace.customdata)]
             parts += [f"{trace.name}: {texts[0]} to {texts[-1]}."] if trace.name and texts else [f"{t}." for t in texts]
         return html.unescape(" ".join(parts))
 
@@ -50,14 +50,15 @@ class Chart:
         return htmlsafe_json_dumps(self.figure, dumps=lambda figure: figure.to_json())
 
 
-def render_page(template: str, *, title: str, **context: Any) -> str:
+def render_page(template: str, *, title: str, package: str = "wm.report", **context: Any) -> str:
     """A page as text.
 
     Args:
-        template: a file of `templates/` that extends `base.html`.
+        template: a file of `templates/` in the package that extends `base.html`.
+        package: whose templates; `base.html`, `macros.html` and the styles are those of `wm.report`.
         context: the template's variables. All text is escaped.
     """
-    loader = PackageLoader("wm.report")
+    loader = ChoiceLoader([PackageLoader("wm.report"), PackageLoader(package)])
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
