@@ -29,6 +29,8 @@ RESUMABLE = ("demo", "encode", "train", "sweep")
 """Verbs that resume when the same command runs again."""
 RETRY_FAILED = "--retry-failed"
 """Option of `wm sweep`: run trials again that failed before."""
+SUBMITTED = ("train", "sweep")
+"""Verbs that `wm submit` runs on a cluster."""
 
 
 def train(args: Sequence[str]) -> int:
@@ -86,11 +88,10 @@ def sweep(args: Sequence[str]) -> int:
     """train many models over K and size, stopping the weak early: `wm sweep context-length`"""
     from tune.config import SweepConfig
 
-    own = [name for name in args if name != RETRY_FAILED]
-    config = config_of(own, SweepConfig, "sweep")
+    config = config_of(without_retry(args), SweepConfig, "sweep")
     from tune.running.sweep import run_sweep
 
-    run_sweep(config, retry_failed=len(own) < len(args))
+    run_sweep(config, retry_failed=RETRY_FAILED in args)
     return 0
 
 
@@ -187,15 +188,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def submit(args: Sequence[str]) -> int:
-    """run `wm train` as a job on a Ray cluster: `wm submit mamba2-medium`"""
+    """run `wm train` or `wm sweep` as a job on a Ray cluster: `wm submit mamba2-medium`"""
     from tyro.conf import Positional
 
     from cluster.submit import SubmitRequest, submit_and_follow
-    from wm.config.run_config import RunConfig
     from wm.config.shipped import config_file
-    from wm.config.typed_yaml import load_yaml
 
     own_args, overrides = split_at_dashes(args)
+    verb = own_args.pop(0) if own_args and own_args[0] in SUBMITTED else "train"
 
     def command(
         config: Positional[str],
@@ -204,19 +204,21 @@ def submit(args: Sequence[str]) -> int:
         follow: bool = True,
         name: str | None = None,
     ) -> int:
-        """Submit a training run to a Ray cluster. Arguments after `--` go to `wm train`.
+        """Submit a training run to a Ray cluster, or a sweep: `wm submit sweep CONFIG`. Arguments after `--` go to
+        `wm train` or `wm sweep`.
 
         Args:
-            config: the run's YAML, inside working_dir, or the name of a shipped config.
+            config: the YAML of a run or a sweep, inside working_dir, or the name of a shipped config.
             address: URL of the cluster's Jobs API (default: RAY_ADDRESS, else http://127.0.0.1:8265).
             working_dir: the checkout to upload.
             follow: print the job's log until it ends.
             name: readable part of the job's id (default: the config's file name).
         """
         file = config_file(config)
-        load_yaml(file, RunConfig, overrides)  # a mistake is reported here, not on the cluster
+        check_submitted(verb, file, overrides)
         return submit_and_follow(
             SubmitRequest(
+                command=(verb,),
                 config=file,
                 is_shipped=not Path(config).is_file(),
                 overrides=overrides,
@@ -228,6 +230,24 @@ def submit(args: Sequence[str]) -> int:
         )
 
     return parse_and_run(command, "submit", own_args)
+
+
+def check_submitted(verb: str, file: Path, overrides: Sequence[str]) -> None:
+    """Report a mistake in a config here, and not on the cluster.
+
+    Raises:
+        UserError: the verb would refuse the config.
+    """
+    from wm.config.run_config import RunConfig
+    from wm.config.typed_yaml import load_yaml
+
+    if verb == "train":
+        load_yaml(file, RunConfig, overrides)
+        return
+    from tune.config import SweepConfig
+    from tune.search.trials import trials_of
+
+    trials_of(load_yaml(file, SweepConfig, without_retry(overrides)))
 
 
 def demo(args: Sequence[str]) -> int:
@@ -279,6 +299,11 @@ def config_of(args: Sequence[str], config_type: type, verb: str) -> Any:
     if not args or args[0].startswith("-"):
         raise UserError(f"no config given; expected wm {verb} CONFIG, for example wm train demo")
     return load_yaml(config_file(args[0]), config_type, args[1:])
+
+
+def without_retry(args: Sequence[str]) -> list[str]:
+    """The arguments of `wm sweep` without its own option."""
+    return [argument for argument in args if argument != RETRY_FAILED]
 
 
 def split_at_dashes(args: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

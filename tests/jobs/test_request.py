@@ -22,6 +22,8 @@ from cluster.errors import ClusterError
 from cluster.package import package
 from cluster.request import SubmitRequest, entrypoint, job_name
 from cluster.submit import submit
+from datasets.runtime.errors import UserError
+from wm import cli as wm_cli
 
 
 @pytest.fixture
@@ -36,6 +38,35 @@ def test_the_command_is_wm_train_with_the_config_relative_to_the_working_dir_and
     request = replace(request_, overrides=("--trainer.max-hours", "8", "--note", "a b"))
     assert entrypoint(request) == "wm train 'configs/small run.yaml' --trainer.max-hours 8 --note 'a b'"
     assert entrypoint(replace(request_, command=("sweep",))) == "wm sweep 'configs/small run.yaml'"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "entrypoint_"),
+    [
+        (["{run}"], "wm train run.yaml"),
+        (["train", "{run}", "--", "--seed", "1"], "wm train run.yaml --seed 1"),
+        (["sweep", "{sweep}", "--", "--out", "/shared/x", "--retry-failed"],
+         "wm sweep sweep.yaml --out /shared/x --retry-failed"),
+    ],
+)  # fmt: skip
+def test_the_command_line_submits_runs_and_sweeps(arguments, entrypoint_, tmp_path, monkeypatch):
+    (tmp_path / "run.yaml").write_text("seed: 1\n")
+    (tmp_path / "sweep.yaml").write_text("axes: {seed: [1, 2]}\n")
+    submitted = []
+    monkeypatch.setattr(submit_module, "submit_and_follow", lambda request: submitted.append(request) or 0)
+    names = {"run": tmp_path / "run.yaml", "sweep": tmp_path / "sweep.yaml"}
+    assert wm_cli.submit([a.format(**names) for a in arguments] + ([] if "--" in arguments else ["--"])) == 0
+    assert entrypoint(replace(submitted[0], working_dir=tmp_path)) == entrypoint_
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("axes: {sed: [1, 2]}\n", "axes.sed: a run has no such field"), ("model: {}\n", "unknown key model")],
+)
+def test_a_mistake_in_a_sweep_is_found_before_anything_is_uploaded(content, message, tmp_path):
+    (tmp_path / "sweep.yaml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        wm_cli.submit(["sweep", str(tmp_path / "sweep.yaml"), "--address", "http://127.0.0.1:1"])
 
 
 def test_a_name_is_readable_and_changes_only_with_verb_config_values_and_overrides(request_):

@@ -19,6 +19,7 @@ from wm.config.run_paths import local_paths
 TRIAL_OF_WORKERS_CPUS = 0.01
 """Logical CPUs of a trial's process that only starts and awaits workers; they reserve their own."""
 WAITING_EVERY_S = 30.0
+NODE_CHECK_EVERY_S = 5.0
 
 
 def refuse_relative_paths(sweep: SweepConfig) -> None:
@@ -69,7 +70,7 @@ def start_ray_for(sweep: SweepConfig, concurrent: int) -> None:
 
 
 class WaitingNotice:
-    """Prints what a sweep waits for, while no trial runs."""
+    """Prints what a sweep waits for while no trial runs, and ends a sweep whose local Ray has died."""
 
     def __init__(self, sweep: SweepConfig) -> None:
         self._needs = {
@@ -78,10 +79,18 @@ class WaitingNotice:
         }
         if sweep.base.use_gpu:
             self._needs["CPU"] = 0.0
-        self._since = time.monotonic()
+        self._since = self._checked = time.monotonic()
 
     def update(self, is_running: Callable[[], bool]) -> None:
-        """Print a line every WAITING_EVERY_S if nothing runs then."""
+        """Print a line every WAITING_EVERY_S if nothing runs then.
+
+        Raises:
+            UserError: Ray's only node, this machine's, is dead. Tune would wait for others for ever.
+        """
+        if not uses_cluster() and time.monotonic() - self._checked > NODE_CHECK_EVERY_S:
+            self._checked = time.monotonic()
+            if not any(node["Alive"] for node in ray.nodes()):
+                raise UserError("Ray's processes on this machine have died; run the same command again to resume")
         if time.monotonic() - self._since < WAITING_EVERY_S:
             return
         self._since = time.monotonic()
