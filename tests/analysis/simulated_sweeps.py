@@ -20,6 +20,7 @@ from tune.analysis.evidence import TrialEvidence
 from tune.analysis.scores import Scores
 from wm.evaluation.game_sums import GameSums
 from wm.evaluation.metrics import Context
+from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,6 @@ def sums_of_events(events: np.ndarray, right: np.ndarray) -> GameSums:
         num_changes=events,
         num_changes_right=right,
         position_error=0.2 * pairs + 0.1 * (events - right),
-        loss_totals={"action": 1.0 * pairs + (events - right), "binary": 0.5 * pairs},
-        loss_counts={"action": 1.0 * pairs, "binary": 1.0 * pairs},
+        loss_totals={name: 1.0 * pairs + (events - right) * (name == "action") for name in VAL_LOSS_WEIGHTS},
+        loss_counts=dict.fromkeys(VAL_LOSS_WEIGHTS, 1.0 * pairs),
     )

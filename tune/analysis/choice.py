@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datasets.runtime.errors import UserError
-from tune.analysis.context_comparison import Bounds, Comparison, ContextResult, Rule, Status, compare_by_rule
+from tune.analysis.context_comparison import (
+    Bounds,
+    Comparison,
+    ContextResult,
+    Rule,
+    RuleResult,
+    Status,
+    compare_by_rule,
+)
 from tune.analysis.evidence import TrialEvidence
+from tune.analysis.learning_curves import LearningCurve, more_targets
 from tune.analysis.scores import CommonGames, common_games, named_sums
 from wm.evaluation.metrics import Context, context_order, context_text
 
@@ -42,17 +51,6 @@ FEW_GAMES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RuleResult:
-    """All K by one rule."""
-
-    rule: Rule
-    reference: Context
-    """The named one, or the K with the best value."""
-    rows: tuple[ContextResult, ...]
-    """By K, `stream` last."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MoreEvidence:
     """How much more would decide if the estimates stayed as they are; None: not alone, or it is unknown."""
 
@@ -60,7 +58,7 @@ class MoreEvidence:
     """Further evaluation games, each with as many frames as those of now."""
     seeds: int | None
     """Further seeds of each setting."""
-    targets: int | None = None
+    targets: int | None
     """Further training targets, extrapolated from the losses of the validations."""
 
 
@@ -95,6 +93,7 @@ def choose_context(
     rules: Sequence[Rule] = (Rule(),),
     *,
     reference: Context | None = None,
+    curves: Mapping[Context, LearningCurve] | None = None,
     confidence: float = CONFIDENCE,
     num_replicates: int = 2_000,
     random_seed: int = 0,
@@ -104,6 +103,8 @@ def choose_context(
     Args:
         evidence: trials that trained to their end. Settings, contexts and seeds need not be complete.
         reference: compare with this K; None: with the best.
+        curves: of the first rule's metric at the best setting of each K, to estimate how much more training would
+            decide.
         num_replicates: of the bootstrap.
     Raises:
         UserError: nothing to compare, trials evaluated on different frames, a metric that is not reported, a reference
@@ -122,7 +123,7 @@ def choose_context(
         )
         for rule in rules
     ]
-    main = compared[0]
+    main = compared[0].result
     verdict, context = decide([comparison.bounds for comparison in compared], main.reference)
     predicts_nothing = main.rule.metric == "change_acc" and max(row.value for row in main.rows) < MIN_CHANGE_ACC
     if predicts_nothing:
@@ -138,8 +139,8 @@ def choose_context(
         setting=next(row.setting for row in main.rows if row.context == context),
         reason=_reason(main, verdict, context, confidence),
         remarks=tuple(remarks),
-        results=tuple(RuleResult(rule=c.rule, reference=c.reference, rows=c.rows) for c in compared),
-        more=_more(compared, len(games.game_ids), num_seeds) if undecided else None,
+        results=tuple(comparison.result for comparison in compared),
+        more=_more(compared, len(games.game_ids), num_seeds, curves or {}) if undecided else None,
         num_games=len(games.game_ids),
         num_games_left_out=games.num_left_out,
         num_seeds=num_seeds,
@@ -177,12 +178,14 @@ def _check(evidence: Sequence[TrialEvidence], reference: Context | None) -> Comm
     return common_games(named_sums(evidence))
 
 
-def _more(compared: Sequence[Comparison], num_games: int, num_seeds: int) -> MoreEvidence:
+def _more(
+    compared: Sequence[Comparison], num_games: int, num_seeds: int, curves: Mapping[Context, LearningCurve]
+) -> MoreEvidence:
     """The least multiple of the games alone, and of the seeds alone, that would decide."""
 
     def decided(games: float, seeds: float) -> bool:
         bounds = [comparison.bounds_with(games=games, seeds=seeds) for comparison in compared]
-        return decide(bounds, compared[0].reference)[0] != "undecided"
+        return decide(bounds, compared[0].result.reference)[0] != "undecided"
 
     def least(count: int, *, of_games: bool) -> int | None:
         low, high = count, count * MAX_MORE
@@ -195,11 +198,13 @@ def _more(compared: Sequence[Comparison], num_games: int, num_seeds: int) -> Mor
         return high - count
 
     return MoreEvidence(
-        games=least(num_games, of_games=True), seeds=least(num_seeds, of_games=False) if num_seeds > 1 else None
+        games=least(num_games, of_games=True),
+        seeds=least(num_seeds, of_games=False) if num_seeds > 1 else None,
+        targets=more_targets(compared[0].result, curves),
     )
 
 
-def _reason(main: Comparison, verdict: Verdict, context: Context, confidence: float) -> str:
+def _reason(main: RuleResult, verdict: Verdict, context: Context, confidence: float) -> str:
     rows = {row.context: row for row in main.rows}
     shorter = [row for row in main.rows if context_order(row.context) < context_order(context)]
     metric, limit = main.rule.metric, f"the threshold is {_amount(main.rule, main.rule.threshold)}"
@@ -238,7 +243,7 @@ def _remarks(
     verdict: Verdict,
     context: Context,
 ) -> Iterator[str]:
-    main = compared[0]
+    main = compared[0].result
     if len(main.rows) == 1:
         yield "only one K was evaluated: there is nothing to compare"
     if len({trial.seed for trial in evidence}) == 1:
@@ -249,7 +254,7 @@ def _remarks(
         yield f"{games.num_left_out} games are left out, because not every trial was evaluated on them"
     if len(games.game_ids) < FEW_GAMES:
         yield f"{len(games.game_ids)} games are few: the intervals are rough"
-    for setting, k in main.left_out:
+    for setting, k in compared[0].left_out:
         yield f"{setting} at {context_text(k)} is left out: it shares no seed with others"
     shorter = [row.context for row in main.rows if context_order(row.context) < context_order(context)]
     not_excluded = [k for k in shorter if not any(c.bounds[k].worse for c in compared)]

@@ -14,7 +14,7 @@ from tune.analysis.evidence import TrialEvidence
 from tune.analysis.pairwise import Pairwise, compare_pairs
 from tune.analysis.scores import HIGHER_IS_BETTER, Cell, CommonGames, Scores, scores_of
 from wm.config.run_config import MetricName
-from wm.evaluation.metrics import Context, context_order
+from wm.evaluation.metrics import Context, context_order, context_text
 
 Status = Literal["reference", "non-inferior", "worse", "not decided"]
 """Of a K by one rule: its interval lies under the threshold, over it, or contains it. The reference is the named K, or
@@ -74,6 +74,17 @@ class ContextResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RuleResult:
+    """All K by one rule."""
+
+    rule: Rule
+    reference: Context
+    """The named one, or the K with the best value."""
+    rows: tuple[ContextResult, ...]
+    """By K, `stream` last."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
     """What is known of a K's loss by a rule."""
 
@@ -87,12 +98,9 @@ class Bounds:
 class Comparison:
     """All K by one rule, and what is needed to foresee the effect of more evidence."""
 
-    rule: Rule
-    reference: Context
-    """The named one, or the K with the best value."""
+    result: RuleResult
     is_named: bool
-    rows: tuple[ContextResult, ...]
-    """By K, `stream` last."""
+    """The reference was named."""
     left_out: tuple[Cell, ...]
     """Cells that have no seed in common with others."""
     bounds: dict[Context, Bounds]
@@ -102,10 +110,10 @@ class Comparison:
 
     def bounds_with(self, *, games: float = 1.0, seeds: float = 1.0) -> dict[Context, Bounds]:
         """The bounds to be expected of so many times the games and seeds, if the estimates stayed as they are."""
-        named = self.reference if self.is_named else None
+        named = self.result.reference if self.is_named else None
         more = self.pairs.scaled(games=games, seeds=seeds)
         intervals = loss_intervals(more, self.cells, named, self.confidence)
-        return {k: _bounds(self.rule, *interval) for k, interval in intervals.items()}
+        return {k: _bounds(self.result.rule, *interval) for k, interval in intervals.items()}
 
 
 def compare_by_rule(
@@ -123,9 +131,13 @@ def compare_by_rule(
     Args:
         reference: a K; None: the best.
     Raises:
-        UserError: as `scores_of`; no cells that share seeds.
+        UserError: as `scores_of`; the reference shares no seed with other K.
     """
     scores, left_out = _with_common_seeds(scores_of(evidence, games, rule.metric, relative=rule.relative))
+    if reference is not None and reference not in [k for _, k in scores.cells]:
+        raise UserError(
+            f"the reference {context_text(reference)} shares no seed with other K; train equal seeds of all K"
+        )
     pairs = compare_pairs(scores, num_replicates=num_replicates, random_seed=random_seed)
     intervals = loss_intervals(pairs, scores.cells, reference, confidence)
     rows_of = {k: np.flatnonzero([other == k for _, other in scores.cells]) for k in intervals}
@@ -162,10 +174,8 @@ def compare_by_rule(
             )
         )
     return Comparison(
-        rule=rule,
-        reference=best,
+        result=RuleResult(rule=rule, reference=best, rows=tuple(results)),
         is_named=reference is not None,
-        rows=tuple(results),
         left_out=left_out,
         bounds=bounds,
         pairs=pairs,
