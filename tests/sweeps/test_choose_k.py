@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from choice_reports import a_report, a_scaling_report
+from choice_reports import a_report, a_scaling_report, a_slice_report
 from tiny_runs import STEP, run, tiny_run
 
 from datasets.runtime.errors import UserError
@@ -21,6 +21,7 @@ from tune.report.choice_page import render_choice
 from tune.report.choice_text import describe
 from tune.report.choose_k import choose, rules_of, with_options
 from tune.report.scaling_text import describe_scaling
+from tune.report.slices import with_rule_of_three
 from tune.results.evidence import load_evidence
 from tune.results.play_cost import COSTS_FILE, PlayCosts
 from tune.results.sweep_folder import SWEEP_FILE, SweepManifest, open_sweep, write_manifest
@@ -31,6 +32,7 @@ from wm.cli import choose_k, choose_size
 from wm.config.run_config import EvalConfig, ModelConfig, ObjectiveConfig, RunConfig
 
 CONTEXTS = (1, 5, "stream")
+NUM_JUDGED = 1_500
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def finished(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Swe
     """A sweep of two widths and two seeds that has run, and a trial that was never started."""
     out = tmp_path_factory.mktemp("choose") / "sweep"
     base = tiny_run(tiny_corpus, RunConfig().out)
-    evaluation = replace(base.eval, contexts=CONTEXTS, num_targets=400, validation_contexts=(5,))
+    evaluation = replace(base.eval, contexts=CONTEXTS, num_targets=NUM_JUDGED, validation_contexts=(5,))
     base = replace(base, eval=evaluation, optimizer=replace(base.optimizer, total_targets=4 * STEP))
     axes = {"model.d_model": (32, 64), "seed": (0, 1, 2)}
     sweep = SweepConfig(out=out, base=base, axes=axes, asha=replace(SweepConfig().asha, enabled=False))
@@ -70,7 +72,7 @@ def test_the_evidence_of_a_sweep_is_that_of_its_finished_trials_and_the_others_h
         assert trial.evidence.trained_context == trial.config.objective.sequence_frames
         assert trial.train_flops > 0 and trial.train_s > 0 and trial.device == "cpu"
         for sums in trial.evidence.sums.values():
-            assert sums.num_frames.sum() == 400
+            assert sums.num_frames.sum() == NUM_JUDGED
             assert set(sums.slices) == {"action", "character", "since hit"}
             assert sum(part.num_pairs.sum() for part in sums.slices["action"].values()) == sums.num_pairs.sum()
 
@@ -118,7 +120,7 @@ def test_the_command_prints_a_verdict_that_fits_100_columns_and_writes_json_and_
     numbers = ("change_acc", "low", "high", "num_judged", "num_events", "num_games", "num_seeds", "ms_per_frame")
     for row in content["rows"]:
         assert all(isinstance(row[name], (int, float)) for name in (*numbers, "flops_per_frame", "train_flops"))
-        assert row["num_judged"] == 400 and row["num_seeds"] == 2
+        assert row["num_judged"] == NUM_JUDGED and row["num_seeds"] == 2
     assert content["also"][0]["metric"] == "pos_mae" and content["also"][0]["threshold"] == 0.03
     assert content["slices"]["metric"] == "change_acc"
     assert content["scaling"]["reason"]
@@ -217,6 +219,14 @@ def test_a_scaling_fit_that_may_not_be_used_gives_its_reason_and_no_numbers_for_
         sound.split()
     )
     assert max(map(len, sound.splitlines())) <= 100
+
+
+def test_no_different_prediction_among_a_few_events_is_no_certain_equality():
+    plain = next(iter(a_slice_report().differences["action"].values()))
+    same = replace(plain, difference=0.0, low=0.0, high=0.0, num_events=100)
+    widened = with_rule_of_three(same, 0.95)
+    assert (widened.low, widened.high) == pytest.approx((-0.03, 0.03), abs=1e-4)
+    assert with_rule_of_three(plain, 0.95) == plain
 
 
 # -- costs

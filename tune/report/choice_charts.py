@@ -11,7 +11,7 @@ from tune.analysis.scores import HIGHER_IS_BETTER
 from tune.report.cells import Cell
 from tune.report.choose_k import ChoiceReport
 from tune.report.scaling import ScalingReport
-from tune.report.slices import DIMENSIONS, SliceReport
+from tune.report.slices import DIMENSIONS, MIN_EVENTS, SliceReport
 from tune.report.table import amount_text
 from wm.config.run_config import Context, MetricName
 from wm.evaluation.metrics import context_order, context_text
@@ -64,8 +64,8 @@ def loss_chart(result: RuleResult, number: int) -> Chart:
         )
         for row in result.rows
     ]
-    unit = "part of the reference's value" if result.rule.relative else UNITS[result.rule.metric]
-    axis = Axis(title=f"loss of {result.rule.metric} to {context_text(result.reference)}, {unit}")
+    loss = "relative loss" if result.rule.relative else "loss"
+    axis = Axis(title=f"{loss} of {result.rule.metric} to {context_text(result.reference)}")
     return Chart(
         key=f"loss-{number}",
         title=result.rule.text,
@@ -92,7 +92,7 @@ def slice_charts(slices: SliceReport) -> list[Chart]:
         Chart(
             key=f"slices-{number}",
             title=f"By {DIMENSIONS[dimension]}",
-            note=f"right of the line, {longer} is better than {shorter}",
+            note=f"right of the line, {longer} is better than {shorter}{_left_out(slices, dimension)}",
             figure=forest([_slice_row(label, own) for label, own in differences.items()], value=axis),
         )
         for number, (dimension, differences) in enumerate(slices.differences.items())
@@ -125,6 +125,11 @@ def scaling_chart(scaling: ScalingReport) -> Chart | None:
 def short_name(context: Context) -> str:
     """A context on an axis of contexts."""
     return context_text(context).removeprefix("K = ")
+
+
+def _left_out(slices: SliceReport, dimension: str) -> str:
+    number = slices.num_left_out[dimension]
+    return f"; {number} kinds with fewer than {MIN_EVENTS} events are left out" if number else ""
 
 
 def _cost_chart(report: ChoiceReport, key: str, title: str, cost: Axis, cost_of: Callable[[Cell], float]) -> Chart:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from tune.analysis.choice import ContextChoice, ContextResult
 from tune.analysis.paired import Difference, paired_differences
@@ -12,6 +13,11 @@ from wm.evaluation.game_sums import GameSums
 
 DIMENSIONS = {"action": "action", "character": "character", "since hit": "time since the last hit"}
 """Name of a dimension in the stored sums -> in words."""
+
+
+MIN_EVENTS = 30
+"""Kinds of frames with fewer events (frames, for metrics that count every frame) are left out: they show nothing, and
+where all of a handful are predicted alike, their variance is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +33,8 @@ class SliceReport:
     differences: dict[str, dict[str, Difference]]
     """Dimension -> label -> longer minus shorter, positive where the longer is better; the most events first. Intervals
     are simultaneous within a dimension."""
+    num_left_out: dict[str, int]
+    """Dimension -> labels with fewer than MIN_EVENTS."""
 
 
 def compare_slices(sweep: SweepEvidence, choice: ContextChoice, num_replicates: int) -> SliceReport | None:
@@ -47,18 +55,22 @@ def compare_slices(sweep: SweepEvidence, choice: ContextChoice, num_replicates: 
     longer, shorter = (rows[contexts[i]] for i in sorted((place, other), reverse=True))
     of_longer, of_shorter = _sums_by_seed(sweep, longer), _sums_by_seed(sweep, shorter)
     metric = "change_acc" if result.rule.metric == "val_loss" else result.rule.metric
-    differences = {}
+    differences, num_left_out = {}, {}
     for dimension in DIMENSIONS:
         pairs = {
             label: (_slice(of_longer, dimension, label), _slice(of_shorter, dimension, label))
             for label in _labels(of_longer, dimension)
         }
+        enough = {label: pair for label, pair in pairs.items() if pair[1] and _has_enough(pair[0], metric)}
+        num_left_out[dimension] = len(pairs) - len(enough)
         found = paired_differences(
-            {label: pair for label, pair in pairs.items() if pair[0] and pair[1]},
+            enough,
             metric,
             confidence=choice.confidence,
             num_replicates=num_replicates,
         )
+        if metric.endswith("_acc"):
+            found = {label: with_rule_of_three(own, choice.confidence) for label, own in found.items()}
         if found:
             differences[dimension] = dict(sorted(found.items(), key=lambda item: -item[1].num_events))
     if not differences:
@@ -69,6 +81,7 @@ def compare_slices(sweep: SweepEvidence, choice: ContextChoice, num_replicates: 
         shorter=shorter.context,
         settings=(longer.setting, shorter.setting),
         differences=differences,
+        num_left_out=num_left_out,
     )
 
 
@@ -79,6 +92,24 @@ def _sums_by_seed(sweep: SweepEvidence, row: ContextResult) -> dict[int, GameSum
         for trial in sweep.evidence
         if trial.setting == row.setting and row.context in trial.sums
     }
+
+
+def with_rule_of_three(difference: Difference, confidence: float) -> Difference:
+    """Where no event was predicted differently, games and seeds show no variance; a difference of up to about three in
+    the number of events is still possible (Hanley and Lippman-Hand 1983).
+
+    Args:
+        difference: of accuracies.
+    """
+    if difference.low < difference.high:
+        return difference
+    most = min(1.0, -math.log(1 - confidence) / max(1, difference.num_events))
+    return replace(difference, low=difference.low - most, high=difference.high + most)
+
+
+def _has_enough(sums: dict[int, GameSums], metric: MetricName) -> bool:
+    name = "num_changes" if metric == "change_acc" else "num_frames"
+    return any(getattr(own, name).sum() >= MIN_EVENTS for own in sums.values())
 
 
 def _labels(sums: dict[int, GameSums], dimension: str) -> list[str]:

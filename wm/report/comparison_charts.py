@@ -198,9 +198,9 @@ def _label_side(cost: float, ends: tuple[float, float], *, higher_is_better: boo
 
 
 def _log_axis(axis: Axis, low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with labels at 1, 2 and 5 times powers of ten."""
+    """A logarithmic axis with labels at 1, 2 and 5 times powers of ten, or in its middle if there are none."""
     ticks = [digit * 10.0**power for power in range(-6, 25) for digit in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= tick <= high]
+    ticks = [tick for tick in ticks if low <= tick <= high] or [math.sqrt(low * high)]
     return {
         "type": "log",
         "title_text": f"{plain_text(axis.title)} (log scale)",
@@ -213,5 +213,5 @@ def _log_axis(axis: Axis, low: float, high: float) -> dict[str, Any]:
 def _with_prefix(value: float) -> str:
     for prefix, size in SI_PREFIXES:
         if value >= size:
-            return f"{value / size:g} {prefix}"
-    return f"{value:g}"
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
