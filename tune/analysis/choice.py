@@ -58,7 +58,7 @@ class MoreEvidence:
     """Further evaluation games, each with as many frames as those of now."""
     seeds: int | None
     """Further seeds of each setting."""
-    targets: int | None
+    targets: int | None = None
     """Further training targets, extrapolated from the losses of the validations."""
 
 
