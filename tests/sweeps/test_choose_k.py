@@ -19,7 +19,7 @@ from tune.report.cells import front
 from tune.report.choice_json import choice_json
 from tune.report.choice_page import render_choice
 from tune.report.choice_text import describe
-from tune.report.choose_k import choose, rules_of, with_options
+from tune.report.choose_k import choose, learning_curves, rules_of, with_options
 from tune.report.scaling_text import describe_scaling
 from tune.report.slices import with_rule_of_three
 from tune.results.evidence import load_evidence
@@ -30,6 +30,7 @@ from tune.search.cost import cost_of
 from tune.search.trials import trials_of
 from wm.cli import choose_k, choose_size
 from wm.config.run_config import EvalConfig, ModelConfig, ObjectiveConfig, RunConfig
+from wm.runs.run_log import read_log
 
 CONTEXTS = (1, 5, "stream")
 NUM_JUDGED = 1_500
@@ -40,7 +41,9 @@ def finished(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Swe
     """A sweep of two widths and two seeds that has run, and a trial that was never started."""
     out = tmp_path_factory.mktemp("choose") / "sweep"
     base = tiny_run(tiny_corpus, RunConfig().out)
-    evaluation = replace(base.eval, contexts=CONTEXTS, num_targets=NUM_JUDGED, validation_contexts=(5,))
+    evaluation = replace(
+        base.eval, every_targets=STEP, contexts=CONTEXTS, num_targets=NUM_JUDGED, validation_contexts=(5,)
+    )
     base = replace(base, eval=evaluation, optimizer=replace(base.optimizer, total_targets=4 * STEP))
     axes = {"model.d_model": (32, 64), "seed": (0, 1, 2)}
     sweep = SweepConfig(out=out, base=base, axes=axes, asha=replace(SweepConfig().asha, enabled=False))
@@ -75,6 +78,22 @@ def test_the_evidence_of_a_sweep_is_that_of_its_finished_trials_and_the_others_h
             assert sums.num_frames.sum() == NUM_JUDGED
             assert set(sums.slices) == {"action", "character", "since hit"}
             assert sum(part.num_pairs.sum() for part in sums.slices["action"].values()) == sums.num_pairs.sum()
+
+
+def test_the_learning_curves_are_those_of_the_validations_that_every_seed_of_the_best_setting_has(finished):
+    sweep = load_evidence(finished)
+    report = choose(finished.out)
+    curves = learning_curves(sweep, report.choice.results[0])
+    assert list(curves) == [5], "K = 5 alone is evaluated in validations"
+    [row] = [row for row in report.choice.results[0].rows if row.context == 5]
+    logs = [
+        [entry for entry in read_log(finished.folder(trial.trial)) if entry["kind"] == "eval"][:-3]
+        for trial in (trial.evidence for trial in sweep.trials)
+        if trial.setting == row.setting
+    ]
+    assert curves[5].targets.tolist() == [entry["targets_seen"] for entry in logs[0]]
+    expected = [sum(entry["change_acc"] for entry in entries) / 2 for entries in zip(*logs, strict=True)]
+    assert curves[5].values.tolist() == pytest.approx(expected)
 
 
 def test_damaged_or_failed_trials_are_left_out_with_a_reason_and_the_others_still_answer(copied):
@@ -178,7 +197,9 @@ def test_each_verdict_fits_100_columns_and_is_named_first_on_the_page(verdict):
     text = describe(report)
     assert max(map(len, text.splitlines())) <= 100
     assert ("> the choice" in text) == (verdict != "undecided")
-    assert ("About 120 more games judged would decide" in text) == (verdict == "undecided")
+    assert (
+        "About 120 more games judged, or about 2,000,000 more training targets would decide" in " ".join(text.split())
+    ) == (verdict == "undecided")
     page = render_choice(report)
     headline = {"enough": "K = 10 is enough", "needed": "K = 10 is needed", "undecided": "Not decided"}[verdict]
     [shown] = re.findall(r'<p class="big \w+">([^<]*)</p>', page)
@@ -188,7 +209,7 @@ def test_each_verdict_fits_100_columns_and_is_named_first_on_the_page(verdict):
 
 def test_a_sweep_that_more_games_and_seeds_would_not_decide_says_so():
     report = a_report("undecided")
-    choice = replace(report.choice, more=MoreEvidence(games=None, seeds=None))
+    choice = replace(report.choice, more=MoreEvidence(games=None, seeds=None, targets=None))
     assert "Neither more games nor more seeds would decide" in describe(replace(report, choice=choice))
 
 

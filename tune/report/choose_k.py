@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.runtime.errors import UserError
-from tune.analysis.choice import ContextChoice, Rule, choose_context
+from tune.analysis.choice import ContextChoice, Rule, RuleResult, choose_context
+from tune.analysis.learning_curves import LearningCurve
 from tune.config import ChoiceConfig
 from tune.report.cells import Cell, cells_of
 from tune.report.scaling import ScalingReport, scaling_report
@@ -59,7 +64,11 @@ class ChoiceReport:
         more = self.choice.more
         if more is None:
             return ""
-        amounts = ((more.games, "more games judged"), (more.seeds, "more seeds"), (more.targets, "more targets"))
+        amounts = (
+            (more.games, "more games judged"),
+            (more.seeds, "more seeds"),
+            (more.targets, "more training targets"),
+        )
         listed = [f"about {number:,} {what}" for number, what in amounts if number is not None]
         if not listed:
             return "Neither more games nor more seeds would decide alone, if the estimates stayed as they are."
@@ -89,7 +98,12 @@ def report_of(path: Path, sweep: SweepEvidence, config: ChoiceConfig, play_costs
         UserError: they cannot be compared.
     """
     reference = None if config.reference == "best" else config.reference
-    choice = choose_context(sweep.evidence, rules_of(config), reference=reference, num_replicates=NUM_REPLICATES)
+    decide = partial(
+        choose_context, sweep.evidence, rules_of(config), reference=reference, num_replicates=NUM_REPLICATES
+    )
+    choice = decide()
+    if choice.verdict == "undecided":
+        choice = decide(curves=learning_curves(sweep, choice.results[0]))
     cells = cells_of(sweep, play_costs, choice.results[0].rule.metric, choice.confidence)
     return ChoiceReport(
         sweep=path,
@@ -100,6 +114,26 @@ def report_of(path: Path, sweep: SweepEvidence, config: ChoiceConfig, play_costs
         notes=_notes(sweep, choice),
         num_trials=len(sweep.trials),
     )
+
+
+def learning_curves(sweep: SweepEvidence, result: RuleResult) -> dict[Context, LearningCurve]:
+    """The metric in the validations of the best setting at each K, a mean over its seeds."""
+    curves = {}
+    for row in result.rows:
+        own = [trial for trial in sweep.trials if trial.evidence.setting == row.setting]
+        values: dict[int, list[float]] = defaultdict(list)
+        for validation in (validation for trial in own for validation in trial.validations):
+            value = validation.get(result.rule.metric)
+            if validation["context"] == row.context and value is not None:
+                values[validation["targets_seen"]].append(value)
+        # A mean of other seeds at every point would show the differences of seeds as a trend.
+        complete = {targets: found for targets, found in sorted(values.items()) if len(found) == row.num_seeds}
+        if complete:
+            curves[row.context] = LearningCurve(
+                targets=np.array(list(complete)),
+                values=np.array([statistics.mean(found) for found in complete.values()]),
+            )
+    return curves
 
 
 def rules_of(config: ChoiceConfig) -> tuple[Rule, ...]:

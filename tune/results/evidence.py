@@ -21,6 +21,7 @@ from tune.search.trials import axes_text
 from wm.config.run_config import Context, RunConfig
 from wm.evaluation.game_sums import GameSums, metric_values
 from wm.runs.run import PROFILE_FILE, RUN_FILE, Run
+from wm.runs.run_log import read_log
 
 CONTEXT_AXIS = "objective.context_frames"
 
@@ -43,6 +44,8 @@ class FinishedTrial:
     """GPUs, or processes on CPUs, that trained at once."""
     device: str
     """Type of device: `cpu` or `cuda`."""
+    validations: tuple[dict[str, Any], ...]
+    """Rows of the log, one for each validation before the end and context: `targets_seen`, `context` and the metrics."""
     peak_gb: float | None
     """Most memory of a training process, or on a GPU of the device, GB; None if it is not known."""
 
@@ -129,6 +132,9 @@ def _load(manifest: SweepManifest, name: str) -> FinishedTrial | str:
         train_s=meta["seconds"],
         num_devices=profile.get("workers") or run.config.max_workers,
         device="cuda" if run.config.use_gpu else "cpu",
+        validations=tuple(
+            row for row in read_log(folder) if row["kind"] == "eval" and row["targets_seen"] < meta["targets_seen"]
+        ),
         peak_gb=profile.get("device_peak_gb") or profile.get("peak_gb"),
     )
 

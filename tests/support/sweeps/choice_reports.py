@@ -39,7 +39,7 @@ def a_report(verdict: Verdict = "enough", *, with_also: bool = True) -> ChoiceRe
         reason="K = 10 is enough: it loses 0.004 of change_acc to whole game (at most 0.014 with 95 % confidence).",
         remarks=("one seed: the variation between trainings is unknown",),
         results=tuple(results),
-        more=MoreEvidence(games=120, seeds=None) if verdict == "undecided" else None,
+        more=MoreEvidence(games=120, seeds=None, targets=2_000_000) if verdict == "undecided" else None,
         num_games=42,
         num_games_left_out=0,
         num_seeds=3,
