@@ -12,7 +12,7 @@ import numpy as np
 from tune.config import SweepConfig
 from tune.results.rung_record import RungDecision, decisions_of
 from tune.results.trial_status import status_of
-from tune.running.asha import SETUP, TIME, make_scheduler
+from tune.running.asha import TIME, make_scheduler
 from tune.running.rungs import Rungs, open_rungs
 from tune.search.trials import Trial, trials_of
 from wm.config.run_identity import identity
@@ -54,7 +54,9 @@ class Race:
 
     def new_rungs(self) -> Rungs:
         costs = {trial.name: 100.0 if "xl" in trial.name else 10.0 for trial in self.trials}
-        return Rungs(self.sweep, self.trials, costs, lambda *key: self.sums.get(key))
+        return Rungs(
+            self.sweep, self.trials, costs, lambda trial, targets_seen: self.sums.get((trial.name, targets_seen))
+        )
 
     def trial(self, **axes: Any) -> Trial:
         wanted = {key.replace("__", "."): value for key, value in axes.items()}
@@ -182,7 +184,7 @@ def start(trial: Trial, validations: dict[int, GameSums]) -> None:
 
 
 def report(scheduler: Any, trial: Trial, targets_seen: int) -> str:
-    tune_trial = SimpleNamespace(trial_id=trial.name, config={SETUP: {"name": trial.name}})
+    tune_trial = SimpleNamespace(custom_trial_name=trial.name)
     return scheduler.on_trial_result(None, tune_trial, {TIME: targets_seen})
 
 
@@ -194,7 +196,7 @@ def test_a_decision_is_on_the_disk_before_tune_has_it_and_holds_for_seeds_that_h
     start(bad, {FIRST: sums_of(0.3)})
     seen: list[str] = []
     sums = {good.name: {10: sums_of(0.6)}, bad.name: {10: sums_of(0.3)}}
-    rungs = Rungs(sweep, trials, {trial.name: 1.0 for trial in trials}, lambda name, targets_seen: sums[name])
+    rungs = Rungs(sweep, trials, {trial.name: 1.0 for trial in trials}, lambda trial, targets_seen: sums[trial.name])
     scheduler = make_scheduler(sweep, rungs, lambda name, decision: seen.append(name))
     assert report(scheduler, good, FIRST) == "CONTINUE"
     assert report(scheduler, bad, FIRST) == "STOP"

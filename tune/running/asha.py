@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from tune.config import AshaConfig, SweepConfig
+from tune.config import SweepConfig
 from tune.results.rung_record import RungDecision
 from tune.running.rungs import Rungs, record
 
 TIME = "targets_seen"
-SCORE = "score"
-SETUP = "trial"
+"""Key of a result."""
 
 OnDecision = Callable[[str, RungDecision], None]
 
 
-def setup_of(tune_trial: Any) -> dict[str, Any]:
-    """The parameters of one of Tune's trials (see `tune.running.trial_process.trial_setup`)."""
-    return tune_trial.config[SETUP]
-
-
-def score_of(asha: AshaConfig, rows: Sequence[dict[str, Any]]) -> float:
-    """The score of one validation from its rows; nan, which never stops a trial, if the metric has no value."""
-    chosen = [row for row in rows if asha.context is None or row["context"] == asha.context]
-    values = [row[asha.metric] for row in chosen if row[asha.metric] is not None]
-    if not values:
-        return float("nan")
-    return max(values) if asha.higher_is_better else min(values)
+def name_of(tune_trial: Any) -> str:
+    """The name of one of Tune's trials in the sweep."""
+    return tune_trial.custom_trial_name
 
 
 def make_scheduler(sweep: SweepConfig, rungs: Rungs, on_decision: OnDecision | None = None) -> TrialScheduler:
@@ -51,8 +41,12 @@ class RungScheduler(FIFOScheduler):
         super().__init__()
         self._folder, self._rungs, self._on_decision = sweep.out / "trials", rungs, on_decision
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores what it was given, and no command restores it."""
+        return {}
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        name = setup_of(trial)["name"]
+        name = name_of(trial)
         for other, decision in self._rungs.decide(name, result.get(TIME, 0)).items():
             record(self._folder / other, decision)
             if self._on_decision is not None:

@@ -56,14 +56,16 @@ class Experiment:
             self._write_trial(name)
         self._write_state()
 
-    def update(self, name: str, manifest: SweepManifest | None = None) -> None:
-        """Write one trial anew.
-
-        Args:
-            manifest: if it has more trials than before.
-        """
-        self._manifest = manifest or self._manifest
+    def update(self, name: str) -> None:
+        """Write one trial anew."""
         self._write_trial(name)
+        self._write_state()
+
+    def add_trials(self, manifest: SweepManifest) -> None:
+        """Take over a manifest that has more trials than before."""
+        self._manifest = manifest
+        for name in manifest.trials.keys() - self._states.keys():
+            self._write_trial(name)
         self._write_state()
 
     def _write_trial(self, name: str) -> None:

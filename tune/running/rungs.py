@@ -29,8 +29,8 @@ from wm.runs.run import Run
 from wm.runs.run_log import read_log
 
 Sums = Mapping[Context, GameSums]
-ReadSums = Callable[[str, int], Sums | None]
-"""Name of a trial, targets seen -> the sums of its validation by context, or None if they are gone."""
+ReadSums = Callable[[Trial, int], Sums | None]
+"""Trial, targets seen -> the sums of its validation by context, or None if they are gone."""
 Key = tuple[tuple[str, object], ...]
 
 
@@ -117,11 +117,6 @@ class Rungs:
         self._stop(name, decision)
         return {name: decision} | {other: self.stopped[other] for other in set(self.stopped) - before}
 
-    def score_of(self, name: str, targets_seen: int) -> float | None:
-        """The metric of a validation at `asha.context`, or at its best K; None without events or sums."""
-        best = self._best(name, targets_seen)
-        return None if best is None else best[1]
-
     def _rung_of(self, name: str, targets_seen: int) -> float | None:
         """The highest rung that a validation has reached; None before the first and at the end of the run.
 
@@ -179,7 +174,7 @@ class Rungs:
             return f"{text}; {error}", False
         other = f"{axes_text(dict(cutoff))} ({scores[cutoff]:.3f})"  # pyrefly: ignore
         if found is None:
-            return f"{text}; it has no seed or no event in common with {other}", False
+            return f"{text}; it has no seed, or fewer than two games, in common with {other}", False
         stops = found.low > 0
         evidence = (
             f"{found.difference:.3f} [{found.low:.3f}, {found.high:.3f}] worse than {other} on {found.num_events:,} "
@@ -196,17 +191,17 @@ class Rungs:
         return paired_differences({"": pair}, self._asha.metric, confidence=two_sided).get("")
 
     def _sums_by_seed(self, entry: Entry) -> dict[int, GameSums]:
-        found = {seed: self._best(*where) for seed, where in entry.items()}
+        found = {seed: self.best(*where) for seed, where in entry.items()}
         return {seed: best[2] for seed, best in found.items() if best is not None}
 
     def _score(self, entry: Entry) -> float | None:
         """The mean over the seeds."""
-        scores = [best[1] for where in entry.values() if (best := self._best(*where)) is not None]
+        scores = [best[1] for where in entry.values() if (best := self.best(*where)) is not None]
         return sum(scores) / len(scores) if scores else None
 
-    def _best(self, name: str, targets_seen: int) -> tuple[Context, float, GameSums] | None:
-        """The context of a validation that is compared, the metric there, and the sums."""
-        sums = self._sums.get((name, targets_seen)) or self._read(name, targets_seen)
+    def best(self, name: str, targets_seen: int) -> tuple[Context, float, GameSums] | None:
+        """The context at which a validation is compared, the metric there, and the sums; None if there is none."""
+        sums = self._sums.get((name, targets_seen)) or self._read(self._trials[name], targets_seen)
         if sums is None:
             return None
         self._sums[name, targets_seen] = sums
@@ -228,7 +223,7 @@ def open_rungs(sweep: SweepConfig, trials: Sequence[Trial]) -> Rungs:
     """
     runs = {trial.name: Run(trial.config) for trial in trials}
     costs = {name: cost_of(run.config).train_flops_per_target for name, run in runs.items()}
-    rungs = Rungs(sweep, trials, costs, lambda name, targets_seen: runs[name].evaluations.read(targets_seen))
+    rungs = Rungs(sweep, trials, costs, lambda trial, targets_seen: Run(trial.config).evaluations.read(targets_seen))
     undecided = []
     for name, run in runs.items():
         logged = {row["targets_seen"] for row in read_log(run.files.folder) if row["kind"] == "eval"}

@@ -7,51 +7,44 @@ command runs again, it starts a new Tuner for the trials that have not ended, an
 
 from __future__ import annotations
 
-import logging
-import os
-import time
 import uuid
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from ray import tune as ray_tune
+from typing import TYPE_CHECKING
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.ray_cluster import uses_cluster
 from tune.config import SweepConfig
 from tune.report.choice_text import choice_or_reason
-from tune.report.table import number_text, trials_table
-from tune.results.rung_record import RungDecision
-from tune.results.sweep_folder import SweepManifest, check_folder, collect_results, lock_sweep, write_manifest
-from tune.results.trial_status import ENDED, TrialStatus, forget_failure, mark_failed, status_of
-from tune.running.asha import SCORE, SETUP, TIME, make_scheduler, setup_of
-from tune.running.resources import (
-    WaitingNotice,
-    refuse_relative_paths,
-    start_ray_for,
-    trial_resources,
-    with_workers,
+from tune.report.table import trials_table
+from tune.results.sweep_folder import (
+    SWEEP_FILE,
+    SweepManifest,
+    check_folder,
+    collect_results,
+    lock_sweep,
+    open_sweep,
+    write_manifest,
 )
-from tune.running.rungs import Rungs, open_rungs
-from tune.running.stopping import StopWhenSaved, call_in_thread, running_trials, stop_request_of, withdraw_requests
-from tune.running.trial_process import failure_of_death, run_trial, trial_setup
-from tune.search.cost import cost_of
-from tune.search.trials import Trial, axes_text, trials_of, with_absolute_paths
-from wm.config.run_config import RunConfig
-from wm.config.typed_yaml import from_plain
+from tune.results.trial_status import ENDED, TrialStatus, forget_failure, status_of
+from tune.running.live_table import LiveTable
+from tune.running.observer import Observer
+from tune.running.resources import refuse_relative_paths, with_workers
+from tune.running.rungs import open_rungs
+from tune.running.spending import Spending
+from tune.running.tuner import run_tuner
+from tune.running.user_callbacks import user_callbacks
+from tune.search.cost import Cost, cost_of
+from tune.search.source import TrialSource
+from tune.search.suggest import check_optuna
+from tune.search.trials import Trial, axes_text, distinct_trials, trials_of, with_absolute_paths
 from wm.data.training_data import open_data
-from wm.launch.shared_storage import tokens
 from wm.runs.run import Run
 from wm.runs.stop_request import RunStoppedError, StopRequest
 
-TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # each trial writes its own log and TensorBoard events
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # a request in the sweep's folder stops the trials
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial whose loss is not finite has no score
-    "RAY_AIR_NEW_OUTPUT": "0",  # _Progress prints instead of Tune
-}
+if TYPE_CHECKING:
+    from ray.tune import Callback
 
 
 def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
@@ -67,73 +60,64 @@ def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
         refuse_relative_paths(sweep)
     sweep = with_workers(with_absolute_paths(sweep))
     trials = trials_of(sweep)
+    check_optuna(sweep)
+    callbacks = user_callbacks(sweep)
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
     with lock_sweep(sweep.out):
         check_folder(sweep)
+        trials = _with_suggested(sweep, trials)
         if retry_failed:
             for trial in trials:
                 forget_failure(Path(trial.config.out))
-        manifest = write_manifest(sweep, trials, [cost_of(trial.config) for trial in trials])
-        _run(sweep, trials)
+        costs = [cost_of(trial.config) for trial in trials]
+        manifest = write_manifest(sweep, trials, costs)
+        budget = _run(sweep, trials, costs, manifest, callbacks)
+        manifest = open_sweep(sweep.out)
         rows = collect_results(manifest)
     print(f"\n{trials_table(manifest, rows)}\n", flush=True)
     _report_end(manifest)
+    if budget is not None:
+        print(budget, flush=True)
     print(choice_or_reason(sweep.out), flush=True)
 
 
-def _run(sweep: SweepConfig, trials: list[Trial]) -> None:
-    """Run the trials that have not ended.
+def _with_suggested(sweep: SweepConfig, trials: list[Trial]) -> list[Trial]:
+    """The trials, and those that a search suggested in earlier commands."""
+    if sweep.search != "optuna" or not (sweep.out / SWEEP_FILE).exists():
+        return trials
+    return distinct_trials(sweep, [t["axes"] for t in (open_sweep(sweep.out).trials).values()])
+
+
+def _run(
+    sweep: SweepConfig, trials: list[Trial], costs: list[Cost], manifest: SweepManifest, callbacks: list[Callback]
+) -> str | None:
+    """Run the trials that have not ended, and those that a search suggests; returns which budget ended the sweep.
 
     Raises:
         RunStoppedError: a signal stopped the sweep.
     """
     rungs = open_rungs(sweep, trials)
-    remaining = [trial for trial in trials if status_of(Run(trial.config)).state not in ENDED]
-    print(f"{len(trials)} trials in {sweep.out}; {len(trials) - len(remaining)} of them ended before", flush=True)
-    if not remaining:
-        return
-    for name, value in TUNE_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    ended = sum(status_of(Run(trial.config)).state in ENDED for trial in trials)
+    print(f"{len(trials)} trials in {sweep.out}; {ended} of them ended before", flush=True)
     command = uuid.uuid4().hex
-    withdraw_requests(sweep.out)
-    request = stop_request_of(sweep.out)
-    with request.on_signals(), tokens(replace(sweep.base, out=sweep.out), command):
-        start_ray_for(sweep, min(sweep.max_concurrent, len(remaining)))
-        tuner = _tuner(sweep, rungs, trials, remaining, command)
-        notice = WaitingNotice(sweep)
-        call_in_thread(tuner.fit, lambda: notice.update(lambda: bool(running_trials(sweep.out))))
-    if request.signal is not None:
-        _raise_stopped(request.signal, remaining)
+    spending = Spending(sweep)
+    table = LiveTable(sweep, spending)
+    try:
+        observer = Observer(sweep, trials, costs, manifest, rungs, table, command)
+        source = TrialSource(sweep, trials, observer.outcome_of)
+        if ended == source.num_expected:
+            return None
+        if (budget := spending.used_up(table.train_flops)) is not None:
+            return budget
+        stopped_by, budget = run_tuner(sweep, source, rungs, observer, table, spending, callbacks, command)
+    finally:
+        table.close()
+    if stopped_by is not None:
+        _raise_stopped(stopped_by, source.trials)
+    return budget
 
 
-def _tuner(
-    sweep: SweepConfig, rungs: Rungs, trials: list[Trial], remaining: list[Trial], command: str
-) -> ray_tune.Tuner:
-    concurrent = min(sweep.max_concurrent, len(remaining))
-    progress = _Progress(len(trials), len(trials) - len(remaining), sweep.base.optimizer.total_targets)
-    return ray_tune.Tuner(
-        ray_tune.with_resources(run_trial, trial_resources(sweep)),
-        param_space={SETUP: ray_tune.grid_search([trial_setup(one, sweep, concurrent, command) for one in remaining])},
-        tune_config=ray_tune.TuneConfig(
-            scheduler=make_scheduler(sweep, rungs, progress.on_decision),
-            max_concurrent_trials=concurrent,
-            reuse_actors=False,  # a new process for each trial: a stopped one may hold GPU memory
-            trial_name_creator=lambda trial: setup_of(trial)["name"],
-            trial_dirname_creator=lambda trial: setup_of(trial)["name"],
-        ),
-        run_config=ray_tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{command[:4]}",
-            storage_path=str(sweep.out / "ray"),
-            verbose=0,
-            stop=StopWhenSaved(sweep.out),
-            failure_config=ray_tune.FailureConfig(max_failures=sweep.base.max_failures),
-            callbacks=[progress],
-        ),
-    )
-
-
-def _raise_stopped(number: int, trials: list[Trial]) -> None:
+def _raise_stopped(number: int, trials: Sequence[Trial]) -> None:
     states = Counter(status_of(Run(trial.config)).state for trial in trials)
     left = states["interrupted"] + states["running"] + states["pending"]
     if left:
@@ -169,48 +153,3 @@ def _left_text(name: str, status: TrialStatus, manifest: SweepManifest) -> str:
     is_asked = StopRequest(manifest.run(name).files).is_set_alone()
     why = ", stopped by the request in its folder" if is_asked else ""
     return f"{axes_text(manifest.trials[name]['axes'])}, at {status.targets_seen:,} targets{why}"
-
-
-class _Progress(ray_tune.Callback):
-    """Prints a line for each validation and for the end of each trial."""
-
-    def __init__(self, num_trials: int, num_ended: int, total_targets: int) -> None:
-        self._num_trials, self._num_ended, self._total = num_trials, num_ended, total_targets
-        self._started = time.monotonic()
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if SCORE not in result:
-            return
-        values = "  ".join(
-            f"K={key.split('@')[1]} {number_text(value)}"
-            for key, value in result.items()
-            if key.startswith("change_acc@")
-        )
-        self._print(trial, f"{result[TIME]:,} of {self._total:,} targets  change_acc {values}")
-
-    def on_decision(self, name: str, decision: RungDecision) -> None:
-        """Print what a rung decided."""
-        print(f"  {name}: {decision.reason}", flush=True)
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        status = status_of(_run_of(trial))
-        self._num_ended += status.state in ENDED
-        self._print(trial, f"{status.state} {status.reason}".rstrip())
-
-    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._print(trial, "its process died; it starts again")
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        """Tune has given the trial up; called once for each."""
-        run, setup = _run_of(trial), setup_of(trial)
-        mark_failed(run.files.folder, failure_of_death(run, setup["command"], trial.get_error()))
-        self.on_trial_complete(iteration, trials, trial)
-
-    def _print(self, trial: Any, text: str) -> None:
-        seconds = time.monotonic() - self._started
-        ended = f"{self._num_ended}/{self._num_trials} ended"
-        print(f"{seconds:6.0f} s  {ended}  {setup_of(trial)['title']}: {text}", flush=True)
-
-
-def _run_of(trial: Any) -> Run:
-    return Run(from_plain(setup_of(trial)["run"], RunConfig, "trial"))

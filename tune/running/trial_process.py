@@ -17,12 +17,10 @@ from typing import Any
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.ray_cluster import uses_cluster
-from tune.config import AshaConfig, SweepConfig
+from tune.config import SweepConfig
 from tune.results.trial_status import ENDED, Failure, mark_failed, status_of
-from tune.running.asha import SETUP
 from tune.running.trial_reports import ReportToTune, TuneReporter
-from tune.search.trials import Trial, axes_text
-from wm.config.run_config import RunConfig
+from tune.search.trials import trial_of
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.launch.driver import drive
 from wm.launch.ray_workers import fit_workers
@@ -40,8 +38,8 @@ OUT_OF_MEMORY = ("OutOfMemory", "out of memory", "can't allocate memory")
 """In the errors of torch, CUDA and Ray."""
 
 
-def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, command: str) -> dict[str, Any]:
-    """The parameters of a trial, as plain data.
+def command_setup(sweep: SweepConfig, concurrent: int, command: str) -> dict[str, Any]:
+    """What the trials of one command have in common, as plain data.
 
     Args:
         sweep: with absolute paths.
@@ -49,56 +47,52 @@ def trial_setup(trial: Trial, sweep: SweepConfig, concurrent: int, command: str)
         command: identifies the call of the driver.
     """
     return {
-        "name": trial.name,
-        "title": axes_text(trial.axes),
-        "run": to_plain(trial.config),
-        "asha": to_plain(sweep.asha),
+        "sweep": to_plain(sweep),
         "concurrent": concurrent,
-        "cpus": sweep.cpus_per_trial,
-        "shared": to_plain(replace(sweep.base, out=sweep.out)),
         "command": command,
         "arguments": list(sys.argv),
         "address": os.environ.get("RAY_ADDRESS"),
     }
 
 
-def run_trial(parameters: dict[str, Any]) -> None:
+def run_trial(axes: dict[str, Any], setup: dict[str, Any]) -> None:
     """Run one trial to its end, or until it is stopped; a failure that would repeat is recorded.
 
+    Args:
+        axes: the trial's value on each axis.
+        setup: of `command_setup`.
     Raises:
         Exception: what Tune retries.
     """
-    setup = parameters[SETUP]
     if setup["address"]:
         os.environ["RAY_ADDRESS"] = setup["address"]
-    shared = from_plain(setup["shared"], RunConfig, "trial")
-    run = Run(from_plain(setup["run"], RunConfig, "trial"), stops_with=Path(shared.out))
+    sweep = from_plain(setup["sweep"], SweepConfig, "trial")
+    run = Run(trial_of(sweep, axes).config, stops_with=sweep.out)
     if status_of(run).state in ENDED:  # since the command began
         return
 
     def fit(run: Run) -> None:
         run.stop_request.create()
         with _output_to(run.files.folder / OUTPUT_FILE):
-            _train(run, setup)
+            _train(run, sweep, setup)
 
     try:
-        check_folders(shared, setup["command"])
+        check_folders(replace(sweep.base, out=sweep.out), setup["command"])
         drive(run, setup["arguments"], fit, ORPHAN_TIMEOUT_S)
     except UserError as error:  # not raised, so that Tune does not retry
         mark_failed(run.files.folder, failure_of_error(error))
 
 
-def _train(run: Run, setup: dict[str, Any]) -> None:
-    asha = from_plain(setup["asha"], AshaConfig, "trial")
+def _train(run: Run, sweep: SweepConfig, setup: dict[str, Any]) -> None:
     if run.config.max_workers > 1:
-        callbacks = [ReportToTune(asha)]
+        callbacks = [ReportToTune()]
         fit_workers(run, setup["command"], callbacks=callbacks, min_report_s=0.0, num_runs=setup["concurrent"])
         return
     # A trial on a cluster has the cores that it reserves; those of one machine share all of its cores.
-    share = setup["concurrent"] if not uses_cluster() else max(1, round(num_cores() / max(1.0, setup["cpus"])))
+    share = setup["concurrent"] if not uses_cluster() else max(1, round(num_cores() / max(1.0, sweep.cpus_per_trial)))
     set_num_threads(run.config, share)
     with print_progress(run):
-        work(run, setup["command"], TuneReporter(run, asha))
+        work(run, setup["command"], TuneReporter(run))
 
 
 def failure_of_error(error: Exception | str) -> Failure:

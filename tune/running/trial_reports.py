@@ -7,20 +7,19 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from tune.config import AshaConfig
-from tune.running.asha import SCORE, TIME, score_of
+from tune.running.asha import TIME
+from wm.evaluation.metrics import METRICS
 from wm.launch.ray_reporter import rows_of_report
 from wm.launch.train_worker import Reporter
 from wm.runs.run import Run
 from wm.training.validation import Row
 
-METRICS = ("change_acc", "pos_mae", "val_loss")
 
-
-def result_of(asha: AshaConfig, rows: list[Row]) -> dict[str, Any]:
-    """One validation as a result of Tune."""
-    numbers = {f"{name}@{row['context']}": row[name] for row in rows for name in METRICS}
-    return numbers | {TIME: rows[0]["targets_seen"], "seconds": rows[0]["seconds"], SCORE: score_of(asha, rows)}
+def result_of(rows: list[Row]) -> dict[str, Any]:
+    """One validation as a result of Tune; its time steps are targets seen, for loggers."""
+    numbers = {f"eval_{row['context']}/{name}": row[name] for row in rows for name in METRICS}
+    seen = rows[0]["targets_seen"]
+    return numbers | {TIME: seen, "timesteps_total": seen, "train_seconds": rows[0]["seconds"]}
 
 
 class TuneReporter(Reporter):
@@ -30,8 +29,8 @@ class TuneReporter(Reporter):
     the last checkpoint is written.
     """
 
-    def __init__(self, run: Run, asha: AshaConfig) -> None:
-        self._total_targets, self._asha = run.config.optimizer.total_targets, asha
+    def __init__(self, run: Run) -> None:
+        self._total_targets = run.config.optimizer.total_targets
         self._final: list[Row] = []
 
     def on_validation(self, rows: list[Row]) -> None:
@@ -39,19 +38,15 @@ class TuneReporter(Reporter):
         if rows[0]["targets_seen"] >= self._total_targets:
             self._final = rows
         else:
-            ray_tune.report(result_of(self._asha, rows))
+            ray_tune.report(result_of(rows))
 
     def on_end(self) -> None:
         """Report the final evaluation."""
-        ray_tune.report(result_of(self._asha, self._final))
+        ray_tune.report(result_of(self._final))
 
 
 class ReportToTune(TuneReportCallback):
     """Passes the reports of Ray Train's workers on to Tune; made in the trial's process."""
-
-    def __init__(self, asha: AshaConfig) -> None:
-        super().__init__()
-        self._asha = asha
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Called by Ray Train's controller.
@@ -59,4 +54,4 @@ class ReportToTune(TuneReportCallback):
         Args:
             metrics: of each rank; the first one's are `wm.launch.ray_reporter.flattened`.
         """
-        super().after_report(run_context, [result_of(self._asha, rows_of_report(metrics[0]))], None)
+        super().after_report(run_context, [result_of(rows_of_report(metrics[0]))], None)

@@ -29,6 +29,10 @@ class SweepSearch(Searcher):
         super().__init__(metric="targets_seen", mode="max")  # Tune wants some; the source knows the results
         self._source, self._is_due, self._on_added = source, is_due, on_added
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores what it was given, and no command restores it."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial as axis -> value, or FINISHED after the last one."""
         while True:

@@ -1,0 +1,25 @@
+"""The cost of a trial: parameters and FLOPs, counted on the network itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune.config import SweepConfig
+from tune.search.cost import cost_of
+from tune.search.trials import trials_of
+from wm.config.typed_yaml import from_plain
+from wm.model.world_model import build_model, num_parameters
+
+
+def a_sweep(**content: Any) -> SweepConfig:
+    return from_plain(content, SweepConfig, "sweep.yaml")
+
+
+def test_the_cost_of_a_context_grows_with_it_and_counts_the_network_itself():
+    trial = trials_of(a_sweep(axes={"size": ["small"]}, base={"eval": {"contexts": [1, 10, 20]}}))[0]
+    cost = cost_of(trial.config)
+    assert cost.num_parameters == num_parameters(build_model(trial.config.model, 10))
+    assert cost.window_flops[1] > 2 * 0.8 * cost.num_parameters
+    assert 5 < cost.window_flops[10] / cost.window_flops[1] < 10  # the heads run once
+    window = a_sweep(base={"objective": {"kind": "window", "context_frames": 10}}, axes={"size": ["small"]})
+    assert 5 < cost_of(trials_of(window)[0].config).train_flops_per_target / cost.train_flops_per_target < 10

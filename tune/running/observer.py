@@ -1,0 +1,100 @@
+"""What follows from the events of Ray Tune: the live table, the experiment's files, failures, new trials."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from ray import tune as ray_tune
+
+from tune.config import SweepConfig
+from tune.results.rung_record import RungDecision
+from tune.results.sweep_folder import SweepManifest, write_manifest
+from tune.results.trial_status import ENDED, mark_failed, status_of
+from tune.running.asha import TIME, name_of
+from tune.running.experiment import Experiment
+from tune.running.live_table import LiveTable
+from tune.running.rungs import Rungs
+from tune.running.trial_process import failure_of_death
+from tune.search.cost import Cost, cost_of
+from tune.search.suggest import Outcome, Setting
+from tune.search.trials import Trial
+from wm.runs.run import Run
+
+
+class Observer(ray_tune.Callback):
+    """Keeps what is displayed and written up to date, and records which trials failed."""
+
+    def __init__(
+        self, sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost], manifest: SweepManifest,
+        rungs: Rungs, table: LiveTable, command: str,
+    ) -> None:  # fmt: skip
+        self._sweep, self._rungs, self._table, self._command = sweep, rungs, table, command
+        self._experiment = Experiment(manifest)
+        self._trials: dict[str, Trial] = {}
+        self._costs: dict[str, Cost] = {}
+        for trial, cost in zip(trials, costs, strict=True):
+            self._show(trial, cost)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores what it was given, and no command restores it."""
+        return {}
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Record trials that a search suggested, before any of them starts."""
+        for trial in trials:
+            cost = cost_of(trial.config)
+            self._show(trial, cost)
+            self._rungs.add_trial(trial, cost.train_flops_per_target)
+        manifest = write_manifest(self._sweep, list(self._trials.values()), list(self._costs.values()))
+        self._experiment.add_trials(manifest)
+
+    def outcome_of(self, setting: Setting, trials: Sequence[Trial]) -> Outcome:
+        """What is known of a setting, for a search."""
+        states = {status_of(Run(trial.config)).state for trial in trials}
+        if not states <= set(ENDED):
+            return Outcome(setting=setting, state="running")
+        ends = {trial.name: Run(trial.config).evaluations.targets_seen()[-1:] for trial in trials}
+        found = [self._rungs.best(name, seen[0]) for name, seen in ends.items() if seen]
+        scores = [best[1] for best in found if best is not None]
+        state = "stopped" if "stopped" in states else "finished" if "finished" in states else "failed"
+        return Outcome(
+            setting=setting,
+            state=state,
+            score=statistics.mean(scores) if scores else None,
+            time=float(max((seen[0] for seen in ends.values() if seen), default=0)),
+        )
+
+    def on_decision(self, name: str, decision: RungDecision) -> None:
+        """Print what a rung decided."""
+        self._table.say(f"{name}: {decision.reason}")
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._table.set_state(name_of(trial), "running")
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        name = name_of(trial)
+        if (best := self._rungs.best(name, result.get(TIME, 0))) is not None:
+            self._table.set_evaluation(name, result[TIME], best[0], best[2])
+        self._experiment.update(name)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        name = name_of(trial)
+        status = status_of(Run(self._trials[name].config))
+        self._table.set_state(name, status.state, status.reason)
+        self._experiment.update(name)
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._table.say(f"{name_of(trial)}: its process died; it starts again")
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Tune has given the trial up; called once for each."""
+        run = Run(self._trials[name_of(trial)].config)
+        mark_failed(run.files.folder, failure_of_death(run, self._command, trial.get_error()))
+        self.on_trial_complete(iteration, trials, trial)
+
+    def _show(self, trial: Trial, cost: Cost) -> None:
+        status = status_of(Run(trial.config))
+        self._trials[trial.name], self._costs[trial.name] = trial, cost
+        self._table.add(trial, cost.train_flops_per_target, status.state, status.targets_seen)
