@@ -97,11 +97,11 @@ def test_optuna_suggests_from_results_and_a_budget_ends_the_sweep_until_it_is_ra
         "max_concurrent": 1,
         "usd_per_hour": 1.0,
     }
-    flops = 1e8  # less than one trial
+    flops = 2.6e8  # a little more than one trial
     run_sweep(tiny_sweep(tiny_corpus, out, max_flops=flops, **options))
     printed = capsys.readouterr().out
     first = open_sweep(out)
-    assert [first.status(name).state for name in first.trials] == ["finished"]
+    assert first.status(next(iter(first.trials))).state == "finished" and len(first.trials) < 3
     assert f"the budget of {flops:,.4g} FLOPs of training (max_flops) is used up" in printed
     assert "--max-flops" in printed
     assert re.search("No choice of K|K = ", printed), "what ended is chosen from"

@@ -75,9 +75,9 @@ def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
         manifest = open_sweep(sweep.out)
         rows = collect_results(manifest)
     print(f"\n{trials_table(manifest, rows)}\n", flush=True)
-    _report_end(manifest)
     if budget is not None:
         print(budget, flush=True)
+    _report_end(manifest)
     print(choice_or_reason(sweep.out), flush=True)
 
 
