@@ -45,7 +45,7 @@ class FinishedTrial:
     device: str
     """Type of device: `cpu` or `cuda`."""
     validations: tuple[dict[str, Any], ...]
-    """Rows of the log, one for each validation before the end and context: `targets_seen`, `context` and the metrics."""
+    """Rows of the log, one for each validation before the end and context."""
     peak_gb: float | None
     """Most memory of a training process, or on a GPU of the device, GB; None if it is not known."""
 
