@@ -173,6 +173,19 @@ def test_a_missing_seed_does_not_bias_the_comparison_of_the_others():
     assert any("not every K has all seeds" in remark for remark in choice.remarks)
 
 
+@pytest.mark.parametrize(
+    "trials", [[(0, 0), (0, 1), (1, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 0)], [(0, 0), (1, 0), (1, 1)]]
+)
+def test_an_unfinished_sweep_has_finite_intervals(trials):
+    """Seed 1 lacks the longer K. Where no seeds are shared, the variation is that of independent networks."""
+    evidence = {(t.setting, t.seed): t for t in drawn([[0.68, 0.70], [0.5, 0.5]], num_seeds=3)}
+    finished = [evidence[f"setting {setting}", seed] for setting, seed in trials]
+    finished = [replace(t, sums={1: t.sums[1]}) if t.seed else t for t in finished]
+    choice = choose_context(finished)
+    assert np.isfinite([(row.loss_low, row.loss_high, row.low, row.high) for row in choice.results[0].rows]).all()
+    assert len(choice.results[0].rows) == 2
+
+
 def test_a_setting_without_a_seed_in_common_is_left_out_and_named():
     evidence = drawn([[0.69, 0.70]], num_seeds=3)
     stranger = replace(drawn([[0.69, 0.70]])[0], setting="other", seed=9, trial="other")

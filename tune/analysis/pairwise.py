@@ -24,7 +24,7 @@ class Pairwise:
     interaction_variance: np.ndarray
     """The part of the interaction."""
     seed_variance: np.ndarray
-    """Of the difference, over seeds, with the interaction; 0 if all cells have one seed, inf if it is unknown."""
+    """Of the difference, over seeds, with the interaction; 0 if all cells have one seed."""
     seed_freedom: np.ndarray
     """Degrees of freedom of the latter."""
     num_seeds: np.ndarray
@@ -113,8 +113,10 @@ def compare_pairs(scores: Scores, *, num_replicates: int, random_seed: int) -> P
     seed_variance, freedom = np.zeros_like(game), np.zeros_like(game)
     if common.max() > 1:
         variance_of_one, freedom = _moderated_pairs(scores, variance_of_one, np.maximum(common - 1, 0))
-        seed_variance = variance_of_one / divisor
-        seed_variance = np.where(np.isfinite(seed_variance), seed_variance, np.inf)
+        unknown = ~np.isfinite(variance_of_one)
+        fallback, fallback_freedom = _variance_of_independent(scores)
+        freedom = np.where(unknown, fallback_freedom, freedom)
+        seed_variance = np.where(unknown, fallback, variance_of_one) / divisor
     rng = np.random.default_rng(random_seed)
     mean_influence = influence.sum(1) / np.maximum(present.sum(1), 1)[:, None]
     return Pairwise(
@@ -128,6 +130,17 @@ def compare_pairs(scores: Scores, *, num_replicates: int, random_seed: int) -> P
         replicates=resampled(mean_influence, num_replicates, rng),
         seed_replicates=rng.standard_normal((num_cells, num_replicates)),
     )
+
+
+def _variance_of_independent(scores: Scores) -> tuple[float, float]:
+    """Variance of one seed's difference of two cells if it is not paired, and its degrees of freedom.
+
+    For pairs of a kind of which none has two seeds in common, as in a sweep that has not ended.
+    """
+    freedom = np.maximum(scores.present.sum(1) - 1.0, 0.0)
+    mean = np.nanmean(scores.values, 1, keepdims=True)
+    squares = np.nansum((scores.values - mean) ** 2)
+    return 2 * float(squares / freedom.sum()), float(freedom.max())
 
 
 def _moderated_pairs(scores: Scores, variance: np.ndarray, freedom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

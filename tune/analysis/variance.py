@@ -29,7 +29,7 @@ class VarianceParts:
     interaction: np.ndarray
     """The part of the interaction."""
     seed: np.ndarray
-    """Over seeds, with the interaction; 0 if there is one seed everywhere, inf if it is unknown."""
+    """Over seeds, with the interaction; 0 if there is one seed everywhere."""
     seed_freedom: np.ndarray
     """Degrees of freedom of the latter."""
 
@@ -53,7 +53,9 @@ def variance_parts(values: np.ndarray, influence: np.ndarray, num_games: int | n
         squares = np.nansum((values - np.nanmean(values, 1, keepdims=True)) ** 2, 1)
         own = np.where(freedom > 0, squares / np.maximum(freedom, 1), np.nan)
         variance, freedom = moderated(own, freedom, most * freedom.max())
-        seed = np.where(np.isfinite(variance), variance / num_seeds, np.inf)
+        known = np.isfinite(variance)
+        freedom = np.where(known, freedom, freedom.max())
+        seed = np.where(known, variance, np.nanmean(own)) / num_seeds
     return VarianceParts(game=game, interaction=interaction, seed=seed, seed_freedom=freedom)
 
 
@@ -81,9 +83,8 @@ def simultaneous_level(
         seeds_part: (n, B), standard normal, with the correlations that the seeds' part is taken to have.
     """
     games_part = games_part / np.maximum(games_part.std(1, keepdims=True), 1e-300)
-    seed = np.where(np.isfinite(parts.seed), parts.seed, 0.0)
     game = np.maximum(parts.game - parts.interaction, 0.0)
-    share = np.divide(seed, game + seed, out=np.zeros_like(seed), where=seed > 0)[:, None]
+    share = np.divide(parts.seed, game + parts.seed, out=np.zeros_like(game), where=parts.seed > 0)[:, None]
     if share.any():
         games_part = np.sqrt(1 - share) * games_part + np.sqrt(share) * seeds_part
     return float(2 * stats.norm.sf(np.quantile(np.abs(games_part).max(0), confidence)))
