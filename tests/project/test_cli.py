@@ -23,7 +23,7 @@ from wm.config.run_config import RunConfig
 from wm.model.world_model import build_model
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("demo", "synth", "encode", "corpus", "train", "eval", "sweep", "choose-k", "submit")
+VERBS = ("demo", "synth", "encode", "corpus", "train", "eval", "sweep", "choose-k", "choose-size", "submit")
 WM = Path(sys.executable).with_name("wm")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -137,7 +138,7 @@ def test_a_trial_that_diverges_fails_alone_with_its_reason_and_runs_again_only_i
     printed = capsys.readouterr().out
     assert states_of(sweep) == ["finished", "failed"]
     assert "failed: learning_rate=1e+30 (diverged: the " in printed and "is not finite" in printed
-    assert "Recommended: K = " in printed
+    assert re.search(r"K = \d+ is (enough|needed)|Not decided|No choice of K", printed), "from the trial that ended"
 
     starts = len([row for row in read_log(diverging) if row["kind"] == "start"])
     run_sweep(sweep)

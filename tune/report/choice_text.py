@@ -53,7 +53,7 @@ def interval_text(value: float, low: float, high: float) -> str:
 
 def _quality_table(report: ChoiceReport, result: RuleResult, *, is_main: bool) -> str:
     rule, choice = result.rule, report.choice
-    unit = " in parts of it" if rule.relative else ""
+    unit = " as a fraction" if rule.relative else ""
     title = (
         f"{rule.metric} of the best setting at each K, and its loss to {context_text(result.reference)}{unit}, with "
         f"{choice.confidence:.0%} intervals; rule: {rule.text}"
