@@ -11,11 +11,13 @@ JOBS ?= 3
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 REPLAYS ?=
 DEMO_OUT ?= runs/demo
+SWEEP_OUT ?= runs/sweep-demo
 
-.PHONY: help demo test test-slow faults lint format gpu wheel clean
+.PHONY: help demo sweep-demo test test-slow faults lint format gpu wheel clean
 
 help:
 	@echo "make demo        replays -> corpus -> world model -> report, in minutes; REPLAYS=path uses your own replays"
+	@echo "make sweep-demo  synthetic replays -> corpus -> a small sweep -> which context length is enough, in minutes"
 	@echo "make test        format check, linter, type check and tests; JOBS=3 sets the number of test processes"
 	@echo "make test-slow   the same, with the slow tests"
 	@echo "make faults      kills training runs, and encodes of REPLAYS=path, at random moments and compares the results"
@@ -50,6 +52,12 @@ gpu: $(VENV)/.gpu
 
 demo: $(VENV)/.core
 	$(BIN)/wm demo --out $(DEMO_OUT) $(if $(REPLAYS),--replays "$(REPLAYS)")
+
+# Each command resumes, and does nothing where it has ended.
+sweep-demo: $(VENV)/.core
+	test -d $(SWEEP_OUT)/corpus || $(BIN)/wm synth --out $(SWEEP_OUT)/replays --num-games 60
+	$(BIN)/wm encode $(SWEEP_OUT)/replays --out $(SWEEP_OUT)/corpus
+	$(BIN)/wm sweep demo --base.train-corpus $(SWEEP_OUT)/corpus --out $(SWEEP_OUT)/sweep
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

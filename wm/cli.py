@@ -85,7 +85,7 @@ def evaluate(args: Sequence[str]) -> int:
 
 
 def sweep(args: Sequence[str]) -> int:
-    """train many models over K and size, stopping the weak early: `wm sweep context-length`"""
+    """train many models over K and size, stopping the weak early: `wm sweep context`"""
     from tune.config import SweepConfig
 
     config = config_of(without_retry(args), SweepConfig, "sweep")
@@ -214,7 +214,7 @@ def submit(args: Sequence[str]) -> int:
             follow: print the job's log until it ends.
             name: readable part of the job's id (default: the config's file name).
         """
-        file = config_file(config)
+        file = config_file(config, verb)
         check_submitted(verb, file, overrides)
         return submit_and_follow(
             SubmitRequest(
@@ -297,8 +297,8 @@ def config_of(args: Sequence[str], config_type: type, verb: str) -> Any:
 
         tyro.cli(config_type, prog=f"wm {verb} CONFIG", default=config_type(), args=["--help"])
     if not args or args[0].startswith("-"):
-        raise UserError(f"no config given; expected wm {verb} CONFIG, for example wm train demo")
-    return load_yaml(config_file(args[0]), config_type, args[1:])
+        raise UserError(f"no config given; expected wm {verb} CONFIG, for example wm {verb} demo")
+    return load_yaml(config_file(args[0], verb), config_type, args[1:])
 
 
 def without_retry(args: Sequence[str]) -> list[str]:

@@ -168,7 +168,7 @@ def test_a_shipped_config_is_found_by_its_name(wm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_line(wm("train", "demo", "--train-corpus", tmp_path), "wm train:", "holds no corpus.json")
     assert_one_line(wm("train", "demi"), "config demi does not exist", "demo", "mamba2-medium")
-    assert_one_line(wm("sweep", "demi"), "config demi does not exist", "context-length")
+    assert_one_line(wm("sweep", "demi"), "config demi does not exist", "sweeps/context")
     assert_one_line(wm("submit", "demi"), "config demi does not exist", "demo")
 
 

@@ -41,7 +41,7 @@ from wm.config.typed_yaml import (
 )
 from wm.runs.run import Run
 
-RUN_CONFIGS = [path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml")) if path.stem != "context-length"]
+RUN_CONFIGS = sorted(SHIPPED_CONFIGS.glob("*.yaml"))
 
 
 def load(folder: Path, text: str) -> RunConfig:

@@ -163,6 +163,8 @@ def _identity(sweep: SweepConfig) -> dict[str, Any]:
         "base": identity(sweep.base),
         "axes": to_plain(sweep)["axes"],
         "asha": to_plain(sweep.asha),
+        "search": [sweep.search, sweep.search_seed],  # num_samples may grow
+        "compare": sorted(sweep.compare),
     }
 
 

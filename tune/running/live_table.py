@@ -115,7 +115,7 @@ class LiveTable:
     def say(self, text: str) -> None:
         """Print a line that stays, above the table."""
         with self._lock:
-            line = f"{format_duration(self._clock() - self._started):>8}  {text}"
+            line = f"{self._clock() - self._started:6.0f} s  {text}"
             if self._live is None:
                 print(line, file=self._output, flush=True)
             else:

@@ -19,7 +19,7 @@ from tune.running.rungs import Rungs
 from tune.running.trial_process import failure_of_death
 from tune.search.cost import Cost, cost_of
 from tune.search.suggest import Outcome, Setting
-from tune.search.trials import Trial
+from tune.search.trials import Trial, axes_text
 from wm.runs.run import Run
 
 
@@ -68,7 +68,7 @@ class Observer(ray_tune.Callback):
 
     def on_decision(self, name: str, decision: RungDecision) -> None:
         """Print what a rung decided."""
-        self._table.say(f"{name}: {decision.reason}")
+        self._table.say(f"{axes_text(self._trials[name].axes)}: {decision.reason}")
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._table.set_state(name_of(trial), "running")
@@ -82,11 +82,12 @@ class Observer(ray_tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         name = name_of(trial)
         status = status_of(Run(self._trials[name].config))
-        self._table.set_state(name, status.state, status.reason)
+        reason = "" if status.state == "stopped" else status.reason  # `on_decision` has printed it
+        self._table.set_state(name, status.state, reason)
         self._experiment.update(name)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._table.say(f"{name_of(trial)}: its process died; it starts again")
+        self._table.say(f"{axes_text(self._trials[name_of(trial)].axes)}: its process died; it starts again")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Tune has given the trial up; called once for each."""
