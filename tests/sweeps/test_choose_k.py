@@ -207,6 +207,16 @@ def test_each_verdict_fits_100_columns_and_is_named_first_on_the_page(verdict):
     assert page.index(shown) < page.index("Curves by K</h2>")
 
 
+def test_the_widest_rows_fit_100_columns_too():
+    report = a_report()
+    main = report.choice.results[0]
+    worst = {"value": 6.7, "low": 6.5, "high": 6.9, "loss": -0.02, "loss_low": -0.03, "loss_high": -0.01}
+    counts = {"num_judged": 12_345_678, "num_events": 99_999, "num_games": 9_999, "num_seeds": 100}
+    row = replace(main.rows[-1], beyond_training=True, status="non-inferior", **worst, **counts)
+    choice = replace(report.choice, results=(replace(main, rows=(*main.rows[:-1], row)),))
+    assert max(map(len, describe(replace(report, choice=choice)).splitlines())) <= 100
+
+
 def test_a_sweep_that_more_games_and_seeds_would_not_decide_says_so():
     report = a_report("undecided")
     choice = replace(report.choice, more=MoreEvidence(games=None, seeds=None, targets=None))

@@ -11,7 +11,16 @@ from tune.analysis.choice import ContextResult, RuleResult
 from tune.report.choose_k import ChoiceReport, choose
 from tune.report.scaling_text import scaling_sentence
 from tune.report.slices import DIMENSIONS, MIN_EVENTS, SliceReport
-from tune.report.table import WIDTH, bytes_text, flops_text, number_text, paragraph, short_context, text_table
+from tune.report.table import (
+    WIDTH,
+    bytes_text,
+    count_text,
+    flops_text,
+    number_text,
+    paragraph,
+    short_context,
+    text_table,
+)
 from wm.evaluation.metrics import context_order, context_text
 
 MAX_SETTING_CHARS = 24
@@ -79,7 +88,7 @@ def _quality_row(report: ChoiceReport, row: ContextResult, *, is_main: bool) -> 
         row.status,
     )
     if is_main:
-        cells += tuple(f"{n:,}" for n in (row.num_judged, row.num_events, row.num_games, row.num_seeds))
+        cells += tuple(map(count_text, (row.num_judged, row.num_events, row.num_games, row.num_seeds)))
     return cells
 
 

@@ -45,6 +45,11 @@ def amount_text(value: float) -> str:
     return f"{value:.3g}"
 
 
+def count_text(number: int) -> str:
+    """A count, shortened from 100,000 on."""
+    return f"{number:,}" if number < 100_000 else amount_text(number)
+
+
 def bytes_text(num_bytes: int) -> str:
     """A size in memory; a dash for nothing."""
     if not num_bytes:
