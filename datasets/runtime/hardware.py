@@ -5,11 +5,17 @@ psutil is imported by the functions that need it: training and evaluation on Lin
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Memory limits of a container (cgroup v2 and v1), which the machine's totals do not show."""
+CGROUP_CPUS = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+"""Files with a container's CPU time and the period that it is for, microseconds (cgroup v2 and v1)."""
 CGROUP_USAGE = (
     ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
     ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file"),
@@ -18,10 +24,16 @@ CGROUP_USAGE = (
 
 
 def num_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may run on: by its affinity, and by the CPU time that its container may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # none on macOS
+    for paths in CGROUP_CPUS:
+        try:
+            quota, period = " ".join(Path(path).read_text() for path in paths).split()
+            if int(quota) > 0:  # -1 in cgroup v1: no limit
+                return max(1, min(cores, math.ceil(int(quota) / int(period))))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return cores
 
 
 def total_memory_bytes() -> int:

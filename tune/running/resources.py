@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray._raylet import GcsClient  # pyrefly: ignore
+from ray.core.generated import autoscaler_pb2
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.ray_cluster import start_ray, uses_cluster
@@ -38,10 +40,17 @@ def refuse_relative_paths(sweep: SweepConfig) -> None:
 
 
 def with_workers(sweep: SweepConfig) -> SweepConfig:
-    """The sweep with a worker for each GPU of a trial."""
+    """The sweep with a worker for each GPU of a trial.
+
+    Raises:
+        UserError: the base cannot have so many workers.
+    """
     if sweep.gpus_per_trial < 2 or sweep.base.num_workers != 1:
         return sweep
-    return replace(sweep, base=replace(sweep.base, num_workers=int(sweep.gpus_per_trial)))
+    try:
+        return replace(sweep, base=replace(sweep.base, num_workers=int(sweep.gpus_per_trial)))
+    except ValueError as error:
+        raise UserError(f"gpus_per_trial={sweep.gpus_per_trial:g}: base.{error}") from error
 
 
 def uses_workers(sweep: SweepConfig) -> bool:
@@ -85,7 +94,8 @@ class WaitingNotice:
         """Print a line every WAITING_EVERY_S if nothing runs then.
 
         Raises:
-            UserError: Ray's only node, this machine's, is dead. Tune would wait for others for ever.
+            UserError: a trial would wait for ever: Ray's only node, this machine's, is dead, or no node that the
+                autoscaler may start has what it needs.
         """
         if not uses_cluster() and time.monotonic() - self._checked > NODE_CHECK_EVERY_S:
             self._checked = time.monotonic()
@@ -96,7 +106,28 @@ class WaitingNotice:
         self._since = time.monotonic()
         if not is_running():
             total, free = ray.cluster_resources(), ray.available_resources()
+            for kind, needed in self._needs.items():
+                if total.get(kind, 0) < needed and is_infeasible(kind, needed):
+                    raise UserError(
+                        f"a trial needs {needed:g} {kind}s on one node, and the cluster's autoscaler has no node type "
+                        f"with as many; set another {kind.lower()}s_per_trial, or add a node type to the cluster"
+                    )
             print(f"no trial runs: {_shortage(self._needs, total, free)}", flush=True)
+
+
+def is_infeasible(kind: str, amount: float) -> bool:
+    """Whether Ray's autoscaler has reported that no node it may start has so much; False if there is no report.
+
+    Args:
+        kind: CPU or GPU.
+        amount: that a pending trial asks for.
+    """
+    reply = autoscaler_pb2.GetClusterStatusReply()  # pyrefly: ignore
+    reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status())
+    state = reply.autoscaling_state
+    requests = [*state.infeasible_resource_requests]
+    requests += [one for gang in state.infeasible_gang_resource_requests for one in gang.requests]
+    return any(request.resources_bundle.get(kind) == amount for request in requests)
 
 
 def _shortage(needs: dict[str, float], total: dict[str, Any], free: dict[str, Any]) -> str:
