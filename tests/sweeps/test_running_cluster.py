@@ -84,10 +84,9 @@ def sweep_command(sweep: SweepConfig, address: str) -> subprocess.CompletedProce
     """`wm sweep` on a cluster, to its end."""
     config = sweep.out.with_suffix(".yaml")
     config.write_text(json.dumps(to_plain(sweep)))
-    return subprocess.run(
-        [sys.executable, "-m", "wm.cli", "sweep", str(config)], env=os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    environment = os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"}
+    command = [sys.executable, "-m", "wm.cli", "sweep", str(config)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.slow
