@@ -20,10 +20,14 @@ import psutil
 import ray.util
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
-EMPTY: dict[str, Any] = {"auth": {}, "docker": {}, "file_mounts": {}} | {
+EMPTY: dict[str, Any] = {
+    "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "file_mounts_sync_continuously": False,
+    "rsync_exclude": [], "rsync_filter": [], "upscaling_speed": 1.0,
+} | {
     f"{group}_commands": []
     for group in ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
-}
+}  # fmt: skip
+"""Fields that Ray's autoscaler requires of every cluster file."""
 
 
 @contextmanager
