@@ -116,6 +116,8 @@ def test_a_second_rule_can_make_a_longer_context_necessary():
     combined = choose_context(evidence, (loose, strict))
     assert (combined.verdict, combined.context) == ("needed", 5)
     assert len(combined.results) == 2
+    assert "K = 1" in combined.reason
+    assert "of pos_mae" in combined.reason
 
 
 def test_a_named_reference_has_no_loss_and_others_may_be_better():

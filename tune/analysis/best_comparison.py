@@ -10,6 +10,7 @@ Shape legend: C = cells, R = seeds, G = games, H = splits of the games.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,38 +35,41 @@ def loss_intervals(
     """
     rows_of: dict[Context, np.ndarray] = {k: _rows(cells, 1, k) for k in dict.fromkeys(k for _, k in cells)}
     possible = rows_of[reference] if reference is not None else np.arange(len(cells))
-    possible = possible[~_surely_beaten(pairs, possible, confidence)]
-    low, high = dict.fromkeys(rows_of, np.inf), dict.fromkeys(rows_of, -np.inf)
-    for best in possible:
-        loss, width, loss_in_setting, width_in_setting = _losses(pairs, cells, int(best), confidence)
-        if (loss + width)[possible].min() < 0:
-            continue  # another cell is better
-        lowest = np.fmax(loss - width, loss_in_setting - width_in_setting)
-        for k, rows in rows_of.items():
-            low[k] = min(low[k], float(lowest[rows].min()))
-            high[k] = max(high[k], float((loss + width)[rows].min()))
+    beaten = _surely_beaten(pairs, possible, confidence)
+    possible = possible if beaten.all() else possible[~beaten]
+    by_best = [_losses(pairs, cells, int(best), confidence) for best in possible]
+    # Pairs on different seeds may contradict each other; then any cell may be the best.
+    by_best = [losses for losses in by_best if losses.highest[possible].min() >= 0] or by_best
+    low = {k: min(float(losses.lowest[rows].min()) for losses in by_best) for k, rows in rows_of.items()}
+    high = {k: max(float(losses.highest[rows].min()) for losses in by_best) for k, rows in rows_of.items()}
     if reference is None:
         return {k: (max(0.0, low[k]), max(0.0, high[k])) for k in rows_of}
     return {k: (0.0, 0.0) if k == reference else (low[k], high[k]) for k in rows_of}
 
 
-def _losses(pairs: Pairwise, cells: Sequence[Cell], best: int, confidence: float) -> tuple[np.ndarray, ...]:
-    """Losses of all cells if one is the best, with simultaneous half-widths, in two ways: four arrays (C,).
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Losses:
+    """Simultaneous bounds of the losses of all cells, if one of them is the best; float64 (C,)."""
 
-    Compared with the best cell itself; and with the cell of their own setting at the best cell's K, whose value is at
-    most that of the best (NaN where there is none): networks of one setting differ less by chance.
+    lowest: np.ndarray
+    highest: np.ndarray
+
+
+def _losses(pairs: Pairwise, cells: Sequence[Cell], best: int, confidence: float) -> _Losses:
+    """Each cell is compared with the best one, and with the cell of its own setting at the K of the best.
+
+    The value of the latter is at most that of the best, and networks of one setting differ less by chance.
     """
-    everything = np.arange(len(cells))
+    num_cells = len(cells)
     at_best_context = {setting: row for row, (setting, k) in enumerate(cells) if k == cells[best][1]}
     own = np.array([at_best_context.get(setting, -1) for setting, _ in cells])
     with_own = np.flatnonzero((own >= 0) & (own != best))
-    first = np.concatenate([np.full(len(cells), best), own[with_own]])
-    second = np.concatenate([everything, with_own])
-    widths = pairs.half_widths(first, second, confidence)
-    differences = pairs.difference[first, second]
-    in_setting, width_in_setting = np.full(len(cells), np.nan), np.zeros(len(cells))
-    in_setting[with_own], width_in_setting[with_own] = differences[len(cells) :], widths[len(cells) :]
-    return differences[: len(cells)], widths[: len(cells)], in_setting, width_in_setting
+    first = np.concatenate([np.full(num_cells, best), own[with_own]])
+    second = np.concatenate([np.arange(num_cells), with_own])
+    widths, losses = pairs.half_widths(first, second, confidence), pairs.difference[first, second]
+    lowest, highest = losses - widths, losses + widths
+    lowest[with_own] = np.maximum(lowest[with_own], lowest[num_cells:])
+    return _Losses(lowest=lowest[:num_cells], highest=highest[:num_cells])
 
 
 def _rows(cells: Sequence[Cell], part: int, value: str | int) -> np.ndarray:

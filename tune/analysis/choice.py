@@ -6,7 +6,7 @@ non-inferior where the upper bound of its loss lies under a threshold, by all ru
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -137,7 +137,7 @@ def choose_context(
         verdict=verdict,
         context=context,
         setting=next(row.setting for row in main.rows if row.context == context),
-        reason=_reason(main, verdict, context, confidence),
+        reason=_reason([comparison.result for comparison in compared], verdict, context, confidence),
         remarks=tuple(remarks),
         results=tuple(comparison.result for comparison in compared),
         more=_more(compared, len(games.game_ids), num_seeds, curves or {}) if undecided else None,
@@ -204,36 +204,46 @@ def _more(
     )
 
 
-def _reason(main: RuleResult, verdict: Verdict, context: Context, confidence: float) -> str:
-    rows = {row.context: row for row in main.rows}
-    shorter = [row for row in main.rows if context_order(row.context) < context_order(context)]
-    metric, limit = main.rule.metric, f"the threshold is {_amount(main.rule, main.rule.threshold)}"
-    name, certainty = context_text(context), f"with {100 * confidence:g} % confidence"
-    reference = context_text(main.reference)
+def _reason(results: Sequence[RuleResult], verdict: Verdict, context: Context, confidence: float) -> str:
+    """One sentence, about the rule that is the reason."""
+    main, name, certainty = results[0], context_text(context), f"with {100 * confidence:g} % confidence"
     if verdict == "needed":
-        last = shorter[-1]
-        least = _amount(main.rule, last.loss_low)
+        shorter = [row.context for row in main.rows if context_order(row.context) < context_order(context)][-1]
+        result, row = _first(results, lambda row: row.context == shorter and row.status == "worse")
         return (
-            f"{name} is needed: every shorter K loses too much, {context_text(last.context)} "
-            f"{_amount(main.rule, last.loss)} of {metric} (at least {least} {certainty}); {limit}."
+            f"{name} is needed: every shorter K loses too much, {context_text(shorter)} {_amount(result, row.loss)} of "
+            f"{result.rule.metric} (at least {_amount(result, row.loss_low)} {certainty}); {_limit(result)}."
         )
     if verdict == "enough":
-        row = rows[context]
-        against = "" if context == main.reference else f" to {reference}"
+        result, row = _first(results, lambda row: row.context == context)
+        against = "" if context == main.reference else f" to {context_text(main.reference)}"
         return (
-            f"{name} is enough: it loses {_amount(main.rule, max(0.0, row.loss))} of {metric}{against} (at most "
-            f"{_amount(main.rule, row.loss_high)} {certainty}); {limit}."
+            f"{name} is enough: it loses {_amount(main, max(0.0, row.loss))} of {main.rule.metric}{against} (at most "
+            f"{_amount(main, row.loss_high)} {certainty}); {_limit(main)}."
         )
-    open_rows = [row for row in main.rows if row.status == "not decided"] or [rows[context]]
+    result, row = _first(results, lambda row: row.status == "not decided")
     examples = "; ".join(
-        f"{context_text(row.context)} loses {_amount(main.rule, row.loss_low)} to {_amount(main.rule, row.loss_high)}"
-        for row in open_rows[:3]
+        f"{context_text(row.context)} loses {_amount(result, row.loss_low)} to {_amount(result, row.loss_high)}"
+        for row in [row for row in result.rows if row.status == "not decided"][:3] or [row]
     )
-    return f"Not decided: {examples} of {metric} {certainty}; {limit}."
+    return f"Not decided: {examples} of {result.rule.metric} {certainty}; {_limit(result)}."
 
 
-def _amount(rule: Rule, loss: float) -> str:
-    return f"{100 * loss:.1f} %" if rule.relative else f"{loss:.3f}"
+def _first(
+    results: Sequence[RuleResult], condition: Callable[[ContextResult], bool]
+) -> tuple[RuleResult, ContextResult]:
+    """The first row that meets a condition; if none does, the reference's of the main rule."""
+    found = [(result, row) for result in results for row in result.rows if condition(row)]
+    references = [(results[0], row) for row in results[0].rows if row.context == results[0].reference]
+    return (found or references)[0]
+
+
+def _limit(result: RuleResult) -> str:
+    return f"the threshold is {_amount(result, result.rule.threshold)}"
+
+
+def _amount(result: RuleResult, loss: float) -> str:
+    return f"{100 * loss:.1f} %" if result.rule.relative else f"{loss:.3f}"
 
 
 def _remarks(

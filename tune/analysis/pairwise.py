@@ -68,13 +68,16 @@ class Pairwise:
         """What is to be expected of more evidence: the same differences with so many times the games and seeds."""
         interaction = self.interaction_variance / (games * seeds)
         alone = np.maximum(self.game_variance - self.interaction_variance, 0.0) / games
+        more_freedom = np.where(
+            self.num_seeds > 1, (self.num_seeds * seeds - 1) / np.maximum(self.num_seeds - 1, 1), seeds
+        )
         seed_alone = np.maximum(self.seed_variance - self.interaction_variance, 0.0) / seeds
         return replace(
             self,
             game_variance=alone + interaction,
             interaction_variance=interaction,
             seed_variance=np.where(self.seed_variance > 0, seed_alone + interaction, 0.0),
-            seed_freedom=self.seed_freedom * (self.num_seeds * seeds - 1) / np.maximum(self.num_seeds - 1, 1),
+            seed_freedom=self.seed_freedom * more_freedom,
             num_seeds=np.round(self.num_seeds * seeds).astype(np.int64),
             num_games=round(self.num_games * games),
         )
