@@ -59,6 +59,8 @@ def parse_axis(content: Any) -> Axis:
     """
     if isinstance(content, Range):
         return content
+    if isinstance(content, AxisValue):  # one value, as of `--axes.seed 0`
+        content = [content]
     if isinstance(content, list | tuple):
         if wrong := [value for value in content if not isinstance(value, AxisValue)]:
             raise ValueError(f"found {wrong[0]!r}, expected numbers, text, true or false")
@@ -74,6 +76,19 @@ def parse_axis(content: Any) -> Axis:
         if not isinstance(fields, Mapping) or not all(isinstance(value, AxisValue) for value in fields.values()):
             raise ValueError(f"{name}: found {fields!r}, expected fields by their dotted paths, such as {{seed: 1}}")
     return {str(name): dict(fields) for name, fields in content.items()}
+
+
+def parse_callbacks(content: Any) -> dict[str, Any]:
+    """Callbacks as YAML has them, a list or a mapping, as a mapping to their keyword arguments.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    if isinstance(content, Mapping):
+        return {str(path): {} if arguments is None else arguments for path, arguments in content.items()}
+    if isinstance(content, list | tuple) and all(isinstance(path, str) for path in content):
+        return {path: {} for path in content}
+    raise ValueError(f"found {content!r}, expected a list of dotted paths, or a mapping of them to their arguments")
 
 
 def _range_of(content: Mapping[str, Any]) -> Range:
@@ -192,7 +207,7 @@ class SweepConfig:
     """Of the draws of random and optuna."""
     compare: tuple[str, ...] = ("objective.kind", "objective.context_frames", SEED)
     """Axes, or fields that they set, whose values are compared and not raced: ASHA runs within each combination of
-    them, and no setting is stopped for one seed alone."""
+    them, and the seeds of a setting are stopped together."""
     asha: AshaConfig = field(default_factory=AshaConfig)
     """Early stopping."""
     choice: ChoiceConfig = field(default_factory=ChoiceConfig)
@@ -205,9 +220,9 @@ class SweepConfig:
     """Price of one GPU for an hour, or of one CPU trial without GPUs. Only for max_usd and for what is displayed."""
     max_flops: PositiveFloat | None = None
     """Budget: FLOPs of training of all trials together."""
-    callbacks: tuple[str, ...] | dict[str, dict[str, Any]] = ()
-    """Callbacks of Ray Tune by dotted path, such as ray.air.integrations.wandb.WandbLoggerCallback; a mapping gives
-    each its keyword arguments."""
+    callbacks: Annotated[dict[str, dict[str, Any]], BeforeValidator(parse_callbacks)] = field(default_factory=dict)
+    """Callbacks of Ray Tune, such as ray.air.integrations.wandb.WandbLoggerCallback: a list of dotted paths, or a
+    mapping that gives each its keyword arguments."""
     max_concurrent: PositiveInt = 2
     """Trials that run concurrently; on CPUs they share the cores."""
     cpus_per_trial: PositiveFloat = 1.0

@@ -23,3 +23,9 @@ def test_the_cost_of_a_context_grows_with_it_and_counts_the_network_itself():
     assert 5 < cost.window_flops[10] / cost.window_flops[1] < 10  # the heads run once
     window = a_sweep(base={"objective": {"kind": "window", "context_frames": 10}}, axes={"size": ["small"]})
     assert 5 < cost_of(trials_of(window)[0].config).train_flops_per_target / cost.train_flops_per_target < 10
+
+
+def test_the_cost_is_counted_for_windows_longer_than_a_chunk_of_the_scan():
+    axes = {"size": ["small"], "objective.kind": ["sequence", "window"], "objective.context_frames": [120]}
+    sequence, window = (cost_of(t.config) for t in trials_of(a_sweep(axes=axes, base={"eval": {"contexts": [1, 120]}})))
+    assert sequence.window_flops[120] == window.window_flops[120] > 50 * sequence.window_flops[1]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
 from ray.tune import ExperimentAnalysis, ResultGrid
 
+from datasets.runtime.errors import UserError
 from tune.config import SweepConfig
 from tune.results.rung_record import RungDecision, record_decision
-from tune.results.sweep_folder import SweepManifest, write_manifest
+from tune.results.sweep_folder import SweepManifest, check_folder, write_manifest
 from tune.results.trial_status import Failure, mark_failed
 from tune.running.experiment import Experiment
-from tune.search.cost import cost_of
+from tune.search.cost import Cost
 from tune.search.trials import Trial, trials_of
 from wm.config.run_identity import identity
 from wm.config.typed_yaml import from_plain
@@ -38,6 +40,11 @@ def add_validation(trial: Trial, targets_seen: int, change_acc: float | None) ->
             log.write(json.dumps(row) + "\n")
 
 
+def costs() -> Cost:
+    """What the trials are said to cost."""
+    return Cost(num_parameters=1_000, train_flops_per_target=1e6, window_flops={1: 1e6, 10: 1e7})
+
+
 @pytest.fixture
 def sweep_folder(tmp_path: Path) -> tuple[SweepManifest, list[Trial]]:
     """A sweep with an interrupted, a stopped, a failed and a pending trial."""
@@ -46,7 +53,7 @@ def sweep_folder(tmp_path: Path) -> tuple[SweepManifest, list[Trial]]:
     sweep = from_plain({"out": str(out), "axes": AXES, "base": base}, SweepConfig, "sweep.yaml")
     trials = trials_of(sweep)
     out.mkdir(parents=True)
-    manifest = write_manifest(sweep, trials, [cost_of(trial.config) for trial in trials])
+    manifest = write_manifest(sweep, trials, [costs()] * len(trials))
     for targets_seen in (500_000, 1_000_000):
         add_validation(trials[0], targets_seen, 0.5)
     add_validation(trials[1], 500_000, 0.3)
@@ -130,3 +137,18 @@ def test_metrics_without_a_value_are_read_as_missing(sweep_folder: tuple[SweepMa
     Experiment(manifest)
     frame = ExperimentAnalysis(manifest.out / "trials").results_df
     assert frame["eval_10/change_acc"].isna().tolist() == [False, False, False, True]
+
+
+def test_a_sweep_may_grow_but_not_become_another(tmp_path: Path):
+    def folder_of(**content: Any) -> SweepConfig:
+        axes = {"optimizer.learning_rate": {"low": 1e-4, "high": 1e-2}, "seed": [0]}
+        whole = {"out": str(tmp_path), "axes": axes, "search": "random", "num_samples": 2} | content
+        return from_plain(whole, SweepConfig, "sweep.yaml")
+
+    trials = trials_of(folder_of())
+    write_manifest(folder_of(), trials, [costs()] * len(trials))
+    for allowed in ({"num_samples": 3}, {"max_hours": 3}, {"choice": {"threshold": 0.01}}, {"max_concurrent": 1}):
+        check_folder(folder_of(**allowed))
+    for other in ({"search_seed": 1}, {"compare": ["seed", "optimizer.kind"]}, {"asha": {"enabled": False}}):
+        with pytest.raises(UserError, match="contains a sweep with other options"):
+            check_folder(folder_of(**other))

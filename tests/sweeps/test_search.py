@@ -85,6 +85,11 @@ def test_only_what_is_not_compared_races():
     assert setting_of(by_size, trial.axes) == {key: trial.axes[key] for key in list(axes) if key != "size"}
 
 
+def test_an_axis_may_have_one_value():
+    (trial,) = trials_of(a_sweep(axes={"seed": 3}))
+    assert trial.axes == {"seed": 3}
+
+
 def test_a_trial_is_the_same_whatever_the_order_of_its_values():
     sweep = a_sweep(axes={"seed": [0, 1], "size": ["small", "xl"]})
     for trial in trials_of(sweep):
@@ -190,7 +195,7 @@ def test_a_wrong_axis_is_named_with_its_value(axes: dict, message: str):
         ({"asha": {"rungs": [2, 1]}}, "asha: asha.rungs=.* expected ascending"),
         ({"asha": {"metric": "accuracy"}}, "asha.metric: found 'accuracy'"),
         ({"choice": {"metric": "pos_mae", "also": {"pos_mae": 0.1}}}, "choice.also.pos_mae"),
-        ({"axes": {"seed": 3}}, "axes.seed: found 3, expected a list of values, a range"),
+        ({"axes": {"seed": None}}, "axes.seed: found None, expected a list of values, a range"),
         ({"axes": {"seed": {"low": 1}}}, "axes.seed: high of the range is missing"),
         ({"axes": {"seed": {"low": 3, "high": 1}}}, "axes.seed: found low=3 and high=1"),
         ({"axes": {"seed": {"low": 0, "high": 1, "log": True}}}, "axes.seed: low=0: a logarithmic range"),
@@ -203,6 +208,7 @@ def test_a_wrong_axis_is_named_with_its_value(axes: dict, message: str):
             {"axes": {"seed": {"low": 1, "high": 2}}, "search": "random", "num_samples": 1},
             "axes.seed: found a range, but a compared axis",
         ),
+        ({"callbacks": "wandb"}, "callbacks: found 'wandb', expected a list of dotted paths"),
         ({"max_usd": 3}, "max_usd=3: set usd_per_hour"),
         ({"max_hours": -1}, "max_hours: found -1"),
         ({"max_concurrent": 0}, "max_concurrent: found 0"),

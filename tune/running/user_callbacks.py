@@ -17,8 +17,7 @@ def user_callbacks(sweep: SweepConfig) -> list[Callback]:
     Raises:
         UserError: there is no such class, its package is missing, or it does not take the arguments.
     """
-    named = sweep.callbacks if isinstance(sweep.callbacks, dict) else {path: {} for path in sweep.callbacks}
-    return [_make(path, arguments) for path, arguments in named.items()]
+    return [_make(path, arguments) for path, arguments in sweep.callbacks.items()]
 
 
 def _make(path: str, arguments: dict[str, Any]) -> Callback:

@@ -28,3 +28,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if uses_bf16(device, precision):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Ends autocast for a part of the network; nothing on the meta device, which has none."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

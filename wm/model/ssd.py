@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wm.model.autograd_ops import DecayedScores
+from wm.model.precision import without_autocast
 
 CHUNK_FRAMES = 64
 
@@ -69,7 +70,7 @@ def _chunk(
     y_BHTD = DecayedScores.apply(scores_BTT, decay_BHT).to(xdt_BHTD.dtype) @ xdt_BHTD
     if state_BHDN is None and not return_state:
         return y_BHTD.transpose(1, 2), None
-    with torch.autocast(x_BTHD.device.type, enabled=False):  # the recurrent state stays float32
+    with without_autocast(x_BTHD.device):  # the recurrent state stays float32
         return _with_state(y_BHTD, xdt_BHTD, decay_BHT, b_BTN, c_BTN, state_BHDN, return_state)
 
 
