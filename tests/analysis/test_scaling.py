@@ -89,6 +89,7 @@ def _check_coverage(num_sets: int, num_replicates: int) -> None:
     [
         (SIZES[:2], DURATIONS, "2 different model sizes"),
         (SIZES, DURATIONS[:1], "1 different numbers of training targets"),
+        (SIZES, np.array([1e6, 1.001e6, 8e6, 8.001e6]), "2 different numbers of training targets"),
         (np.array([1e6, 1.5e6, 2e6]), DURATIONS, "model sizes span only a factor of 2.0"),
     ],
 )

@@ -18,6 +18,8 @@ from tune.analysis.scaling_law import MAX_EXPONENT, fit_law, fit_replicates, log
 CONFIDENCE = 0.95
 MIN_LEVELS = 3
 """Different sizes, and different durations, that a constant and a power need."""
+MIN_STEP = 1.1
+"""Ratio of two sizes, or durations, that count as different."""
 MIN_RANGE = 4.0
 """Largest to smallest size, and duration."""
 MAX_EXPONENT_RANGE = 3.0
@@ -134,8 +136,8 @@ def fit_scaling(points: Sequence[ScalingPoint], *, num_replicates: int = 200, ra
         hold_out=None,
         no_statement=_design_reason(sizes, durations),
         num_points=len(points),
-        num_sizes=len(np.unique(sizes)),
-        num_durations=len(np.unique(durations)),
+        num_sizes=_num_levels(sizes),
+        num_durations=_num_levels(durations),
         size_range=(float(sizes.min(initial=np.inf)), float(sizes.max(initial=0.0))),
         target_range=(float(durations.min(initial=np.inf)), float(durations.max(initial=0.0))),
     )
@@ -176,14 +178,24 @@ def _bootstrap(
     return estimate, fit_replicates(log_sizes, log_durations, drawn, np.stack([estimate, *starts[:3]])), scatter
 
 
+def _num_levels(values: np.ndarray) -> int:
+    """Different values; those within MIN_STEP of each other, as when a last batch goes beyond the end, are one."""
+    levels: list[float] = []
+    for value in np.unique(values):
+        if not levels or value > MIN_STEP * levels[-1]:
+            levels.append(float(value))
+    return len(levels)
+
+
 def _design_reason(sizes: np.ndarray, durations: np.ndarray) -> str | None:
     """Why sizes and durations cannot identify the law."""
     for values, name in ((sizes, "model sizes"), (durations, "numbers of training targets")):
-        levels = np.unique(values)
-        if len(levels) < MIN_LEVELS:
-            return f"{len(levels)} different {name}; a constant and a power need at least {MIN_LEVELS}"
-        if levels[-1] / levels[0] < MIN_RANGE:
-            return f"the {name} span only a factor of {levels[-1] / levels[0]:.1f}; at least {MIN_RANGE:g} is needed"
+        if _num_levels(values) < MIN_LEVELS:
+            return f"{_num_levels(values)} different {name}; a constant and a power need at least {MIN_LEVELS}"
+        if values.max() / values.min() < MIN_RANGE:
+            return (
+                f"the {name} span only a factor of {values.max() / values.min():.1f}; at least {MIN_RANGE:g} is needed"
+            )
     if len(sizes) < 8:
         return f"{len(sizes)} runs are too few for the five parameters of the law; at least 8 are needed"
     return None
