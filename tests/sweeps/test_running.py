@@ -137,6 +137,7 @@ def test_a_trial_that_diverges_fails_alone_with_its_reason_and_runs_again_only_i
     run_sweep(sweep)
     printed = capsys.readouterr().out
     assert states_of(sweep) == ["finished", "failed"]
+    assert "Last result" not in printed  # nothing of Tune's own
     assert "failed: learning_rate=1e+30 (diverged: the " in printed and "is not finite" in printed
     assert re.search(r"K = \d+ is (enough|needed)|Not decided|No choice of K", printed), "from the trial that ended"
 

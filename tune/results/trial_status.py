@@ -79,7 +79,8 @@ def status_at(run: Run, meta: dict[str, Any] | None) -> TrialStatus:
 
 
 def mark_failed(folder: Path, failure: Failure) -> None:
-    """Record that a trial failed, so that it runs again only if asked to."""
+    """Record that a trial failed, perhaps before it had a folder, so that it runs again only if asked to."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(folder / FAILED_FILE, asdict(failure))
 
 

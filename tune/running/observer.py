@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ray import tune as ray_tune
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from tune.config import SweepConfig
 from tune.results.rung_record import RungDecision
@@ -23,8 +23,11 @@ from tune.search.trials import Trial, axes_text
 from wm.runs.run import Run
 
 
-class Observer(ray_tune.Callback):
-    """Keeps what is displayed and written up to date, and records which trials failed."""
+class Observer(TrialProgressCallback):
+    """Keeps what is displayed and written up to date, and records which trials failed.
+
+    It takes the place of Tune's own callback of this type, which prints although `verbose` is 0.
+    """
 
     def __init__(
         self, sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost], manifest: SweepManifest,
