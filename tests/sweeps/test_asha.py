@@ -8,12 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from datasets.runtime.errors import UserError
 from tune.config import SweepConfig
 from tune.results.rung_record import RungDecision, decisions_of
 from tune.results.trial_status import status_of
 from tune.running.asha import TIME, make_scheduler
-from tune.running.rungs import Rungs, open_rungs
+from tune.running.rungs import Rungs, check_rungs_in_flops, open_rungs
+from tune.search.cost import cost_of
 from tune.search.trials import Trial, trials_of
 from wm.config.run_identity import identity
 from wm.config.typed_yaml import from_plain
@@ -132,6 +135,15 @@ def test_rungs_can_lie_at_equal_flops_of_training(tmp_path: Path):
     assert race.validate(small, 100_000, 0.5) == {}, "1e6 FLOPs"
     assert race.validate(small, FIRST, 0.6)[small.name].rung == 5e6
     assert race.validate(xl, 100_000, 0.3)[xl.name].stops, "1e7 FLOPs: the same rung after a fifth of the targets"
+
+
+def test_a_rung_in_flops_must_lie_within_a_trial(tmp_path: Path):
+    sweep = a_sweep(tmp_path, {"model.num_layers": [1]}, asha={"time_attr": "flops"})
+    with pytest.raises(UserError, match=r"asha.grace=500000: expected .* FLOPs \(base.eval.every_targets\) to less"):
+        check_rungs_in_flops(sweep, trials_of(sweep))
+    end = cost_of(trials_of(sweep)[0].config).train_flops_per_target * 4_000_000
+    fitting = a_sweep(tmp_path, {"model.num_layers": [1]}, asha={"time_attr": "flops", "grace": end / 4})
+    check_rungs_in_flops(fitting, trials_of(fitting))
 
 
 def test_a_rung_is_judged_once_at_the_first_validation_that_reaches_it(tmp_path: Path):

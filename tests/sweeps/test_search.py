@@ -225,6 +225,7 @@ def test_a_wrong_sweep_is_refused_with_the_field(content: dict, message: str):
         ({"base": {"eval": {"contexts": [1, 5]}}, "asha": {"context": 7}}, "asha.context=7: trial .* at K = 1, 5"),
         ({"asha": {"grace": 10}}, r"asha.grace=10: expected 500000 targets \(base.eval.every_targets\)"),
         ({"asha": {"rungs": ["3e6", "4e6"]}}, r"asha.rungs=3e\+06: expected .* to less than 2e\+06 targets"),
+        ({"search": "random", "num_samples": 3}, "search: random has nothing to draw"),
         ({"compare": ["seeds"]}, "compare: found seeds, expected axes of this sweep"),
     ],
 )

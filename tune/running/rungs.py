@@ -22,7 +22,7 @@ from tune.results.rung_record import RungDecision, decisions_of, record_decision
 from tune.results.trial_status import ENDED, status_of
 from tune.search.axes import compared_axes, level_of, setting_of
 from tune.search.cost import cost_of
-from tune.search.trials import Trial, axes_text
+from tune.search.trials import Trial, axes_text, check_first_rung
 from wm.config.run_config import Context
 from wm.evaluation.game_sums import GameSums, metric_values
 from wm.runs.run import Run
@@ -214,6 +214,18 @@ class Rungs:
         ]
         choose = max if self._asha.higher_is_better else min
         return choose(found, key=lambda entry: entry[1]) if found else None
+
+
+def check_rungs_in_flops(sweep: SweepConfig, trials: Sequence[Trial]) -> None:
+    """Check that the first rung lies between the first validation and the end of the longest trial, in FLOPs.
+
+    Raises:
+        UserError: it does not.
+    """
+    if sweep.asha.enabled and sweep.asha.time_attr == "flops":
+        costs = [cost_of(trial.config).train_flops_per_target for trial in trials]
+        ends = [cost * trial.config.optimizer.total_targets for cost, trial in zip(costs, trials, strict=True)]
+        check_first_rung(sweep, sweep.base.eval.every_targets * min(costs), max(ends), "FLOPs")
 
 
 def open_rungs(sweep: SweepConfig, trials: Sequence[Trial]) -> Rungs:

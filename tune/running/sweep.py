@@ -31,7 +31,7 @@ from tune.results.trial_status import ENDED, TrialStatus, forget_failure, status
 from tune.running.live_table import LiveTable
 from tune.running.observer import Observer
 from tune.running.resources import refuse_relative_paths, with_workers
-from tune.running.rungs import open_rungs
+from tune.running.rungs import check_rungs_in_flops, open_rungs
 from tune.running.spending import Spending
 from tune.running.tuner import run_tuner
 from tune.running.user_callbacks import user_callbacks
@@ -60,6 +60,7 @@ def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
         refuse_relative_paths(sweep)
     sweep = with_workers(with_absolute_paths(sweep))
     trials = trials_of(sweep)
+    check_rungs_in_flops(sweep, trials)
     check_optuna(sweep)
     callbacks = user_callbacks(sweep)
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
@@ -105,11 +106,12 @@ def _run(
     try:
         observer = Observer(sweep, trials, costs, manifest, rungs, table, command)
         source = TrialSource(sweep, trials, observer.outcome_of)
-        if ended == source.num_expected:
+        left = source.num_expected - ended
+        if not left:
             return None
         if (budget := spending.used_up(table.train_flops)) is not None:
             return budget
-        stopped_by, budget = run_tuner(sweep, source, rungs, observer, table, spending, callbacks, command)
+        stopped_by, budget = run_tuner(sweep, source, left, rungs, observer, table, spending, callbacks, command)
     finally:
         table.close()
     if stopped_by is not None:

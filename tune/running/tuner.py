@@ -37,11 +37,13 @@ TUNE_ENVIRONMENT = {
 
 
 def run_tuner(
-    sweep: SweepConfig, source: TrialSource, rungs: Rungs, observer: Observer, table: LiveTable, spending: Spending,
+    sweep: SweepConfig, source: TrialSource, num_left: int, rungs: Rungs, observer: Observer, table: LiveTable, spending: Spending,
     callbacks: list[Callback], command: str,
 ) -> tuple[int | None, str | None]:  # fmt: skip
     """Run the trials of a source under Ray Tune until the source, a budget or a signal ends it.
 
+    Args:
+        num_left: trials that have not ended.
     Returns:
         The signal and the budget that ended it.
     Raises:
@@ -66,7 +68,7 @@ def run_tuner(
             request.request()
 
     with request.on_signals(), tokens(replace(sweep.base, out=sweep.out), command):
-        concurrent = min(sweep.max_concurrent, source.num_expected)
+        concurrent = min(sweep.max_concurrent, num_left)
         start_ray_for(sweep, concurrent)
         search = SweepSearch(source, is_due, observer.add)
         scheduler = make_scheduler(sweep, rungs, observer.on_decision)

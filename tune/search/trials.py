@@ -22,7 +22,7 @@ from tune.search.axes import (
     unused_axes,
     values_of,
 )
-from tune.search.suggest import random_setting
+from tune.search.suggest import random_setting, searched_axes
 from wm.config import run_paths
 from wm.config.run_config import RunConfig
 from wm.config.run_identity import identity, short_hash
@@ -64,6 +64,8 @@ def trials_of(sweep: SweepConfig) -> list[Trial]:
     check_axes(sweep, to_plain(sweep.base))
     if sweep.search == "grid":
         combinations = combinations_of(sweep, list(sweep.axes))
+    elif not searched_axes(sweep):
+        raise UserError(f"search: {sweep.search} has nothing to draw, because every axis is compared; omit search")
     else:
         num_settings = sweep.num_samples or 1 if sweep.search == "random" else 1
         levels = combinations_of(sweep, compared_axes(sweep))
