@@ -37,8 +37,8 @@ TUNE_ENVIRONMENT = {
 
 
 def run_tuner(
-    sweep: SweepConfig, source: TrialSource, num_left: int, rungs: Rungs, observer: Observer, table: LiveTable, spending: Spending,
-    callbacks: list[Callback], command: str,
+    sweep: SweepConfig, source: TrialSource, num_left: int, rungs: Rungs, observer: Observer, table: LiveTable,
+    spending: Spending, callbacks: list[Callback], command: str,
 ) -> tuple[int | None, str | None]:  # fmt: skip
     """Run the trials of a source under Ray Tune until the source, a budget or a signal ends it.
 
