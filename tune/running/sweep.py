@@ -78,7 +78,7 @@ def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
     print(f"\n{trials_table(manifest, rows)}\n", flush=True)
     if budget is not None:
         print(budget, flush=True)
-    _report_end(manifest)
+    _report_end(manifest, needs_result=budget is None)
     print(choice_or_reason(sweep.out), flush=True)
 
 
@@ -131,11 +131,13 @@ def _raise_stopped(number: int, trials: Sequence[Trial]) -> None:
         raise RunStoppedError(128 + number)
 
 
-def _report_end(manifest: SweepManifest) -> None:
+def _report_end(manifest: SweepManifest, *, needs_result: bool) -> None:
     """Name the trials that have not come to a good end.
 
+    Args:
+        needs_result: a sweep that a budget ended may have none.
     Raises:
-        UserError: none has.
+        UserError: none has come to a good end.
     """
     found = {name: manifest.status(name) for name in manifest.trials}
     failed = {name: status for name, status in found.items() if status.state == "failed"}
@@ -146,7 +148,7 @@ def _report_end(manifest: SweepManifest) -> None:
         print("--retry-failed runs failed trials again", flush=True)
     for name in left:
         print(f"not at its end: {_left_text(name, found[name], manifest)}; the same command resumes it", flush=True)
-    if not any(status.state == "finished" for status in found.values()):
+    if needs_result and not any(status.state == "finished" for status in found.values()):
         reason = next((status.reason for status in failed.values()), "all were stopped or have not ended")
         raise UserError(f"no trial of {manifest.out} has finished: {reason}")
 
