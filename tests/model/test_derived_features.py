@@ -108,7 +108,7 @@ def test_most_landings_are_a_surface_crossed_by_the_motion(frames):
     lands = (airborne[:, :-1] & ~airborne[:, 1:])[rigid]
     flies_on = (airborne[:, :-1] & airborne[:, 1:])[rigid]
     crosses = geometry_of(context_of(frames))[..., 2][rigid] > 0
-    assert lands.sum() > 20
+    assert lands.sum() >= 20
     assert crosses[lands].float().mean() > 0.85
     assert crosses[flies_on].float().mean() < 0.1
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_runs import losses, run, tiny_run, with_targets
 
-from tune.config import SIZES
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import OptimizerConfig, RunConfig
 from wm.model.world_model import build_model
@@ -60,7 +59,7 @@ def test_a_run_continues_in_eager_mode_if_the_compiler_fails(config, tmp_path, m
 
 
 def test_auto_compiles_long_schedules_on_a_cpu_with_a_compiler(config, monkeypatch):
-    cpu, medium = torch.device("cpu"), ModelConfig(**SIZES["medium"])
+    cpu, medium = torch.device("cpu"), ModelConfig(d_model=256, num_layers=4)
     with torch.device("meta"):
         model, mlp = build_model(medium, 10), build_model(ModelConfig(kind="mlp"), 10)
     short, long = (replace(config, optimizer=OptimizerConfig(total_targets=n)) for n in (1_000_000, 4_000_000))

@@ -17,6 +17,7 @@ import torch
 from tiny_runs import STEP, assert_same_weights, checkpoints, run, tiny_run, weights, with_targets
 
 import wm.training.trainer
+from tune.config import ChoiceConfig
 from tune.results.sweep_folder import SweepManifest, rows_of
 from wm.checkpoints.reader import open_checkpoint
 from wm.config.run_config import RunConfig
@@ -250,7 +251,7 @@ def test_a_sweep_takes_the_final_evaluation_of_a_trial_although_its_log_lost_the
         "window_flops": {"2": 1.0, "5": 1.0},
         "run": to_plain(trial),
     }
-    rows = rows_of(SweepManifest(out=tmp_path, tolerance=0.0, trials={"one": facts}), "one")
+    rows = rows_of(SweepManifest(out=tmp_path, choice=ChoiceConfig(), trials={"one": facts}), "one")
     last = [row for row in rows if row.targets_seen == result.targets_seen]
     assert [(row.context, row.num_judged, row.pos_mae) for row in last] == [
         (row["context"], 60, row["pos_mae"]) for row in result.rows
