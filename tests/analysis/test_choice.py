@@ -63,6 +63,12 @@ def test_a_short_context_that_loses_little_is_enough():
     assert choice.more is None
 
 
+def test_networks_that_predict_hardly_anything_decide_nothing():
+    choice = choose_context(drawn([[0.01, 0.02, 0.03, 0.03, 0.03]], game=0.005, game_by_context=0.002, seed=0.0))
+    assert (choice.verdict, choice.more) == ("undecided", None)
+    assert "a network that predicts nothing would pass too" in choice.remarks[0]
+
+
 def test_a_context_is_needed_if_all_shorter_ones_lose_too_much():
     choice = choose_context(drawn([[0.40, 0.55, 0.69, 0.70, 0.70]]))
     assert (choice.verdict, choice.context) == ("needed", 10)

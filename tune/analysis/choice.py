@@ -22,7 +22,7 @@ from tune.analysis.context_comparison import (
 )
 from tune.analysis.evidence import TrialEvidence
 from tune.analysis.learning_curves import LearningCurve, more_targets
-from tune.analysis.scores import CommonGames, common_games, named_sums
+from tune.analysis.scores import HIGHER_IS_BETTER, CommonGames, common_games, named_sums
 from wm.evaluation.metrics import Context, context_order, context_text
 
 __all__ = [
@@ -42,8 +42,6 @@ Undecided: the intervals contain the threshold for a K that matters."""
 CONFIDENCE = 0.95
 """Of the two-sided intervals: a K that loses more than the threshold is called non-inferior in at most 2.5 % of sweeps,
 as usual for non-inferiority (ICH E9, 1998)."""
-MIN_CHANGE_ACC = 0.02
-"""A model with a lower change_acc predicts hardly any action that begins."""
 MAX_MORE = 100
 """More than so many times the present evidence is not proposed."""
 FEW_GAMES = 20
@@ -125,13 +123,17 @@ def choose_context(
     ]
     main = compared[0].result
     verdict, context = decide([comparison.bounds for comparison in compared], main.reference)
-    predicts_nothing = main.rule.metric == "change_acc" and max(row.value for row in main.rows) < MIN_CHANGE_ACC
+    predicts_nothing = not _is_sensitive(main)
     if predicts_nothing:
         verdict = "undecided"
     num_seeds = len({trial.seed for trial in evidence})
     remarks = list(_remarks(evidence, games, compared, verdict, context))
     if predicts_nothing:
-        remarks.insert(0, "no trial predicts the actions that begin: train on more targets before choosing")
+        remarks.insert(
+            0,
+            f"{main.rule.metric} of {context_text(main.reference)} may be as low as the threshold: a network that "
+            "predicts nothing would pass too; train on more targets, or lower the threshold",
+        )
     undecided = verdict == "undecided" and not predicts_nothing and len(main.rows) > 1
     return ContextChoice(
         verdict=verdict,
@@ -146,6 +148,13 @@ def choose_context(
         num_seeds=num_seeds,
         confidence=confidence,
     )
+
+
+def _is_sensitive(result: RuleResult) -> bool:
+    """Whether a K could fail: an accuracy of 0 must lose more than the threshold (assay sensitivity, ICH E10, 2000)."""
+    if result.rule.relative or not HIGHER_IS_BETTER[result.rule.metric]:
+        return True
+    return next(row.low for row in result.rows if row.context == result.reference) > result.rule.threshold
 
 
 def decide(bounds: Sequence[Mapping[Context, Bounds]], reference: Context) -> tuple[Verdict, Context]:
