@@ -87,9 +87,9 @@ def _check_coverage(num_sets: int, num_replicates: int) -> None:
 @pytest.mark.parametrize(
     ("sizes", "durations", "reason"),
     [
-        (SIZES[:2], DURATIONS, "2 different model sizes"),
-        (SIZES, DURATIONS[:1], "1 different numbers of training targets"),
-        (SIZES, np.array([1e6, 1.001e6, 8e6, 8.001e6]), "2 different numbers of training targets"),
+        (SIZES[:2], DURATIONS, "the number of different model sizes is 2"),
+        (SIZES, DURATIONS[:1], "numbers of training targets is 1"),
+        (SIZES, np.array([1e6, 1.001e6, 8e6, 8.001e6]), "numbers of training targets is 2"),
         (np.array([1e6, 1.5e6, 2e6]), DURATIONS, "model sizes span only a factor of 2.0"),
     ],
 )

@@ -92,13 +92,14 @@ def paired_differences(
         level = simultaneous_level(parts, games_part, rng.standard_normal(games_part.shape), confidence)
     widths, normal_widths = half_width(level, parts, num_games), half_width(ONE_SIGMA, parts, num_games)
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    limit = 1.0 if metric.endswith("_acc") else np.inf
     return {
         label: Difference(
             value_a=sign * float(pair.scores_a.mean()),
             value_b=sign * float(pair.scores_b.mean()),
             difference=float(np.nanmean(values[row])),
-            low=float(np.nanmean(values[row]) - widths[row]),
-            high=float(np.nanmean(values[row]) + widths[row]),
+            low=max(-limit, float(np.nanmean(values[row]) - widths[row])),
+            high=min(limit, float(np.nanmean(values[row]) + widths[row])),
             standard_error=float(normal_widths[row]),
             num_judged=pair.num_judged,
             num_events=pair.num_events,

@@ -191,7 +191,7 @@ def _design_reason(sizes: np.ndarray, durations: np.ndarray) -> str | None:
     """Why sizes and durations cannot identify the law."""
     for values, name in ((sizes, "model sizes"), (durations, "numbers of training targets")):
         if _num_levels(values) < MIN_LEVELS:
-            return f"{_num_levels(values)} different {name}; a constant and a power need at least {MIN_LEVELS}"
+            return f"the number of different {name} is {_num_levels(values)}; a constant and a power need {MIN_LEVELS}"
         if values.max() / values.min() < MIN_RANGE:
             return (
                 f"the {name} span only a factor of {values.max() / values.min():.1f}; at least {MIN_RANGE:g} is needed"

@@ -11,7 +11,7 @@ from tune.analysis.scores import HIGHER_IS_BETTER
 from tune.report.cells import Cell
 from tune.report.choose_k import ChoiceReport
 from tune.report.scaling import ScalingReport
-from tune.report.slices import DIMENSIONS, MIN_EVENTS, SliceReport
+from tune.report.slices import DIMENSIONS, LEFT_OUT, SliceReport
 from tune.report.table import amount_text
 from wm.config.run_config import Context, MetricName
 from wm.evaluation.metrics import context_order, context_text
@@ -129,7 +129,7 @@ def short_name(context: Context) -> str:
 
 def _left_out(slices: SliceReport, dimension: str) -> str:
     number = slices.num_left_out[dimension]
-    return f"; {number} kinds with fewer than {MIN_EVENTS} events are left out" if number else ""
+    return f"; {number} kinds with {LEFT_OUT} are left out" if number else ""
 
 
 def _cost_chart(report: ChoiceReport, key: str, title: str, cost: Axis, cost_of: Callable[[Cell], float]) -> Chart:

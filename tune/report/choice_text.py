@@ -10,7 +10,7 @@ from datasets.runtime.text_format import format_duration
 from tune.analysis.choice import ContextResult, RuleResult
 from tune.report.choose_k import ChoiceReport, choose
 from tune.report.scaling_text import scaling_sentence
-from tune.report.slices import DIMENSIONS, MIN_EVENTS, SliceReport
+from tune.report.slices import DIMENSIONS, LEFT_OUT, SliceReport
 from tune.report.table import (
     WIDTH,
     bytes_text,
@@ -165,7 +165,7 @@ def _slice_rows(slices: SliceReport) -> Iterator[tuple[str, ...]]:
         if len(differences) > MAX_LABELS:
             yield (f"  {len(differences) - MAX_LABELS} more: see --html or --json", "", "", "", "", "")
         if slices.num_left_out[dimension]:
-            yield (f"  {slices.num_left_out[dimension]} with fewer than {MIN_EVENTS} events", "", "", "", "", "")
+            yield (f"  {slices.num_left_out[dimension]} with {LEFT_OUT}", "", "", "", "", "")
 
 
 def shortened(text: str, max_chars: int) -> str:

@@ -18,6 +18,9 @@ DIMENSIONS = {"action": "action", "character": "character", "since hit": "time s
 MIN_EVENTS = 30
 """Kinds of frames with fewer events (frames, for metrics that count every frame) are left out: they show nothing, and
 where all of a handful are predicted alike, their variance is not known."""
+MIN_GAMES = 3
+"""So are kinds in fewer games: an interval over two games contains nearly everything."""
+LEFT_OUT = f"fewer than {MIN_EVENTS} events or {MIN_GAMES} games"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,7 @@ class SliceReport:
     """Dimension -> label -> longer minus shorter, positive where the longer is better; the most events first. Intervals
     are simultaneous within a dimension."""
     num_left_out: dict[str, int]
-    """Dimension -> labels with fewer than MIN_EVENTS."""
+    """Dimension -> labels with fewer than MIN_EVENTS or MIN_GAMES."""
 
 
 def compare_slices(sweep: SweepEvidence, choice: ContextChoice, num_replicates: int) -> SliceReport | None:
@@ -109,7 +112,7 @@ def with_rule_of_three(difference: Difference, confidence: float) -> Difference:
 
 def _has_enough(sums: dict[int, GameSums], metric: MetricName) -> bool:
     name = "num_changes" if metric == "change_acc" else "num_frames"
-    return any(getattr(own, name).sum() >= MIN_EVENTS for own in sums.values())
+    return any(getattr(own, name).sum() >= MIN_EVENTS and len(own) >= MIN_GAMES for own in sums.values())
 
 
 def _labels(sums: dict[int, GameSums], dimension: str) -> list[str]:
