@@ -106,11 +106,12 @@ def test_a_request_to_one_trial_stops_it_alone_and_the_next_command_resumes_it_f
 ):
     place = tmp_path / "checkpoints"
     base = {"checkpoint": {"storage_path": str(place), "every_s": 0.0}}
-    sweep = tiny_sweep(tiny_corpus, tmp_path / "sweep", 2_000, max_concurrent=1, base=base)
+    axes = {"length": {"long": {"optimizer.total_targets": 20_000}, "short": {"optimizer.total_targets": 512}}}
+    sweep = tiny_sweep(tiny_corpus, tmp_path / "sweep", max_concurrent=1, base=base, axes=axes)
     first, second = folders_of(sweep)
 
     def ask() -> None:
-        wait_until((first / STOP_FILE).exists)
+        wait_until(lambda: bool(list_checkpoints(place / first.name)))
         (first / STOP_FILE).write_text("stop\n")
 
     with meanwhile(ask):
@@ -121,7 +122,7 @@ def test_a_request_to_one_trial_stops_it_alone_and_the_next_command_resumes_it_f
     assert not (first / "checkpoints").exists()
 
     newest = list_checkpoints(place / first.name)[-1]
-    damaged = shutil.copytree(newest, newest.with_name("targets-000000001000"))
+    damaged = shutil.copytree(newest, newest.with_name("targets-000000019999"))
     (damaged / "model.safetensors").write_bytes(b"damaged")
     run_sweep(sweep)
     assert states_of(sweep) == ["finished", "finished"]

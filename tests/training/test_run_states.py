@@ -193,7 +193,7 @@ def test_evaluations_after_the_checkpoint_are_removed_by_a_resume_and_by_a_rollb
     config = replace(with_targets(config, 6), out=tmp_path / "run")
     config = replace(config, eval=replace(config.eval, every_targets=STEP))
     run(config)
-    evaluations, first = Run(config).evaluations, checkpoints(config)[1]
+    evaluations, first = Run(config).evaluations, checkpoints(config)[0]
     before = {at: evaluations.read(at) for at in evaluations.targets_seen()}
     stored_at: list[list[int]] = []
     update = Trainer.update
