@@ -151,6 +151,7 @@ def test_a_trial_that_diverges_fails_alone_with_its_reason_and_runs_again_only_i
     assert len([row for row in read_log(diverging) if row["kind"] == "start"]) == starts + 1 or starts == 1
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_dies_resumes_until_it_died_too_often(tiny_corpus, tmp_path, capsys):
     sweep = tiny_sweep(
         tiny_corpus, tmp_path / "sweep", ENDLESS, base={"max_failures": 1, "checkpoint": {"every_s": 0.0}}
