@@ -65,11 +65,15 @@ class ChoiceReport:
         if more is None:
             return ""
         amounts = (
-            (more.games, "more games judged"),
-            (more.seeds, "more seeds"),
-            (more.targets, "more training targets"),
+            (more.games, "more game", " judged"),
+            (more.seeds, "more seed", ""),
+            (more.targets, "more training target", ""),
         )
-        listed = [f"about {number:,} {what}" for number, what in amounts if number is not None]
+        listed = [
+            f"about {number:,} {what}{'' if number == 1 else 's'}{after}"
+            for number, what, after in amounts
+            if number is not None
+        ]
         if not listed:
             return "Neither more games nor more seeds would decide alone, if the estimates stayed as they are."
         return f"{_capital(', or '.join(listed))} would decide, if the estimates stayed as they are."

@@ -162,7 +162,7 @@ def _unfinished(state: State, reason: str) -> str:
         "failed": "it failed",
         "finished": "it has no checkpoint",
     }
-    return texts[state] + (f" ({reason})" if reason else "")
+    return texts[state] + (f" ({reason})" if reason and state != "stopped" else "")
 
 
 def _counted(reasons: Any) -> str:
