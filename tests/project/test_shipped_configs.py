@@ -33,7 +33,7 @@ def test_a_sweep_needs_no_folder_before_its_name_and_hides_no_run():
 
 @pytest.mark.parametrize(
     ("name", "num_trials"),
-    [("context", 42), ("demo", 4), ("k-by-size", 24), ("k10-vs-k60", 15), ("lr", 16), ("size", 36)],
+    [("context", 42), ("demo", 6), ("k-by-size", 24), ("k10-vs-k60", 15), ("lr", 16), ("size", 36)],
 )
 def test_every_shipped_sweep_expands_into_its_trials(name: str, num_trials: int):
     sweep = load_yaml(config_file(name, "sweep"), SweepConfig)
