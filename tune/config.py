@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from datasets.runtime.uris import is_uri_as_path
 from wm.config.run_config import ContextFrames, MetricName, NonNegativeFloat, PositiveFloat, RunConfig
+from wm.evaluation.metrics import SIGN
 
 AxisValue = int | float | bool | str
 """A value on an axis. YAML reads 1e-3 as text; it is converted to the type of its field."""
@@ -156,7 +157,7 @@ class AshaConfig:
     @property
     def higher_is_better(self) -> bool:
         """Whether the metric is maximized."""
-        return self.metric.endswith("_acc")
+        return SIGN[self.metric] > 0
 
     def rungs_until(self, end: float) -> list[float]:
         """The rungs below a trial's end, in targets or FLOPs."""

@@ -22,8 +22,8 @@ from tune.analysis.context_comparison import (
 )
 from tune.analysis.evidence import TrialEvidence
 from tune.analysis.learning_curves import LearningCurve, more_targets
-from tune.analysis.scores import HIGHER_IS_BETTER, CommonGames, common_games, named_sums
-from wm.evaluation.metrics import Context, context_order, context_text
+from tune.analysis.scores import CommonGames, common_games, named_sums
+from wm.evaluation.metrics import SIGN, Context, context_order, context_text
 
 __all__ = [
     "ContextChoice",
@@ -152,7 +152,7 @@ def choose_context(
 
 def _is_sensitive(result: RuleResult) -> bool:
     """Whether a K could fail: an accuracy of 0 must lose more than the threshold (assay sensitivity, ICH E10, 2000)."""
-    if result.rule.relative or not HIGHER_IS_BETTER[result.rule.metric]:
+    if result.rule.relative or SIGN[result.rule.metric] < 0:
         return True
     return next(row.low for row in result.rows if row.context == result.reference) > result.rule.threshold
 

@@ -12,9 +12,9 @@ from datasets.runtime.errors import UserError
 from tune.analysis.best_comparison import held_out_score, loss_intervals, score_half_widths
 from tune.analysis.evidence import TrialEvidence
 from tune.analysis.pairwise import Pairwise, compare_pairs
-from tune.analysis.scores import HIGHER_IS_BETTER, Cell, CommonGames, Scores, scores_of
+from tune.analysis.scores import Cell, CommonGames, Scores, scores_of
 from wm.config.run_config import MetricName
-from wm.evaluation.metrics import Context, context_order, context_text
+from wm.evaluation.metrics import SIGN, Context, context_order, context_text
 
 Status = Literal["reference", "non-inferior", "worse", "not decided"]
 """Of a K by one rule: its interval lies under the threshold, over it, or contains it. The reference is the named K, or
@@ -31,7 +31,7 @@ class Rule:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        largest = 1.0 if self.relative and HIGHER_IS_BETTER[self.metric] else np.inf
+        largest = 1.0 if self.relative and SIGN[self.metric] > 0 else np.inf
         if not 0 < self.threshold < largest:
             limit = "between 0 and 1" if largest == 1 else "a positive number"
             raise UserError(f"threshold of {self.metric}: {self.threshold}; it must be {limit}")
@@ -210,7 +210,7 @@ def _status(bounds: Bounds) -> Status:
 
 def _metric_value(rule: Rule, score: float) -> float:
     """The metric of a score, which is a logarithm for relative rules and of changed sign where lower is better."""
-    signed = score if HIGHER_IS_BETTER[rule.metric] else -score
+    signed = SIGN[rule.metric] * score
     return float(np.exp(signed)) if rule.relative else signed
 
 
@@ -218,7 +218,7 @@ def _metric_loss(rule: Rule, difference: float) -> float:
     """The loss of a difference of scores, reference minus K."""
     if not rule.relative:
         return difference
-    return float(-np.expm1(-difference) if HIGHER_IS_BETTER[rule.metric] else np.expm1(difference))
+    return float(-np.expm1(-difference) if SIGN[rule.metric] > 0 else np.expm1(difference))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

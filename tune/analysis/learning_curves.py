@@ -12,8 +12,7 @@ import numpy as np
 from scipy import stats
 
 from tune.analysis.context_comparison import ContextResult, RuleResult
-from tune.analysis.scores import HIGHER_IS_BETTER
-from wm.evaluation.metrics import Context
+from wm.evaluation.metrics import SIGN, Context
 
 MIN_VALIDATIONS = 5
 """In the part of the curve that is fitted."""
@@ -64,7 +63,7 @@ def _targets_needed(
     if late.sum() < MIN_VALIDATIONS:
         return np.inf, True
     losses = (reference.values[of_reference] - own.values[of_own])[late]
-    if not HIGHER_IS_BETTER[result.rule.metric]:
+    if SIGN[result.rule.metric] < 0:
         losses = -losses
     if result.rule.relative:
         losses = losses / reference.values[of_reference][late]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tune.analysis.scores import HIGHER_IS_BETTER, CommonGames, common_games, score_and_influence
+from tune.analysis.scores import CommonGames, common_games, score_and_influence
 from tune.analysis.variance import half_width, resampled, simultaneous_level, variance_parts
 from wm.config.run_config import MetricName
 from wm.evaluation.game_sums import GameSums
+from wm.evaluation.metrics import SIGN
 
 CONFIDENCE = 0.95
 ONE_SIGMA = 0.3173
@@ -91,7 +92,7 @@ def paired_differences(
         games_part = resampled(mean_influence, num_replicates, rng)
         level = simultaneous_level(parts, games_part, rng.standard_normal(games_part.shape), confidence)
     widths, normal_widths = half_width(level, parts, num_games), half_width(ONE_SIGMA, parts, num_games)
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    sign = SIGN[metric]
     limit = 1.0 if metric.endswith("_acc") else np.inf
     return {
         label: Difference(

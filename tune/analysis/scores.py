@@ -17,15 +17,9 @@ from datasets.runtime.errors import UserError
 from tune.analysis.evidence import TrialEvidence
 from wm.config.run_config import MetricName
 from wm.evaluation.game_sums import GameSums
-from wm.evaluation.metrics import Context, context_order, context_text
+from wm.evaluation.metrics import SIGN, Context, context_order, context_text
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
-HIGHER_IS_BETTER: dict[MetricName, bool] = {
-    "change_acc": True,
-    "action_acc": True,
-    "pos_mae": False,
-    "val_loss": False,
-}
 Cell = tuple[str, Context]
 """A setting and a K."""
 
@@ -147,7 +141,7 @@ def score_and_influence(
         if value <= 0:
             raise UserError(f"{metric} of {name} is {value:g} and has no relative loss; use an absolute threshold")
         value, influence = float(np.log(value)), influence / value
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    sign = SIGN[metric]
     return sign * value, sign * influence
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tune.analysis.best_comparison import score_half_widths
-from tune.analysis.scores import HIGHER_IS_BETTER, common_games, named_sums, scores_of
+from tune.analysis.scores import common_games, named_sums, scores_of
 from tune.results.evidence import FinishedTrial, SweepEvidence
 from tune.results.play_cost import PlayCost, PlayCosts
 from wm.config.run_config import Context, MetricName
+from wm.evaluation.metrics import SIGN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +50,7 @@ def cells_of(sweep: SweepEvidence, play_costs: PlayCosts, metric: MetricName, co
         UserError: as `scores_of`.
     """
     scores = scores_of(sweep.evidence, common_games(named_sums(sweep.evidence)), metric)
-    sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
+    sign = SIGN[metric]
     widths = score_half_widths(scores, confidence)
     trials: dict[tuple[str, Context], list[FinishedTrial]] = defaultdict(list)
     for trial in sweep.trials:

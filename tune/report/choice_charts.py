@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 from tune.analysis.choice import ContextResult, RuleResult, Status
 from tune.analysis.paired import Difference
-from tune.analysis.scores import HIGHER_IS_BETTER
 from tune.report.cells import Cell
 from tune.report.choose_k import ChoiceReport
 from tune.report.scaling import ScalingReport
 from tune.report.slices import DIMENSIONS, LEFT_OUT, SliceReport
 from tune.report.table import amount_text
 from wm.config.run_config import Context, MetricName
-from wm.evaluation.metrics import context_order, context_text
+from wm.evaluation.metrics import SIGN, context_order, context_text
 from wm.report.charts import Axis, Category, Estimate
 from wm.report.comparison_charts import (
     CostPoint,
@@ -47,7 +46,7 @@ def curves_chart(report: ChoiceReport) -> Chart:
         name = short_name(cell.context)
         groups[cell.setting].append(Category(name=name, estimate=estimate, detail=f"{cell.num_seeds} seeds"))
     metric = report.rule.metric
-    better = "higher" if HIGHER_IS_BETTER[metric] else "lower"
+    better = "higher" if SIGN[metric] > 0 else "lower"
     figure = curves_with_bands(groups, x=Axis(title="context length K, frames"), y=metric_axis(metric))
     note = f"one curve for each setting, with its 95% band; {better} is better"
     return Chart(key="curves", title=f"{metric} by K", note=note, figure=figure)
@@ -146,7 +145,7 @@ def _cost_chart(report: ChoiceReport, key: str, title: str, cost: Axis, cost_of:
             )
         )
     metric = report.rule.metric
-    is_higher = HIGHER_IS_BETTER[metric]
+    is_higher = SIGN[metric] > 0
     figure = cost_and_quality(groups, cost=cost, quality=metric_axis(metric), higher_is_better=is_higher)
     note = "large points with their K are the Pareto front: nothing is at least as good and cheaper"
     return Chart(key=f"cost-{key}", title=title, note=note, figure=figure)

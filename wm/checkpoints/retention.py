@@ -13,10 +13,8 @@ from typing import Any
 
 from wm.checkpoints.files import CheckpointName
 from wm.config.run_config import MetricName, default_best_context
-from wm.evaluation.metrics import context_text
+from wm.evaluation.metrics import SIGN, context_text
 
-SIGN: dict[MetricName, int] = {"change_acc": 1, "action_acc": 1, "pos_mae": -1, "val_loss": -1}
-"""+1 if higher values of a metric are better."""
 Row = dict[str, Any]
 """One evaluation at one context: `context`, `num_targets`, `targets_seen` and the metrics."""
 

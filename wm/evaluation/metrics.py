@@ -17,6 +17,8 @@ from wm.objective.weights import VAL_LOSS_WEIGHTS
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """The metrics of a run in the order of all tables: accuracy at action changes, accuracy over all frames, mean absolute
 position error in game units, validation loss."""
+SIGN: dict[MetricName, int] = {"change_acc": 1, "action_acc": 1, "pos_mae": -1, "val_loss": -1}
+"""+1 if higher values of a metric are better, otherwise -1."""
 NUM_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 
