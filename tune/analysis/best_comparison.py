@@ -16,7 +16,7 @@ import numpy as np
 
 from tune.analysis.pairwise import Pairwise
 from tune.analysis.scores import Cell, Scores
-from tune.analysis.variance import VarianceParts, half_width, variance_parts
+from tune.analysis.variance import half_width, variance_parts
 from wm.evaluation.metrics import Context
 
 _NUM_SPLITS = 20
@@ -81,13 +81,7 @@ def _surely_beaten(pairs: Pairwise, possible: np.ndarray, confidence: float) -> 
     """Cells that are not the best even by Bonferroni's wider intervals: bool, like `possible`."""
     part = np.ix_(possible, possible)
     level = (1 - confidence) / max(1, len(pairs.difference) - 1)
-    parts = VarianceParts(
-        game=pairs.game_variance[part],
-        interaction=pairs.interaction_variance[part],
-        seed=pairs.seed_variance[part],
-        seed_freedom=pairs.seed_freedom[part],
-    )
-    widths = half_width(level, parts, pairs.num_games)
+    widths = half_width(level, pairs.variance_parts(part), pairs.num_games)
     np.fill_diagonal(widths, 0.0)
     return np.any(pairs.difference[part] + widths < 0, axis=1)
 

@@ -35,6 +35,19 @@ class Pairwise:
     seed_replicates: np.ndarray
     """float64 (C, B), independent and standard normal."""
 
+    def variance_parts(self, pairs: tuple[np.ndarray, ...]) -> VarianceParts:
+        """The variances of some pairs.
+
+        Args:
+            pairs: index into the arrays (C, C).
+        """
+        return VarianceParts(
+            game=self.game_variance[pairs],
+            interaction=self.interaction_variance[pairs],
+            seed=self.seed_variance[pairs],
+            seed_freedom=self.seed_freedom[pairs],
+        )
+
     def half_widths(self, first: np.ndarray, second: np.ndarray, confidence: float) -> np.ndarray:
         """Half-widths of simultaneous two-sided intervals of the differences of some pairs.
 
@@ -51,12 +64,7 @@ class Pairwise:
         different = first != second
         pair = first[different], second[different]
         if different.any():
-            parts = VarianceParts(
-                game=self.game_variance[pair],
-                interaction=self.interaction_variance[pair],
-                seed=self.seed_variance[pair],
-                seed_freedom=self.seed_freedom[pair],
-            )
+            parts = self.variance_parts(pair)
             games_part = self.replicates[pair[0]] - self.replicates[pair[1]]
             seeds_part = (self.seed_replicates[pair[0]] - self.seed_replicates[pair[1]]) / np.sqrt(2)
             widths[different] = half_width(
