@@ -69,6 +69,18 @@ def test_a_sigterm_whose_exception_was_discarded_is_raised_by_the_next_check():
         raise_if_terminated()
 
 
+def answer_to_sigterm(program: str) -> tuple[int, str]:
+    """Exit code and stderr of a program that gets SIGTERM once it has printed `running`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=EXIT_SECONDS)
+    return process.returncode, errors
+
+
 HANGING = """
 import time
 from datasets.runtime.process.command import run_command
@@ -88,17 +100,7 @@ run_command("wm verb", command, resumes=True)
 
 
 def test_a_clean_up_that_hangs_is_ended_with_the_same_line_and_exit_code():
-    process = subprocess.Popen(
-        [sys.executable, "-c", HANGING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
-    process.terminate()
-    _, errors = process.communicate(timeout=EXIT_SECONDS)
-    assert (process.returncode, errors) == (
-        143,
-        "wm verb: stopped by SIGTERM; run the same command again to resume\n",
-    )
+    assert answer_to_sigterm(HANGING) == (143, "wm verb: stopped by SIGTERM; run the same command again to resume\n")
 
 
 DISCARDING = """
@@ -124,15 +126,8 @@ RAYS_HANDLER = """signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(n
 @pytest.mark.parametrize(("handler", "code"), [("pass", 143), (RAYS_HANDLER, 15)], ids=["ours", "Ray's"])
 def test_a_sigterm_within_a_destructor_is_raised_after_it_without_another_line(handler, code):
     """As in a hook of `os.fork`: Python discards the exception there. `ray.init` has a handler of its own."""
-    program = DISCARDING.format(handler=handler, seconds=60)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
-    process.terminate()
-    _, errors = process.communicate(timeout=EXIT_SECONDS)
-    assert (process.returncode, errors) == (code, "wm verb: stopped by SIGTERM\n" if code == 143 else "")
+    line = "wm verb: stopped by SIGTERM\n" if code == 143 else ""
+    assert answer_to_sigterm(DISCARDING.format(handler=handler, seconds=60)) == (code, line)
 
 
 EXITING = """
@@ -161,15 +156,7 @@ run_command("wm verb", command)
     ids=["exit handlers", "finalization"],
 )  # fmt: skip
 def test_a_sigterm_after_the_end_of_a_command_does_not_change_its_exit_code(where, seconds):
-    program = EXITING.format(where=where, seconds=seconds)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
-    process.terminate()
-    _, errors = process.communicate(timeout=EXIT_SECONDS)
-    assert (process.returncode, errors) == (3, "")
+    assert answer_to_sigterm(EXITING.format(where=where, seconds=seconds)) == (3, "")
 
 
 WITHIN_RAY_INIT = """

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -37,9 +37,7 @@ def raise_on_sigterm(message: str = "") -> None:
     def raise_once(_number: int, _frame: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, _ignore)
         if _limits:
-            timer = threading.Timer(_limits[-1], _end, [message])
-            timer.daemon = True
-            timer.start()
+            _call_later(_limits[-1], _end, message)
         raise TerminatedError
 
     main_thread = threading.get_ident()
@@ -52,9 +50,7 @@ def raise_on_sigterm(message: str = "") -> None:
             return
         if signal.getsignal(signal.SIGTERM) is _ignore:
             signal.signal(signal.SIGTERM, raise_once)
-        timer = threading.Timer(RETRY_SECONDS, signal.pthread_kill, [main_thread, signal.SIGTERM])
-        timer.daemon = True
-        timer.start()
+        _call_later(RETRY_SECONDS, signal.pthread_kill, main_thread, signal.SIGTERM)
 
     # The last of all exit handlers. After them the interpreter removes signal handlers, while it still takes a moment.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
@@ -87,6 +83,12 @@ def raise_if_terminated() -> None:
     """
     if signal.getsignal(signal.SIGTERM) is _ignore:
         raise TerminatedError
+
+
+def _call_later(seconds: float, function: Callable[..., object], *args: object) -> None:
+    timer = threading.Timer(seconds, function, args)
+    timer.daemon = True
+    timer.start()
 
 
 def _end(message: str) -> None:
