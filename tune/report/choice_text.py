@@ -18,7 +18,6 @@ from tune.report.table import (
     flops_text,
     number_text,
     paragraph,
-    short_context,
     text_table,
 )
 from wm.evaluation.metrics import context_order, context_text
@@ -67,7 +66,7 @@ def _quality_table(report: ChoiceReport, result: RuleResult, *, is_main: bool) -
         f"{rule.metric} of the best setting at each K, and its loss to {context_text(result.reference)}{unit}, with "
         f"{choice.confidence:.0%} intervals; rule: {rule.text}"
     )
-    header: tuple[str, ...] = ("   K", rule.metric, f"loss to {short_context(result.reference)}", "status")
+    header: tuple[str, ...] = ("   K", rule.metric, f"loss to {result.reference}", "status")
     if is_main:
         header += ("frames", "events", "games", "seeds")
     rows = [_quality_row(report, row, is_main=is_main) for row in result.rows]
@@ -82,7 +81,7 @@ def _quality_table(report: ChoiceReport, result: RuleResult, *, is_main: bool) -
 def _quality_row(report: ChoiceReport, row: ContextResult, *, is_main: bool) -> tuple[str, ...]:
     is_chosen = row.context == report.choice.context and report.choice.verdict != "undecided"
     cells: tuple[str, ...] = (
-        f"{'>' if is_chosen else ' '}{short_context(row.context):>6}{'*' if row.beyond_training else ''}",
+        f"{'>' if is_chosen else ' '}{row.context!s:>6}{'*' if row.beyond_training else ''}",
         interval_text(row.value, row.low, row.high),
         "–" if row.status == "reference" else interval_text(row.loss, row.loss_low, row.loss_high),
         row.status,
@@ -101,7 +100,7 @@ def _cost_table(report: ChoiceReport) -> str:
         settings.append(row.setting)
         rows.append(
             (
-                f" {short_context(row.context):>6}",
+                f" {row.context!s:>6}",
                 number_text(cell.play.ms_per_frame, 2),
                 flops_text(cell.play.flops_per_frame).removesuffix("FLOP"),
                 bytes_text(cell.play.state_bytes),
@@ -135,7 +134,7 @@ def _settings_table(report: ChoiceReport) -> str:
         seeds = max(cell.num_seeds for cell in own if cell is not None)
         texts = (number_text(None if cell is None else cell.value) for cell in own)
         rows.append((shortened(setting, MAX_SETTING_CHARS), str(seeds), *texts))
-    header = ("setting", "seeds", *(short_context(k) for k in contexts))
+    header = ("setting", "seeds", *map(str, contexts))
     return f"{report.rule.metric} of each setting by K\n" + text_table(header, rows)
 
 
@@ -145,7 +144,7 @@ def _slices_table(slices: SliceReport) -> str:
         f"Where context helps: how much better {context_text(longer)} is in {slices.metric} than "
         f"{context_text(shorter)}, paired by game and seed"
     )
-    header = ("", short_context(longer), short_context(shorter), "difference", "events", "games")
+    header = ("", str(longer), str(shorter), "difference", "events", "games")
     rows = list(_slice_rows(slices))
     return "\n".join([title, text_table(header, rows)])
 

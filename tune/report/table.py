@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from tune.results.sweep_folder import ResultRow, SweepManifest
 from tune.search.trials import axes_text
-from wm.config.run_config import Context
 from wm.evaluation.metrics import context_order
 
 WIDTH = 100
@@ -55,11 +54,6 @@ def bytes_text(num_bytes: int) -> str:
     if not num_bytes:
         return "–"
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.0f} kB"
-
-
-def short_context(context: Context) -> str:
-    """A context as the head of a column."""
-    return str(context)
 
 
 def flops_text(flops: float) -> str:
