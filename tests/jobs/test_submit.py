@@ -17,11 +17,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_sweeps import ENDLESS, seen_by, tiny_sweep, wait_until
 
 from cluster.client import connect
 from cluster.errors import ClusterError
 from cluster.follow import follow
 from cluster.submit import SubmitRequest, submit, submit_and_follow
+from tune.results.sweep_folder import open_sweep
+from tune.running.stopping import running_trials
+from tune.search.trials import trials_of
+from wm.config.typed_yaml import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV_BIN = Path(sys.executable).parent
@@ -304,15 +309,40 @@ def test_an_address_in_the_request_wins_over_ray_address(request_, monkeypatch):
 
 def test_wm_train_runs_as_a_job(head, with_token, tiny_corpus, tmp_path, capfd):
     """The real `wm train` on a real corpus, from a copy of this checkout's code."""
-    checkout, out = tmp_path / "checkout", tmp_path / "runs" / "tiny"
-    for name in ("datasets", "wm", "tune", "cluster"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    checkout, out = copy_of_the_code(tmp_path), tmp_path / "runs" / "tiny"
     config = checkout / "tiny.yaml"
     config.write_text(yaml.safe_dump(tiny_train_config(tiny_corpus, out)))
     request = SubmitRequest(config=config, working_dir=checkout, address=head.url)
     assert submit_and_follow(request) == 0, capfd.readouterr().out
     meta = json.loads(max(out.glob("checkpoints/*/meta.json")).read_text())
     assert meta["finished"] and meta["targets_seen"] >= 2_000
+
+
+@pytest.mark.slow
+def test_ray_job_stop_saves_the_trials_of_a_sweep(head, with_token, tiny_corpus, tmp_path):
+    checkout, out = copy_of_the_code(tmp_path), tmp_path / "sweep"
+    config = checkout / "sweep.yaml"
+    sweep = tiny_sweep(tiny_corpus, out, ENDLESS)
+    config.write_text(yaml.safe_dump(to_plain(sweep)))
+    request = SubmitRequest(config=config, command=("sweep",), working_dir=checkout, address=head.url)
+    client, job_id = connect(head.url), submit(request)
+    trials = [Path(trial.config.out) for trial in trials_of(sweep)]
+    wait_until(lambda: all(seen_by(trial) > 128 for trial in trials))
+    client.stop_job(job_id)
+    wait_until(lambda: client.get_job_status(job_id) == "STOPPED")
+    wait_until(lambda: not running_trials(out))
+    manifest = open_sweep(out)
+    assert [manifest.status(name).state for name in manifest.trials] == ["interrupted", "interrupted"]
+    for trial in trials:
+        meta = json.loads(max(trial.glob("checkpoints/*/meta.json")).read_text())
+        assert meta["targets_seen"] > 128 and not meta["finished"]
+
+
+def copy_of_the_code(tmp_path: Path) -> Path:
+    """What a user submits from."""
+    for name in ("datasets", "wm", "tune", "cluster"):
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "checkout"
 
 
 def tiny_train_config(corpus: Path, out: Path) -> dict:
