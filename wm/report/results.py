@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wm.evaluation.metrics import context_order
+from wm.config.run_config import MetricName
+from wm.evaluation.metrics import SIGN, context_order
 from wm.report.charts import Axis, Estimate
 from wm.report.numbers import Kind, finite
 
@@ -15,18 +16,17 @@ from wm.report.numbers import Kind, finite
 class MetricInfo:
     """How a metric is named and read."""
 
-    key: str
+    key: MetricName
     title: str
     """For a reader who does not know the key."""
     unit: str
     kind: Kind
-    higher_is_better: bool
     meaning: str = ""
     """Completes the sentence that begins with the value."""
 
     @property
     def direction(self) -> str:
-        return "higher is better" if self.higher_is_better else "lower is better"
+        return "higher is better" if SIGN[self.key] > 0 else "lower is better"
 
     @property
     def axis(self) -> Axis:
@@ -34,7 +34,7 @@ class MetricInfo:
 
     def is_better(self, a: float, b: float) -> bool:
         """Whether a is better than b."""
-        return a > b if self.higher_is_better else a < b
+        return SIGN[self.key] * a > SIGN[self.key] * b
 
 
 CHANGE_ACC = MetricInfo(
@@ -42,7 +42,6 @@ CHANGE_ACC = MetricInfo(
     title="New actions predicted",
     unit="share correct",
     kind="share",
-    higher_is_better=True,
     meaning="of the moments when a player's action changes, the model predicts the new action",
 )
 ACTION_ACC = MetricInfo(
@@ -50,7 +49,6 @@ ACTION_ACC = MetricInfo(
     title="All actions predicted",
     unit="share correct",
     kind="share",
-    higher_is_better=True,
     meaning="of all frames, the model predicts the action; most frames continue the previous one, so this is easy",
 )
 POS_MAE = MetricInfo(
@@ -58,12 +56,9 @@ POS_MAE = MetricInfo(
     title="Position error",
     unit="game units",
     kind="amount",
-    higher_is_better=False,
     meaning="game units per frame and axis, on average; the stage Final Destination is 171 units wide",
 )
-VAL_LOSS = MetricInfo(
-    key="val_loss", title="Validation loss", unit="weighted sum", kind="amount", higher_is_better=False
-)
+VAL_LOSS = MetricInfo(key="val_loss", title="Validation loss", unit="weighted sum", kind="amount")
 HEADLINE_METRICS = (CHANGE_ACC, ACTION_ACC, POS_MAE)
 METRICS = (*HEADLINE_METRICS, VAL_LOSS)
 
