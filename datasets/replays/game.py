@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from datasets.schema.columns import Form
+from datasets.schema.optional_tables import OptionalTable
 
 Columns = dict[str, np.ndarray | None]
 """Column name (without player) -> array (frames,) of the column's dtype; None if the source does not record it."""
@@ -63,6 +65,16 @@ class Follower:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FrameRows:
+    """A game's rows of an optional table: any number for a frame."""
+
+    rows: np.ndarray
+    """int64, indices into the game's frames, ascending."""
+    columns: Columns
+    """(len(rows),); a masked array where single values are null."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlayerCrossCheck:
     """Values of a player that a .slp records in addition to the stored columns."""
 
@@ -96,6 +108,8 @@ class Game:
     """Rows that were removed because a resimulated frame replaces them."""
     may_hold_rollbacks: bool = False
     """The source has no frame ids, and rollback frames could not be detected with certainty."""
+    optional: Mapping[OptionalTable, FrameRows] = field(default_factory=dict)
+    """The tables that were asked for and that the source records."""
     cross_check: CrossCheck | None = None
     """Only for games read from a .slp."""
 

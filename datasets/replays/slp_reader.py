@@ -8,20 +8,34 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import peppi_py
+import pyarrow as pa
+from peppi_py._peppi import read_slippi  # pyrefly: ignore[missing-import]
 from peppi_py.frame import Data, Frame, Post, Pre
+from peppi_py.game import End, Start
 from peppi_py.game import Game as PeppiGame
+from peppi_py.parse import dc_from_json, frames_from_sa
 
 from datasets.replays.event_repair import repair
-from datasets.replays.game import Columns, CrossCheck, Follower, Game, GameFacts, PlayerCrossCheck, PlayerFacts
+from datasets.replays.game import (
+    Columns,
+    CrossCheck,
+    Follower,
+    FrameRows,
+    Game,
+    GameFacts,
+    PlayerCrossCheck,
+    PlayerFacts,
+)
+from datasets.replays.optional_tables import read_optional
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FIRST_FRAME_ID, NUM_PLAYERS, POST_COLUMNS, PRE_COLUMNS
 from datasets.schema.melee_ids import HUMAN
+from datasets.schema.optional_tables import OptionalTable
 
 SLIPPI_MAGIC = b"{U\x03raw"
 """First bytes of a .slp: a UBJSON object whose first key is `raw` (SPEC.md, The raw element)."""
@@ -51,17 +65,18 @@ PARSER_ERRORS: dict[str, str] = {
 """Part of an error message of peppi-py 0.8.6 -> what it means."""
 
 
-def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
+def parse_replay(content: bytes, *, repair_old: bool = False, tables: Sequence[OptionalTable] = ()) -> Game:
     """Read one replay.
 
     Args:
         content: an uncompressed .slp file.
+        tables: to read beside the players' frames, if the file records them.
         repair_old: also read Slippi 3.0 to 3.6, whose events peppi-py only reads after a rewrite
             (`datasets.replays.event_repair`).
     Raises:
         ReplayError: the bytes hold no game that can be stored (codes in `datasets.schema.reject_reasons`).
     """
-    parsed = _parse_with_peppi(content, repair_old)
+    parsed, raw_frames = _parse_with_peppi(content, repair_old)
     version = tuple(parsed.start.slippi.version)
     if version < OLDEST_VERSION:
         raise ReplayError("old_version", f"Slippi {_dotted(version)}, expected 2.0.0 or newer")
@@ -80,6 +95,7 @@ def parse_replay(content: bytes, *, repair_old: bool = False) -> Game:
         followers=tuple(_followers(parsed.frames, rows)),
         num_frames=num_frames,
         num_rollback_rows=len(frame_ids) - num_frames,
+        optional=_optional(tables, raw_frames, rows, [int(player.port) for player in parsed.start.players]),
         cross_check=CrossCheck(players=cross_checks, last_frame=_last_frame(parsed)),
     )
 
@@ -181,16 +197,23 @@ def _without_panic_messages() -> Iterator[None]:
         os.close(devnull)
 
 
-def _parse_with_peppi(content: bytes, repair_old: bool) -> PeppiGame:
+def _parse_with_peppi(content: bytes, repair_old: bool) -> tuple[PeppiGame, pa.StructArray | None]:
+    """The parsed replay, and its frames as Arrow arrays: peppi-py's own classes have no items and no stage events."""
     if not content.startswith(SLIPPI_MAGIC):
         raise ReplayError("not_a_replay", f"the file begins with {content[:8]!r}, expected {SLIPPI_MAGIC!r}")
     repaired = repair(content) if repair_old else None
     try:
         with _as_path(content if repaired is None else repaired.content) as path, _without_panic_messages():
-            parsed = peppi_py.read_slippi(path)
+            raw = read_slippi(path, False)
+            parsed = PeppiGame(
+                dc_from_json(Start, raw.start),
+                raw.end and dc_from_json(End, raw.end),
+                raw.metadata,
+                frames_from_sa(raw.frames),
+            )
         if repaired is not None:
             parsed.start.slippi.version = repaired.version
-        return parsed
+        return parsed, raw.frames
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except OSError as error:
@@ -296,6 +319,13 @@ def _followers(frames: Frame, rows: np.ndarray | None) -> Iterator[Follower]:
         take: Callable = lambda array, kept=kept: array.take(kept)  # noqa: E731
         data = _map_arrays(port.follower, take)
         yield Follower(player=player, rows=present_rows, columns=_player_columns(data, None)[0])
+
+
+def _optional(
+    tables: Sequence[OptionalTable], raw_frames: pa.StructArray | None, rows: np.ndarray | None, ports: list[int]
+) -> dict[OptionalTable, FrameRows]:
+    found = {table: read_optional(table, raw_frames, rows, ports) for table in tables}
+    return {table: frame_rows for table, frame_rows in found.items() if frame_rows is not None}
 
 
 def _map_arrays(node: Any, take: Callable) -> Any:

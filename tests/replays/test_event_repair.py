@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+from slp_events import events_of, with_events
 
 from datasets.checks.filters import FilterConfig, check_game
 from datasets.replays.event_repair import needs_repair, repair
@@ -15,7 +16,7 @@ from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.reject_reasons import REJECT_REASONS
 
-PAYLOADS, START, PRE, POST, END, FRAME_START, ITEM, BOOKEND = 0x35, 0x36, 0x37, 0x38, 0x39, 0x3A, 0x3B, 0x3C
+START, PRE, POST, END, FRAME_START, ITEM, BOOKEND = 0x36, 0x37, 0x38, 0x39, 0x3A, 0x3B, 0x3C
 
 # SPEC.md, Post-Frame Update: column -> offset from the command byte, format, version of Slippi since.
 POST_FIELDS = {
@@ -43,21 +44,6 @@ SIZES_BY_VERSION = {
 """Payload sizes that differ between 3.0 and 3.6 (SPEC.md, Added): velocities in 3.5, items in 3.2 and 3.6."""
 SIZES = {START: 418, PRE: 63, END: 2, FRAME_START: 8, BOOKEND: 4}
 """Payload sizes that these versions share."""
-
-
-def events_of(content: bytes) -> tuple[dict[int, int], list[bytes], bytes]:
-    """Payload sizes, every event from Game Start on, and the bytes after the stream, read one by one."""
-    assert content.startswith(b"{U\x03raw[$U#l") and content[15] == PAYLOADS
-    at = 16 + content[16]
-    entries = (content[i : i + 3] for i in range(17, at, 3))
-    sizes = {code: size for code, size in (struct.unpack(">BH", entry) for entry in entries)}
-    end = 15 + struct.unpack(">i", content[11:15])[0]
-    events = []
-    while at < end:
-        events.append(content[at : at + 1 + sizes[content[at]]])
-        at += len(events[-1])
-    assert at == end
-    return sizes, events, content[end:]
 
 
 def read_slowly(content: bytes) -> tuple[tuple[int, int, int], dict[tuple[int, bool], dict[int, dict[str, float]]]]:
@@ -90,9 +76,7 @@ def as_written_by(content: bytes, version: tuple[int, int]) -> bytes:
     assert all(kept[code] <= sizes.get(code, 99) for code in SIZES | SIZES_BY_VERSION[version])
     cut = [event[: 1 + kept[event[0]]] for event in events if event[0] in kept]
     cut[0] = cut[0][:1] + bytes([*version, 0]) + cut[0][4:]
-    table = b"".join(struct.pack(">BH", code, size) for code, size in kept.items())
-    stream = b"".join([bytes([PAYLOADS, 1 + len(table)]), table, *cut])
-    return content[:11] + struct.pack(">i", len(stream)) + stream + rest
+    return with_events(kept, cut, rest)
 
 
 def assert_same_columns(one: Columns, other: Columns, absent: set[str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets.replays import slp_reader
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import HITSTUN_FLAG, final_rows, parse_replay
 from datasets.runtime.errors import ReplayError
@@ -259,10 +260,10 @@ def test_no_column_is_both_pre_frame_and_post_frame():
     ],
 )
 def test_errors_of_the_parser_are_explained(error, expected, monkeypatch, read_real):
-    def fail(path: str) -> None:
+    def fail(path: str, skip_frames: bool) -> None:
         raise error
 
-    monkeypatch.setattr(peppi_py, "read_slippi", fail)
+    monkeypatch.setattr(slp_reader, "read_slippi", fail)
     with pytest.raises(ReplayError) as rejected:
         parse_replay(read_real(OLD_GAME))
     assert expected in rejected.value.message
