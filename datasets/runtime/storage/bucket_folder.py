@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -94,16 +92,10 @@ class BucketFolder(Folder):
         if move:
             source.unlink()
 
-    def download(self, path: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
-        try:
-            with reported_errors(self._at(path)), temporary.open("wb") as file:
-                for part in obstore.get(self._store, path).stream(min_chunk_size=READ_BYTES):
-                    file.write(part)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def stream(self, path: str) -> Iterator[bytes]:
+        with reported_errors(self._at(path)):
+            for content in obstore.get(self._store, path).stream(min_chunk_size=READ_BYTES):
+                yield bytes(content)
 
     def info(self, path: str) -> FileInfo | None:
         try:

@@ -9,8 +9,11 @@ Paths are relative to the folder, with slashes. Every method may be called by se
 
 from __future__ import annotations
 
+import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
@@ -83,8 +86,8 @@ class Folder(ABC):
         """
 
     @abstractmethod
-    def download(self, path: str, target: Path) -> None:
-        """Copy a file to this machine's disk. After a kill the target is complete, or as it was before."""
+    def stream(self, path: str) -> Iterator[bytes]:
+        """Content of a file in pieces of some MB."""
 
     @abstractmethod
     def info(self, path: str) -> FileInfo | None:
@@ -121,9 +124,27 @@ class Folder(ABC):
     def is_locked(self, path: str) -> bool:
         """Whether another process holds the lock, as far as can be seen without taking it."""
 
+    def download(self, path: str, target: Path) -> None:
+        """Copy a file to this machine's disk. After a kill the target is complete, or as it was before."""
+        with temporary_beside(target) as temporary:
+            with temporary.open("wb") as file:
+                file.writelines(self.stream(path))
+            temporary.replace(target)
+
     def exists(self, path: str) -> bool:
         """Whether there is a file of this name."""
         return self.info(path) is not None
+
+
+@contextmanager
+def temporary_beside(final: Path) -> Iterator[Path]:
+    """A hidden name in the folder of a file, whose folder is created; what is left there is deleted."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def open_folder(location: str | Path) -> Folder:

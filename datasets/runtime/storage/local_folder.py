@@ -6,19 +6,18 @@ import ctypes
 import errno
 import os
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from datasets.runtime.durable_files import fsync_folder
 from datasets.runtime.file_lock import exclusive_lock, is_locked
-from datasets.runtime.storage.folder import FileInfo, Folder, Lock
+from datasets.runtime.storage.folder import FileInfo, Folder, Lock, temporary_beside
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 """Constants of renameat2(2)."""
-COPY_BYTES = 1 << 22
+READ_BYTES = 4 << 20
 
 
 class LocalFolder(Folder):
@@ -37,7 +36,7 @@ class LocalFolder(Folder):
 
     def create(self, path: str, content: bytes) -> None:
         final = self.root / path
-        with _temporary_beside(final) as temporary:
+        with temporary_beside(final) as temporary:
             _write(temporary, content)
             try:
                 _rename_to_new(temporary, final)
@@ -48,7 +47,7 @@ class LocalFolder(Folder):
 
     def replace(self, path: str, content: bytes) -> None:
         final = self.root / path
-        with _temporary_beside(final) as temporary:
+        with temporary_beside(final) as temporary:
             _write(temporary, content)
             temporary.replace(final)
         fsync_folder(final.parent)
@@ -60,7 +59,7 @@ class LocalFolder(Folder):
             _fsync(source)
             source.replace(final)
         else:
-            with _temporary_beside(final) as temporary:
+            with temporary_beside(final) as temporary:
                 shutil.copyfile(source, temporary)
                 _fsync(temporary)
                 temporary.replace(final)
@@ -68,10 +67,10 @@ class LocalFolder(Folder):
                 source.unlink()
         fsync_folder(final.parent)
 
-    def download(self, path: str, target: Path) -> None:
-        with _temporary_beside(target) as temporary:
-            shutil.copyfile(self.root / path, temporary)
-            temporary.replace(target)
+    def stream(self, path: str) -> Iterator[bytes]:
+        with (self.root / path).open("rb") as file:
+            while content := file.read(READ_BYTES):
+                yield content
 
     def info(self, path: str) -> FileInfo | None:
         try:
@@ -117,17 +116,6 @@ def _info(path: str, stat: os.stat_result) -> FileInfo:
 def _reraise_unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-@contextmanager
-def _temporary_beside(final: Path) -> Iterator[Path]:
-    """A hidden name in the folder of a file, whose folder is created; what is left there is deleted."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> None:
