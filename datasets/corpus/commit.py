@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
-from datasets.corpus.commit_files import GameFiles, StagedFiles, file_summaries, move_files, stage_files
+from datasets.corpus.commit_files import GameFiles, StagedFiles, build_revision, file_summaries, move_files, stage_files
 from datasets.corpus.commit_log import (
     COMMITS,
     Commit,
@@ -47,7 +47,6 @@ from datasets.corpus.manifest import (
     require_files,
     unlisted_files,
 )
-from datasets.corpus.revision import build_revision
 from datasets.runtime.durable_files import TEMPORARY_PATTERN, fsync_folder, write_json_atomically
 from datasets.runtime.errors import UserError, first_difference
 from datasets.runtime.file_lock import exclusive_lock

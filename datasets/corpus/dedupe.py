@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets.corpus.commit_files import Row
+from datasets.corpus.commit_files import DROP_MESSAGES, Row, reject_row
 from datasets.corpus.known_games import KnownGame, KnownGames
-from datasets.corpus.revision import DROP_MESSAGES, reject_row
 
 SLP = "slp"
 """`games.form` of a game that nothing replaces."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets.corpus.commit import Committer
 from datasets.corpus.commit_checks import DAMAGE, Problem
+from datasets.corpus.commit_files import DROP_MESSAGES
 from datasets.corpus.commit_log import COMMITS, OtherFormatError, commit_stem, list_commits, number_and_revision
 from datasets.corpus.corpus_checks import CommitFindings, check_commits
 from datasets.corpus.manifest import (
@@ -23,7 +24,6 @@ from datasets.corpus.manifest import (
     read_manifest,
     unlisted_files,
 )
-from datasets.corpus.revision import DROP_MESSAGES
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.runtime.file_lock import exclusive_lock
