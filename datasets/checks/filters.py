@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.checks.plausibility import implausibilities
+from datasets.checks.plausibility import impossibilities, suspicions
+from datasets.checks.plausibility_check import Violation
 from datasets.checks.player_timeline import frames_where
-from datasets.checks.value_ranges import value_out_of_range
 from datasets.replays.game import Columns, Game
 from datasets.runtime.errors import ReplayError
 from datasets.schema.melee_ids import TOURNAMENT_STAGES
@@ -37,6 +37,8 @@ class FilterConfig:
     """Accept games with items on. Items heal, so percent is not checked in these games."""
     allow_teams: bool = False
     """Accept team games of two players."""
+    strict: bool = False
+    """Reject games that break a learned rule, too. By default they are stored with `suspect_rules`."""
 
     def __post_init__(self) -> None:
         if self.min_frames < 1:
@@ -47,18 +49,22 @@ class FilterConfig:
             raise ValueError(f"num_stocks={self.num_stocks}: expected 1 to 99, or 0 for any number")
 
 
-def check_game(game: Game, filters: FilterConfig) -> None:
-    """Reject a game that is not a training game, or whose values are not plausible.
+def check_game(game: Game, filters: FilterConfig) -> list[Violation] | None:
+    """Reject a game that is not a training game, or whose values are not possible.
 
+    Returns:
+        The learned rules that an accepted game breaks; None if they were not checked.
     Raises:
         ReplayError: with the code of the first reason, and a message that lists every reason.
     """
     reasons = [*_settings(game, filters), *_activity(game, filters)]
-    if (message := value_out_of_range(game)) is not None:
-        reasons.append(("bad_values", message))
-    reasons += implausibilities(game)
+    reasons += [(found.code, found.message) for found in impossibilities(game)]
+    suspect = None if reasons and not filters.strict else suspicions(game)
+    if filters.strict:
+        reasons += [(found.code, found.message) for found in suspect or ()]
     if reasons:
         raise ReplayError(reasons[0][0], "; ".join(f"{code}: {text}" for code, text in reasons))
+    return suspect
 
 
 def _settings(game: Game, filters: FilterConfig) -> list[tuple[str, str]]:

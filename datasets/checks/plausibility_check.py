@@ -5,7 +5,7 @@ Each check compares whole columns once, and then examines only the few frames th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,23 @@ from datasets.checks.player_timeline import PlayerTimeline
 from datasets.schema.columns import FIRST_FRAME_ID
 
 Finding = tuple[str, str, np.ndarray]
-"""Reject code, message about the first of the frames, and the frames (int64, indices; empty if only counted)."""
+"""Code, message about the first of the frames, and the frames (int64, indices into the timeline; never empty)."""
 
-MAX_VIOLATIONS = 16
-"""Frames of a player that may violate an empirical check. More than that is not damage but a source of another kind:
-a modified game, a scripted recording, or a character outside of the measured games."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """A rule that a game breaks."""
+
+    code: str
+    """See `datasets.schema.reject_reasons`."""
+    message: str
+    frames: np.ndarray
+    """int64, indices into the game's frames; empty if the rule concerns the whole game."""
+
+
+def num_frames_of(violations: Sequence[Violation]) -> int:
+    """Distinct frames of a game that some violations concern."""
+    return len(np.unique(np.concatenate([found.frames for found in violations]))) if violations else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,23 +43,22 @@ class PlausibilityCheck:
     """Post-frame columns. The check is skipped if the source lacks one."""
     pre_frame_columns: frozenset[str] = frozenset()
     """Columns that the source must also record before each frame."""
-    is_empirical: bool = True
-    """Whether the check rests on measured games, not on the definition of the columns."""
     applies_to_followers: bool = False
     """Whether it holds for the Ice Climbers' partner, whose inputs and states the game updates in another order."""
 
-    def violations(self, timeline: PlayerTimeline) -> list[tuple[str, str]]:
-        """Reject code and message of each violation."""
+    def violations(self, timeline: PlayerTimeline) -> Iterator[Violation]:
+        """What the check finds in one timeline."""
+        if timeline.is_follower and not self.applies_to_followers:
+            return
         if not (self.columns <= timeline.names and self.pre_frame_columns <= timeline.pre_frame_names):
-            return []
-        return [
-            (code, f"player {timeline.player}: {text}{_at_frames(frames)}")
-            for code, text, frames in self.find(timeline)
-            if not (self.is_empirical and len(frames) > MAX_VIOLATIONS)
-        ]
+            return
+        for code, text, frames in self.find(timeline):
+            in_game = frames + timeline.first_frame
+            message = f"player {timeline.player}: {text}{_at_frames(in_game)}"
+            yield Violation(code=code, message=message, frames=in_game)
 
 
 def _at_frames(frames: np.ndarray) -> str:
-    """The id of the first frame, and the number of others; empty without frames."""
+    """The id of the first frame, and the number of others."""
     more = f" and in {len(frames) - 1} more" if len(frames) > 1 else ""
-    return f" at frame {int(frames[0]) + FIRST_FRAME_ID}{more}" if len(frames) else ""
+    return f" at frame {int(frames[0]) + FIRST_FRAME_ID}{more}"

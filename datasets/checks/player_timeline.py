@@ -23,6 +23,9 @@ class PlayerTimeline:
     """One player of a game, or an Ice Climbers' partner. Masks are computed on first use."""
 
     player: int
+    first_frame: int
+    """Index of the first frame within the game."""
+    is_follower: bool
     character: int
     """External id."""
     is_human: bool
@@ -85,12 +88,19 @@ class PlayerTimeline:
         return self["airborne"] != 0
 
 
+def timelines(game: Game) -> list[PlayerTimeline]:
+    """The timelines of both players and of their partners."""
+    return [*player_timelines(game), *follower_timelines(game)]
+
+
 def player_timelines(game: Game) -> list[PlayerTimeline]:
     """The timelines of both players."""
     cross_checks = (None, None) if game.cross_check is None else game.cross_check.players
     return [
         PlayerTimeline(
             player=player,
+            first_frame=0,
+            is_follower=False,
             character=facts.character,
             is_human=facts.is_human is not False,
             has_items=bool(game.facts.has_items),
@@ -109,6 +119,8 @@ def follower_timelines(game: Game) -> list[PlayerTimeline]:
     return [
         PlayerTimeline(
             player=follower.player,
+            first_frame=int(follower.rows[run.start]),
+            is_follower=True,
             character=game.facts.players[follower.player].character,
             is_human=False,
             has_items=bool(game.facts.has_items),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from datasets.checks.plausibility_check import Violation
 from datasets.replays.game import Columns, Game
 
 VALUE_RANGES: dict[str, tuple[float, float]] = {
@@ -17,15 +20,11 @@ VALUE_RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 """Column -> lowest and highest value that the game can produce, with a margin."""
 
-NEVER_TINY = frozenset({"state_age", "self_air_x", "self_y", "attack_x", "attack_y", "self_ground_x"})
-"""Columns that are often 0, and otherwise at least TINY."""
-TINY = 1e-20
-"""The smallest magnitude in the measured games is 4e-14. A damaged 0 is mostly smaller."""
-TINY_BITS = int(np.float32(TINY).view(np.uint32))
+NO_FRAMES = np.empty(0, np.int64)
 
 
-def value_out_of_range(game: Game) -> str | None:
-    """A message about the first column with a value out of its range; None if there is none."""
+def values_out_of_range(game: Game) -> Iterator[Violation]:
+    """The first column with a value out of its range."""
     every_columns: list[Columns] = [*game.players, *(follower.columns for follower in game.followers)]
     for columns in every_columns:
         for name, (lowest, highest) in VALUE_RANGES.items():
@@ -35,14 +34,6 @@ def value_out_of_range(game: Game) -> str | None:
             greatest = np.maximum.reduce(values)
             least = 0 if values.dtype.kind == "u" else np.minimum.reduce(values)
             if not (lowest <= least and greatest <= highest):
-                return f"{name} ranges from {values.min()} to {greatest}, expected {lowest} to {highest}"
-            if name in NEVER_TINY and _smallest_bits(values) < TINY_BITS:
-                return f"{name} has a value closer to 0 than {TINY}, expected 0 itself or a larger magnitude"
-    return None
-
-
-def _smallest_bits(values: np.ndarray) -> int:
-    """Bits of the smallest nonzero magnitude. The bits of non-negative floats are ordered like their values."""
-    bits = values.view(np.uint32) << np.uint32(1)  # drops the sign
-    bits -= np.uint32(2)  # 0 wraps around to the largest value
-    return int(np.minimum.reduce(bits)) // 2 + 1
+                message = f"{name} ranges from {values.min()} to {greatest}, expected {lowest} to {highest}"
+                yield Violation(code="bad_values", message=message, frames=NO_FRAMES)
+                return

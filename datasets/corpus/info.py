@@ -13,6 +13,7 @@ from datasets.corpus.reader import Corpus
 from datasets.schema.columns import OPTIONAL_FIELDS
 from datasets.schema.melee_ids import character_name, stage_name
 from datasets.schema.splits import SplitConfig, in_split
+from datasets.schema.suspect_rules import suspect_rules_in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,12 @@ class CorpusInfo:
     games_without: dict[str, int]
     """Games that lack an optional field."""
     games_by_split: dict[str, int]
+    num_suspect: int
+    """Games that break a learned rule."""
+    suspect_by_rule: dict[str, int]
+    """Games that break each of these rules; a game may break several."""
+    num_unchecked: int
+    """Games that the rules were not applied to: in a corpus of an older format, or with rollback frames."""
     rejects_by_reason: dict[str, int]
     rejects: list[dict[str, Any]]
 
@@ -44,6 +51,7 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
     numbers = np.asarray(games["split_number"], dtype=np.float64)
     may_hold_rollbacks = np.asarray(games["may_hold_rollbacks"], dtype=bool)
     splits = ("train", "validation", "test")
+    suspect = [bits for bits in games["suspect_rules"] if bits is not None]
     rejects = corpus.rejects.to_pylist()
     return CorpusInfo(
         num_games=len(games["game_id"]),
@@ -54,6 +62,9 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
         games_by_version=dict(sorted(Counter(version or "unknown" for version in games["slippi_version"]).items())),
         games_without={name: games[f"has_{name}"].count(False) for name in OPTIONAL_FIELDS},
         games_by_split={s: int(in_split(numbers, s, SplitConfig(), may_hold_rollbacks).sum()) for s in splits},
+        num_suspect=sum(bits > 0 for bits in suspect),
+        suspect_by_rule=dict(Counter(rule for bits in suspect for rule in suspect_rules_in(bits)).most_common()),
+        num_unchecked=len(games["game_id"]) - len(suspect),
         rejects_by_reason=dict(Counter(reject["code"] for reject in rejects).most_common()),
         rejects=rejects,
     )
@@ -70,6 +81,7 @@ def describe(info: CorpusInfo, show_rejects: bool) -> str:
         ("characters", _counts(info.games_by_character)),
         ("versions", _counts(info.games_by_version)),
         ("games without", _counts(info.games_without)),
+        ("suspect games", _suspect_text(info)),
         (
             "rejects",
             f"{len(info.rejects):,}" + (f": {_counts(info.rejects_by_reason)}" if info.rejects else ""),
@@ -82,6 +94,11 @@ def describe(info: CorpusInfo, show_rejects: bool) -> str:
             for reject in info.rejects
         ]
     return "\n".join(lines)
+
+
+def _suspect_text(info: CorpusInfo) -> str:
+    text = f"{info.num_suspect:,}" + (f": {_counts(info.suspect_by_rule)}" if info.num_suspect else "")
+    return f"{text}; {info.num_unchecked:,} not checked" if info.num_unchecked else text
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -5,6 +5,7 @@ Guarded by `benchmarks/encode.py`, which prints bytes per frame and the time of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets.checks.plausibility_check import Violation, num_frames_of
 from datasets.replays.game import Columns, Follower, Game
 from datasets.schema.columns import (
     FIRST_FRAME_ID,
@@ -21,6 +23,7 @@ from datasets.schema.columns import (
     PLAYER_COLUMNS,
 )
 from datasets.schema.splits import split_number
+from datasets.schema.suspect_rules import suspect_bits
 
 ROW_GROUP_FRAMES = 64 * 1024
 """The game that reaches this many frames closes the row group, which is the unit of reading in training."""
@@ -108,8 +111,12 @@ def followers_table(game: Game, follower: Follower) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=FOLLOWERS_SCHEMA)
 
 
-def game_row(game: Game) -> dict[str, Any]:
-    """A game's row of the games table, without its origin and its position in a shard."""
+def game_row(game: Game, suspect: Sequence[Violation] | None = None) -> dict[str, Any]:
+    """A game's row of the games table, without its origin and its position in a shard.
+
+    Args:
+        suspect: the learned rules that it breaks; None if they were not checked.
+    """
     facts = game.facts
     split_key = facts.match_id or game.game_id
     first, second = facts.players
@@ -122,6 +129,8 @@ def game_row(game: Game) -> dict[str, Any]:
         "num_rollback_rows": game.num_rollback_rows,
         "num_follower_rows": sum(len(follower.rows) for follower in game.followers),
         "may_hold_rollbacks": game.may_hold_rollbacks,
+        "suspect_rules": None if suspect is None else suspect_bits(found.code for found in suspect),
+        "suspect_frames": None if suspect is None else num_frames_of(suspect),
         "stage": facts.stage,
         "p0_character": first.character,
         "p1_character": second.character,

@@ -87,8 +87,7 @@ def _parse(replay: ReplayInput, content: bytes, options: EncodeOptions) -> tuple
             game = parse_parsed_game(content, replay.name, replay.meta)
         else:
             game = parse_replay(content, repair_old=options.repair_old)
-        check_game(game, options.filters)
-        row = game_row(game)
+        row = game_row(game, check_game(game, options.filters))
         for name, value in row.items():  # a value that does not fit the schema must fail here, not in the driver
             pa.array([value], GAMES_SCHEMA.field(name).type)
         return game, row, frames_table(game)

@@ -81,8 +81,9 @@ class PlayerCrossCheck:
     pre_frame: Columns
     """`action`, `x`, `y`, `percent` and processed `buttons` (uint32) before each frame, when the game reads the inputs:
     (frames,), as recorded (SPEC.md, Pre-Frame Update)."""
-    off_grid: dict[str, int]
-    """Column -> number of frames whose recorded value is not exactly the stored integer times the column's step."""
+    off_grid: dict[str, np.ndarray]
+    """Column -> frames (int64) whose recorded value is not exactly the stored integer times the column's step; only
+    columns with such frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

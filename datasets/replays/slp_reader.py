@@ -255,8 +255,8 @@ def _player_columns(data: Data, rows: np.ndarray | None) -> tuple[Columns, Playe
     return post | pre, cross_check
 
 
-def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
-    """The post-frame columns, and in how many frames the facing is not -1, 0 or 1."""
+def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[str, np.ndarray]]:
+    """The post-frame columns, and the frames in which the facing is not -1, 0 or 1."""
     sources: dict[str, object] = {
         "character": post.character, "action": post.state, "x": post.position.x, "y": post.position.y,
         "facing": post.direction, "percent": post.percent, "shield": post.shield,
@@ -275,25 +275,25 @@ def _post_columns(post: Post, rows: np.ndarray | None) -> tuple[Columns, dict[st
         "self_ground_x": velocities and velocities.self_x_ground,
     }
     columns: Columns = {name: None if s is None else _numpy(s, rows) for name, s in sources.items()}
-    columns["facing"], num_off_facing = _on_grid(columns["facing"], 1.0, np.int8)  # pyrefly: ignore
+    columns["facing"], off_facing = _on_grid(columns["facing"], 1.0, np.int8)  # pyrefly: ignore
     columns["hitstun"] = None
     if post.misc_as is not None and columns["flags_3"] is not None:
         in_hitstun = (columns["flags_3"] & HITSTUN_FLAG) != 0
         columns["hitstun"] = np.where(in_hitstun, _numpy(post.misc_as, rows), np.float32(0))
-    return {name: columns[name] for name in POST_COLUMNS}, {"facing": num_off_facing} if num_off_facing else {}
+    return {name: columns[name] for name in POST_COLUMNS}, {"facing": off_facing} if len(off_facing) else {}
 
 
-def _pre_columns(pre: Pre, rows: np.ndarray | None) -> tuple[Columns, dict[str, int]]:
-    """The controller columns, and in how many frames of each the recorded value is not a multiple of the step."""
+def _pre_columns(pre: Pre, rows: np.ndarray | None) -> tuple[Columns, dict[str, np.ndarray]]:
+    """The controller columns, and the frames of each in which the recorded value is not a multiple of the step."""
     sticks = {"main_x": pre.joystick.x, "main_y": pre.joystick.y, "c_x": pre.cstick.x, "c_y": pre.cstick.y}
     steps = {name: _on_grid(_numpy(array, rows), STICK_GRID, np.int8) for name, array in sticks.items()}
     steps["trigger"] = _on_grid(_numpy(pre.triggers, rows), TRIGGER_GRID, np.uint8)
     columns = {name: values for name, (values, _) in steps.items()} | {"buttons": _numpy(pre.buttons_physical, rows)}
-    return {name: columns[name] for name in PRE_COLUMNS}, {name: num for name, (_, num) in steps.items() if num}
+    return {name: columns[name] for name in PRE_COLUMNS}, {name: off for name, (_, off) in steps.items() if len(off)}
 
 
-def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[np.ndarray, int]:
-    """Round values to steps of 1 / `grid`, and count those that are not exact multiples.
+def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[np.ndarray, np.ndarray]:
+    """Round values to steps of 1 / `grid`, and find those that are not exact multiples.
 
     Raises:
         ValueError: a value is more than half a step outside of the dtype's range.
@@ -304,7 +304,7 @@ def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[
         off = np.flatnonzero(steps / np.float32(grid) != values)
         if len(off) and not (np.abs(steps[off] - scaled[off]) <= 0.5).all():
             raise ValueError("a stick, a trigger or the facing is out of range")
-    return steps, len(off)
+    return steps, off
 
 
 def _followers(frames: Frame, rows: np.ndarray | None) -> Iterator[Follower]:

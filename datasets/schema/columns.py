@@ -113,6 +113,8 @@ GAMES_SCHEMA = pa.schema(
         pa.field("num_rollback_rows", pa.int32(), nullable=False),  # rows replaced by resimulated frames, removed
         pa.field("num_follower_rows", pa.int32(), nullable=False),  # over both players' partners
         pa.field("may_hold_rollbacks", pa.bool_(), nullable=False),  # not evaluated on
+        pa.field("suspect_rules", pa.uint32()),  # bits of `datasets.schema.suspect_rules`; null if not checked
+        pa.field("suspect_frames", pa.int32()),  # frames that these rules concern; null if not checked
         pa.field("stage", pa.uint16(), nullable=False),
         pa.field("p0_character", pa.uint8(), nullable=False),  # external id, as selected
         pa.field("p1_character", pa.uint8(), nullable=False),

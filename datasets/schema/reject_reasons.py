@@ -25,20 +25,23 @@ REJECT_REASONS: dict[str, str] = {
     "odd_first_frame": "the first frame is not the start of the countdown",
     "frame_gap": "frames are missing",
     "player_absent": "a player is missing in some frames",
-    # Plausibility checks
+    # What the specification states, and what no game can do
     "cut_short": "the frames end before the last frame that the metadata names",
     "bad_values": "values that are not finite or out of range",
-    "off_grid": "a stick or trigger value that no controller produces",
     "stocks_jump": "stocks that increase, or drop by more than one at a time",
-    "percent_falls": "percent that drops without a respawn",
     "character_mismatch": "a character that was not selected",
+    "position_jump": "a position change too large for one frame",
+    # Learned rules (`datasets.schema.suspect_rules`): reasons with --strict only
+    "off_grid": "a stick or trigger value that no controller produces",
+    "percent_falls": "percent that drops without a respawn",
     "pre_post_mismatch": "a pre-frame state that differs from the post-frame state before it",
     "buttons_mismatch": "processed buttons that differ from the physical buttons in a few frames",
     "shield_jump": "a shield that shrinks while it is down, or grows too fast",
     "hitlag_mismatch": "hitlag frames without the hitlag flag, or the flag without frames",
     "one_frame_value": "a value that changes for a single frame and reverts, with nothing to cause it",
-    "position_jump": "a position change too large for one frame",
     "velocity_mismatch": "a velocity that does not match the movement",
+    "position_reverts": "a large position change that reverts in the next frame",
+    "unusual_value": "a value that is possible but was never seen, such as half a frame of hitstun",
     # Training-game filters
     "teams": "a team game",
     "cpu_player": "a CPU player",

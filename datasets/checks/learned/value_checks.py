@@ -8,7 +8,7 @@ import numpy as np
 
 from datasets.checks.plausibility_check import Finding, PlausibilityCheck
 from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where
-from datasets.schema.melee_ids import INTERNAL_CHARACTERS, NESS, SHEIK, ZELDA
+from datasets.schema.melee_ids import NESS
 
 GUARD = (178, 182)
 """Action states with the shield up: GuardOn to GuardReflect."""
@@ -37,31 +37,6 @@ PERSISTENT_BITS = {
 of an attack's lag, intangibility of the animation, hitlag, the edge of the screen."""
 HIT_COLUMNS = frozenset({"last_attack", "combo"})
 """Of these, the columns that only hits change. They do not change for a single frame between actions either."""
-
-NO_FRAMES = np.empty(0, np.int64)
-"""For findings that are only counted."""
-
-
-def _stocks(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """Stocks decrease, by one at a time."""
-    stocks = timeline["stocks"]
-    changes = frames_where(stocks[1:] != stocks[:-1]) + 1
-    wrong = changes[stocks[changes].astype(np.int16) != stocks[changes - 1].astype(np.int16) - 1]
-    if len(wrong):
-        yield "stocks_jump", f"stocks change from {stocks[wrong[0] - 1]} to {stocks[wrong[0]]}", wrong
-
-
-def _character(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """The character is the selected one. Zelda and Sheik can switch."""
-    if timeline.character >= len(INTERNAL_CHARACTERS):
-        return
-    expected = {INTERNAL_CHARACTERS[timeline.character]}
-    if not expected.isdisjoint({SHEIK, ZELDA}):
-        expected = {SHEIK, ZELDA}
-    character = timeline["character"]
-    if not {int(character.min()), int(character.max())} <= expected:
-        wrong = frames_where(~np.isin(character, list(expected)))
-        yield "character_mismatch", f"character {character[wrong[0]]}, expected {min(expected)}", wrong
 
 
 def _percent(timeline: PlayerTimeline) -> Iterator[Finding]:
@@ -102,17 +77,12 @@ def _action_before(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _resolution(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """Facing is -1, 0 or 1, and a controller's values are multiples of its resolution."""
-    off = {} if timeline.cross_check is None else timeline.cross_check.off_grid
-    if "facing" in off:
-        yield "bad_values", f"facing is not -1, 0 or 1 in {off['facing']} frames", NO_FRAMES
-    sticks = {name: num for name, num in off.items() if name != "facing"}
-    if sticks and timeline.is_human:
-        yield (
-            "off_grid",
-            ", ".join(f"{name} is not a multiple of its step in {num} frames" for name, num in sticks.items()),
-            NO_FRAMES,
-        )
+    """A controller's values are multiples of its resolution."""
+    if timeline.cross_check is None or not timeline.is_human:
+        return
+    for name, frames in timeline.cross_check.off_grid.items():
+        if name != "facing":
+            yield "off_grid", f"{name} is not a multiple of its step", frames
 
 
 def _buttons(timeline: PlayerTimeline) -> Iterator[Finding]:
@@ -169,7 +139,7 @@ def _hitstun(timeline: PlayerTimeline) -> Iterator[Finding]:
     hitstun = timeline["hitstun"]
     wrong = frames_where(hitstun != np.rint(hitstun))
     if len(wrong):
-        yield "bad_values", f"{hitstun[wrong[0]]:g} frames of hitstun, expected a whole number", wrong
+        yield "unusual_value", f"{hitstun[wrong[0]]:g} frames of hitstun, expected a whole number", wrong
 
 
 def _ground(timeline: PlayerTimeline) -> Iterator[Finding]:
@@ -178,7 +148,7 @@ def _ground(timeline: PlayerTimeline) -> Iterator[Finding]:
     highest = HIGHEST_GROUND[timeline.stage in FLAT_STAGES]
     if (ground + np.uint16(1)).max() > highest + 1:  # NO_GROUND becomes 0
         wrong = frames_where((ground > highest) & (ground != NO_GROUND))
-        yield "bad_values", f"ground {ground[wrong[0]]}, expected at most {highest}", wrong
+        yield "unusual_value", f"ground {ground[wrong[0]]}, expected at most {highest}", wrong
 
 
 def _one_frame_changes(timeline: PlayerTimeline) -> Iterator[Finding]:
@@ -213,18 +183,14 @@ def _within_one_action(timeline: PlayerTimeline, frames: np.ndarray) -> np.ndarr
 
 _STATE_AGE_COLUMNS = frozenset({"action", "state_age", "flags_1"})
 VALUE_CHECKS = (
-    PlausibilityCheck(find=_stocks, columns=frozenset({"stocks"}), is_empirical=False, applies_to_followers=True),
-    PlausibilityCheck(find=_character, columns=frozenset({"character"}), is_empirical=False),
     PlausibilityCheck(find=_percent, columns=frozenset({"percent", "action", "character"}), applies_to_followers=True),
     PlausibilityCheck(find=_percent_before, columns=frozenset({"percent"}), pre_frame_columns=frozenset({"percent"})),
     PlausibilityCheck(find=_action_before, columns=_STATE_AGE_COLUMNS, pre_frame_columns=frozenset({"action"})),
-    PlausibilityCheck(find=_resolution, columns=frozenset(), is_empirical=False),
+    PlausibilityCheck(find=_resolution, columns=frozenset()),
     PlausibilityCheck(find=_buttons, columns=frozenset({"buttons"}), pre_frame_columns=frozenset({"buttons"})),
     PlausibilityCheck(find=_shield, columns=frozenset({"shield", "action", "flags_2"})),
-    PlausibilityCheck(
-        find=_hitlag, columns=frozenset({"hitlag", "flags_1"}), is_empirical=False, applies_to_followers=True
-    ),
-    PlausibilityCheck(find=_hitstun, columns=frozenset({"hitstun"}), is_empirical=False, applies_to_followers=True),
+    PlausibilityCheck(find=_hitlag, columns=frozenset({"hitlag", "flags_1"}), applies_to_followers=True),
+    PlausibilityCheck(find=_hitstun, columns=frozenset({"hitstun"}), applies_to_followers=True),
     PlausibilityCheck(find=_ground, columns=frozenset({"ground"}), applies_to_followers=True),
     PlausibilityCheck(find=_one_frame_changes, columns=_STATE_AGE_COLUMNS),
 )

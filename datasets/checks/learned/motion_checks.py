@@ -10,8 +10,6 @@ from datasets.checks.plausibility_check import Finding, PlausibilityCheck
 from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where
 from datasets.schema.columns import VELOCITY_COLUMNS
 
-MAX_STEP = 100.0
-"""Maximum distance per frame, in game units. Measured: 34 (Kirby's throw), and 9 in launches."""
 MAX_RETURN = 25.0
 """Maximum distance of a frame that the next frame reverts, in game units. Measured: 12 (onto a ledge)."""
 MAX_SHIFT = 10.0
@@ -30,21 +28,19 @@ FREE_ACTIONS = COMMON_ACTIONS.copy()
 FREE_ACTIONS[FIRST_SPECIAL:] = True
 
 
-def _displacement(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """Position changes are limited, except by death and respawn, and do not revert in the next frame."""
+def _reverts(timeline: PlayerTimeline) -> Iterator[Finding]:
+    """A large change of position does not revert in the next frame, except by death and respawn."""
     action = timeline["action"]
     for name in ("x", "y"):
         values = timeline[name]
         jumps = frames_where(np.abs(values[1:] - values[:-1]) > MAX_RETURN) + 1
         jumps = jumps[(action[jumps] > REBIRTH) & (action[jumps - 1] > REBIRTH)]
-        if not len(jumps):
-            continue
-        sizes = np.abs(values[jumps] - values[jumps - 1])
-        back = frames_where(jumps[1:] - jumps[:-1] == 1)
-        back = back[np.abs(values[jumps[back + 1]] - values[jumps[back] - 1]) < sizes[back] / 2]
-        for wrong in (jumps[sizes > MAX_STEP], jumps[back]):
-            if len(wrong):
-                yield "position_jump", f"{name} jumps from {values[wrong[0] - 1]:g} to {values[wrong[0]]:g}", wrong
+        back = jumps[:-1][np.diff(jumps) == 1]
+        sizes = np.abs(values[back] - values[back - 1])
+        wrong = back[np.abs(values[back + 1] - values[back - 1]) < sizes / 2]
+        if len(wrong):
+            text = f"{name} jumps from {values[wrong[0] - 1]:g} to {values[wrong[0]]:g} and back"
+            yield "position_reverts", text, wrong
 
 
 def _position_before(timeline: PlayerTimeline) -> Iterator[Finding]:
@@ -149,7 +145,7 @@ def _knockback(timeline: PlayerTimeline) -> Iterator[Finding]:
 _POSITION_COLUMNS = frozenset({"x", "y", "action"})
 _MOTION_COLUMNS = frozenset({"action", "state_age", "flags_1", "airborne", *VELOCITY_COLUMNS})
 MOTION_CHECKS = (
-    PlausibilityCheck(find=_displacement, columns=_POSITION_COLUMNS, applies_to_followers=True),
+    PlausibilityCheck(find=_reverts, columns=_POSITION_COLUMNS, applies_to_followers=True),
     PlausibilityCheck(
         find=_position_before, columns=_POSITION_COLUMNS | {"flags_1"}, pre_frame_columns=_POSITION_COLUMNS
     ),
