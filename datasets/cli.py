@@ -13,6 +13,8 @@ from datasets.runtime.process.command import parse_and_run
 
 DAMAGED_CORPUS = 1
 """Exit code of `wm corpus verify` and `repair`."""
+INCOMPLETE = 1
+"""Exit code of `wm encode` if inputs could not be read for now."""
 
 
 def synth(args: Sequence[str]) -> int:
@@ -56,8 +58,10 @@ def encode(args: Sequence[str]) -> int:
         sources: tuple[str, ...] = (),
         memory: str | None = None,
         options: OmitArgPrefixes[EncodeOptions] = EncodeOptions(),  # noqa: B008
-    ) -> None:
+    ) -> int:
         """Encode replays into a corpus.
+
+        Exits with code 1 if inputs could not be read for now; the same command then reads what is missing.
 
         Args:
             places: folders, .slp, .slp.gz, .zip, .7z, .tar(.gz, .zst) and parsed sets, as paths or s3://, gs:// URIs.
@@ -73,6 +77,7 @@ def encode(args: Sequence[str]) -> int:
         with EncodeProgress(out) as progress:
             summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
         print(summary_text(summary, out))
+        return INCOMPLETE if summary.num_unread else 0
 
     return parse_and_run(command, "encode", args)
 

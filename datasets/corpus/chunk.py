@@ -26,7 +26,7 @@ class ChunkResult:
     """The outcome of a chunk. Its files stay in the staging folder until they are committed."""
 
     keys: tuple[str, ...]
-    """Keys of its inputs, without the unreachable ones."""
+    """Keys of its inputs, without the unread ones."""
     num_bytes: int
     """Bytes that its inputs occupy in their containers."""
     skipped: SkipStats
@@ -41,5 +41,5 @@ class ChunkResult:
     """Name in the staging folder; None without Ice Climbers' partners."""
     staged_files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name of a staged file -> its rows, bytes and checksum, computed by the worker that wrote it."""
-    num_unreachable: int = 0
-    """Inputs that could not be read in this run; the next run tries them again."""
+    unread: tuple[tuple[str, str], ...] = ()
+    """Label and message of inputs that could not be read in this run; the next run tries them again."""

@@ -63,6 +63,9 @@ class Metadata:
         finally:
             self._database.execute("COMMIT")
 
+    unread: tuple[str, str] | None = None
+    """Reason code and message if the file cannot be read for now."""
+
     def get(self, game_id: str) -> dict[str, Any] | None:
         """Metadata of a game, None if there is none."""
         row = self._database.execute("SELECT entry FROM entries WHERE game_id = ?", (game_id,)).fetchone()

@@ -26,6 +26,9 @@ from datasets.runtime.uris import is_uri_as_path
 from datasets.sources.scan import Survey, survey
 from datasets.sources.storage import is_remote, local_path
 
+MAX_UNREAD_SHOWN = 10
+"""Inputs that could not be read and are named at the end of a run."""
+
 RunChunks = Callable[[Feed], Generator[ChunkResult]]
 """Runs `encode_chunk` over a feed's chunks, anywhere, and yields the results in order."""
 
@@ -43,8 +46,10 @@ class EncodeSummary:
     num_replaced: int = 0
     """Games of an older pipeline that were replaced by their .slp."""
     num_ignored_files: int = 0
-    num_unreachable: int = 0
-    """Inputs that could not be read in this run."""
+    num_unread: int = 0
+    """Inputs that could not be read in this run, and folders and archives whose listing is incomplete."""
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    """Label and message of the first MAX_UNREAD_SHOWN of them."""
     num_bytes: int = 0
     """Bytes of the sources that have been processed or skipped."""
     num_bytes_done: int = 0
@@ -95,7 +100,7 @@ def encode(
             summary = _commit_all(results, committer, found, on_commit)
         committer.finish()
     summary.seconds = time.monotonic() - started
-    if not committer.num_games:
+    if not committer.num_games and not summary.num_unread:
         raise UserError(_no_games_message(summary, committer.reject_counts, out))
     return summary
 
@@ -114,7 +119,8 @@ def _commit_all(
         summary.num_inputs += result.skipped.num_done + len(result.keys)
         summary.num_bytes += result.skipped.num_bytes + result.num_bytes
         summary.num_bytes_done += result.skipped.num_bytes
-        summary.num_unreachable += result.num_unreachable
+        summary.num_unread += len(result.unread)
+        summary.unread += result.unread[: MAX_UNREAD_SHOWN - len(summary.unread)]
         if result.keys:
             commit = committer.commit(result)
             summary.num_games += len(commit["games"])
@@ -128,12 +134,8 @@ def _commit_all(
 
 
 def _no_games_message(summary: EncodeSummary, reject_counts: Counter, out: Path) -> str:
-    unreachable = f"{summary.num_unreachable} inputs could not be read; check the disk or the network"
-    if not summary.num_inputs:
-        return f"no game was encoded: all {unreachable}, and run the same command again"
     reasons = ", ".join(f"{count} {code}" for code, count in reject_counts.most_common())
-    message = f"none of {summary.num_inputs} inputs is a training game ({reasons}); `wm corpus info {out}` lists them"
-    return f"{message}. Another {unreachable}" if summary.num_unreachable else message
+    return f"none of {summary.num_inputs} inputs is a training game ({reasons}); `wm corpus info {out}` lists them"
 
 
 def _absolute(source: str) -> str:

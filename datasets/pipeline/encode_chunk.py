@@ -21,7 +21,7 @@ from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FOLLOWERS_SCHEMA, GAMES_SCHEMA
 from datasets.sources.inputs import ReplayInput
-from datasets.sources.read_errors import UNREACHABLE
+from datasets.sources.read_errors import is_transient
 from datasets.sources.reading import read_ahead
 
 
@@ -39,24 +39,29 @@ def encode_chunk(
     followers: ShardWriter | None = None
     games: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
-    unreachable: set[str] = set()
+    keys: list[str] = []
+    unread: list[tuple[str, str]] = []
     for index, (replay, read) in enumerate(read_ahead(chunk.inputs)):
         origin: dict[str, Any] = {"source": replay.source, "member": replay.member}
         origin["path"] = replay.name if chunk.options.keep_paths else None
-        content = b""
+        content, key = b"", replay.key
         rejection = replay.rejection or begin(index)
         try:
             if rejection is not None:
                 raise ReplayError(*rejection)
+            key = replay.key_if_damaged or key
             content = read()
+            key = replay.key
             game, row, table = _parse(replay, content, chunk.options)
         except ReplayError as error:
-            if error.code == UNREACHABLE:
-                unreachable.add(replay.key)
+            if is_transient(error):
+                unread.append((replay.label, error.message))
                 continue
+            keys.append(key)
             game_id = game_id_of(content) if content and replay.kind == "slp" else None
             rejects.append(origin | {"game_id": game_id, "code": error.code, "message": error.message})
             continue
+        keys.append(key)
         games.append(origin | row | frames.add(table))
         for follower in game.followers:
             if followers is None:
@@ -65,8 +70,8 @@ def encode_chunk(
     begin(None)
     writers = [writer for writer in (frames, followers) if writer is not None]
     return ChunkResult(
-        keys=tuple(replay.key for replay in chunk.inputs if replay.key not in unreachable),
-        num_unreachable=len(unreachable),
+        keys=tuple(keys),
+        unread=tuple(unread),
         num_bytes=sum(replay.num_bytes for replay in chunk.inputs),
         skipped=chunk.skipped,
         games=games,

@@ -121,7 +121,15 @@ def summary_text(summary: EncodeSummary, out: Path) -> str:
         f"{summary.num_replaced:,} games replaced by their .slp; {summary.num_ignored_files:,} other files ignored; "
         f"{summary.rejects.total():,} rejects" + (":" if summary.rejects else "")
     ]
-    if summary.num_unreachable:
-        lines.append(f"{summary.num_unreachable:8,}  inputs could not be reached; run the same command again to retry")
     lines += [f"{count:8,}  {code:<18} {REJECT_REASONS[code]}" for code, count in summary.rejects.most_common()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_unread_lines(summary)])
+
+
+def _unread_lines(summary: EncodeSummary) -> list[str]:
+    if not summary.num_unread:
+        return []
+    inputs = "input" if summary.num_unread == 1 else "inputs"
+    lines = [f"{label}: {message}" for label, message in summary.unread]
+    if num_more := summary.num_unread - len(summary.unread):
+        lines.append(f"and {num_more:,} more")
+    return [f"{summary.num_unread:,} {inputs} could not be read; run the same command again:", *lines]

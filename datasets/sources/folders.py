@@ -6,13 +6,15 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
+from datasets.runtime.errors import ReplayError
 from datasets.runtime.object_storage import list_remote, list_tree, needs_tree_listing, stat_remote
 from datasets.runtime.stored_file import StoredFile, storable_name
 from datasets.runtime.uris import is_remote
-from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, is_transient, rejection_of
-from datasets.sources.storage import local_file, local_path
+from datasets.sources.read_errors import READ_ERRORS, rejection_of
+from datasets.sources.storage import local_file, local_path, retry_transient
 
 SPECIAL_FILES = {
     stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -46,11 +48,11 @@ def files(source: str) -> Iterator[Entry]:
 
 def _local_files(source: str) -> Iterator[Entry]:
     try:
-        top = local_file(source)
+        top = retry_transient(source, lambda: local_file(source))
         is_folder = os.path.isdir(source)
-    except OSError as error:
+    except (OSError, ReplayError) as error:
         path = os.path.abspath(source)
-        yield replace(_inaccessible("", path, path, "", error), is_whole=True)
+        yield _inaccessible("", path, path, "", error)
         return
     if not is_folder:
         yield Entry(source=top.parent_name, name=top.name, file=top, rejection=_special_file(os.stat(source).st_mode))
@@ -65,7 +67,7 @@ def _local_files(source: str) -> Iterator[Entry]:
             continue
         path, identity, name = found
         try:
-            is_link, status = _status(path)
+            is_link, status = retry_transient(path, partial(_status, path))
             identity = os.path.realpath(path) if is_link else identity
             if not stat.S_ISDIR(status.st_mode):
                 base = storable_name(os.path.basename(path))
@@ -76,9 +78,9 @@ def _local_files(source: str) -> Iterator[Entry]:
             is_above = is_link and top.identity.startswith(f"{identity.rstrip('/')}/")
             if not is_above and (status.st_dev, status.st_ino) not in visited:  # links may form a cycle
                 visited.add((status.st_dev, status.st_ino))
-                names = sorted(os.listdir(path), key=os.fsencode)
+                names = sorted(retry_transient(path, partial(os.listdir, path)), key=os.fsencode)
                 levels.append(_children(path, identity, name, names))
-        except OSError as error:
+        except (OSError, ReplayError) as error:
             yield _inaccessible(label, path, identity, name, error)
 
 
@@ -99,28 +101,27 @@ def _special_file(mode: int) -> tuple[str, str] | None:
     return None if kind is None else ("unopenable", f"{kind}, not a file")
 
 
-def _inaccessible(label: str, path: str, identity: str, name: str, error: OSError) -> Entry:
+def _inaccessible(label: str, path: str, identity: str, name: str, error: OSError | ReplayError) -> Entry:
     """A missing file or a dangling link counts by its name; anything else might be a folder of replays."""
-    is_folder = os.path.isdir(path)
-    code, message = rejection_of(error)
+    is_missing = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ELOOP)
+    rejection = rejection_of(error, path)
+    if is_missing and os.path.islink(path):
+        rejection = "unopenable", rejection[1]  # once the link leads somewhere, the file is another input
     return Entry(
         source=label,
         name=storable_name(name),
         file=StoredFile(path, identity, storable_name(os.path.basename(path)), 0, 0),
-        rejection=(
-            UNREACHABLE if is_transient(path, error) else code,
-            f"a folder that cannot be listed: {message}" if is_folder else message,
-        ),
-        is_whole=is_folder or error.errno not in (errno.ENOENT, errno.ELOOP),
+        rejection=rejection,
+        is_whole=not is_missing or not name,
     )
 
 
 def _remote_files(source: str) -> Iterator[Entry]:
     try:
-        is_folder, top = stat_remote(source)
+        is_folder, top = retry_transient(source, lambda: stat_remote(source))
     except READ_ERRORS as error:
         root = StoredFile(source, source.partition("?")[0], "", 0, 0)
-        yield Entry(source="", name="", file=root, rejection=_remote_rejection(source, error), is_whole=True)
+        yield Entry(source="", name="", file=root, rejection=rejection_of(error, source), is_whole=True)
         return
     if not is_folder:
         yield Entry(source=top.parent_name, name=top.name, file=top)
@@ -140,7 +141,7 @@ def _remote_files(source: str) -> Iterator[Entry]:
             continue
         try:
             prefix = f"{name}/" if name else ""
-            children = list_remote(file.location)
+            children = retry_transient(file.location, partial(list_remote, file.location))
             levels.append(iter([(child, is_below, prefix + child.name) for child, is_below in children]))
         except READ_ERRORS as error:
             yield _unlisted(top, file, name, error)
@@ -148,19 +149,14 @@ def _remote_files(source: str) -> Iterator[Entry]:
 
 def _tree_files(top: StoredFile) -> Iterator[Entry]:
     try:
-        for name, file in list_tree(top.location):
-            yield Entry(source=top.name, name=name, file=file)
+        found = retry_transient(top.location, lambda: list_tree(top.location))
     except READ_ERRORS as error:
         yield _unlisted(top, top, "", error)
+        return
+    for name, file in found:
+        yield Entry(source=top.name, name=name, file=file)
 
 
 def _unlisted(top: StoredFile, folder: StoredFile, name: str, error: Exception) -> Entry:
-    code, message = _remote_rejection(folder.location, error)
-    message = f"a folder that cannot be listed: {message}"
-    return Entry(source=top.name, name=name, file=folder, rejection=(code, message), is_whole=True)
-
-
-def _remote_rejection(location: str, error: Exception) -> tuple[str, str]:
-    """As `rejection_of`, but storage that does not answer is tried again in the next run."""
-    code, message = rejection_of(error)
-    return (UNREACHABLE if isinstance(error, OSError) and is_transient(location, error) else code), message
+    rejection = rejection_of(error, folder.location)
+    return Entry(source=top.name, name=name, file=folder, rejection=rejection, is_whole=True)

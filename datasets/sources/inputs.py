@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from datasets.runtime.uris import without_credentials
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ZipMember:
@@ -54,6 +56,15 @@ class ReplayInput:
     """Entry of a parsed game in the `meta.json` beside it."""
     rejection: tuple[str, str] | None = None
     """Reason code and message if it is known before reading that the input is rejected."""
+    key_if_damaged: str | None = None
+    """Key of a member whose stored bytes turn out to be damaged: in a repaired archive it is then another input."""
+
+    @property
+    def label(self) -> str:
+        """Where it lies, for messages to the user: the file, or the archive and the member."""
+        container = without_credentials(self.container)
+        is_member = self.member >= 0 and (self.byte_range is not None or self.content is not None)
+        return f"{container}: {self.name}" if is_member else container
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,8 @@
-"""Maps errors of files and archives to reason codes, with messages that contain no file name."""
+"""The one place that decides whether an error is transient or permanent, and what a reject says about it.
+
+Transient: storage, the network or this machine's memory failed, which says nothing about the bytes of the input; it is
+left for the next run. Permanent: the bytes are wrong; it becomes a reject. Messages contain no file name.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,9 @@ from datasets.runtime.uris import is_remote
 
 UNREACHABLE = "unreachable"
 """Reason code of inputs that cannot be read for now. The corpus does not record them, so the next run tries again."""
-TRANSIENT_ERRNOS = frozenset({
-    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY,
-    errno.ECONNRESET, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
-})  # fmt: skip
-"""Errors of a local or network disk that say nothing about the file itself."""
+PERMANENT_ERRNOS = frozenset({errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EOVERFLOW})
+"""The system's errors for which an input itself is at fault: a cyclic link, a path too long, an impossible offset. All
+others (a disk's, a network's, a missing permission, a file that is gone since it was listed) may pass."""
 READ_ERRORS = (
     OSError, EOFError, RuntimeError, ValueError, LookupError, OverflowError, MemoryError,
     struct.error, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, ReplayError,
@@ -34,20 +36,35 @@ MAX_MESSAGE = 200
 """Characters."""
 
 
-def is_transient(location: str, error: OSError) -> bool:
-    """Whether a failed read of a file may succeed later."""
+def is_transient(error: BaseException, location: str = "") -> bool:
+    """Whether an error says nothing about the bytes of the input, so that a later run may read it.
+
+    Args:
+        location: of the file, if the error comes from reading or listing it and not from decoding what was read.
+    """
+    if isinstance(error, ReplayError):
+        return error.code == UNREACHABLE
+    if isinstance(error, MemoryError):  # readers are bounded: this machine is short of memory
+        return True
+    if not isinstance(error, OSError):
+        return False
     if is_remote(location):
-        return not isinstance(error, (FileNotFoundError, PermissionError))
-    return error.errno in TRANSIENT_ERRNOS
+        return True
+    return error.errno is not None and error.errno not in PERMANENT_ERRNOS  # decoders raise OSError without a number
 
 
-def rejection_of(error: BaseException) -> tuple[str, str]:
-    """Reason code and message; file names, which may contain connect codes, are left out."""
+def rejection_of(error: BaseException, location: str = "") -> tuple[str, str]:
+    """Reason code, which is UNREACHABLE for a transient error, and message.
+
+    Args:
+        location: as for `is_transient`.
+    """
     if isinstance(error, ReplayError):
         return error.code, error.message
-    if isinstance(error, MemoryError):  # readers are bounded: this machine is short of memory
+    if isinstance(error, MemoryError):
         return UNREACHABLE, "out of memory"
-    return "unopenable", f"{type(error).__name__}: {_text(error)}"[:MAX_MESSAGE]
+    code = UNREACHABLE if is_transient(error, location) else "unopenable"
+    return code, f"{type(error).__name__}: {_text(error)}"[:MAX_MESSAGE]
 
 
 def _text(error: BaseException) -> str:

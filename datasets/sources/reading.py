@@ -26,7 +26,8 @@ def read_input(replay: ReplayInput) -> bytes:
     """The bytes of one input: an uncompressed .slp, or a parsed game as the older pipeline stored it.
 
     Raises:
-        ReplayError: `unopenable`, `too_large`, `wrong_size`, UNREACHABLE, or the code of its rejection.
+        ReplayError: `unopenable`, `too_large`, `wrong_size`, the code of its rejection, or UNREACHABLE, also for a file
+            that is gone since it was listed.
     """
     return _content(replay, partial(_stored, replay))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.errors import UserError
@@ -13,6 +13,7 @@ from datasets.runtime.object_storage import stat_remote
 from datasets.runtime.stored_file import StoredFile
 from datasets.runtime.uris import is_remote, without_credentials
 from datasets.sources.archives.decompress import too_large
+from datasets.sources.archives.members import fill_table, with_meta
 from datasets.sources.archives.sevenzip import list_7z
 from datasets.sources.archives.tars import list_tar, stream_tar
 from datasets.sources.archives.zips import list_zip
@@ -162,14 +163,14 @@ class _Listing:
         key = key_of("file", file.identity, file.num_bytes, file.mtime_ns, *(entry.rejection or ()))
         if not self._scan.admit(key, num_bytes=file.num_bytes):
             return
-        meta: dict[str, Any] | None = None
+        table: Metadata | None = None
         if is_parsed and self._scan.reads_contents:
             root = parsed_root(entry.path)
             if root != self._root:
                 self._root, self._table = root, Metadata()
                 yield from self._read_meta(entry)
-            meta = self._table.get(entry.path[-32:])
-        yield ReplayInput(
+            table = self._table
+        replay = ReplayInput(
             key=key,
             source=entry.source,
             member=number,
@@ -177,19 +178,19 @@ class _Listing:
             container=file.location,
             num_bytes=file.num_bytes,
             kind="parsed" if is_parsed else "slp",
-            meta=meta,
             rejection=rejection,
         )
+        yield with_meta(replay, table)
 
     def _read_meta(self, game: Entry) -> Iterator[ReplayInput]:
         """Fill the table from the `meta.json` beside the folder of a parsed game; without one it stays empty."""
         location = sibling_location(game.file.location, 2, META_NAME)
-        try:
+
+        def read() -> None:
             with open_file(location) as file:
                 self._table.read(file)
-        except FileNotFoundError:
-            return
-        except READ_ERRORS as error:
-            code, message = rejection_of(error)
-            meta = StoredFile(location, sibling_location(game.file.identity, 2, META_NAME), META_NAME, 0, 0)
-            yield from rejected_archive(self._scan, meta, (code, f"{META_NAME}: {message}"), game.source)
+
+        with contextlib.suppress(FileNotFoundError):
+            for rejection in fill_table(self._table, read):
+                meta = StoredFile(location, sibling_location(game.file.identity, 2, META_NAME), META_NAME, 0, 0)
+                yield from rejected_archive(self._scan, meta, rejection, game.source)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.names import key_of, kind_of
+from datasets.sources.read_errors import UNREACHABLE
 
 
 class SourceScan:
@@ -59,11 +60,14 @@ def rejected_archive(
 ) -> list[ReplayInput]:
     """The input that stands for an archive or a folder as a whole; empty if the scan has it already.
 
-    Once repaired or replaced, the archive is another input.
+    Once repaired or replaced, the archive is another input. After a transient error its listing is incomplete.
 
     Args:
         source: name of the folder that holds the archive; empty if the archive is itself the source.
     """
+    code, message = rejection
+    if code == UNREACHABLE:
+        rejection = code, f"listing incomplete: {message}"
     key = key_of("whole", file.identity, file.num_bytes, file.mtime_ns, *rejection)
     if not scan.admit(key, num_bytes=0):
         return []

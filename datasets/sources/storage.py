@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile, storable_name
 from datasets.runtime.uris import URI, is_remote
-from datasets.sources.read_errors import UNREACHABLE, is_transient, rejection_of
+from datasets.sources.read_errors import is_transient, rejection_of
 
 if TYPE_CHECKING:
     from datasets.runtime.object_storage import RemoteFile
@@ -24,6 +24,10 @@ T = TypeVar("T")
 
 BUFFER_BYTES = 1 << 20
 RETRY_AFTER_S = (0.5, 3.0)
+"""Pauses before another attempt after a transient error."""
+MAX_FAILURES = 4
+"""Reads in a row that fail in spite of retries. From then on each is tried once, until one succeeds: on a disk that is
+gone, 10,000 inputs would take 10 hours of pauses."""
 
 
 def local_path(source: str) -> str:
@@ -39,20 +43,32 @@ def retry_transient(location: str, read: Callable[[], T], reopen: Callable[[], N
         location: of the file that is read.
         reopen: called before each retry.
     Raises:
-        OSError: the file itself is at fault.
+        OSError: the file itself is at fault, or does not exist.
         ReplayError: code UNREACHABLE; every attempt failed with a transient error.
     """
-    for pause_s in (*RETRY_AFTER_S, None):
+    for pause_s in (*(RETRY_AFTER_S if _Failures.in_a_row < MAX_FAILURES else ()), None):
         try:
-            return read()
+            content = read()
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            if not is_transient(location, error):
+            if not is_transient(error, location):
                 raise
-            if pause_s is None:
-                raise ReplayError(UNREACHABLE, rejection_of(error)[1]) from error
+            if pause_s is None or isinstance(error, PermissionError):
+                _Failures.in_a_row += 1
+                raise ReplayError(*rejection_of(error, location)) from error
             time.sleep(pause_s)
             reopen()
+        else:
+            _Failures.in_a_row = 0
+            return content
     raise AssertionError("the last attempt returns or raises")
+
+
+class _Failures:
+    """Of this process."""
+
+    in_a_row = 0
 
 
 class SourceFile(io.RawIOBase):

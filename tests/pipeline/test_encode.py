@@ -20,8 +20,10 @@ import peppi_py
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from archive_making import write_archive
 from chunks import locked_by_another_process, same_rows
 
+from datasets import cli
 from datasets.checks.filters import FilterConfig
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
@@ -362,17 +364,75 @@ def test_an_unreachable_input_is_not_a_reject_and_is_encoded_by_the_next_run(few
     (source / "a.slp").write_bytes(largest.read_bytes())
     (source / "b.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
     summary = encode_here(source, tmp_path / "corpus")
-    assert (summary.num_games, summary.num_unreachable, summary.rejects.total()) == (1, 1, 0)
+    assert (summary.num_games, summary.num_unread, summary.rejects.total()) == (1, 1, 0)
     (source / "b.slp").unlink()
     (source / "b.slp").write_bytes(other.read_bytes())
     summary = encode_here(source, tmp_path / "corpus")
-    assert (summary.num_games, summary.num_already_done, summary.num_unreachable) == (1, 1, 0)
+    assert (summary.num_games, summary.num_already_done, summary.num_unread) == (1, 1, 0)
 
 
-def test_an_encode_whose_inputs_are_all_unreachable_is_an_error_that_says_so(tmp_path):
-    (tmp_path / "a.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
-    with pytest.raises(UserError, match=r"no game was encoded: all 1 inputs could not be read.*run the same command"):
-        encode_here(tmp_path / "a.slp", tmp_path / "corpus")
+def test_inputs_that_cannot_be_read_are_counted_and_the_first_are_named_and_the_exit_code_is_1(
+    tmp_path, monkeypatch, capsys
+):
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(12):
+        (source / f"{number:02}.slp").write_bytes(b"x")
+
+    def failing(*arguments: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", failing)
+    monkeypatch.setattr("datasets.sources.storage.RETRY_AFTER_S", (0.01,))
+    monkeypatch.setattr("datasets.pipeline.ray_encode.encode_on_ray", lambda feed, plan: encode_in_process(feed))
+    assert cli.encode([str(source), "--out", str(tmp_path / "corpus")]) == 1
+    said, *lines = capsys.readouterr().out.splitlines()[-12:]
+    assert said == "12 inputs could not be read; run the same command again:"
+    named = [f"{source / f'{number:02}.slp'}: OSError: Input/output error" for number in range(10)]
+    assert lines == [*named, "and 2 more"]
+    assert open_corpus(tmp_path / "corpus").rejects.num_rows == 0
+
+
+def test_a_folder_that_cannot_be_listed_for_now_is_named_and_the_next_run_finds_what_lies_behind_it(
+    few_replays, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("datasets.sources.storage.RETRY_AFTER_S", (0.01, 0.01))
+    largest, other = sorted(few_replays.iterdir(), key=lambda path: path.stat().st_size)[-2:]
+    source = tmp_path / "source"
+    for name, replay in (("good", largest), ("lost", other)):
+        (source / name).mkdir(parents=True)
+        (source / name / "a.slp").write_bytes(replay.read_bytes())
+    listdir, num_tries = os.listdir, 0
+
+    def failing(path: str | Path) -> list[str]:
+        nonlocal num_tries
+        if Path(path).name == "lost":
+            num_tries += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return listdir(path)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(os, "listdir", failing)
+        summary = encode_here(source, tmp_path / "corpus")
+    assert num_tries == 2 * 3  # by the survey, and by the feed
+    assert (summary.num_games, summary.num_unread, summary.rejects.total()) == (1, 1, 0)
+    assert summary.unread == [(str(source / "lost"), "listing incomplete: OSError: Input/output error")]
+    summary = encode_here(source, tmp_path / "corpus")
+    assert (summary.num_games, summary.num_already_done, summary.num_unread) == (1, 1, 0)
+
+
+def test_a_damaged_member_of_a_zip_is_read_once_the_archive_is_repaired(few_replays, tmp_path):
+    largest, other = sorted(few_replays.iterdir(), key=lambda path: path.stat().st_size)[-2:]
+    path = write_archive(tmp_path / "dump.zip", {"a.slp": largest.read_bytes(), "b.slp": other.read_bytes()})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:500] + bytes(100) + whole[600:])
+    summary = encode_here(path, tmp_path / "corpus")
+    assert (summary.num_games, summary.rejects.total()) == (1, 1)
+    summary = encode_here(path, tmp_path / "corpus")
+    assert (summary.num_games, summary.num_already_done) == (0, 2)
+    path.write_bytes(whole)
+    summary = encode_here(path, tmp_path / "corpus")
+    assert (summary.num_games, summary.num_already_done, summary.rejects.total()) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/corpus", "gs://bucket/corpus", "file:///data/corpus"])

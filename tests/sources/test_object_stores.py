@@ -22,6 +22,7 @@ from source_listing import CODE, contents, listed, rejection
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.object_storage import RemoteFile
+from datasets.sources.read_errors import UNREACHABLE
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey
 
@@ -115,7 +116,7 @@ def test_inputs_of_a_bucket_that_are_done_are_skipped(dump, bucket):
     assert inputs.drain_skipped().num_done == len(done)
 
 
-def test_objects_deleted_or_changed_after_the_listing_are_rejected(dump, bucket, server):
+def test_an_object_deleted_after_the_listing_is_not_done_and_a_changed_one_is_rejected(dump, bucket, server):
     uri = bucket(dump / "deep" / "er", "dump")
     write_archive(dump / "deep" / "er" / "z.zip", {"a.slp": b"old"})
     uri = bucket(dump / "deep" / "er", "dump")
@@ -124,7 +125,7 @@ def test_objects_deleted_or_changed_after_the_listing_are_rejected(dump, bucket,
     name = uri.split("/")[2]
     client.delete_object(Bucket=name, Key="dump/k.slp.gz")
     client.put_object(Bucket=name, Key="dump/z.zip", Body=b"something else")
-    assert rejection(plain)[0] == "unopenable"
+    assert rejection(plain)[0] == UNREACHABLE
     assert rejection(member)[0] == "unopenable"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import pickle
 import shutil
 import socket
+import time
 import zipfile
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import pytest
 from archive_making import write_archive
 from source_listing import CODE, GAME_ID, contents, listed, peak_bytes, rejection
 
+from datasets.legacy.meta_json import Metadata, Readable
 from datasets.runtime.errors import ReplayError, UserError
 from datasets.sources import storage
 from datasets.sources.archives import decompress
-from datasets.sources.read_errors import UNREACHABLE
+from datasets.sources.read_errors import UNREACHABLE, is_transient, rejection_of
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey
 from datasets.sources.source_lists import resolve
@@ -148,7 +151,7 @@ def test_files_deleted_changed_or_replaced_by_pipes_after_the_listing_stop_nothi
     Path(changed.container).write_bytes(b"new and longer")
     Path(pipe.container).unlink()
     os.mkfifo(pipe.container)
-    assert rejection(gone) == ("unopenable", "FileNotFoundError: No such file or directory")
+    assert rejection(gone) == (UNREACHABLE, "FileNotFoundError: No such file or directory")
     assert read_input(changed) == b"new and longer"
     assert rejection(pipe) == ("unopenable", "not a regular file")
 
@@ -188,6 +191,63 @@ def test_a_file_with_transient_read_errors_is_retried_and_then_left_for_the_next
     (tmp_path / "a.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
     (replay,) = listed(tmp_path)
     assert rejection(replay)[0] == UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("error", "location", "expected"),
+    [
+        (OSError(errno.EIO, ""), "/a.slp", True),
+        (OSError(errno.ESTALE, ""), "/a.slp", True),
+        (OSError(errno.ENOTCONN, ""), "/a.slp", True),
+        (PermissionError(errno.EACCES, ""), "/a.slp", True),
+        (FileNotFoundError(errno.ENOENT, ""), "/a.slp", True),
+        (MemoryError(), "", True),
+        (ReplayError(UNREACHABLE, ""), "", True),
+        (OSError("AWS Error SLOW_DOWN during GetObject operation"), "s3://bucket/a.slp", True),
+        (OSError(errno.ELOOP, ""), "/a.slp", False),
+        (OSError("ZSTD decompression failed"), "", False),
+        (gzip.BadGzipFile("Not a gzipped file"), "", False),
+        (EOFError(), "", False),
+        (ReplayError("wrong_size", ""), "", False),
+    ],
+)
+def test_an_outage_is_told_from_damage(error, location, expected):
+    assert is_transient(error, location) == expected
+    assert (rejection_of(error, location)[0] == UNREACHABLE) == expected
+
+
+def test_files_on_a_disk_that_is_gone_are_not_all_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_AFTER_S", (0.05, 0.05))
+    for number in range(60):
+        (tmp_path / f"{number:02}.slp").symlink_to("/proc/self/mem")  # reading it is an I/O error
+    (tmp_path / "good.slp").write_bytes(b"good")
+    *lost, good = listed(tmp_path)
+    started = time.monotonic()
+    assert {rejection(replay)[0] for replay in lost} == {UNREACHABLE}
+    assert time.monotonic() - started < 60 * 0.1 / 2
+    assert read_input(good) == b"good"
+
+
+@pytest.mark.parametrize("kind", ["", ".zip", ".tar"])
+def test_parsed_games_wait_for_a_meta_json_that_cannot_be_read_for_now(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(storage, "RETRY_AFTER_S", ())
+    root = parsed_folder(tmp_path / "parsed")
+    if kind:
+        members = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        shutil.rmtree(root)
+        root = write_archive(tmp_path / f"dump{kind}", members)
+    whole = {replay.key: replay.meta for replay in listed(root) if replay.kind == "parsed"}
+    assert list(whole.values()) == [{"stage": 31, "players": [{"port": 0}]}]
+    read = Metadata.read
+
+    def failing(table: Metadata, file: Readable) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Metadata, "read", failing)
+    (game,) = (replay for replay in listed(root) if replay.kind == "parsed")
+    assert rejection(game) == (UNREACHABLE, "meta.json: OSError: Input/output error")
+    monkeypatch.setattr(Metadata, "read", read)
+    assert {replay.key: replay.meta for replay in listed(root) if replay.kind == "parsed"} == whole
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -311,11 +371,13 @@ def test_an_unsupported_source_is_an_error_that_lists_the_supported_ones(folder,
             survey([str(place)])
 
 
-def test_a_source_deleted_after_the_survey_is_rejected(folder):
+def test_a_source_deleted_after_the_survey_is_left_for_the_next_run(folder):
     survey([str(folder)])
     shutil.rmtree(folder)
     (replay,) = listed(folder)
-    assert rejection(replay) == ("unopenable", "FileNotFoundError: No such file or directory")
+    assert rejection(replay) == (
+        UNREACHABLE, "listing incomplete: FileNotFoundError: No such file or directory",
+    )  # fmt: skip
 
 
 def test_a_source_file_expands_to_its_sources(tmp_path, monkeypatch):

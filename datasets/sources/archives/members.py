@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
+from datasets.legacy.meta_json import Metadata
 from datasets.runtime.stored_file import StoredFile, storable_name
 from datasets.sources.archives.decompress import too_large
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
-from datasets.sources.names import is_unsafe, key_of, kind_of, unsupported
+from datasets.sources.names import META_NAME, is_unsafe, key_of, kind_of, unsupported
+from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
+
+
+def with_meta(replay: ReplayInput, table: Metadata | None) -> ReplayInput:
+    """A parsed game with its entry of a table; left for the next run if the table cannot be read for now."""
+    if table is None or replay.kind != "parsed" or replay.rejection is not None:
+        return replay
+    if table.unread is not None:
+        return replace(replay, rejection=table.unread)
+    return replace(replay, meta=table.get(replay.name))
+
+
+def fill_table(table: Metadata, read: Callable[[], object]) -> list[tuple[str, str]]:
+    """Fill a table by reading its `meta.json`.
+
+    Returns:
+        The rejection of the archive or folder, if that fails.
+    """
+    try:
+        read()
+    except FileNotFoundError:
+        raise
+    except READ_ERRORS as error:
+        code, message = rejection_of(error)
+        return [note_unread(table, (code, f"{META_NAME}: {message}"))]
+    return []
+
+
+def note_unread(table: Metadata, rejection: tuple[str, str]) -> tuple[str, str]:
+    """Note that a table is incomplete if its rejection is transient; returns the rejection."""
+    if rejection[0] == UNREACHABLE:
+        table.unread = rejection
+    return rejection
 
 
 class Member:
@@ -51,6 +86,10 @@ class Member:
             self._key = key_of("member", archive.name, self.number, self.name, self.num_bytes, self.checksum)
         return self._key
 
+    def key_if_damaged(self, archive: StoredFile) -> str:
+        """Key of a member whose stored bytes are damaged: in the repaired archive it is another input."""
+        return key_of(self.key(archive), archive.num_bytes, archive.mtime_ns)
+
     def mark_truncated(self, archive_bytes: int) -> None:
         """Note that the archive ends within the member. In the complete archive the member is another input."""
         self.problem = "unopenable", "the archive ends within this member"
@@ -68,15 +107,12 @@ class Member:
             return unsupported(self.name)
         return too_large(self.num_bytes)
 
-    def input(self, archive: StoredFile, meta: dict[str, Any] | None = None) -> ReplayInput:
-        """The member as an input.
-
-        Args:
-            meta: what `meta.json` has on a parsed game.
-        """
+    def input(self, archive: StoredFile) -> ReplayInput:
+        """The member as an input."""
         is_parsed = self.kind == "parsed"
         return ReplayInput(
             key=self.key(archive),
+            key_if_damaged=self.key_if_damaged(archive),
             source=archive.name,
             member=self.number,
             name=self.name.rsplit("/", 1)[-1] if is_parsed else storable_name(self.name),
@@ -84,6 +120,5 @@ class Member:
             num_bytes=self.stored_bytes,
             kind="parsed" if is_parsed else "slp",
             byte_range=self.byte_range,
-            meta=meta,
             rejection=self.rejection(),
         )

@@ -15,10 +15,10 @@ from itertools import chain
 
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.stored_file import StoredFile
-from datasets.sources.archives.members import Member
+from datasets.sources.archives.members import Member, note_unread, with_meta
 from datasets.sources.archives.sevenzip_process import CONTENT, NAME_ONLY, Row, child_generator
 from datasets.sources.inputs import ReplayInput
-from datasets.sources.names import META_NAME, key_of, parsed_root
+from datasets.sources.names import META_NAME, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
 from datasets.sources.scan_state import SourceScan, rejected_archive
 
@@ -52,7 +52,7 @@ def _inputs(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
                 meta_numbers.append(row.number)
             if not member.is_candidate:
                 scan.ignore(member.name)
-            elif scan.admit(member.key(archive), _key_if_damaged(archive, member), num_bytes=member.stored_bytes):
+            elif scan.admit(member.key(archive), member.key_if_damaged(archive), num_bytes=member.stored_bytes):
                 has_parsed |= member.kind == "parsed"
                 if not scan.reads_contents:
                     yield member.input(archive)
@@ -79,21 +79,23 @@ def _extracted(archive: StoredFile, scan: SourceScan, at_once: int, states: byte
         for row, content, rejection in items:
             member = _member(archive, row)
             if member.kind == "meta":
+                table = tables[member.name[: -len(META_NAME)]]
                 if content is not None:
-                    tables[member.name[: -len(META_NAME)]].add([content])
+                    table.add([content])
                 if rejection is not None:
                     code, message = rejection
-                    yield from rejected_archive(scan, archive, (code, f"{META_NAME}: {message}"))
+                    noted = note_unread(table, (code, f"{META_NAME}: {message}"))
+                    yield from rejected_archive(scan, archive, noted)
                 continue
             replay = member.input(archive)
             if rejection is not None:
-                key = replay.key if rejection[0] == UNREACHABLE else _key_if_damaged(archive, member)
+                key = replay.key if rejection[0] == UNREACHABLE else member.key_if_damaged(archive)
                 yield replace(replay, key=key, rejection=rejection)
             elif replay.rejection is not None:
                 yield replay
             else:
                 table = tables.get(parsed_root(member.name)) if replay.kind == "parsed" else None
-                yield replace(replay, content=content, meta=None if table is None else table.get(replay.name))
+                yield with_meta(replace(replay, content=content), table)
 
 
 def _member(archive: StoredFile, row: Row) -> Member:
@@ -104,8 +106,3 @@ def _member(archive: StoredFile, row: Row) -> Member:
         stored_bytes=row.stored_bytes,
         checksum=(archive.num_bytes, archive.mtime_ns) if row.crc is None else row.crc,
     )
-
-
-def _key_if_damaged(archive: StoredFile, member: Member) -> str:
-    """Key of a member that cannot be read: in the repaired archive it is another input."""
-    return key_of(member.key(archive), archive.num_bytes, archive.mtime_ns)

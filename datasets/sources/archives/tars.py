@@ -10,13 +10,14 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO, cast
+from functools import partial
+from typing import BinaryIO, cast
 
 from datasets.legacy.meta_json import Metadata, Readable
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.archives.decompress import BLOCK_BYTES, open_gzip, open_zstd, read_limited
-from datasets.sources.archives.members import Member
+from datasets.sources.archives.members import Member, fill_table, with_meta
 from datasets.sources.inputs import ReplayInput, TarMember
 from datasets.sources.names import META_NAME, kind_of, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, rejection_of
@@ -128,7 +129,7 @@ def list_tar(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
                 if header.offset_data + header.size > archive.num_bytes:
                     member.mark_truncated(archive.num_bytes)
                 if _is_admitted(archive, header, member, scan):
-                    yield member.input(archive, tables.meta(member.name) if scan.reads_contents else None)
+                    yield with_meta(member.input(archive), tables.table(member.name) if scan.reads_contents else None)
     except READ_ERRORS as error:
         errors.append(rejection_of(error))
     for rejection in [*errors, *tables.errors]:
@@ -173,13 +174,13 @@ def _carried(
         member = _member(archive, number, header, file.tell() - accounted)
         if kind_of(header.name) == "meta" and header.isreg():
             table = tables.setdefault(header.name[: -len(META_NAME)], Metadata())
-            errors += _read_meta(table, _Section(stream, header.size))
+            errors += fill_table(table, partial(table.read, _Section(stream, header.size)))
         if member.is_candidate:
             accounted += member.stored_bytes
         if not _is_admitted(archive, header, member, scan):
             continue
         table = tables.get(parsed_root(header.name)) if kind_of(header.name) == "parsed" else None
-        replay = member.input(archive, None if table is None else table.get(header.name[-32:]))
+        replay = with_meta(member.input(archive), table)
         if replay.rejection is not None:
             yield replay
             continue
@@ -271,16 +272,6 @@ def _is_admitted(archive: StoredFile, header: tarfile.TarInfo, member: Member, s
     return scan.admit(member.key(archive), num_bytes=member.stored_bytes)
 
 
-def _read_meta(table: Metadata, file: Readable) -> list[tuple[str, str]]:
-    """Fill the table from a `meta.json`; the rejection of the archive if that fails."""
-    try:
-        table.read(file)
-    except READ_ERRORS as error:
-        code, message = rejection_of(error)
-        return [(code, f"{META_NAME}: {message}")]
-    return []
-
-
 class _Tables:
     """The tables of the `meta.json` files in a local tar, each read when it is first needed."""
 
@@ -289,23 +280,20 @@ class _Tables:
         self._archive = archive
         self._tables: dict[str, Metadata] = {}
 
-    def meta(self, name: str) -> dict[str, Any] | None:
-        """Metadata of a parsed game, wherever it is in the archive; None for other members."""
+    def table(self, name: str) -> Metadata | None:
+        """Metadata of the set of a parsed game, wherever it is in the archive; None for other members."""
         if kind_of(name) != "parsed":
             return None
         root = parsed_root(name)
         if root not in self._tables:
-            self._tables[root] = Metadata()
-            try:
-                self._read(root)
-            except READ_ERRORS as error:
-                self.errors.append(rejection_of(error))
-        return self._tables[root].get(name[-32:])
+            table = self._tables[root] = Metadata()
+            self.errors += fill_table(table, lambda: self._read(root, table))
+        return self._tables[root]
 
-    def _read(self, root: str) -> None:
+    def _read(self, root: str, table: Metadata) -> None:
         with open_file(self._archive.location, HEADER_BUFFER_BYTES) as file:
             stream = _TarStream(file, self._archive.num_bytes)
             for header in _headers(stream, []):
                 if header.name == root + META_NAME and header.isreg():
-                    self.errors += _read_meta(self._tables[root], _Section(stream, header.size))
+                    table.read(_Section(stream, header.size))
                     return

@@ -17,7 +17,7 @@ from datasets.legacy.meta_json import Metadata, Readable
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.archives.decompress import BLOCK_BYTES, ZIP_METHODS, too_large, zip_content
-from datasets.sources.archives.members import Member
+from datasets.sources.archives.members import Member, fill_table, with_meta
 from datasets.sources.inputs import ReplayInput, ZipMember
 from datasets.sources.names import META_NAME, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
@@ -72,16 +72,16 @@ def _inputs(
             if not member.name.endswith("/"):
                 scan.ignore(member.name)
             continue
-        if not scan.admit(member.key(archive), num_bytes=member.stored_bytes):
+        if not scan.admit(member.key(archive), member.key_if_damaged(archive), num_bytes=member.stored_bytes):
             continue
-        meta = None
+        table = None
         if member.kind == "parsed" and scan.reads_contents:
             root = parsed_root(member.name)
             if root not in tables:
                 tables[root] = Metadata()
                 yield from _read_meta(archive, members(), root, tables[root], open_member, scan)
-            meta = tables[root].get(member.name[-32:])
-        yield member.input(archive, meta)
+            table = tables[root]
+        yield with_meta(member.input(archive), table)
 
 
 def _read_meta(
@@ -95,14 +95,15 @@ def _read_meta(
     """Fill the table from the `meta.json` beside a folder of parsed games, wherever it is in the directory."""
     for member in members:
         if member.name == root + META_NAME:
-            try:
-                if member.problem is not None:
-                    raise ReplayError(*member.problem)
-                table.read(open_member(member))
-            except READ_ERRORS as error:
-                code, message = rejection_of(error)
-                yield from rejected_archive(scan, archive, (code, f"{META_NAME}: {message}"))
+            for rejection in fill_table(table, lambda member=member: table.read(_open_meta(member, open_member))):
+                yield from rejected_archive(scan, archive, rejection)
             return
+
+
+def _open_meta(member: Member, open_member: OpenMember) -> Readable:
+    if member.problem is not None:
+        raise ReplayError(*member.problem)
+    return open_member(member)
 
 
 def read_zip_member(location: str, member: ZipMember) -> bytes:
