@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import traceback
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -25,15 +24,24 @@ from datasets.sources.read_errors import is_transient
 from datasets.sources.reading import read_ahead
 
 
-def encode_chunk(
-    chunk: Chunk, begin: Callable[[int | None], tuple[str, str] | None] = lambda index: None
-) -> ChunkResult:
-    """Encode one chunk's inputs into staged files. A plain function: needs no Ray and shares no state.
+class Begin(Protocol):
+    """Called with an input's index before it is read and before it is parsed, and with None after the last input.
 
-    Args:
-        begin: called with an input's index before it is read, and with None after the last input; may reject the
-            input by returning a reason code and a message.
+    May reject the input by returning a reason code and a message.
     """
+
+    def __call__(self, index: int | None, is_read: bool = False) -> tuple[str, str] | None:
+        """Args:
+        is_read: whether the input has been read and is parsed next.
+        """
+
+
+def _begin_nothing(index: int | None, is_read: bool = False) -> None:
+    pass
+
+
+def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
+    """Encode one chunk's inputs into staged files. A plain function: needs no Ray and shares no state."""
     name = uuid.uuid4().hex
     frames = ShardWriter(Path(chunk.staging) / f"{name}.frames.parquet")
     followers: ShardWriter | None = None
@@ -52,6 +60,8 @@ def encode_chunk(
             key = replay.key_if_damaged or key
             content = read()
             key = replay.key
+            if (rejection := begin(index, is_read=True)) is not None:
+                raise ReplayError(*rejection)
             game, row, table = _parse(replay, content, chunk.options)
         except ReplayError as error:
             if is_transient(error):

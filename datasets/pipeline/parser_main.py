@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import traceback
 import uuid
 from collections.abc import Callable
@@ -31,11 +32,15 @@ from datasets.runtime.process.limits import limit_memory
 OUT_OF_MEMORY_EXIT = 77
 """The child's exit code when it is out of memory, since a message would need memory."""
 MESSAGE = struct.Struct("<bq")
-"""Kind and number: the index of an input for BEGIN, else the number of bytes that follow."""
-READY, BEGIN, FOLDER, RESULT, ERROR = range(5)
+"""Kind and number: the index of an input for READ and PARSE, else the number of bytes that follow."""
+READY, READ, PARSE, FOLDER, RESULT, ERROR = range(6)
 NO_INPUT = -1
 OUT_OF_MEMORY_MESSAGES = ("Allocation error : not enough memory", "can't start new thread")
 """Ends of messages of libraries (zstd in pyarrow, threading) that raise another exception than MemoryError."""
+THREAD_STACK_BYTES = 1 << 20
+"""Of Python's threads, which only fetch. The memory limit counts the stacks of threads: 8 MB each by default."""
+NATIVE_STACKS_BYTES = 96 * 2**20
+"""Reserved by the threads of pyarrow and of the libraries for object storage, hardly used, and counted by the limit."""
 TRIM_ABOVE_BYTES = 200 * 10**6
 """Freed memory goes back to the OS above this resident size; doing that after every chunk costs 5 to 8 % of speed."""
 
@@ -75,7 +80,8 @@ def _serve(connection: socket.socket, memory_bytes: int, encode: str) -> None:
     sys.meta_path.insert(0, _WithoutPandas())
     module, _, name = encode.partition(":")
     function = getattr(importlib.import_module(module), name)
-    limit_memory(memory_bytes)
+    threading.stack_size(THREAD_STACK_BYTES)
+    limit_memory(memory_bytes + NATIVE_STACKS_BYTES)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)  # output of native libraries; our own errors are sent as messages
     reader = connection.makefile("rb")
@@ -89,9 +95,10 @@ def _serve(connection: socket.socket, memory_bytes: int, encode: str) -> None:
 def _encode(chunk: Any, rejected: dict[int, tuple[str, str]], function: Callable, connection: socket.socket) -> bytes:
     """Encode in a separate folder, so that the parent can delete the files of a dead child."""
 
-    def begin(index: int | None) -> tuple[str, str] | None:
+    def begin(index: int | None, is_read: bool = False) -> tuple[str, str] | None:
         rejection = None if index is None else rejected.get(index)
-        connection.sendall(MESSAGE.pack(BEGIN, NO_INPUT if index is None or rejection is not None else index))
+        number = NO_INPUT if index is None or rejection is not None else index
+        connection.sendall(MESSAGE.pack(PARSE if is_read else READ, number))
         return rejection
 
     folder = Path(chunk.staging) / f"attempt-{uuid.uuid4().hex}"

@@ -2,8 +2,8 @@
 
 `ParserProcess` is the parent's side of a long-lived child that runs `encode_chunk`. The child reports which input it is
 about to parse. When it dies or stops answering, a new child gets the chunk again. An input at which two children failed
-is rejected; a single failure may have another cause (a killed process, a stalled disk, a heap that an earlier game
-corrupted), so one stray signal loses no game.
+is rejected; a single failure may have another cause (a killed process, a heap that an earlier game corrupted), so one
+stray signal loses no game. Where storage or this machine's memory is the cause, it is left for the next run instead.
 
 They communicate over a socket: the parent sends two pickles, a dictionary of rejected inputs and the chunk; the child
 answers with messages of a kind, a number and, for some kinds, that many bytes.
@@ -23,9 +23,12 @@ from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
-from datasets.pipeline.parser_main import BEGIN, ERROR, FOLDER, MESSAGE, NO_INPUT, OUT_OF_MEMORY_EXIT
-from datasets.runtime.hardware import process_memory
+from datasets.pipeline.parser_main import ERROR, FOLDER, MESSAGE, NO_INPUT, OUT_OF_MEMORY_EXIT, PARSE, READ
+from datasets.runtime.hardware import available_memory_bytes, process_memory
+from datasets.sources.read_errors import UNREACHABLE
 
+READ_TIMEOUT_S = 300.0
+"""Time to read one input; longer than all retries of the storage (Google's: 3 times 30 s for each of two reads)."""
 START_TIMEOUT_S = 60.0
 """Time for a new child to import its modules; about half a second on an idle machine."""
 MAX_INPUT_FAILURES = 2
@@ -59,16 +62,22 @@ class ParserProcess:
     Args:
         memory_bytes: private memory that the child may allocate beyond what it has after its imports; enforced on Linux
             only (RLIMIT_DATA).
-        timeout_s: longest time for one input, reading included, in seconds.
+        timeout_s: longest time to parse one input, in seconds.
+        read_timeout_s: longest time to read one, in seconds.
         encode: `module:function` that the child calls, with the signature of `encode_chunk`.
     """
 
     def __init__(
-        self, memory_bytes: int, timeout_s: float = 60.0, encode: str = "datasets.pipeline.encode_chunk:encode_chunk"
+        self,
+        memory_bytes: int,
+        timeout_s: float = 60.0,
+        encode: str = "datasets.pipeline.encode_chunk:encode_chunk",
+        read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         if memory_bytes <= 0 or timeout_s <= 0:
             raise ValueError(f"memory_bytes={memory_bytes}, timeout_s={timeout_s:g}: both must be above 0")
-        self._memory_bytes, self._timeout_s, self._encode = memory_bytes, timeout_s, encode
+        self._memory_bytes, self._encode = memory_bytes, encode
+        self._timeouts_s = {PARSE: timeout_s, READ: read_timeout_s}
         self._child: _Child | None = _Child(memory_bytes, encode)
 
     def encode(self, chunk: bytes) -> bytes:
@@ -78,7 +87,7 @@ class ParserProcess:
             chunk: a pickled `datasets.pipeline.feed.Chunk`.
         Returns:
             A pickled `datasets.corpus.chunk.ChunkResult`. Inputs that killed or stalled their child are among its
-            rejects, as `parser_crashed`, `parser_hung` or `too_much_memory`.
+            rejects, as `parser_crashed`, `parser_hung` or `too_much_memory`, or its unread inputs.
         Raises:
             ParserError: the child died MAX_OTHER_FAILURES times outside of any input.
             Exception: an exception of the child, with the child's traceback as its cause.
@@ -89,7 +98,7 @@ class ParserProcess:
             if self._child is None:
                 self._child = _Child(self._memory_bytes, self._encode)
             try:
-                return self._child.encode(chunk, rejected, self._timeout_s)
+                return self._child.encode(chunk, rejected, self._timeouts_s)
             except _ChildError as failure:
                 self.close()
                 failures[failure.index] += 1
@@ -136,6 +145,7 @@ class _Child:
         self._folder: str | None = None
         self._is_ready = False
         self._index: int | None = None
+        self._stage = PARSE
         self._memory_bytes = memory_bytes
         paths = [path or os.getcwd() for path in sys.path]
         arguments = json.dumps([paths, child_socket.fileno(), liveness_read, memory_bytes, encode])
@@ -151,12 +161,12 @@ class _Child:
             child_socket.close()
             os.close(liveness_read)
 
-    def encode(self, chunk: bytes, rejected: dict[int, tuple[str, str]], timeout_s: float) -> bytes:
-        self._index = None
+    def encode(self, chunk: bytes, rejected: dict[int, tuple[str, str]], timeouts_s: dict[int, float]) -> bytes:
+        self._index, self._stage = None, PARSE
         if not self._is_ready:
-            self._request((), START_TIMEOUT_S)
+            self._request((), {PARSE: START_TIMEOUT_S})
             self._is_ready = True
-        return self._request((pickle.dumps(rejected), chunk), timeout_s)
+        return self._request((pickle.dumps(rejected), chunk), timeouts_s)
 
     def kill(self) -> None:
         self.process.kill()
@@ -167,13 +177,16 @@ class _Child:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _request(self, parts: tuple[bytes, ...], timeout_s: float) -> bytes:
-        self._socket.settimeout(timeout_s)
+    def _request(self, parts: tuple[bytes, ...], timeouts_s: dict[int, float]) -> bytes:
+        self._socket.settimeout(timeouts_s[self._stage])
         try:
             for part in parts:
                 self._socket.sendall(part)
-            kind, content = self._receive()
+            kind, content = self._receive(timeouts_s)
         except TimeoutError:
+            timeout_s = timeouts_s[self._stage]
+            if self._stage == READ:
+                raise _ChildError(self._index, UNREACHABLE, f"not read within {timeout_s:g} s") from None
             raise _ChildError(self._index, "parser_hung", f"no answer within {timeout_s:g} s") from None
         except (EOFError, ConnectionError):
             raise self._death() from None
@@ -191,12 +204,14 @@ class _Child:
             path.rename(folder.parent / path.name)
         folder.rmdir()
 
-    def _receive(self) -> tuple[int, bytes]:
+    def _receive(self, timeouts_s: dict[int, float]) -> tuple[int, bytes]:
         """Process messages until the child's next READY, RESULT or ERROR, which is returned."""
         while True:
             kind, number = MESSAGE.unpack(self._read(MESSAGE.size))
-            if kind == BEGIN:
+            if kind in (READ, PARSE):
                 self._index = None if number == NO_INPUT else number
+                self._stage = PARSE if number == NO_INPUT else kind
+                self._socket.settimeout(timeouts_s[self._stage])
             elif kind == FOLDER:
                 self._folder = os.fsdecode(self._read(number))
             else:
@@ -212,8 +227,15 @@ class _Child:
         self.process.kill()
         status = self.process.wait()
         if status == OUT_OF_MEMORY_EXIT:
+            available = available_memory_bytes()  # the child's memory is free again
+            if available < self._memory_bytes:
+                message = f"out of memory: {available / 1e6:.0f} MB of this machine's memory are left"
+                return _ChildError(self._index, UNREACHABLE, message)
             message = f"needs more than {self._memory_bytes / 1e6:.0f} MB of memory"
             return _ChildError(self._index, "too_much_memory", message)
+        if status == -signal.SIGKILL:  # not by itself: a machine that is out of memory kills its largest processes
+            message = "the parser was killed by SIGKILL, as by a machine that is out of memory"
+            return _ChildError(self._index, UNREACHABLE, message)
         reason = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with code {status}"
         return _ChildError(self._index, "parser_crashed", f"the parser {reason}")
 

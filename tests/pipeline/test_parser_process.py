@@ -19,11 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from faulty_encoding import rejecting
+from object_stores import s3_server
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
+from datasets.pipeline import parser_process
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Chunk, Feed
 from datasets.pipeline.parser_process import MAX_OTHER_FAILURES, ParserError, ParserProcess
+from datasets.sources.read_errors import UNREACHABLE
 
 SPARE_BYTES = 400 * 10**6
 TIMEOUT_S = 30.0
@@ -36,7 +39,7 @@ def chunk(synthetic_replays: Path, tmp_path: Path) -> Chunk:
     return first_chunk(synthetic_replays, 6, tmp_path)
 
 
-def first_chunk(source: Path, num_inputs: int, tmp_path: Path) -> Chunk:
+def first_chunk(source: Path | str, num_inputs: int, tmp_path: Path) -> Chunk:
     staging = tmp_path / "staging"
     staging.mkdir()
     feed = Feed(
@@ -130,9 +133,50 @@ def test_a_hang_costs_one_input_also_while_the_gil_is_held(chunk, fault):
     assert_costs_one_input(chunk, fault, "parser_hung", "no answer within 1 s", timeout_s=1.0)
 
 
+def assert_leaves_one_input(chunk: Chunk, fault: str, message: str, **options) -> None:
+    """The input is neither a game nor a reject, and the others are as without it."""
+    chunk = with_fault(chunk, (2, fault))
+    with ParserProcess(SPARE_BYTES, TIMEOUT_S, FAULTY, **options) as parser:
+        isolated = encode_isolated(parser, chunk)
+    assert_same(isolated, encode_chunk(chunk, rejecting({2: (UNREACHABLE, message)})), chunk.staging)
+    assert isolated.unread == ((chunk.inputs[2].label, message),)
+    assert chunk.inputs[2].key not in isolated.keys
+
+
+def test_storage_that_stalls_leaves_the_input_for_the_next_run(chunk):
+    assert_leaves_one_input(chunk, "reading sleep", "not read within 1 s", read_timeout_s=1.0)
+
+
+def test_reading_may_take_longer_than_parsing(chunk):
+    chunk = with_fault(chunk, (2, "reading pause"))
+    with ParserProcess(SPARE_BYTES, 2.0, FAULTY) as parser:
+        isolated = encode_isolated(parser, chunk)
+    assert_same(isolated, encode_chunk(chunk), chunk.staging)
+
+
+def test_an_input_at_which_the_kernel_kills_the_parser_is_left_for_the_next_run(chunk):
+    assert_leaves_one_input(chunk, "kill", "the parser was killed by SIGKILL, as by a machine that is out of memory")
+
+
+def test_a_machine_that_is_out_of_memory_leaves_the_input_for_the_next_run(chunk, monkeypatch):
+    monkeypatch.setattr(parser_process, "available_memory_bytes", lambda: 30_000_000)
+    message = "out of memory: 30 MB of this machine's memory are left"
+    assert_leaves_one_input(chunk, "allocate_gradually", message)
+
+
 @pytest.mark.parametrize("fault", ["allocate_at_once", "allocate_gradually", "compress"])
 def test_running_out_of_memory_costs_one_input(chunk, fault):
     assert_costs_one_input(chunk, fault, "too_much_memory", "needs more than 400 MB of memory")
+
+
+def test_the_threads_that_read_a_bucket_take_nothing_from_the_memory_of_an_input(synthetic_replays, tmp_path):
+    with s3_server() as server:
+        for path in sorted(synthetic_replays.glob("*.slp"))[:6]:
+            server.write(f"dump/{path.name}", path.read_bytes())
+        chunk = first_chunk(server.uri("dump"), 6, tmp_path)
+        with ParserProcess(60 * 10**6) as parser:
+            isolated = encode_isolated(parser, chunk)
+    assert (len(isolated.games), isolated.rejects, isolated.unread) == (6, [], ())
 
 
 def test_several_bad_inputs_in_a_chunk_are_all_rejected(chunk):

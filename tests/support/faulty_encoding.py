@@ -1,6 +1,6 @@
 """Stand-ins for `encode_chunk` in `test_parser_process.py`: the same, except that some inputs fail.
 
-An input fails if the name of its source is the name of a fault.
+An input fails when it is parsed if the name of its source is the name of a fault, or when it is read after "reading".
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets.corpus.chunk import ChunkResult
-from datasets.pipeline.encode_chunk import encode_chunk
+from datasets.pipeline.encode_chunk import Begin, encode_chunk
 from datasets.pipeline.feed import Chunk
-
-Begin = Callable[[int | None], tuple[str, str] | None]
 
 
 def _allocate_gradually() -> None:
@@ -65,6 +63,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "segfault": lambda: ctypes.string_at(0),
     "exit": lambda: os._exit(3),
     "sleep": lambda: time.sleep(3600),
+    "pause": lambda: time.sleep(3),
     "spin": lambda: re.match(r"(a+)+$", "a" * 64 + "b"),
     "allocate_at_once": lambda: bytes(8 * 2**30),
     "allocate_gradually": _allocate_gradually,
@@ -73,6 +72,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "disk_full": _disk_full,
     "connection_lost": _connection_lost,
     "unpicklable": _unpicklable,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "print": lambda: os.write(1, b"a library's message\n"),
 }
 
@@ -80,10 +80,12 @@ FAULTS: dict[str, Callable[[], Any]] = {
 def encode_with_faults(chunk: Chunk, begin: Begin) -> ChunkResult:
     """`encode_chunk`, but inputs named after a fault cause it."""
 
-    def begin_or_fail(index: int | None) -> tuple[str, str] | None:
-        rejection = begin(index)
-        if index is not None and rejection is None and (fault := FAULTS.get(chunk.inputs[index].source)):
-            fault()
+    def begin_or_fail(index: int | None, is_read: bool = False) -> tuple[str, str] | None:
+        rejection = begin(index, is_read)
+        if index is not None and rejection is None:
+            stage, _, fault = chunk.inputs[index].source.rpartition(" ")
+            if fault in FAULTS and is_read == (stage != "reading"):
+                FAULTS[fault]()
         return rejection
 
     return encode_chunk(chunk, begin_or_fail)
@@ -92,8 +94,8 @@ def encode_with_faults(chunk: Chunk, begin: Begin) -> ChunkResult:
 def killed_once(chunk: Chunk, begin: Begin) -> ChunkResult:
     """Kill the process at the third input, once."""
 
-    def begin_or_kill(index: int | None) -> tuple[str, str] | None:
-        rejection = begin(index)
+    def begin_or_kill(index: int | None, is_read: bool = False) -> tuple[str, str] | None:
+        rejection = begin(index, is_read)
         marker = Path(chunk.staging).parent / "killed"
         if index == 2 and not marker.exists():
             marker.touch()
@@ -128,4 +130,4 @@ def reports_limits_and_imports(chunk: Chunk, begin: Begin) -> ChunkResult:
 
 def rejecting(rejected: dict[int, tuple[str, str]]) -> Begin:
     """`begin` for `encode_chunk` in this process: rejects the same inputs."""
-    return rejected.get
+    return lambda index, is_read=False: None if index is None else rejected.get(index)
