@@ -10,6 +10,8 @@ from typing import Literal
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.command import parse_and_run
+from datasets.runtime.storage.folder import open_folder
+from datasets.runtime.storage.local_folder import LocalFolder
 
 DAMAGED_CORPUS = 1
 """Exit code of `wm corpus verify` and `repair`."""
@@ -54,7 +56,7 @@ def encode(args: Sequence[str]) -> int:
 
     def command(
         places: Positional[tuple[str, ...]],
-        out: Path,
+        out: str,
         sources: tuple[str, ...] = (),
         memory: str | None = None,
         options: OmitArgPrefixes[EncodeOptions] = EncodeOptions(),  # noqa: B008
@@ -74,37 +76,61 @@ def encode(args: Sequence[str]) -> int:
         limit = None if memory is None else parse_bytes(memory)
         plan = None if limit is None and uses_cluster() else plan_memory(limit, num_cores())
         filter_native_stderr()
-        with EncodeProgress(out) as progress:
-            summary = run(named, out, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
-        print(summary_text(summary, out))
+        folder = _local(out)
+        with EncodeProgress(folder) as progress:
+            summary = run(named, folder, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
+        print(summary_text(summary, folder))
         return INCOMPLETE if summary.num_unread else 0
 
     return parse_and_run(command, "encode", args)
 
 
 def corpus(args: Sequence[str]) -> int:
-    """`wm corpus info|verify|repair CORPUS`: what a corpus contains, why inputs were rejected, whether it is intact"""
+    """`wm corpus info|verify|repair CORPUS`: contents, rejects, damage; `wm corpus copy A B`: to a disk or bucket"""
     from tyro.conf import Positional
 
+    from datasets.corpus.copy import copy_corpus
     from datasets.corpus.info import corpus_info, describe
     from datasets.corpus.reader import open_corpus
     from datasets.corpus.verify import repair, verify
 
     def command(
-        action: Positional[Literal["info", "verify", "repair"]], path: Positional[Path], rejects: bool = False
+        action: Positional[Literal["info", "verify", "repair", "copy"]],
+        path: Positional[str],
+        target: Positional[str | None] = None,
+        rejects: bool = False,
     ) -> int:
-        """Describe a corpus, verify its files, or remove the damaged ones.
+        """Describe a corpus, verify its files, remove the damaged ones, or copy it.
 
         Args:
-            action: info, verify or repair.
-            path: the corpus.
+            action: info, verify, repair or copy.
+            path: the corpus: its folder, or its s3:// or gs:// URI.
+            target: with copy, the folder or URI of the copy. Run the command again to go on after an interruption, or
+                to copy what was added since.
             rejects: with info, also list every rejected input.
         """
+        if (action == "copy") != (target is not None):
+            raise UserError("expected wm corpus copy CORPUS TARGET, or wm corpus info|verify|repair CORPUS")
+        if target is not None:
+            print(copy_corpus(path, target).text)
+            return 0
         if action == "info":
             print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
             return 0
-        report = verify(path) if action == "verify" else repair(path)
+        report = verify(_local(path)) if action == "verify" else repair(_local(path))
         print(report.text)
         return 0 if report.is_sound else DAMAGED_CORPUS
 
     return parse_and_run(command, "corpus", args)
+
+
+def _local(location: str) -> Path:
+    """The folder of a corpus on a disk.
+
+    Raises:
+        UserError: it is a URI.
+    """
+    folder = open_folder(location)
+    if not isinstance(folder, LocalFolder):
+        raise UserError(f"{folder.location} is in object storage; copy it to a disk first, with `wm corpus copy`")
+    return folder.root

@@ -48,37 +48,49 @@ def train(args: Sequence[str]) -> int:
 
 def evaluate(args: Sequence[str]) -> int:
     """evaluate a checkpoint on a corpus, next to baselines: `wm eval RUN CORPUS`"""
-    from pydantic import PositiveInt
+    from pydantic import ByteSize, PositiveInt
     from tyro.conf import Positional
 
     from wm.config.typed_yaml import checked
 
     def command(
         checkpoint: Positional[str],
-        corpus: Positional[Path],
+        corpus: Positional[str],
         context: tuple[str, ...] = (),
         split: Literal["train", "validation", "test", "all"] = "validation",
         num_targets: PositiveInt = 20_000,
         all: bool = False,
         use_gpu: bool = False,
         out: Path | None = None,
+        disk_cache: Path | None = None,
+        disk_cache_size: ByteSize | None = None,
     ) -> None:
         """Evaluate a checkpoint.
 
         Args:
             checkpoint: a run's folder, a checkpoint in it, or the URI of one.
-            corpus: corpus with the games to evaluate on.
+            corpus: corpus with the games to evaluate on: its folder or URI.
             context: frames of context, or `stream` for the whole game before (default: 10 60 stream).
             split: which of the corpus' games; `all` for a corpus that was not trained on.
             num_targets: evaluated frames, chosen by hash: the same for every model.
             all: evaluate every frame.
             use_gpu: run on the GPU.
             out: path of the JSON (default: eval.json in the checkpoint's run folder, or here for a URI).
+            disk_cache: folder for copies of a corpus in object storage (default: in the user's cache folder).
+            disk_cache_size: bytes of all copies, such as 200GB (default: half of what the disk has left).
         """
+        from datasets.runtime.storage.file_cache import FileCache
         from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 
         evaluate_checkpoint(
-            checkpoint, corpus, context, split=split, num_targets=None if all else num_targets, use_gpu=use_gpu, out=out
+            checkpoint,
+            corpus,
+            context,
+            split=split,
+            num_targets=None if all else num_targets,
+            use_gpu=use_gpu,
+            out=out,
+            cache=FileCache(disk_cache, disk_cache_size),
         )
 
     return parse_and_run(checked(command), "eval", args)

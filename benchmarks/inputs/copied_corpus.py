@@ -32,15 +32,15 @@ def copied_corpus(source: Path, folder: Path, num_games: int) -> Path:
     num_copies = -(-num_games // corpus.games.num_rows)
     shards = []
     for copy in range(num_copies):
-        for name, rows, num_bytes in corpus.manifest["files"][FRAMES]:
+        for name, rows, num_bytes, _ in corpus.state.files[FRAMES]:
             os.link(corpus.shard_path(name), folder / FRAMES / _of_copy(copy, name))
             shards.append((_of_copy(copy, name), rows, num_bytes))
     games = pa.concat_tables([_games_of_copy(corpus, copy) for copy in range(num_copies)])
     pq.write_table(games, folder / GAMES / GAMES_FILE)
     games_file = (GAMES_FILE, games.num_rows, (folder / GAMES / GAMES_FILE).stat().st_size)
     files = {table: [] for table in TABLES} | {FRAMES: shards, GAMES: [games_file]}
-    counts = {"num_games": games.num_rows, "num_frames": num_copies * corpus.manifest["num_frames"], "rejects": {}}
-    manifest = corpus.manifest | counts | {"commits": [], "files": files}
+    counts = {"num_games": games.num_rows, "num_frames": num_copies * corpus.state.num_frames, "rejects": {}}
+    manifest = json.loads((source / CORPUS_FILE).read_text()) | counts | {"commits": [], "files": files}
     (folder / CORPUS_FILE).write_text(json.dumps(manifest))
     return folder
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.corpus.manifest import FRAMES
 from datasets.corpus.reader import Corpus
+from datasets.corpus.state import FRAMES
 from datasets.schema.columns import OPTIONAL_FIELDS
 from datasets.schema.melee_ids import character_name, stage_name
 from datasets.schema.splits import SplitConfig, in_split

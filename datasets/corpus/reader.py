@@ -1,40 +1,53 @@
-"""Opening a finished corpus for reading."""
+"""Opening a finished corpus for reading, on a disk or in a bucket."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
-from datasets.corpus.commit_log import Commit, read_commits
-from datasets.corpus.manifest import (
-    CORPUS_FILE,
-    FRAMES,
-    GAMES,
-    IN_PROGRESS_FILE,
-    REJECTS,
-    read_manifest,
-    require_files,
-)
+from datasets.corpus.commit_log import COMMITS, READING_THREADS, Commit, map_in_order, read_commits
+from datasets.corpus.state import FRAMES, GAMES, REJECTS, TABLES, CorpusState, FileRecord, load_state
 from datasets.runtime.errors import UserError
+from datasets.runtime.storage.file_cache import FileCache, RemoteFile
+from datasets.runtime.storage.folder import Folder, open_folder
+from datasets.runtime.storage.local_folder import LocalFolder
 from datasets.schema.columns import GAMES_SCHEMA, REJECTS_SCHEMA
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A finished corpus, open for reading."""
+    """A finished corpus, open for reading. Threads may share it."""
 
-    root: Path
-    manifest: dict[str, Any]
+    folder: Folder
+    state: CorpusState
+    cache: FileCache = field(default_factory=FileCache)
+    """Copies of the files of a corpus in a bucket."""
+
+    @property
+    def location(self) -> str:
+        """Path or URI, without credentials."""
+        return self.folder.location
+
+    @property
+    def root(self) -> Path:
+        """Folder of a corpus on a disk."""
+        assert isinstance(self.folder, LocalFolder)
+        return self.folder.root
 
     @cached_property
     def commits(self) -> list[Commit]:
-        """All commits that the manifest lists, in order."""
-        return [commit for _, commit in read_commits(self.root, self.manifest["commits"])]
+        """All commits of a corpus of format 2 on a disk, in order."""
+        names = json.loads(self.folder.read("corpus.json"))["commits"]
+        return [commit for _, commit in read_commits(self.root, names)]
 
     @cached_property
     def games(self) -> pa.Table:
@@ -46,35 +59,131 @@ class Corpus:
         """The rejected inputs, in REJECTS_SCHEMA."""
         return self._table(REJECTS, REJECTS_SCHEMA)
 
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the contents: the same for a corpus and its copies."""
+        content = [
+            self.state.options,
+            self.state.files,
+            sorted(self.state.removed_games),
+            sorted(self.state.removed_rejects),
+        ]
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
     def shard_path(self, shard: str) -> Path:
-        """Path of a frames shard named in the games table."""
+        """Path of a frames shard of a corpus on a disk."""
         return self.root / FRAMES / shard
 
+    def open_file(self, path: str) -> pa.NativeFile:
+        """Open a data file; that of a corpus in a bucket is copied to the cache if it is not there.
+
+        Args:
+            path: from the corpus's folder.
+        Raises:
+            OSError: the file, or the storage, cannot be reached.
+            UserError: the file is damaged, or does not fit into the cache.
+        """
+        if isinstance(self.folder, LocalFolder):
+            return pa.OSFile(str(self.folder.root / path))
+        descriptor = self.cache.open(self._remote_file(path))
+        try:
+            return pa.OSFile(f"/dev/fd/{descriptor}")  # also if the copy was deleted from the cache meanwhile
+        finally:
+            os.close(descriptor)
+
+    def discard_copy(self, path: str) -> bool:
+        """Delete a file that cannot be read from the cache; whether it may be intact when it is opened again."""
+        if isinstance(self.folder, LocalFolder):
+            return False
+        self.cache.discard(self._remote_file(path))
+        return True
+
+    def read_ahead(self, shards: Iterable[str]) -> None:
+        """Copy frames shards of a corpus in a bucket to the cache, in the order in which they will be opened."""
+        if not isinstance(self.folder, LocalFolder):
+            self.cache.read_ahead(self._remote_file(f"{FRAMES}/{shard}") for shard in shards)
+
+    def stop_reading_ahead(self) -> None:
+        """End what `read_ahead` has begun."""
+        self.cache.stop_reading_ahead()
+
     def num_bytes(self, table: str) -> int:
-        """Bytes on disk of one table's committed files."""
-        return sum(num_bytes for _, _, num_bytes in self.manifest["files"][table])
+        """Bytes of one table's files."""
+        return sum(record.num_bytes for record in self.state.files.get(table, ()))
 
     def _table(self, table: str, schema: pa.Schema) -> pa.Table:
-        paths = [str(self.root / table / name) for name, _, _ in self.manifest["files"][table]]
-        if not paths:
-            return schema.empty_table()
+        paths = [f"{table}/{record.name}" for record in self.state.files.get(table, ())]
+        read = map_in_order(lambda path: (path, self._read(path, schema)), paths, READING_THREADS)
+        tables = dict(read)
+        return self.state.read_rows(table, schema, tables.__getitem__)
+
+    def _read(self, path: str, schema: pa.Schema) -> pa.Table:
         try:
-            return pads.dataset(paths, schema=schema, format="parquet").to_table()
+            with self.open_file(path) as file:
+                return pq.read_table(file, schema=schema)
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{self.root} cannot be read ({reason}); see `wm corpus verify {self.root}`") from error
+            raise UserError(
+                f"{self.location}/{path} cannot be read ({reason}); see `wm corpus verify {self.location}`"
+            ) from error
+
+    def _remote_file(self, path: str) -> RemoteFile:
+        record = self._records[path]
+        checksum = record.blake2b or self._checksums[path]
+        return RemoteFile(self.folder, path, record.num_bytes, checksum)
+
+    @cached_property
+    def _records(self) -> dict[str, FileRecord]:
+        return self.state.paths()
+
+    @cached_property
+    def _checksums(self) -> dict[str, str]:
+        """Path -> checksum in a corpus of format 2, whose commits alone have them."""
+        return old_checksums(self.folder)
 
 
-def open_corpus(root: Path) -> Corpus:
+def old_checksums(folder: Folder) -> dict[str, str]:
+    """Path -> checksum of each file that a commit of a corpus of format 2 lists."""
+    paths = [info.path for info in folder.list(COMMITS) if info.path.endswith(".json")]
+    commits: Iterable[dict[str, Any]] = map_in_order(lambda path: json.loads(folder.read(path)), paths, READING_THREADS)
+    return {f"{table}/{file['name']}": file["blake2b"] for commit in commits for table, file in commit["files"].items()}
+
+
+def open_corpus(location: str | Path, cache: FileCache | None = None) -> Corpus:
     """Open a corpus for reading.
 
+    Args:
+        location: path, or URI in object storage.
+        cache: for the files of a corpus in object storage.
     Raises:
-        UserError: there is no corpus, or it is half-written, incomplete, or has another format version.
+        UserError: there is no corpus, or it is half-written, incomplete, or has another format version; or its storage
+            cannot be reached.
     """
-    if not (root / CORPUS_FILE).exists():
-        if (root / IN_PROGRESS_FILE).exists():
-            raise UserError(f"{root} is a half-written corpus; run the same `wm encode` again to finish it")
-        raise UserError(f"{root} holds no {CORPUS_FILE}; expected a corpus made by `wm encode`")
-    corpus = Corpus(root=root.resolve(), manifest=read_manifest(root / CORPUS_FILE))
-    require_files(corpus.root, corpus.manifest)
-    return corpus
+    if not isinstance(folder := open_folder(location), LocalFolder):
+        try:
+            return _open(folder, cache)
+        except OSError as error:
+            raise UserError(f"{folder.location} cannot be read ({error}); try again later") from error
+    return _open(LocalFolder(folder.root.resolve()), cache)
+
+
+def _open(folder: Folder, cache: FileCache | None) -> Corpus:
+    state = load_state(folder)
+    require_files(folder, state)
+    return Corpus(folder, state, cache or FileCache())
+
+
+def require_files(folder: Folder, state: CorpusState) -> None:
+    """Check names and sizes of all files, so that an incomplete copy fails at once and not hours into a run.
+
+    Raises:
+        UserError: a file of the corpus is missing or has another size.
+    """
+    location = folder.location
+    hint = f"copy the corpus again, or drop the damaged commits with `wm corpus repair {location}`"
+    found = {info.path: info.num_bytes for table in {*TABLES, *state.files} for info in folder.list(table)}
+    for path, record in state.paths().items():
+        if path not in found:
+            raise UserError(f"{location} is incomplete ({path} is missing); {hint}")
+        if found[path] != record.num_bytes:
+            raise UserError(f"{location}/{path} has {found[path]:,} bytes, expected {record.num_bytes:,}; {hint}")

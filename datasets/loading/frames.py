@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets.corpus.reader import Corpus
+from datasets.corpus.state import FRAMES
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import FORMS_WITHOUT_PERCENT, NUM_PLAYERS, OPTIONAL_FIELDS, VELOCITY_COLUMNS
 from datasets.schema.splits import Split, SplitConfig, in_split
@@ -84,7 +84,7 @@ def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, for_evalua
     rows = games.filter(pa.array(chosen))
     if not rows.num_rows:
         raise UserError(
-            f"the {split} split of {corpus.root} holds none of its {games.num_rows} games; "
+            f"the {split} split of {corpus.location} holds none of its {games.num_rows} games; "
             "use more games, another split (wm eval: --split all; a run: train_split, eval.split), or other "
             "split.test_fraction and split.validation_fraction"
         )
@@ -142,7 +142,7 @@ def read_ranges(
     for position, game in enumerate(games):
         by_row_group.setdefault((str(index.shards[game]), int(index.row_groups[game])), []).append(position)
     for (shard, row_group), positions in by_row_group.items():
-        table = _read_row_group(index.corpus.shard_path(shard), row_group)
+        table = _read_row_group(index.corpus, shard, row_group)
         for position in positions:
             length, end = int(ends[position] - starts[position]), int(bounds[position])
             rows = table.slice(int(index.first_rows[games[position]] + starts[position]), length)
@@ -158,13 +158,18 @@ def allocate_frames(num_frames: int) -> FrameArrays:
     )
 
 
-def _read_row_group(path: Path, row_group: int) -> pa.Table:
+def _read_row_group(corpus: Corpus, shard: str, row_group: int, *, is_again: bool = False) -> pa.Table:
+    path = f"{FRAMES}/{shard}"
     try:
-        with pq.ParquetFile(path) as file:
+        with corpus.open_file(path) as source, pq.ParquetFile(source) as file:
             return file.read_row_group(row_group, columns=_READ_COLUMNS, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
+        if not is_again and corpus.discard_copy(path):
+            return _read_row_group(corpus, shard, row_group, is_again=True)
         reason = str(error).splitlines()[0]
-        raise UserError(f"cannot read shard {path}: {reason}; encode the replays again") from error
+        raise UserError(
+            f"cannot read {corpus.location}/{path} ({reason}); see `wm corpus verify {corpus.location}`"
+        ) from error
 
 
 def _first_rows_in_group(games: pa.Table) -> np.ndarray:

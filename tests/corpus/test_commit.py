@@ -97,9 +97,9 @@ def test_no_game_is_stored_twice_and_a_slp_replaces_a_parsed_form(games, uninter
     assert corpus.games["game_id"].to_pylist() == ids(EXPECTED_GAMES, games)
     assert set(corpus.games["form"].to_pylist()) == {"slp"}
     assert Counter(corpus.rejects["code"].to_pylist()) == EXPECTED_REJECTS
-    assert corpus.manifest["rejects"] == EXPECTED_REJECTS
-    assert corpus.manifest["num_games"] == len(EXPECTED_GAMES)
-    assert corpus.manifest["num_frames"] == 300 * len(EXPECTED_GAMES)
+    assert corpus.state.rejects == EXPECTED_REJECTS
+    assert corpus.state.num_games == len(EXPECTED_GAMES)
+    assert corpus.state.num_frames == 300 * len(EXPECTED_GAMES)
     assert verify(uninterrupted).text.startswith(f"{uninterrupted} is sound")
 
 

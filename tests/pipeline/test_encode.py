@@ -101,7 +101,7 @@ def assert_sound(root: Path) -> None:
         assert pq.read_metadata(root / folder / facts["name"]).num_rows == facts["rows"]
     on_disk = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     expected = {f"{folder}/{facts['name']}" for folder, facts in named}
-    expected |= {f"{COMMITS}/{name}" for name in corpus.manifest["commits"]}
+    expected |= {f"{COMMITS}/{name}" for name in json.loads((corpus.root / "corpus.json").read_text())["commits"]}
     assert on_disk == expected | {"corpus.json", "encode.lock"}
 
 
@@ -152,8 +152,8 @@ def dump_corpus(real_replays, tmp_path_factory) -> Path:
 
 def test_all_dev_games_are_accepted(dev_corpus):
     corpus = open_corpus(dev_corpus)
-    assert corpus.games.num_rows == corpus.manifest["num_games"] == 42
-    assert sum(corpus.games["num_frames"].to_pylist()) == corpus.manifest["num_frames"] == 369_099
+    assert corpus.games.num_rows == corpus.state.num_games == 42
+    assert sum(corpus.games["num_frames"].to_pylist()) == corpus.state.num_frames == 369_099
     assert corpus.rejects.num_rows == 0
     assert_sound(dev_corpus)
 

@@ -199,6 +199,7 @@ def test_what_does_not_change_the_updates_may_change_when_a_run_is_resumed(path)
         "eval": {"contexts": [10], "num_targets": 5_000}, "data.device_cache_fraction": 0.1, "cuda_graph": True,
         "optimizer.micro_batch_size": 4, "log_every_s": 1.0, "max_seconds": 9.0, "max_failures": 9, "num_workers": 4,
         "eval.best_metric": "val_loss", "eval.best_context": 30, "eval.validation_contexts": [5, 10],
+        "data.disk_cache_size": "200GB",
     }  # fmt: skip
     plain = to_plain(config)
     *groups, name = path.split(".")

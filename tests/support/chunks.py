@@ -129,7 +129,7 @@ def all_rows(root: Path) -> dict[str, pa.Table]:
     corpus = open_corpus(root)
     tables = {"games": corpus.games, "rejects": corpus.rejects}
     for table in (FRAMES, FOLLOWERS):
-        parts = [pq.read_table(root / table / name) for name, *_ in corpus.manifest["files"][table]]
+        parts = [pq.read_table(root / table / name) for name, *_ in corpus.state.files[table]]
         plain = [part.set_column(0, "game_id", part["game_id"].cast(pa.string())) for part in parts]
         tables[table] = pa.concat_tables(plain) if plain else pa.table({})
     return tables

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import ByteSize, Field, NonNegativeInt, PositiveInt
 
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.runtime.uris import URI, mistake_in
@@ -137,6 +137,12 @@ class DataConfig:
     """Keep the whole corpus in device memory; auto: if it takes at most device_cache_fraction of the free memory."""
     device_cache_fraction: Annotated[float, Field(gt=0, le=0.9)] = 0.3
     """Largest part of the device's free memory (CPU: of the machine's, split among its workers) for the cache."""
+    disk_cache: Path | None = None
+    """Folder on each machine's disk for copies of a corpus in object storage; by default melee-world-model in the
+    user's cache folder (XDG_CACHE_HOME). Choose the machine's fastest disk."""
+    disk_cache_size: ByteSize | Literal["auto"] = "auto"
+    """Bytes of all copies together, such as 200GB; auto: half of what the disk has left. A larger corpus is copied
+    again in each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,9 +175,9 @@ class DivergenceConfig:
 class RunConfig:
     """One training run."""
 
-    train_corpus: Path = Path("corpora/replays")
-    """Corpus to train on (made by `wm encode`)."""
-    eval_corpus: Path | None = None
+    train_corpus: Path | Uri = Path("corpora/replays")
+    """Corpus to train on (made by `wm encode`): its folder, or its s3:// or gs:// URI."""
+    eval_corpus: Path | Uri | None = None
     """Corpus to evaluate on; by default the validation split of train_corpus."""
     out: Path | Uri = Path("runs/run")
     """Folder of the run, or its s3:// or gs:// URI: log, TensorBoard, checkpoints. The same command resumes the run."""
@@ -220,8 +226,13 @@ class RunConfig:
     """What happens on a loss spike."""
 
     def __post_init__(self) -> None:
-        if mistake := mistake_in(self.out):
-            raise ValueError(f"out: {mistake}")
+        for name, location in (
+            ("out", self.out),
+            ("train_corpus", self.train_corpus),
+            ("eval_corpus", self.eval_corpus),
+        ):
+            if location is not None and (mistake := mistake_in(location)):
+                raise ValueError(f"{name}: {mistake}")
         if self.model.kind == "mlp" and self.objective.kind != "window":
             raise ValueError("objective.kind: model.kind mlp predicts one frame per window; set objective.kind: window")
         num_windows = self.objective.num_windows

@@ -26,6 +26,8 @@ NOT_PART_OF_A_RUN = frozenset(
         "divergence",
         "data.device_cache",
         "data.device_cache_fraction",
+        "data.disk_cache",
+        "data.disk_cache_size",
         "optimizer.micro_batch_size",
         "eval.validation_contexts",
         "eval.best_metric",
@@ -47,7 +49,8 @@ CHANGEABLE = NOT_PART_OF_A_RUN | {
 def to_stored(config: RunConfig) -> dict[str, Any]:
     """A config as plain data to be stored: without the keys and secrets of URIs."""
     plain = to_plain(config)
-    for group, name in ((plain, "out"), (plain, "init_from"), (plain["checkpoint"], "storage_path")):
+    fields = [(plain, name) for name in ("out", "train_corpus", "eval_corpus", "init_from")]
+    for group, name in (*fields, (plain["checkpoint"], "storage_path")):
         group[name] = group[name] and without_key(group[name])
     return plain
 

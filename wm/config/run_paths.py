@@ -10,7 +10,7 @@ from wm.config.typed_yaml import from_plain, to_plain
 
 RUN_FOLDERS = ("out", "checkpoint.storage_path")
 """Fields that name what a run writes to."""
-PATH_FIELDS = ("out", "train_corpus", "eval_corpus", "init_from", "checkpoint.storage_path")
+PATH_FIELDS = ("out", "train_corpus", "eval_corpus", "init_from", "checkpoint.storage_path", "data.disk_cache")
 """Dotted names of all fields that hold a path or a URI."""
 
 

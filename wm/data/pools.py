@@ -122,7 +122,8 @@ class PoolReader:
         self._cached: tuple[FrameBuffer, np.ndarray] | None = None
 
     def clear_cache(self) -> None:
-        """Free cached frames."""
+        """Free cached frames, and stop reading ahead."""
+        self._index.corpus.stop_reading_ahead()
         self._cached = None
 
     def load(self, cursor: Cursor, buffer: FrameBuffer) -> LoadedPool:
@@ -177,6 +178,7 @@ class PoolReader:
         if self._stream is not None and buffer.released is not None:
             self._stream.wait_event(buffer.released)
         bounds = [0, *(1 + np.flatnonzero(np.diff(self._row_groups[games]))).tolist(), len(games)]
+        self._index.corpus.read_ahead(dict.fromkeys(self._index.shards[games].tolist()))
         running: deque[Future[None]] = deque()
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="row-groups") as readers:
             for begin, end in itertools.pairwise(bounds):

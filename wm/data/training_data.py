@@ -12,6 +12,7 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.runtime.errors import UserError
+from datasets.runtime.storage.file_cache import FileCache
 from wm.config.run_config import RunConfig
 
 
@@ -29,16 +30,18 @@ def open_data(config: RunConfig) -> TrainingData:
     Raises:
         UserError: a corpus is missing, incomplete or of another version, or a split that is needed is empty.
     """
+    size = config.data.disk_cache_size
     separate = config.eval_corpus is not None
-    corpus = open_corpus(config.train_corpus)
+    cache = FileCache(config.data.disk_cache, None if size == "auto" else size)
+    corpus = open_corpus(config.train_corpus, cache)
     train = index_games(corpus, config.train_split or ("all" if separate else "train"), config.split)
-    eval_corpus = open_corpus(config.eval_corpus) if config.eval_corpus is not None else corpus
+    eval_corpus = open_corpus(config.eval_corpus, cache) if config.eval_corpus is not None else corpus
     eval_split = config.eval.split or ("all" if separate else "validation")
     evaluation = index_games(eval_corpus, eval_split, config.split, for_evaluation=True)
     longest = int(train.num_frames.max())
     if longest < config.objective.example_frames:
         raise UserError(
-            f"the longest of {len(train)} games in {config.train_corpus} has {longest} frames, an example needs "
+            f"the longest of {len(train)} games in {corpus.location} has {longest} frames, an example needs "
             f"{config.objective.example_frames}; use a smaller context_frames or sequence_frames"
         )
     eval_frames = int(np.maximum(0, evaluation.num_frames - COUNTDOWN_FRAMES).sum())

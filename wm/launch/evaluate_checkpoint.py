@@ -12,6 +12,8 @@ from datasets.loading.frames import index_games
 from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.host_memory import raise_malloc_thresholds
+from datasets.runtime.storage.file_cache import FileCache
+from datasets.runtime.uris import is_remote, without_credentials
 from datasets.schema.splits import Split
 from wm.checkpoints.reader import load_model, open_checkpoint
 from wm.checkpoints.retention import best_text
@@ -24,13 +26,14 @@ EVAL_FILE = "eval.json"
 
 def evaluate_checkpoint(
     checkpoint: str | Path,
-    corpus: Path,
+    corpus: str | Path,
     contexts: Sequence[str] = (),
     *,
     split: Split = "validation",
     num_targets: int | None = 20_000,
     use_gpu: bool = False,
     out: Path | None = None,
+    cache: FileCache | None = None,
 ) -> dict:
     """Evaluate a checkpoint, print the table and write the JSON.
 
@@ -38,6 +41,7 @@ def evaluate_checkpoint(
         checkpoint: folder or URI of a checkpoint, of a run (its newest one), or RUN/best.
         contexts: numbers of frames or `stream`; empty for the model's defaults.
         num_targets: evaluated frames; None for all.
+        cache: for copies of a corpus in object storage.
         out: path of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
     """
     opened = open_checkpoint(checkpoint)
@@ -47,11 +51,17 @@ def evaluate_checkpoint(
         raise_malloc_thresholds()
     if use_gpu and not torch.cuda.is_available():
         raise UserError("--use-gpu is set, but there is no CUDA device; leave it out, or install a CUDA torch")
-    index = index_games(open_corpus(corpus), split, opened.config.split, for_evaluation=True)
+    data = open_corpus(corpus, cache)
+    index = index_games(data, split, opened.config.split, for_evaluation=True)
     chosen = parse_contexts(contexts) or default_contexts(model)
     result = evaluate(model.to(device), index, contexts=chosen, num_targets=num_targets, device=device)
     training = {"state": opened.state, "targets_seen": opened.meta["targets_seen"], "best": opened.meta.get("best", {})}
-    result = {"checkpoint": opened.location, "training": training, "corpus": str(corpus), "split": split} | result
+    result = {
+        "checkpoint": opened.location,
+        "training": training,
+        "corpus": data.location if is_remote(str(corpus)) else str(corpus),
+        "split": split,
+    } | result
     out = out or _folder_of(opened) / EVAL_FILE
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(out, result)
@@ -60,7 +70,7 @@ def evaluate_checkpoint(
     if best := best_text(training["best"]):
         print(f"best validation until then: {best}; `wm eval RUN/best CORPUS` evaluates the run's best checkpoint")
     trained_on_all = opened.config.train_split == "all" or opened.config.eval_corpus is not None
-    if trained_on_all and corpus.resolve() == opened.config.train_corpus:
+    if trained_on_all and data.location == without_credentials(str(opened.config.train_corpus)):
         print("\nthis model was trained on all games of this corpus: it is evaluated on its training data")
     print(f"\n{out}")
     return result

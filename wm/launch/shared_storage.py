@@ -18,6 +18,7 @@ from wm.config.run_config import RunConfig
 from wm.config.run_paths import RUN_FOLDERS, local_paths
 from wm.training import distributed
 
+DISK_CACHE = "data.disk_cache"
 TOKEN_PREFIX = ".driver-"
 
 
@@ -29,9 +30,9 @@ def refuse_relative_paths(config: RunConfig) -> None:
     """
     for name, path in local_paths(config).items():
         if not path.expanduser().is_absolute():
-            remedy = "a path that every node sees"
-            if not name.endswith("corpus"):
-                remedy += ", or an s3:// or gs:// URI"
+            remedy = "a path that every node sees, or an s3:// or gs:// URI"
+            if name == DISK_CACHE:
+                remedy = "an absolute path on each node's own disk"
             raise UserError(f"{name}={path} is relative, but the run is on a cluster (RAY_ADDRESS); give {remedy}")
 
 

@@ -286,10 +286,9 @@ class Run:
 
 def _corpus_facts(index: GameIndex) -> dict[str, Any]:
     """What identifies a corpus and the games used from it."""
-    manifest = json.dumps(index.corpus.manifest, sort_keys=True).encode()
     return {
-        "corpus": str(index.corpus.root),
-        "manifest": hashlib.blake2b(manifest, digest_size=16).hexdigest(),
+        "corpus": index.corpus.location,
+        "manifest": index.corpus.digest,
         "game_ids": hashlib.blake2b("\n".join(index.game_ids).encode(), digest_size=16).hexdigest(),
         "num_games": len(index),
         "num_frames": int(index.num_frames.sum()),
