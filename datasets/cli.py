@@ -89,9 +89,9 @@ def corpus(args: Sequence[str]) -> int:
     """`wm corpus info|verify|repair CORPUS`: contents, rejects, damage; `wm corpus copy A B`: to a disk or bucket"""
     from tyro.conf import Positional
 
-    from datasets.corpus.copy import copy_corpus
     from datasets.corpus.info import corpus_info, describe
     from datasets.corpus.reader import open_corpus
+    from datasets.corpus.transfer.copy import copy_corpus
     from datasets.corpus.verify import repair, verify
 
     def command(

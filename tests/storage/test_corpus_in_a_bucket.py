@@ -12,10 +12,10 @@ import pytest
 from object_stores import S3Server, google_server, s3_server
 
 from datasets.cli import corpus as corpus_verb
-from datasets.corpus import copy as copying
-from datasets.corpus.copy import copy_corpus
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.state import FRAMES
+from datasets.corpus.transfer import copy as copying
+from datasets.corpus.transfer.copy import copy_corpus
 from datasets.corpus.verify import verify
 from datasets.loading.frames import index_games, read_games
 from datasets.runtime.errors import UserError

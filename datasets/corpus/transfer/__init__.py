@@ -1,0 +1,1 @@
+"""Corpora between places."""
