@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
         _join_cluster(options)
         return
     temp_dir = ray_temp_dir()
-    try:
+
+    def start() -> None:
         with _no_processes_left_by_a_failure(), _sigterm_handler_kept():
             ray.init(
                 address="local",
@@ -69,13 +71,33 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
                 _temp_dir=temp_dir,
                 **options,
             )
-    except Exception as error:  # Ray raises Exception itself if a node does not start in time
-        set_ray_logs(Path(temp_dir or get_default_ray_temp_dir(), "session_latest"))
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"Ray did not start on this machine ({reason}); run the same command again") from error
+
+    start_or_retry(start, Path(temp_dir or get_default_ray_temp_dir(), "session_latest"))
     runtime = ray.get_runtime_context()
     set_ray_logs(Path(runtime.get_temp_dir(), runtime.get_session_name()))
     _hide_token()
+
+
+def start_or_retry(start: Callable[[], None], logs: Path) -> None:
+    """Start Ray; once more if it fails, because on a busy machine its processes may not find each other in time.
+
+    Args:
+        logs: folder of Ray's logs, named if it fails again.
+    Raises:
+        UserError: it failed twice.
+    """
+    for is_last in (False, True):
+        try:
+            start()
+            return
+        except Exception as error:  # Ray raises Exception itself if a node does not start in time
+            reason = (str(error).splitlines() or [""])[0][:200]
+            if is_last:
+                set_ray_logs(logs)
+                message = f"Ray did not start on this machine ({reason}); run the same command again"
+                raise UserError(message) from error
+            print(f"Ray did not start ({reason}); trying once more", file=sys.stderr, flush=True)
+            ray.shutdown()
 
 
 @contextlib.contextmanager

@@ -99,6 +99,11 @@ def test_a_design_that_cannot_identify_the_law_gives_no_statement(sizes, duratio
     assert allocate(fit, 1e18, [(1e6, 6e6)]) is None
 
 
+def test_a_range_of_four_holds_although_last_batches_go_beyond_the_ends_of_runs():
+    durations = np.array([250_368, 500_224, 1_000_448])  # of 250,000, 500,000 and 1,000,000 targets in batches of 512
+    assert fit_scaling(points(1e-6, durations=durations), num_replicates=20).no_statement is None
+
+
 def test_too_much_scatter_gives_no_statement():
     reasons = [fit_scaling(points(0.03, seed), num_replicates=40).no_statement for seed in range(2)]
     assert all(reasons)

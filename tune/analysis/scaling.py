@@ -21,7 +21,7 @@ MIN_LEVELS = 3
 MIN_STEP = 1.1
 """Ratio of two sizes, or durations, that count as different."""
 MIN_RANGE = 4.0
-"""Largest to smallest size, and duration."""
+"""Largest to smallest size, and duration, up to MIN_STEP: the last batch of each run goes a little beyond its end."""
 MAX_EXPONENT_RANGE = 3.0
 """Largest to smallest exponent in its interval, for a statement."""
 MAX_RESIDUAL = 0.05
@@ -192,7 +192,7 @@ def _design_reason(sizes: np.ndarray, durations: np.ndarray) -> str | None:
     for values, name in ((sizes, "model sizes"), (durations, "numbers of training targets")):
         if _num_levels(values) < MIN_LEVELS:
             return f"the number of different {name} is {_num_levels(values)}; a constant and a power need {MIN_LEVELS}"
-        if values.max() / values.min() < MIN_RANGE:
+        if values.max() / values.min() < MIN_RANGE / MIN_STEP:
             return (
                 f"the {name} span only a factor of {values.max() / values.min():.1f}; at least {MIN_RANGE:g} is needed"
             )
