@@ -58,6 +58,13 @@ class PlausibilityCheck:
             yield Violation(code=code, message=message, frames=in_game)
 
 
+def shown(value: float, reference: float) -> str:
+    """A number for a message that also shows the reference; with their difference where both would look equal."""
+    text = f"{value:g}"
+    looks_equal = value != reference and text == f"{reference:g}"
+    return f"{text} (a difference of {float(value) - float(reference):.3g})" if looks_equal else text
+
+
 def _at_frames(frames: np.ndarray) -> str:
     """The id of the first frame, and the number of others."""
     more = f" and in {len(frames) - 1} more" if len(frames) > 1 else ""

@@ -141,3 +141,9 @@ def _consecutive_runs(rows: np.ndarray) -> list[slice]:
 def frames_where(mask: np.ndarray) -> np.ndarray:
     """Indices of the true entries: `np.flatnonzero` without its overhead, which is as costly as a short column."""
     return mask.nonzero()[0]
+
+
+def isolated(frames: np.ndarray) -> np.ndarray:
+    """Those of some ascending frames whose neighbours are not among them."""
+    apart = np.diff(frames) > 1
+    return frames[np.append(True, apart) & np.append(apart, True)] if len(frames) else frames

@@ -14,6 +14,9 @@ from datasets.schema.optional_tables import OptionalTable
 Columns = dict[str, np.ndarray | None]
 """Column name (without player) -> array (frames,) of the column's dtype; None if the source does not record it."""
 
+NO_CONTEST = 7
+"""End method of a game that a player quit, or that was reset (SPEC.md, Game End)."""
+
 FINGERPRINT_FRAMES = 1_200
 """Frames from the start of the game whose positions identify it."""
 
@@ -51,7 +54,9 @@ class GameFacts:
     end_method: int | None
     """SPEC.md, Game End."""
     placements: tuple[int, ...] | None
-    """Final placement of each player, 0 is first."""
+    """Final placement of each player, 0 is first. Of no meaning after NO_CONTEST."""
+    quitter: int | None = None
+    """Player who ended the game (SPEC.md, Game End: LRAS initiator); None if nobody did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +87,8 @@ class PlayerCrossCheck:
     """`action`, `x`, `y`, `percent` and processed `buttons` (uint32) before each frame, when the game reads the inputs:
     (frames,), as recorded (SPEC.md, Pre-Frame Update)."""
     off_grid: dict[str, np.ndarray]
-    """Column -> frames (int64) whose recorded value is not exactly the stored integer times the column's step; only
-    columns with such frames."""
+    """Column -> frames (int64) whose recorded value is not the stored integer times the column's step, but for float32
+    rounding; only columns with such frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,12 +137,23 @@ class Game:
 
     @property
     def winner(self) -> int | None:
-        """The player placed first, or else with more stocks at the end, or else with less percent; None for a draw."""
-        placements = self.facts.placements
-        if placements is not None and placements[0] != placements[1]:
-            return int(placements[1] < placements[0])
-        for name, sign in (("stocks", 1), ("percent", -1)):
-            ends = [sign * float(values[-1]) for columns in self.players if (values := columns[name]) is not None]
-            if len(ends) == len(self.players) and ends[0] != ends[1]:
-                return int(ends[1] > ends[0])
-        return None
+        """The player who did not quit, or else was placed first, or else has more stocks at the end, or less percent.
+
+        None for a draw: nobody quit, and the players are level in stocks and percent.
+        """
+        facts = self.facts
+        if facts.quitter is not None:
+            return 1 - facts.quitter
+        leads = [self._leader(name, sign) for name, sign in (("stocks", 1), ("percent", -1))]
+        if all(lead == 0 for lead in leads):
+            return None
+        placed = facts.placements if facts.end_method != NO_CONTEST else None
+        if placed is not None and placed[0] != placed[1]:
+            return int(placed[1] < placed[0])
+        lead = next((lead for lead in leads if lead), 0)
+        return int(lead < 0) if lead else None
+
+    def _leader(self, name: str, sign: int) -> float | None:
+        """By how much player 0 leads at the end; None if the source does not record the column."""
+        ends = [float(values[-1]) for columns in self.players if (values := columns[name]) is not None]
+        return sign * (ends[0] - ends[1]) if len(ends) == len(self.players) else None

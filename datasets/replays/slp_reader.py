@@ -48,6 +48,8 @@ ITEMS_OFF = -1
 STICK_GRID = 80.0
 TRIGGER_GRID = 140.0
 """Steps of the processed sticks and triggers between 0 and 1."""
+ROUNDING = 4e-7
+"""Relative difference that float32 rounding explains: 3 ULP."""
 HITSTUN_FLAG = 0x02
 """Bit of state flag byte 3: the action state variable holds the remaining frames of hitstun."""
 
@@ -132,6 +134,7 @@ def _facts(parsed: PeppiGame) -> GameFacts:
     start, end = parsed.start, parsed.end
     ports = [int(player.port) for player in start.players]
     placed = {int(player.port): player.placement for player in end.players or ()} if end is not None else {}
+    quitter = None if end is None or end.lras_initiator is None else int(end.lras_initiator)
     start_time = (parsed.metadata or {}).get("startAt")
     return GameFacts(
         form="slp",
@@ -153,6 +156,7 @@ def _facts(parsed: PeppiGame) -> GameFacts:
         start_time=None if start_time is None else str(start_time),
         end_method=None if end is None else int(end.method),
         placements=tuple(placed[port] for port in ports) if all(port in placed for port in ports) else None,
+        quitter=ports.index(quitter) if quitter in ports else None,
     )
 
 
@@ -301,7 +305,7 @@ def _on_grid(values: np.ndarray, grid: float, dtype: type[np.integer]) -> tuple[
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = values * np.float32(grid)
         steps = np.rint(scaled).astype(dtype)
-        off = np.flatnonzero(steps / np.float32(grid) != values)
+        off = np.flatnonzero(~(np.abs(scaled - steps) <= np.abs(scaled) * np.float32(ROUNDING)))
         if len(off) and not (np.abs(steps[off] - scaled[off]) <= 0.5).all():
             raise ValueError("a stick, a trigger or the facing is out of range")
     return steps, off

@@ -1,4 +1,4 @@
-"""Plausibility checks of positions and velocities against each other."""
+"""Learned checks of positions and velocities against each other."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from datasets.checks.plausibility_check import Finding, PlausibilityCheck
-from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where
+from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where, isolated
 from datasets.schema.columns import VELOCITY_COLUMNS
 
 MAX_RETURN = 25.0
-"""Maximum distance of a frame that the next frame reverts, in game units. Measured: 12 (onto a ledge)."""
+"""Maximum distance of a frame that the next frame reverts, in game units: twice the measured 12 (onto a ledge)."""
 MAX_SHIFT = 10.0
-"""Maximum shift per frame of hitlag by the stick (SDI), in game units. Measured: 3."""
+"""Maximum shift per frame of hitlag by the stick (SDI), in game units. Measured: 3; SDI moves by 6 at most."""
+ROUNDING = 1e-3
+"""Difference of positions that is none, in game units. At a ledge or on a tether the game computes a position twice,
+with another rounding; float32 positions have steps of 8e-6 to 2e-5 there."""
 WALL_BOUNCES = (247, 248)
 """Action states FlyReflectWall and FlyReflectCeil, in which velocities reverse within a frame."""
-TOLERANCE = 1e-4
-"""Velocity difference that rounding can cause, in game units per frame."""
+SMALLEST_SPIKE = 0.06
+"""Velocity that counts as changed for a frame, in game units per frame: more than knockback loses in one, 0.051, so
+that the last frame of a knockback is no spike."""
 
 COMMON_ACTIONS = np.zeros(2**16, bool)
 """By action state: shared by all characters, and neither carried nor thrown by anyone or anything."""
@@ -44,31 +48,37 @@ def _reverts(timeline: PlayerTimeline) -> Iterator[Finding]:
 
 
 def _position_before(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """The position before a frame is that after the previous one, except in hitlag, while held, and after a death."""
+    """The position before a frame is that after the previous one, except in hitlag, while held, and after a death.
+
+    Something that moves a player between frames, such as a tether, does so in several: only single frames count.
+    """
     x, y, before_x, before_y = timeline["x"], timeline["y"], timeline.pre_frame("x"), timeline.pre_frame("y")
     moved = frames_where((before_x[1:] != x[:-1]) | (before_y[1:] != y[:-1]))
+    far_x, far_y = np.abs(before_x[moved + 1] - x[moved]), np.abs(before_y[moved + 1] - y[moved])
     action, next_action = timeline["action"], timeline.pre_frame("action")
     frozen = timeline.in_hitlag[moved]
-    free = moved[FREE_ACTIONS[action[moved]] & FREE_ACTIONS[next_action[moved + 1]] & ~frozen]
-    if len(free):
-        # The end of a character's move can relocate it (after a throw): then both x and y change.
-        one_axis = (before_x[free + 1] == x[free]) | (before_y[free + 1] == y[free])
-        free = free[COMMON_ACTIONS[action[free]] | one_axis]
-    shifted = moved[frozen]
-    far = np.maximum(np.abs(before_x[shifted + 1] - x[shifted]), np.abs(before_y[shifted + 1] - y[shifted])) > MAX_SHIFT
-    for wrong in (free, shifted[far]):
-        if len(wrong):
-            first = wrong[0]
-            text = f"pre-frame position ({before_x[first + 1]!s}, {before_y[first + 1]!s})"
-            text += f" after post-frame position ({x[first]!s}, {y[first]!s})"
-            yield "pre_post_mismatch", text, wrong + 1
+    free = FREE_ACTIONS[action[moved]] & FREE_ACTIONS[next_action[moved + 1]] & ~frozen
+    # The end of a character's move can relocate it (after a throw): then both x and y change.
+    one_axis = (far_x <= ROUNDING) | (far_y <= ROUNDING)
+    free &= COMMON_ACTIONS[action[moved]] | one_axis
+    alone = np.isin(moved, isolated(moved))
+    off = ~((far_x <= ROUNDING) & (far_y <= ROUNDING))
+    shifted = frozen & ~((far_x <= MAX_SHIFT) & (far_y <= MAX_SHIFT))
+    wrong = moved[(free & off & alone) | shifted]
+    if len(wrong):
+        first = wrong[0]
+        text = f"pre-frame position ({before_x[first + 1]!s}, {before_y[first + 1]!s})"
+        text += f" after post-frame position ({x[first]!s}, {y[first]!s}), a difference of"
+        text += f" ({before_x[first + 1] - x[first]:.3g}, {before_y[first + 1] - y[first]:.3g})"
+        yield "pre_post_mismatch", text, wrong + 1
 
 
 def _air_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
     """In the air the displacement is exactly the sum of the velocities, except at walls, ledges and other players.
 
-    A velocity is implausible if the displacement does not match it but would match the mean of its neighbours. A
-    velocity that keeps its new value, as at a wall, is accepted.
+    A velocity is implausible if it leaves the range of its neighbours for one frame, and the displacement does not
+    match it but the mean of its neighbours. One between its neighbours may be the first frame of a drift; one that
+    keeps its new value may be a wall.
     """
     airborne = timeline.airborne
     free = timeline.steady & airborne[2:] & airborne[1:-1] & airborne[:-2]
@@ -76,44 +86,49 @@ def _air_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
         after, before = timeline[axis], timeline.pre_frame(axis)
         own, attack = (timeline[name] for name in names)
         mismatch = (before + own) + attack != after
-        frames = frames_where(free & (mismatch[1:-1] > (mismatch[2:] | mismatch[:-2]))) + 1
-        if not len(frames):
-            continue
-        displacement = after[frames] - before[frames]
-        error = np.abs(displacement - (own[frames] + attack[frames]))
-        action = timeline["action"][frames]
-        clear = (error > TOLERANCE) & ((action < WALL_BOUNCES[0]) | (action > WALL_BOUNCES[1]))
-        frames, displacement, error = frames[clear], displacement[clear], error[clear]
-        if not len(frames):
-            continue
+        alone = free & (mismatch[1:-1] > (mismatch[2:] | mismatch[:-2]))
         for name, values, other in ((names[0], own, attack), (names[1], attack, own)):
+            frames = frames_where(alone & _spikes(values)) + 1
+            action = timeline["action"][frames]
+            frames = frames[(action < WALL_BOUNCES[0]) | (action > WALL_BOUNCES[1])]
+            displacement = after[frames] - before[frames]
             mean = (values[frames - 1] + values[frames + 1]) / 2
-            off = (np.abs(values[frames] - mean) > 0.8 * error) & (values[frames] != values[frames + 1])
-            if not off.any():
-                continue
+            error = np.abs(displacement - (own[frames] + attack[frames]))
             fits = np.abs(displacement - other[frames] - mean) < 0.2 * error
-            wrong = frames[off & fits]
+            off = np.abs(values[frames] - mean) > 0.8 * error
+            wrong = frames[(error > SMALLEST_SPIKE) & fits & off]
             if len(wrong):
                 text = f"{values[wrong[0]]:g} between {values[wrong[0] - 1]:g} and {values[wrong[0] + 1]:g}"
                 yield "velocity_mismatch", f"{name} is {text} and does not match the displacement", wrong
 
 
+def _spikes(values: np.ndarray) -> np.ndarray:
+    """bool (frames - 2,): entry i is whether frame i + 1 leaves the range of its neighbours by SMALLEST_SPIKE."""
+    previous, current, following = values[:-2], values[1:-1], values[2:]
+    rise = np.minimum(current - previous, current - following)
+    fall = np.minimum(previous - current, following - current)
+    return np.maximum(rise, fall) > SMALLEST_SPIKE
+
+
 def _ground_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """The ground speed equals the length of the x and y velocity on the ground, and is 0 in the air."""
+    """The ground speed equals the length of the velocity on the ground, and is not set for one frame of a flight.
+
+    A player who is hit off the ground may keep an old ground speed in the air; an action that moves its character
+    directly mismatches for many frames.
+    """
     airborne = timeline.airborne
     along, x, y = timeline["self_ground_x"], timeline["self_air_x"], timeline["self_y"]
-    wrong = frames_where((along != 0) & airborne)
+    flying = airborne[2:] & airborne[1:-1] & airborne[:-2]
+    wrong = frames_where((along[1:-1] != 0) & (along[2:] == 0) & (along[:-2] == 0) & flying & timeline.steady) + 1
     if len(wrong):
-        yield "velocity_mismatch", f"self_ground_x is {along[wrong[0]]:g} in the air, expected 0", wrong
+        yield "velocity_mismatch", f"self_ground_x is {along[wrong[0]]:g} for one frame in the air, expected 0", wrong
     grounded = ~(airborne[2:] | airborne[1:-1] | airborne[:-2])
-    sloped = (np.abs(x - along) > TOLERANCE) | (y != 0)
-    frames = frames_where(sloped[1:-1] & timeline.steady & grounded) + 1
+    frames = frames_where((_spikes(along) | _spikes(x) | _spikes(y)) & timeline.steady & grounded) + 1
     if not len(frames):
         return
-    frames = frames[_ground_speed_error(timeline, frames) > TOLERANCE]
-    # An action that moves its character directly mismatches for many frames.
+    frames = frames[_ground_speed_error(timeline, frames) > SMALLEST_SPIKE]
     for neighbour in (-1, 1):
-        frames = frames[_ground_speed_error(timeline, frames + neighbour) < TOLERANCE / 10]
+        frames = frames[_ground_speed_error(timeline, frames + neighbour) < SMALLEST_SPIKE / 10]
     wrong = frames[_state_age_advances(timeline, frames)]
     if len(wrong):
         first = wrong[0]
@@ -134,12 +149,15 @@ def _state_age_advances(timeline: PlayerTimeline, frames: np.ndarray) -> np.ndar
 
 
 def _knockback(timeline: PlayerTimeline) -> Iterator[Finding]:
-    """Knockback begins with a hit: with hitlag or another action."""
-    has_knockback = (timeline["attack_x"] != 0) | (timeline["attack_y"] != 0)
-    wrong = frames_where((has_knockback[1:] > has_knockback[:-1]) & timeline.uninterrupted) + 1
+    """Knockback begins with a hit and decays: without hitlag and another action it does not last a single frame."""
+    x, y = timeline["attack_x"], timeline["attack_y"]
+    has_knockback = (x != 0) | (y != 0)
+    single = has_knockback[1:-1] > (has_knockback[2:] | has_knockback[:-2])
+    wrong = frames_where(single & timeline.steady) + 1
+    wrong = wrong[np.maximum(np.abs(x[wrong]), np.abs(y[wrong])) > SMALLEST_SPIKE]
     if len(wrong):
-        text = f"({timeline['attack_x'][wrong[0]]:g}, {timeline['attack_y'][wrong[0]]:g})"
-        yield "velocity_mismatch", f"knockback {text} begins without a hit", wrong
+        text = f"({x[wrong[0]]:g}, {y[wrong[0]]:g})"
+        yield "velocity_mismatch", f"knockback is {text} for one frame without a hit", wrong
 
 
 _POSITION_COLUMNS = frozenset({"x", "y", "action"})
