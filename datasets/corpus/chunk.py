@@ -41,5 +41,8 @@ class ChunkResult:
     """Name in the staging folder; None without Ice Climbers' partners."""
     staged_files: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name of a staged file -> its rows, bytes and checksum, computed by the worker that wrote it."""
+    locations: frozenset[str] = frozenset()
+    """Location keys of its inputs, without the unread ones, and of archives that were listed whole: earlier rejects of
+    these places are superseded."""
     unread: tuple[tuple[str, str], ...] = ()
     """Label and message of inputs that could not be read in this run; the next run tries them again."""

@@ -211,7 +211,8 @@ DROP_MESSAGES = {
 
 def reject_row(game: Row, code: str, message: str) -> Row:
     """The row in rejects/ of a game that is not accepted, or no longer."""
-    return {name: game[name] for name in ("source", "member", "path", "game_id")} | {"code": code, "message": message}
+    kept = {name: game.get(name) for name in REJECTS_SCHEMA.names if name in game}
+    return kept | {"code": code, "message": message}
 
 
 def build_revision(

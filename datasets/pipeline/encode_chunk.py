@@ -18,6 +18,7 @@ from datasets.pipeline.feed import Chunk
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
+from datasets.runtime.version import tool_version
 from datasets.schema.columns import FOLLOWERS_SCHEMA, GAMES_SCHEMA
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.read_errors import is_transient
@@ -48,9 +49,11 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
     games: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     keys: list[str] = []
+    locations = set(chunk.skipped.listed)
     unread: list[tuple[str, str]] = []
     for index, (replay, read) in enumerate(read_ahead(chunk.inputs)):
         origin: dict[str, Any] = {"source": replay.source, "member": replay.member}
+        origin |= {"key": replay.key, "location_key": replay.location_key, "tool_version": tool_version()}
         origin["path"] = replay.name if chunk.options.keep_paths else None
         content, key = b"", replay.key
         rejection = replay.rejection or begin(index)
@@ -68,10 +71,13 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
                 unread.append((replay.label, error.message))
                 continue
             keys.append(key)
+            locations.add(replay.location_key)
             game_id = game_id_of(content) if content and replay.kind == "slp" else None
+            origin["key"] = key
             rejects.append(origin | {"game_id": game_id, "code": error.code, "message": error.message})
             continue
         keys.append(key)
+        locations.add(replay.location_key)
         games.append(origin | row | frames.add(table))
         for follower in game.followers:
             if followers is None:
@@ -81,6 +87,7 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
     writers = [writer for writer in (frames, followers) if writer is not None]
     return ChunkResult(
         keys=tuple(keys),
+        locations=frozenset(locations),
         unread=tuple(unread),
         num_bytes=sum(replay.num_bytes for replay in chunk.inputs),
         skipped=chunk.skipped,

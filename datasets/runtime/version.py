@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import metadata
 
 DISTRIBUTION = "melee-world-model"
@@ -9,6 +10,7 @@ UNKNOWN_VERSION = "unknown"
 """Version of a checkout that is not installed as a package."""
 
 
+@cache
 def tool_version() -> str:
     """Version of the installed package, or UNKNOWN_VERSION."""
     try:

@@ -141,5 +141,8 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("game_id", pa.string()),  # null if the bytes could not be read
         pa.field("code", pa.string(), nullable=False),  # see `datasets.schema.reject_reasons`
         pa.field("message", pa.string(), nullable=False),
+        pa.field("key", pa.string()),  # of the input, as in the commit
+        pa.field("location_key", pa.string()),  # hash of where it lies; what is found there later supersedes the row
+        pa.field("tool_version", pa.string()),  # of this project, when it was rejected
     ]
 )

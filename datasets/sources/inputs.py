@@ -36,6 +36,9 @@ class ReplayInput:
 
     key: str
     """Identity in 24 hexadecimal digits: path, size, and time or checksum."""
+    location_key: str
+    """The same for every content that a file or a member at that place may have: what is read there now supersedes what
+    was rejected there before."""
     source: str
     """Name of the archive or folder, without the folders above it."""
     member: int
@@ -77,3 +80,5 @@ class SkipStats:
     """Inputs that the corpus has already accepted or rejected."""
     num_bytes: int = 0
     """Bytes of those inputs in their containers, for progress."""
+    listed: tuple[str, ...] = ()
+    """Location keys of archives that were listed whole and without a reject."""

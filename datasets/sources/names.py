@@ -65,6 +65,11 @@ def is_unsafe(name: str) -> bool:
     return not parts[0] or DRIVE.match(name) is not None or ".." in parts or "\0" in name
 
 
+def location_key_of(*parts: object) -> str:
+    """Identity of an input's place, whatever lies there: the path of a file; archive, number and name of a member."""
+    return key_of("location", *parts)
+
+
 def key_of(*parts: object) -> str:
     """Identity of an input in 24 hexadecimal digits: 96 bits of blake2b."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()

@@ -25,6 +25,7 @@ from datasets.sources.names import (
     REPLAY_SUFFIXES,
     key_of,
     kind_of,
+    location_key_of,
     parsed_root,
     unsupported,
 )
@@ -149,7 +150,10 @@ class _Listing:
         elif kind == "archive":
             suffix = next(suffix for suffix in ARCHIVE_READERS if entry.path.lower().endswith(suffix))
             read = stream_tar if suffix == ".tar" and is_remote(entry.file.location) else ARCHIVE_READERS[suffix]
+            before = self._scan.num_rejected_archives
             yield from read(entry.file, self._scan)
+            if self._scan.num_rejected_archives == before:
+                self._scan.note_listed(entry.file)
         elif kind in ("slp", "parsed"):
             yield from self._file(number, entry, is_parsed=kind == "parsed")
         else:
@@ -172,6 +176,7 @@ class _Listing:
             table = self._table
         replay = ReplayInput(
             key=key,
+            location_key=location_key_of(file.identity),
             source=entry.source,
             member=number,
             name=entry.path[-32:] if is_parsed else entry.name,

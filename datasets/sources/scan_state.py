@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.inputs import ReplayInput, SkipStats
-from datasets.sources.names import key_of, kind_of
+from datasets.sources.names import key_of, kind_of, location_key_of
 from datasets.sources.read_errors import UNREACHABLE
 
 
@@ -24,6 +24,9 @@ class SourceScan:
         self._num_ignored = 0
         self._num_done = 0
         self._num_bytes = 0
+        self._listed: list[str] = []
+        self.num_rejected_archives = 0
+        """Rejects of archives or folders as a whole, also those that the corpus has."""
         self.estimated_inputs = 0
         self.estimated_bytes = 0
 
@@ -48,10 +51,20 @@ class SourceScan:
             return False
         return True
 
+    def note_listed(self, archive: StoredFile) -> None:
+        """Note that an archive was listed whole and without a reject."""
+        self._listed.append(location_key_of(archive.identity))
+
     def drain_skipped(self) -> SkipStats:
         """What was skipped since the last call."""
-        skipped = SkipStats(num_ignored=self._num_ignored, num_done=self._num_done, num_bytes=self._num_bytes)
+        skipped = SkipStats(
+            num_ignored=self._num_ignored,
+            num_done=self._num_done,
+            num_bytes=self._num_bytes,
+            listed=tuple(self._listed),
+        )
         self._num_ignored = self._num_done = self._num_bytes = 0
+        self._listed = []
         return skipped
 
 
@@ -65,6 +78,7 @@ def rejected_archive(
     Args:
         source: name of the folder that holds the archive; empty if the archive is itself the source.
     """
+    scan.num_rejected_archives += 1
     code, message = rejection
     if code == UNREACHABLE:
         rejection = code, f"listing incomplete: {message}"
@@ -74,6 +88,7 @@ def rejected_archive(
     return [
         ReplayInput(
             key=key,
+            location_key=location_key_of(file.identity),
             source=source or file.name,
             member=-1,
             name=file.name,

@@ -9,7 +9,7 @@ from datasets.legacy.meta_json import Metadata
 from datasets.runtime.stored_file import StoredFile, storable_name
 from datasets.sources.archives.decompress import too_large
 from datasets.sources.inputs import ReplayInput, TarMember, ZipMember
-from datasets.sources.names import META_NAME, is_unsafe, key_of, kind_of, unsupported
+from datasets.sources.names import META_NAME, is_unsafe, key_of, kind_of, location_key_of, unsupported
 from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
 
 
@@ -112,6 +112,7 @@ class Member:
         is_parsed = self.kind == "parsed"
         return ReplayInput(
             key=self.key(archive),
+            location_key=location_key_of(archive.name, self.number, self.name),
             key_if_damaged=self.key_if_damaged(archive),
             source=archive.name,
             member=self.number,
