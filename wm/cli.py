@@ -48,7 +48,7 @@ def train(args: Sequence[str]) -> int:
 
 def evaluate(args: Sequence[str]) -> int:
     """evaluate a checkpoint on a corpus, next to baselines: `wm eval RUN CORPUS`"""
-    from pydantic import ByteSize, PositiveInt
+    from pydantic import PositiveInt
     from tyro.conf import Positional
 
     from wm.config.typed_yaml import checked
@@ -63,7 +63,7 @@ def evaluate(args: Sequence[str]) -> int:
         use_gpu: bool = False,
         out: Path | None = None,
         disk_cache: Path | None = None,
-        disk_cache_size: ByteSize | None = None,
+        disk_cache_size: str | None = None,
     ) -> None:
         """Evaluate a checkpoint.
 
@@ -79,6 +79,7 @@ def evaluate(args: Sequence[str]) -> int:
             disk_cache: folder for copies of a corpus in object storage (default: in the user's cache folder).
             disk_cache_size: bytes of all copies, such as 200GB (default: half of what the disk has left).
         """
+        from datasets.pipeline.memory_budget import parse_bytes
         from datasets.runtime.storage.file_cache import FileCache
         from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 
@@ -90,7 +91,7 @@ def evaluate(args: Sequence[str]) -> int:
             num_targets=None if all else num_targets,
             use_gpu=use_gpu,
             out=out,
-            cache=FileCache(disk_cache, disk_cache_size),
+            cache=FileCache(disk_cache, None if disk_cache_size is None else parse_bytes(disk_cache_size)),
         )
 
     return parse_and_run(checked(command), "eval", args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from datasets.runtime.uris import parse_uri, without_credentials
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
+REQUEST = re.compile(r"Error performing (?P<request>\w+ \S+) in .*? - (?P<reason>.*)")
 RETRY_S = 60.0
 """How long a request is tried again, if the URI has no option retry_limit_seconds."""
 CONNECT_TIMEOUT_S = 5
@@ -122,12 +124,19 @@ def reported_errors(location: str, *, missing_is_bucket: bool = False) -> Iterat
             raise _missing_bucket(location) from error
         if "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text:
             raise UserError(f"{location}: access denied ({_code(error)}); check credentials") from error
-        raise OSError(f"{location}: {text.splitlines()[0].strip()}") from error
+        raise OSError(f"{location}: {_reason(text)}") from error
 
 
 def _missing_bucket(location: str) -> UserError:
     bucket = "/".join(location.split("/", 3)[:3])
     return UserError(f"{location}: there is no bucket {bucket}; create it, or correct the URI")
+
+
+def _reason(text: str) -> str:
+    """The client's message without its own settings."""
+    line = text.splitlines()[0].strip()
+    failed = REQUEST.search(line)
+    return f"{failed['request']} failed ({failed['reason'] or 'no answer'})" if failed else line
 
 
 def _code(error: BaseException) -> str:
