@@ -17,6 +17,7 @@ from datasets.corpus.state import FRAMES
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import FORMS_WITHOUT_PERCENT, NUM_PLAYERS, OPTIONAL_FIELDS, VELOCITY_COLUMNS
 from datasets.schema.splits import Split, SplitConfig, in_split
+from datasets.schema.suspect_rules import SuspectGames
 
 FLOAT_COLUMNS = ("x", "y", "percent", "shield", *VELOCITY_COLUMNS, "state_age", "hitlag")
 """Columns of `floats`, float32, raw units; 0 if the Slippi version does not record them."""
@@ -65,12 +66,20 @@ class GameIndex:
         return len(self.game_ids)
 
 
-def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, for_evaluation: bool = False) -> GameIndex:
+def index_games(
+    corpus: Corpus,
+    split: Split,
+    config: SplitConfig,
+    *,
+    for_evaluation: bool = False,
+    suspect: SuspectGames = "keep",
+) -> GameIndex:
     """The games of one split, in corpus order, without those of FORMS_WITHOUT_PERCENT.
 
     Args:
         for_evaluation: leave out games that may hold rollback frames from every split; validation and test never
             contain them.
+        suspect: drop leaves out games that break a learned rule; those of a corpus without this column break none.
     Raises:
         UserError: the split is empty.
     """
@@ -81,6 +90,8 @@ def index_games(corpus: Corpus, split: Split, config: SplitConfig, *, for_evalua
     chosen &= ~np.isin(games["form"].to_numpy(), FORMS_WITHOUT_PERCENT)
     if for_evaluation:
         chosen &= ~may_hold_rollbacks
+    if suspect == "drop":
+        chosen &= games["suspect_rules"].fill_null(0).to_numpy() == 0
     rows = games.filter(pa.array(chosen))
     if not rows.num_rows:
         raise UserError(

@@ -8,6 +8,10 @@ games and how much damage they flag.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
+
+SuspectGames = Literal["keep", "drop"]
+"""Whether games that break a learned rule are used."""
 
 SUSPECT_RULES: dict[str, int] = {
     "off_grid": 0,

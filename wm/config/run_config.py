@@ -12,6 +12,7 @@ from pydantic import ByteSize, Field, NonNegativeInt, PositiveInt
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.runtime.uris import URI, mistake_in
 from datasets.schema.splits import Split, SplitConfig
+from datasets.schema.suspect_rules import SuspectGames
 from wm.config.model_config import ModelConfig
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -126,7 +127,12 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """How frames reach the device."""
+    """Which games are trained on, and how their frames reach the device."""
+
+    suspect: SuspectGames = "keep"
+    """Training games that break a learned rule (`games.suspect_rules`): such a game is a good one that nobody has seen
+    the like of, or has a few wrong values (`docs/reliability.md`). Evaluation keeps them, so that runs stay comparable.
+    """
 
     pool_frames: PositiveInt = 4_000_000
     """Size of a pool (the shuffle buffer), in frames of about 156 bytes; the next pool is prefetched beside it."""

@@ -34,7 +34,8 @@ def open_data(config: RunConfig) -> TrainingData:
     separate = config.eval_corpus is not None
     cache = FileCache(config.data.disk_cache, None if size == "auto" else size)
     corpus = open_corpus(config.train_corpus, cache)
-    train = index_games(corpus, config.train_split or ("all" if separate else "train"), config.split)
+    train_split = config.train_split or ("all" if separate else "train")
+    train = index_games(corpus, train_split, config.split, suspect=config.data.suspect)
     eval_corpus = open_corpus(config.eval_corpus, cache) if config.eval_corpus is not None else corpus
     eval_split = config.eval.split or ("all" if separate else "validation")
     evaluation = index_games(eval_corpus, eval_split, config.split, for_evaluation=True)
