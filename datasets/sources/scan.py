@@ -30,7 +30,7 @@ from datasets.sources.names import (
     unsupported,
 )
 from datasets.sources.read_errors import READ_ERRORS, rejection_of
-from datasets.sources.scan_state import SourceScan, rejected_archive
+from datasets.sources.scan_state import DICTIONARY_BYTES, SourceScan, rejected_archive
 from datasets.sources.storage import local_path, open_file, sibling_location
 
 ARCHIVE_READERS: dict[str, Callable[[StoredFile, SourceScan], Iterator[ReplayInput]]] = {
@@ -57,13 +57,16 @@ class Inputs:
     rejection. Memory: about 90 bytes for each input, and the directory of the archive at hand.
     """
 
-    def __init__(self, sources: Sequence[str], is_done: Callable[[str], bool]) -> None:
+    def __init__(
+        self, sources: Sequence[str], is_done: Callable[[str], bool], dictionary_bytes: int = DICTIONARY_BYTES
+    ) -> None:
         """Args:
         sources: paths or URIs.
         is_done: whether an input of that key is skipped.
+        dictionary_bytes: see `SourceScan`.
         """
         self._sources = tuple(sources)
-        self._scan = SourceScan(is_done)
+        self._scan = SourceScan(is_done, dictionary_bytes=dictionary_bytes)
 
     def __iter__(self) -> Iterator[ReplayInput]:
         for source in self._sources:

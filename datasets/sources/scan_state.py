@@ -9,15 +9,26 @@ from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.names import key_of, kind_of, location_key_of
 from datasets.sources.read_errors import UNREACHABLE
 
+DICTIONARY_BYTES = 2**30
+"""Default for the largest dictionary of a 7z, four times that of 7-Zip's highest level."""
+
 
 class SourceScan:
     """State of one scan: the keys seen so far (about 90 bytes each), and what was skipped."""
 
-    def __init__(self, is_done: Callable[[str], bool], *, reads_contents: bool = True) -> None:
+    def __init__(
+        self,
+        is_done: Callable[[str], bool],
+        *,
+        reads_contents: bool = True,
+        dictionary_bytes: int = DICTIONARY_BYTES,
+    ) -> None:
         """Args:
         is_done: whether the corpus has the input of a key.
         reads_contents: False to count the members of archives without decompressing them.
+        dictionary_bytes: largest dictionary of an archive that is decompressed, in memory.
         """
+        self.dictionary_bytes = dictionary_bytes
         self.reads_contents = reads_contents
         self._is_done = is_done
         self._seen: set[int] = set()

@@ -164,8 +164,8 @@ def test_a_scan_that_is_abandoned_leaves_no_process_behind(tmp_path):
     [
         (signal.SIGXCPU, "unopenable", "reading makes no progress: the CPU time limit was exceeded"),
         (signal.SIGSEGV, "unopenable", "the reader of 7z archives crashed (SIGSEGV)"),
-        (signal.SIGALRM, UNREACHABLE, "no data for 180 s"),
-        (signal.SIGKILL, UNREACHABLE, "the reader of 7z archives ended (-9)"),
+        (signal.SIGALRM, UNREACHABLE, "listing incomplete: no data for 180 s"),
+        (signal.SIGKILL, UNREACHABLE, "listing incomplete: the reader of 7z archives ended (-9)"),
     ],
 )
 def test_a_process_that_dies_rejects_the_archive_and_the_next_one_is_read(tmp_path, killed_by, code, message):
@@ -317,10 +317,31 @@ def test_the_directory_of_a_large_archive_is_scanned_in_little_memory(tmp_path):
     assert found == number
 
 
-def test_a_dictionary_larger_than_the_memory_limit_rejects_the_members(tmp_path):
+def test_a_dictionary_that_does_not_fit_is_one_reject_with_numbers_and_a_larger_limit_reads_it(tmp_path):
+    options = {"filters": [{"id": py7zr.FILTER_LZMA2, "preset": 6, "dict_size": 16 << 20}]}
+    path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT, "b.slp": b"two"}, **options)
+    with py7zr.SevenZipFile(path, "a", filters=[{"id": py7zr.FILTER_LZMA2, "preset": 0}]) as archive:
+        archive.writef(io.BytesIO(b"three"), "c.slp")
+    rejected, small = Inputs([str(path)], lambda key: False, dictionary_bytes=4 << 20)
+    assert (rejected.member, rejection(rejected)) == (
+        -1,
+        (
+            "too_much_memory",
+            "1 of 2 blocks need a dictionary of up to 16 MB, and the reader may take 4 MB; allow more with --memory, "
+            "or repack the archive with a smaller dictionary",
+        ),
+    )
+    assert read_input(small) == b"three"
+    done = frozenset({rejected.key, small.key})
+    assert [read_input(replay) for replay in listed(path, done=done)] == [CONTENT, b"two"]
+
+
+def test_a_dictionary_of_4_gb_is_one_reject(tmp_path):
     path = packed(tmp_path / "dump.7z", {"a.slp": CONTENT}, filters=METHODS["LZMA2"], is_encoded=False)
     streams, header = split(path.read_bytes())
     position = header.index(b"\x21\x21\x01") + 3  # LZMA2 with one byte of properties: 40 is a dictionary of 4 GB
     path.write_bytes(with_header(streams, header[:position] + b"\x28" + header[position + 1 :]))
     (replay,) = listed(path)
-    assert rejection(replay) == ("too_large", "decompressing takes more than 1280 MB of memory")
+    code, message = rejection(replay)
+    assert code == "too_much_memory"
+    assert "a dictionary of up to 4095 MB, and the reader may take 1024 MB" in message

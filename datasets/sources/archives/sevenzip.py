@@ -16,15 +16,16 @@ from itertools import chain
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.archives.members import Member, note_unread, with_meta
-from datasets.sources.archives.sevenzip_process import CONTENT, NAME_ONLY, Row, child_generator
+from datasets.sources.archives.sevenzip_process import CONTENT, MEMORY_BYTES, NAME_ONLY, Row, child_generator
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.names import META_NAME, parsed_root
 from datasets.sources.read_errors import READ_ERRORS, UNREACHABLE, rejection_of
 from datasets.sources.scan_state import SourceScan, rejected_archive
 
 MAX_CHILDREN = 4
-DICTIONARY_BYTES = 256 * 2**20
-"""Of all children together: blocks with large dictionaries (7-Zip's highest level: 256 MB) are extracted one by one."""
+SHARED_BYTES = 256 * 2**20
+"""Of the dictionaries of all children, if there are several: large ones (7-Zip's highest level: 256 MB) are used one by
+one."""
 
 
 def list_7z(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
@@ -43,9 +44,17 @@ def _inputs(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
     states = bytearray()  # by the member's number
     meta_numbers: list[int] = []
     has_parsed = False
-    with child_generator("list_members", archive.location) as items:
-        num_blocks, dictionary_bytes = next(items)
+    memory_bytes = MEMORY_BYTES + scan.dictionary_bytes
+    with child_generator("list_members", archive.location, memory_bytes) as items:
+        dictionaries = next(items)
+        largest = max(dictionaries, default=0)
+        if largest > scan.dictionary_bytes:
+            rejection = "too_much_memory", _too_large_text(dictionaries, scan.dictionary_bytes)
+            yield from rejected_archive(scan, archive, rejection)
+        fitting = [num_bytes for num_bytes in dictionaries if num_bytes <= scan.dictionary_bytes]
         for row in chain.from_iterable(items):
+            if row.block >= 0 and dictionaries[row.block] > scan.dictionary_bytes:
+                continue
             member = _member(archive, row)
             states.extend(bytes(max(0, row.number + 1 - len(states))))
             if member.kind == "meta":
@@ -63,16 +72,27 @@ def _inputs(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
     for number in meta_numbers if has_parsed else ():
         states[number] = CONTENT
     if any(states) and scan.reads_contents:
-        at_once = max(1, min(MAX_CHILDREN, DICTIONARY_BYTES // max(1, dictionary_bytes), num_blocks))
-        yield from _extracted(archive, scan, at_once, bytes(states))
+        shared_bytes = min(SHARED_BYTES, scan.dictionary_bytes)
+        at_once = max(1, min(MAX_CHILDREN, shared_bytes // max(1, *fitting, 1), len(dictionaries)))
+        yield from _extracted(archive, scan, memory_bytes, at_once, bytes(states))
 
 
-def _extracted(archive: StoredFile, scan: SourceScan, at_once: int, states: bytes) -> Iterator[ReplayInput]:
+def _too_large_text(dictionaries: list[int], limit: int) -> str:
+    too_large = [num_bytes for num_bytes in dictionaries if num_bytes > limit]
+    return (
+        f"{len(too_large)} of {len(dictionaries)} blocks need a dictionary of up to {max(too_large) >> 20} MB, and the "
+        f"reader may take {limit >> 20} MB; allow more with --memory, or repack the archive with a smaller dictionary"
+    )
+
+
+def _extracted(
+    archive: StoredFile, scan: SourceScan, memory_bytes: int, at_once: int, states: bytes
+) -> Iterator[ReplayInput]:
     """The members of `at_once` blocks: the first of each, the second of each, and so on; then of the next blocks."""
     tables: defaultdict[str, Metadata] = defaultdict(Metadata)
     with ExitStack() as stack:
         children = [
-            stack.enter_context(child_generator("extract", archive.location, first, at_once, states))
+            stack.enter_context(child_generator("extract", archive.location, memory_bytes, first, at_once, states))
             for first in range(at_once)
         ]
         items = heapq.merge(*children, key=lambda item: (item[0].block // at_once, item[0].index, item[0].block))

@@ -20,7 +20,7 @@ from datasets.legacy import meta_json
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.process.limits import limit_cpu, limit_memory
 from datasets.sources.archives.sevenzip_directory import SUPPORTED, Archive, Block, method_names
-from datasets.sources.archives.sevenzip_process import CONTENT, MEMORY_BYTES, NAME_ONLY, STALL_S, Row
+from datasets.sources.archives.sevenzip_process import CONTENT, NAME_ONLY, STALL_S, Row
 from datasets.sources.names import kind_of
 from datasets.sources.read_errors import rejection_of
 from datasets.sources.storage import open_file
@@ -33,24 +33,31 @@ PIECE_BYTES = 1 << 20
 BATCH_ROWS = 1_000
 
 
-def list_members(location: str) -> Iterator[Any]:
-    """The number of blocks and the bytes of the largest dictionary, then all members in batches."""
-    with _opened(location) as (_, archive):
-        yield len(archive.blocks), max((block.dictionary_bytes() for block in archive.blocks), default=0)
+def list_members(location: str, memory_bytes: int) -> Iterator[Any]:
+    """The bytes of each block's dictionary, then all members in batches.
+
+    Args:
+        memory_bytes: private memory that the process may take.
+    """
+    with _opened(location, memory_bytes) as (_, archive):
+        yield [block.dictionary_bytes() for block in archive.blocks]
         rows = archive.rows()
         while batch := list(islice(rows, BATCH_ROWS)):
             yield batch
 
 
-def extract(location: str, first: int, step: int, states: bytes) -> Iterator[tuple[Row, Any, tuple[str, str] | None]]:
+def extract(
+    location: str, memory_bytes: int, first: int, step: int, states: bytes
+) -> Iterator[tuple[Row, Any, tuple[str, str] | None]]:
     """The members of blocks first, first + step, ...: each with its content, or the rejection if it cannot be read.
 
     A `meta.json` comes in several items: each of its entries (`meta_json.rows`), then None with the rejection.
 
     Args:
+        memory_bytes: private memory that the process may take.
         states: SKIP, NAME_ONLY or CONTENT, by the member's number.
     """
-    with _opened(location) as (file, archive):
+    with _opened(location, memory_bytes) as (file, archive):
         for index in range(first, len(archive.blocks), step):
             block = archive.blocks[index]
             reader: BlockReader | None = None
@@ -91,9 +98,9 @@ def _meta_entries(row: Row, pieces: Iterator[bytes]) -> Iterator[tuple[Row, Any,
 
 
 @contextmanager
-def _opened(location: str) -> Iterator[tuple[BinaryIO, Archive]]:
+def _opened(location: str, memory_bytes: int) -> Iterator[tuple[BinaryIO, Archive]]:
     with open_file(location) as file:
-        limit_memory(MEMORY_BYTES)
+        limit_memory(memory_bytes)
         _watch(DIRECTORY_CPU_S + (file.seek(0, os.SEEK_END) >> 20))
         file.seek(0)
         yield file, Archive(file)
@@ -154,7 +161,7 @@ class BlockReader:
             methods = " + ".join(method_names(self._folder))
             return ReplayError("unopenable", f"compression method {methods}; {SUPPORTED}")
         if isinstance(error, MemoryError):
-            return ReplayError("too_large", f"decompressing takes more than {MEMORY_BYTES >> 20} MB of memory")
+            return ReplayError("too_much_memory", "decompressing takes more memory than the reader may take")
         return ReplayError(*rejection_of(error))
 
 

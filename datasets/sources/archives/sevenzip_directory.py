@@ -52,7 +52,7 @@ class Block:
             start = end
 
     def dictionary_bytes(self) -> int:
-        """Memory that decompressing takes beside the members, as far as it is known."""
+        """Memory that decompressing takes beside the members, as far as it is known: liblzma allocates it at once."""
         largest = 0
         for coder in self.folder.coders:
             if coder["method"] in LZMA_METHODS:
@@ -60,7 +60,7 @@ class Block:
                     filter_id = SupportedMethods.get_filter_id(coder)
                     properties = lzma._decode_filter_properties(filter_id, coder["properties"])  # type: ignore[attr-defined]
                     largest = max(largest, properties["dict_size"])
-        return min(largest, self.num_bytes)
+        return largest
 
 
 class Archive:

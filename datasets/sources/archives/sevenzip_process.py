@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from datasets.runtime.errors import ReplayError
 from datasets.sources.read_errors import UNREACHABLE, rejection_of
 
-MEMORY_BYTES = 1280 * 2**20
-"""Private memory for one archive: a dictionary of 1 GB, four times that of 7-Zip's highest level, and a member."""
+MEMORY_BYTES = 512 * 2**20
+"""Private memory of a child beside the dictionaries: the directory, and a member and its pieces."""
 STALL_S = 180
 """Seconds without a piece: the disk or the network hangs (SIGALRM)."""
 
@@ -107,7 +107,7 @@ def _run(sender: Connection, environment: dict[str, str], module: str, name: str
     except (BrokenPipeError, ConnectionResetError):  # the parent needs no more
         return
     except MemoryError:
-        rejection = "too_large", f"the archive's directory takes more than {MEMORY_BYTES >> 20} MB of memory"
+        rejection = "too_much_memory", "the archive's directory takes more memory than the reader may take"
     except Exception as error:
         rejection = rejection_of(error)
     sender.send((None, rejection))
