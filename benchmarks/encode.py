@@ -168,14 +168,13 @@ def encode_with_ray(folder: Path, out: Path, num_games: int, cores: int) -> tupl
     from datasets.pipeline.ray_encode import encode_on_ray
     from datasets.runtime.ray_cluster import start_ray
 
-    plan = plan_memory(None, cores)
-    start_ray(object_store_bytes=plan.object_store_bytes)
+    start_ray(object_store_bytes=plan_memory(None, cores).object_store_bytes)
     commits: list[tuple[float, int]] = []
 
     def note(summary: EncodeSummary, bytes_left: int) -> None:
         commits.append((time.perf_counter(), summary.num_frames))
 
-    seconds = encode_all(folder, out, partial(encode_on_ray, plan=plan), num_games, note)
+    seconds = encode_all(folder, out, partial(encode_on_ray, num_workers=cores), num_games, note)
     ray.shutdown()
     return seconds, rate_once_running(commits, cores)
 

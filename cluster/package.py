@@ -32,7 +32,8 @@ def package(working_dir: Path, config: Path | None, target: Path) -> Path:
 
     Args:
         working_dir: the checkout.
-        config: path of the run's config, relative to `working_dir`, which is always included; None for a shipped one.
+        config: path of the run's config, relative to `working_dir`, which is always included; None for a shipped one,
+            and for a verb without one.
         target: the zip to write; its suffix must be .zip.
     Returns:
         `target`.

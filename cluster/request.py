@@ -18,14 +18,15 @@ HASH_CHARACTERS = 8
 class SubmitRequest:
     """One `wm` command to run as a Ray job on a cluster."""
 
-    config: Path
-    """YAML config of the run; inside the working directory, which is uploaded, unless it is a shipped config."""
+    config: Path | None = None
+    """YAML config of the run; inside the working directory, which is uploaded, unless it is a shipped config. None for
+    a verb without one, such as encode."""
 
     is_shipped: bool = False
     """The config is shipped with the package, so that the job passes its name only, as in `wm train demo`."""
 
     overrides: tuple[str, ...] = ()
-    """Arguments after the config, as for `wm train`: --seed 1"""
+    """Arguments after the config, as for `wm train`: --seed 1; all arguments of a verb without a config"""
 
     command: tuple[str, ...] = ("train",)
     """The `wm` verb to run there: train, sweep, encode, ..."""
@@ -45,17 +46,22 @@ class SubmitRequest:
     def __post_init__(self) -> None:
         if not self.command:
             raise ValueError("command is empty: expected a wm verb such as train")
+        if self.config is None and self.is_shipped:
+            raise ValueError("is_shipped without a config: expected the path of the shipped config")
 
 
-def relative_config(request: SubmitRequest) -> Path:
-    """The config's path inside the working directory, which is its path on the cluster too.
+def relative_config(request: SubmitRequest) -> Path | None:
+    """The config's path inside the working directory, which is its path on the cluster too; None without a config.
 
     Raises:
         ClusterError: no such working directory, no such config, or the config lies outside.
     """
-    working_dir, config = request.working_dir.resolve(), request.config.resolve()
+    working_dir = request.working_dir.resolve()
     if not working_dir.is_dir():
         raise ClusterError(f"working dir {request.working_dir} is not a directory; expected a checkout of this project")
+    if request.config is None:
+        return None
+    config = request.config.resolve()
     if not config.is_file():
         raise ClusterError(f"config {request.config} is not a file; expected the path of a YAML config")
     if not config.is_relative_to(working_dir):
@@ -73,8 +79,12 @@ def entrypoint(request: SubmitRequest) -> str:
     directory first on PYTHONPATH. Without this project's environment on that PATH the shell reports `wm: not found`;
     `python -m wm.cli` would run in any other Python and fail with an unrelated import error.
     """
-    config = request.config.stem if request.is_shipped else relative_config(request).as_posix()
-    return shlex.join(["wm", *request.command, config, *request.overrides])
+    if request.is_shipped:
+        assert request.config is not None
+        config: Path | None = Path(request.config.stem)
+    else:
+        config = relative_config(request)
+    return shlex.join(["wm", *request.command, *([] if config is None else [config.as_posix()]), *request.overrides])
 
 
 def job_name(request: SubmitRequest) -> str:
@@ -87,11 +97,12 @@ def job_name(request: SubmitRequest) -> str:
     """
     identity = {
         "command": list(request.command),
-        "config": _load_mapping(request.config),
+        "config": None if request.config is None else _load_mapping(request.config),
         "overrides": list(request.overrides),
     }
     digest = hashlib.sha256(yaml.safe_dump(identity, sort_keys=True).encode()).hexdigest()
-    readable = "-".join([*request.command, request.name or request.config.stem])
+    name = request.name or (request.config.stem if request.config is not None else "")
+    readable = "-".join([*request.command, *([name] if name else [])])
     return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', readable).strip('-')}-{digest[:HASH_CHARACTERS]}"
 
 

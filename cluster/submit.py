@@ -92,7 +92,10 @@ def _start(client: "JobSubmissionClient", request: SubmitRequest, job_id: str, c
                 entrypoint=command,
                 submission_id=job_id,
                 runtime_env={"working_dir": str(archive)},
-                metadata={"wm_command": " ".join(request.command), "wm_config": request.config.name},
+                metadata={
+                    "wm_command": " ".join(request.command),
+                    "wm_config": "" if request.config is None else request.config.name,
+                },
             )
         except RuntimeError as error:
             if NO_AGENT not in str(error) or time.monotonic() > deadline:

@@ -3,10 +3,10 @@
 Each verb imports what it needs when it runs, so that `wm --help` is fast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.command import parse_and_run
@@ -42,16 +42,54 @@ def synth(args: Sequence[str]) -> int:
 
 def encode(args: Sequence[str]) -> int:
     """replays (folders, .slp, zip, 7z, tar, local or s3://) into a corpus; run again to resume or to add"""
-    from tyro.conf import OmitArgPrefixes, Positional
-
-    from datasets.corpus.chunk import EncodeOptions
     from datasets.pipeline.encode import encode as run
-    from datasets.pipeline.memory_budget import parse_bytes, plan_memory
+    from datasets.pipeline.memory_budget import plan_memory
     from datasets.pipeline.progress import EncodeProgress, summary_text
     from datasets.pipeline.ray_encode import encode_on_ray
     from datasets.runtime.hardware import num_cores
     from datasets.runtime.process.native_stderr import filter_native_stderr
     from datasets.runtime.ray_cluster import uses_cluster
+
+    def encode_now(sources: list[str], out: str, limit: int | None, num_workers: int | None, options: Any) -> int:
+        if limit is not None or not uses_cluster():
+            plan_memory(limit, num_workers or num_cores())  # refuses an impossible limit before anything is read
+        filter_native_stderr()
+        workers = partial(encode_on_ray, limit_bytes=limit, num_workers=num_workers)
+        folder = _local(out)
+        with EncodeProgress(folder) as progress:
+            summary = run(sources, folder, options, workers, on_commit=progress.update)
+        print(summary_text(summary, folder))
+        return INCOMPLETE if summary.num_unread else 0
+
+    return _parse_encode(args, encode_now)
+
+
+def check_submitted_encode(args: Sequence[str]) -> None:
+    """Report a mistake in the arguments of an encode here, and not on the cluster.
+
+    Raises:
+        UserError: `wm encode` would refuse them, or a path means something else on the cluster.
+    """
+
+    def check(sources: list[str], out: str, limit: int | None, num_workers: int | None, options: Any) -> int:
+        for name, place in [*(("source", source) for source in sources), ("--out", out)]:
+            if not is_remote(local_path(place)) and not Path(local_path(place)).is_absolute():
+                raise UserError(
+                    f"{name} {place} is a path on this machine; expected an absolute path that every node of the "
+                    "cluster sees, or an s3:// or gs:// URI"
+                )
+        return 0
+
+    from datasets.sources.storage import is_remote, local_path
+
+    _parse_encode(args, check)
+
+
+def _parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
+    from tyro.conf import OmitArgPrefixes, Positional
+
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.memory_budget import parse_bytes
     from datasets.sources.source_lists import resolve
 
     def command(
@@ -59,6 +97,7 @@ def encode(args: Sequence[str]) -> int:
         out: str,
         sources: tuple[str, ...] = (),
         memory: str | None = None,
+        num_workers: int | None = None,
         options: OmitArgPrefixes[EncodeOptions] = EncodeOptions(),  # noqa: B008
     ) -> int:
         """Encode replays into a corpus.
@@ -70,17 +109,13 @@ def encode(args: Sequence[str]) -> int:
             out: folder of the corpus: new, or an existing corpus to resume or extend.
             sources: the same, or names of files in datasets/sources/, such as `slippi`.
             memory: limit for all processes on this machine, such as 6GB (default: a quarter of its memory).
+            num_workers: parser processes (default: one for each CPU, on a cluster of all its nodes).
         """
         if not (named := resolve((*places, *sources))):
             raise UserError("no source given; name folders, replays, archives, URIs, or a source file with --sources")
-        limit = None if memory is None else parse_bytes(memory)
-        plan = None if limit is None and uses_cluster() else plan_memory(limit, num_cores())
-        filter_native_stderr()
-        folder = _local(out)
-        with EncodeProgress(folder) as progress:
-            summary = run(named, folder, options, partial(encode_on_ray, plan=plan), on_commit=progress.update)
-        print(summary_text(summary, folder))
-        return INCOMPLETE if summary.num_unread else 0
+        if num_workers is not None and num_workers < 1:
+            raise UserError(f"--num-workers is {num_workers}; expected 1 or more")
+        return call(named, out, None if memory is None else parse_bytes(memory), num_workers, options)
 
     return parse_and_run(command, "encode", args)
 

@@ -29,7 +29,7 @@ RESUMABLE = ("demo", "encode", "train", "sweep")
 """Verbs that resume when the same command runs again."""
 RETRY_FAILED = "--retry-failed"
 """Option of `wm sweep`: run trials again that failed before."""
-SUBMITTED = ("train", "sweep")
+SUBMITTED = ("train", "sweep", "encode")
 """Verbs that `wm submit` runs on a cluster."""
 
 
@@ -201,7 +201,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def submit(args: Sequence[str]) -> int:
-    """run `wm train` or `wm sweep` as a job on a Ray cluster: `wm submit mamba2-medium`"""
+    """run `wm train`, `wm sweep` or `wm encode` as a job on a Ray cluster: `wm submit mamba2-medium`"""
     from tyro.conf import Positional
 
     from cluster.submit import SubmitRequest, submit_and_follow
@@ -209,6 +209,8 @@ def submit(args: Sequence[str]) -> int:
 
     own_args, overrides = split_at_dashes(args)
     verb = own_args.pop(0) if own_args and own_args[0] in SUBMITTED else "train"
+    if verb == "encode":
+        return submit_encode(own_args, overrides)
 
     def command(
         config: Positional[str],
@@ -217,8 +219,8 @@ def submit(args: Sequence[str]) -> int:
         follow: bool = True,
         name: str | None = None,
     ) -> int:
-        """Submit a training run to a Ray cluster, or a sweep: `wm submit sweep CONFIG`. Arguments after `--` go to
-        `wm train` or `wm sweep`.
+        """Submit a training run to a Ray cluster, a sweep (`wm submit sweep CONFIG`), or an encode (`wm submit encode
+        SOURCES -- --out OUT`). Arguments after `--` go to `wm train`, `wm sweep` or `wm encode`.
 
         Args:
             config: the YAML of a run or a sweep, inside working_dir, or the name of a shipped config.
@@ -243,6 +245,45 @@ def submit(args: Sequence[str]) -> int:
         )
 
     return parse_and_run(command, "submit", own_args)
+
+
+def submit_encode(own_args: Sequence[str], arguments: Sequence[str]) -> int:
+    """Submit `wm encode`, whose arguments are the sources and what follows `--`."""
+    from tyro.conf import Positional
+
+    from cluster.submit import SubmitRequest, submit_and_follow
+    from datasets.cli import check_submitted_encode
+
+    def command(
+        sources: Positional[tuple[str, ...]] = (),
+        address: str | None = None,
+        working_dir: Path = Path(),
+        follow: bool = True,
+        name: str | None = None,
+    ) -> int:
+        """Submit an encode to a Ray cluster: `wm submit encode s3://BUCKET/replays -- --out /shared/corpus`. Arguments
+        after `--` go to `wm encode`.
+
+        Args:
+            sources: folders, replays and archives on paths that every node sees, or URIs.
+            address: URL of the cluster's Jobs API (default: RAY_ADDRESS, else http://127.0.0.1:8265).
+            working_dir: the checkout to upload.
+            follow: print the job's log until it ends.
+            name: readable part of the job's id.
+        """
+        check_submitted_encode([*sources, *arguments])
+        return submit_and_follow(
+            SubmitRequest(
+                command=("encode",),
+                overrides=(*sources, *arguments),
+                address=address,
+                working_dir=working_dir,
+                follow=follow,
+                name=name,
+            )
+        )
+
+    return parse_and_run(command, "submit encode", own_args)
 
 
 def check_submitted(verb: str, file: Path, overrides: Sequence[str]) -> None:

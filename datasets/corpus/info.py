@@ -90,7 +90,8 @@ def describe(info: CorpusInfo, show_rejects: bool) -> str:
     lines = [f"{name:>14}  {text}" for name, text in rows]
     if show_rejects:
         lines += [
-            f"{'':>14}  {reject['source']} #{reject['member']}: {reject['message']} [{reject['code']}]"
+            f"{'':>14}  {reject['source']} {reject['path'] or '#{}'.format(reject['member'])}: "
+            f"{reject['message']} [{reject['code']}]"
             for reject in info.rejects
         ]
     return "\n".join(lines)

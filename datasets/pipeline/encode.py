@@ -95,6 +95,8 @@ def encode(
             chunk_inputs=inputs_per_chunk(found.num_inputs),
             staging=str(committer.staging),
             options=options,
+            archives=found.archives,
+            ranged_sources=found.ranged_sources,
         )
         with contextlib.closing(run_chunks(feed)) as results:
             summary = _commit_all(results, committer, found, on_commit)

@@ -5,6 +5,7 @@ Guarded by `benchmarks/encode_memory.py`, which measures the peak against the li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ByteSize, TypeAdapter
@@ -19,7 +20,9 @@ MB = 10**6
 BASE_BYTES = 950 * MB
 """The driver and the processes of a local Ray (`benchmarks/encode_memory.py`)."""
 READER_BYTES = 350 * MB
-"""The task that reads the sources: the window of a 7z, and one chunk of contents before it is in the object store."""
+"""A task that reads an archive: the window of a 7z, and one chunk of contents before it is in the object store."""
+OBJECT_STORE_BYTES_PER_READER = 100 * MB
+"""Chunks of contents that a reader has finished and no parser has taken yet."""
 PARSER_BYTES = 310 * MB
 """A worker and its child, while they parse ordinary games."""
 MIN_HEADROOM_BYTES = 220 * MB
@@ -35,11 +38,13 @@ OBJECT_STORE_BYTES_PER_PARSER = 100 * MB
 class MemoryPlan:
     """How a memory limit is divided on one machine."""
 
-    limit_bytes: int
     num_parsers: int
+    num_readers: int
+    """Archives that are open at once, of those that can only be read from their start."""
     parser_headroom_bytes: int
     """What each parser's child may use beyond what it has after its start."""
-    object_store_bytes: int
+    object_store_bytes: int | None
+    """None on a cluster: Ray Data takes half of the object stores of all nodes that there are at the moment."""
 
 
 def parse_bytes(text: str) -> int:
@@ -57,17 +62,19 @@ def parse_bytes(text: str) -> int:
     return num_bytes
 
 
-def plan_memory(limit_bytes: int | None, num_cores: int) -> MemoryPlan:
-    """Divide a limit among parsers and the object store.
+def plan_memory(limit_bytes: int | None, num_cores: int, num_archives: int = 0) -> MemoryPlan:
+    """Divide a limit among parsers, readers and the object store.
 
     Args:
         limit_bytes: for all processes together; None is DEFAULT_FRACTION of the machine.
-        num_cores: maximum number of parsers.
+        num_cores: maximum number of parsers. A reader of an archive keeps one or two of them busy.
+        num_archives: archives that can only be read from their start.
     Raises:
         UserError: the limit is too small for one parser, or exceeds the machine's memory.
     """
     machine = total_memory_bytes()
     per_parser = PARSER_BYTES + MIN_HEADROOM_BYTES + OBJECT_STORE_BYTES_PER_PARSER
+    per_reader = READER_BYTES + OBJECT_STORE_BYTES_PER_READER
     minimum = BASE_BYTES + READER_BYTES + MIN_OBJECT_STORE_BYTES + per_parser
     if machine < minimum:
         raise UserError(f"an encode needs {minimum / 1e9:.1f} GB of memory; this machine has {machine / 1e9:.1f} GB")
@@ -79,23 +86,37 @@ def plan_memory(limit_bytes: int | None, num_cores: int) -> MemoryPlan:
         )
     left = limit - BASE_BYTES - READER_BYTES - MIN_OBJECT_STORE_BYTES
     num_parsers = max(1, min(num_cores, left // per_parser))
+    num_readers = max(1, min(num_archives, num_cores // 2, 1 + (left - num_parsers * per_parser) // per_reader))
+    left -= (num_readers - 1) * per_reader
     return MemoryPlan(
-        limit_bytes=limit,
         num_parsers=num_parsers,
+        num_readers=num_readers,
         parser_headroom_bytes=left // num_parsers - PARSER_BYTES - OBJECT_STORE_BYTES_PER_PARSER,
-        object_store_bytes=MIN_OBJECT_STORE_BYTES + num_parsers * OBJECT_STORE_BYTES_PER_PARSER,
+        object_store_bytes=MIN_OBJECT_STORE_BYTES
+        + (num_readers - 1) * OBJECT_STORE_BYTES_PER_READER
+        + num_parsers * OBJECT_STORE_BYTES_PER_PARSER,
     )
 
 
-def plan_for_cluster(num_cpus: int) -> MemoryPlan:
-    """Memory for the parsers of a cluster, whose machines differ from this one.
+def plan_for_cluster(
+    nodes: Sequence[tuple[float, float]],
+    num_archives: int = 0,
+    headroom_bytes: int = CLUSTER_HEADROOM_BYTES,
+    max_workers: int | None = None,
+) -> MemoryPlan:
+    """How an encode starts on a cluster. Ray Data adds parsers and readers for nodes that join later.
 
     Args:
-        num_cpus: of the whole cluster; each node runs as many parsers as its CPUs and memory allow.
+        nodes: CPUs and bytes of memory that Ray has on each node; a node runs as many parsers as both allow.
+        num_archives: archives that can only be read from their start; half of the CPUs at most read them.
+        headroom_bytes: see `MemoryPlan`.
+        max_workers: maximum number of parsers.
     """
+    workers = sum(int(min(cpus, memory // (PARSER_BYTES + headroom_bytes))) for cpus, memory in nodes)
+    num_readers = min(num_archives, workers // 2)
     return MemoryPlan(
-        limit_bytes=num_cpus * (PARSER_BYTES + CLUSTER_HEADROOM_BYTES),
-        num_parsers=num_cpus,
-        parser_headroom_bytes=CLUSTER_HEADROOM_BYTES,
-        object_store_bytes=MIN_OBJECT_STORE_BYTES + num_cpus * OBJECT_STORE_BYTES_PER_PARSER,
+        num_parsers=max(1, min(workers - num_readers, max_workers or workers)),
+        num_readers=num_readers,
+        parser_headroom_bytes=headroom_bytes,
+        object_store_bytes=None,
     )

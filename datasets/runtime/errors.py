@@ -9,6 +9,10 @@ class UserError(Exception):
     """A user's mistake. Its message is one line: what was found, what was expected, what to do. Exit code 2."""
 
 
+class WorkerError(Exception):
+    """A worker failed for a reason that is not the user's. Its message is one line with the cause. Exit code 1."""
+
+
 class ReplayError(Exception):
     """An input is rejected: it becomes a row in `rejects/` and does not stop the job.
 

@@ -9,11 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
+from ray._private import services
+from ray._private.utils import read_ray_address
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores, process_tree
@@ -60,6 +63,7 @@ def _connect(min_cpus: int, object_store_bytes: int | None) -> None:
         _join_cluster(options)
         return
     temp_dir = ray_temp_dir()
+    _print_running_cluster()
 
     def start() -> None:
         with _no_processes_left_by_a_failure(), _sigterm_handler_kept():
@@ -98,6 +102,17 @@ def start_or_retry(start: Callable[[], None], logs: Path) -> None:
                 raise UserError(message) from error
             print(f"Ray did not start ({reason}); trying once more", file=sys.stderr, flush=True)
             ray.shutdown()
+
+
+def _print_running_cluster() -> None:
+    """Say that the cluster which `ray start` has started on this machine is not used."""
+    address = read_ray_address(ray_temp_dir())
+    if address and address in services.find_gcs_addresses():
+        print(
+            f"a Ray cluster runs at {address}, but RAY_ADDRESS is not set: this command starts its own Ray, on this "
+            f"machine alone; RAY_ADDRESS={address} uses the cluster",
+            flush=True,
+        )
 
 
 @contextlib.contextmanager
@@ -150,6 +165,30 @@ def _hide_token() -> None:
     with contextlib.suppress(OSError):  # none there, or another user's
         if token.stat().st_mode & 0o077:
             token.chmod(0o600)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterNode:
+    """A node that is there now, and what Ray may use of it."""
+
+    node_id: str
+    address: str
+    num_cpus: float
+    memory_bytes: float
+
+
+def alive_nodes() -> list[ClusterNode]:
+    """The nodes of the Ray that this process is connected to."""
+    return [
+        ClusterNode(
+            node_id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            num_cpus=node["Resources"].get("CPU", 0.0),
+            memory_bytes=node["Resources"].get("memory", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
 def uses_cluster() -> bool:

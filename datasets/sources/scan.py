@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from datasets.legacy.meta_json import Metadata
@@ -37,6 +37,7 @@ ARCHIVE_READERS: dict[str, Callable[[StoredFile, SourceScan], Iterator[ReplayInp
     ".zip": list_zip, ".7z": list_7z, ".tar": list_tar, ".tar.gz": stream_tar, ".tgz": stream_tar,
     ".tar.zst": stream_tar, ".tzst": stream_tar,
 }  # fmt: skip
+SEQUENTIAL_READERS = (list_7z, stream_tar)
 EXPECTED = f"expected a folder, {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))}"
 
 
@@ -48,6 +49,10 @@ class Survey:
     """Exact, except for compressed and remote tars, which are counted by their size."""
     num_bytes: int
     """In the unit of `ReplayInput.num_bytes` and `SkipStats.num_bytes`."""
+    archives: tuple[StoredFile, ...] = ()
+    """Archives that can only be read from their start, in the order of the scan."""
+    ranged_sources: tuple[str, ...] = ()
+    """Sources with anything else: inputs that are read by path or byte range where they are encoded."""
 
 
 class Inputs:
@@ -72,6 +77,26 @@ class Inputs:
         for source in self._sources:
             yield from _inputs_of(source, self._scan)
 
+    def without(self, archives: Collection[str]) -> Iterator[ReplayInput | StoredFile]:
+        """The inputs in the same order, with archives, given by identity, as they are: `ArchiveInputs` reads them."""
+        for source in self._sources:
+            yield from _entries_of(source, _Listing(self._scan, separate=archives))
+
+    def drain_skipped(self) -> SkipStats:
+        """What was skipped since the last call."""
+        return self._scan.drain_skipped()
+
+
+class ArchiveInputs:
+    """The inputs of single archives, found while they are iterated over; otherwise like `Inputs`."""
+
+    def __init__(self, is_done: Callable[[str], bool]) -> None:
+        self._scan = SourceScan(is_done)
+
+    def of(self, archive: StoredFile) -> Iterator[ReplayInput]:
+        """The inputs of one archive."""
+        return _archive_inputs(archive, self._scan)
+
     def drain_skipped(self) -> SkipStats:
         """What was skipped since the last call."""
         return self._scan.drain_skipped()
@@ -85,16 +110,27 @@ def survey(sources: Sequence[str]) -> Survey:
     """
     scan = SourceScan(lambda key: False, reads_contents=False)
     num_inputs = num_bytes = 0
+    archives: dict[str, StoredFile] = {}
+    ranged: list[str] = []
     for source in sources:
         _check(source)
-        for replay in _inputs_of(source, scan):
+        listing = _Listing(scan, found=archives)
+        for replay in _entries_of(source, listing):
+            assert isinstance(replay, ReplayInput)
             num_inputs += 1
             num_bytes += replay.num_bytes
+        if listing.has_ranged:
+            ranged.append(source)
     num_inputs += scan.estimated_inputs
     if not num_inputs:
         named = ", ".join(without_credentials(source) for source in sources)
         raise UserError(f"no {', '.join((*REPLAY_SUFFIXES, *ARCHIVE_SUFFIXES))} and no games/ found in {named}")
-    return Survey(num_inputs=num_inputs, num_bytes=num_bytes + scan.estimated_bytes)
+    return Survey(
+        num_inputs=num_inputs,
+        num_bytes=num_bytes + scan.estimated_bytes,
+        archives=tuple(archives.values()),
+        ranged_sources=tuple(ranged),
+    )
 
 
 def _check(source: str) -> None:
@@ -129,21 +165,48 @@ def _check_remote(source: str) -> bool:
 
 
 def _inputs_of(source: str, scan: SourceScan) -> Iterator[ReplayInput]:
-    listing = _Listing(scan)
+    for replay in _entries_of(source, _Listing(scan)):
+        assert isinstance(replay, ReplayInput)
+        yield replay
+
+
+def _entries_of(source: str, listing: _Listing) -> Iterator[ReplayInput | StoredFile]:
     for number, entry in enumerate(files(source)):
         yield from listing.inputs(number, entry)
+
+
+def _archive_reader(archive: StoredFile) -> Callable[[StoredFile, SourceScan], Iterator[ReplayInput]]:
+    location = archive.identity if is_remote(archive.location) else archive.location
+    suffix = next(suffix for suffix in ARCHIVE_READERS if location.lower().endswith(suffix))
+    return stream_tar if suffix == ".tar" and is_remote(archive.location) else ARCHIVE_READERS[suffix]
+
+
+def _archive_inputs(archive: StoredFile, scan: SourceScan) -> Iterator[ReplayInput]:
+    before = scan.num_rejected_archives
+    yield from _archive_reader(archive)(archive, scan)
+    if scan.num_rejected_archives == before:
+        scan.note_listed(archive)
 
 
 class _Listing:
     """Turns the files of one source into inputs; holds the `meta.json` of the current folder of parsed games."""
 
-    def __init__(self, scan: SourceScan) -> None:
+    def __init__(
+        self, scan: SourceScan, *, separate: Collection[str] = (), found: dict[str, StoredFile] | None = None
+    ) -> None:
+        """Args:
+        separate: identities of archives that are not read.
+        found: gets the archives that can only be read from their start, by identity.
+        """
+        self.has_ranged = False
         self._scan = scan
+        self._separate = separate
+        self._found = {} if found is None else found
         self._root: str | None = None
         self._table = Metadata()
 
-    def inputs(self, number: int, entry: Entry) -> Iterator[ReplayInput]:
-        """The inputs of one file."""
+    def inputs(self, number: int, entry: Entry) -> Iterator[ReplayInput | StoredFile]:
+        """The inputs of one file, or the file if it is an archive that is read separately."""
         kind = kind_of(entry.path)
         if entry.is_whole or (kind == "archive" and entry.rejection is not None):
             assert entry.rejection is not None
@@ -151,13 +214,14 @@ class _Listing:
         elif kind in ("ignored", "meta"):
             self._scan.ignore(entry.path)
         elif kind == "archive":
-            suffix = next(suffix for suffix in ARCHIVE_READERS if entry.path.lower().endswith(suffix))
-            read = stream_tar if suffix == ".tar" and is_remote(entry.file.location) else ARCHIVE_READERS[suffix]
-            before = self._scan.num_rejected_archives
-            yield from read(entry.file, self._scan)
-            if self._scan.num_rejected_archives == before:
-                self._scan.note_listed(entry.file)
+            if _archive_reader(entry.file) in SEQUENTIAL_READERS:
+                self._found.setdefault(entry.file.identity, entry.file)
+            else:
+                self.has_ranged = True
+            is_separate = entry.file.identity in self._separate
+            yield from [entry.file] if is_separate else _archive_inputs(entry.file, self._scan)
         elif kind in ("slp", "parsed"):
+            self.has_ranged = True
             yield from self._file(number, entry, is_parsed=kind == "parsed")
         else:
             yield from rejected_archive(

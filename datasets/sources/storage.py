@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.stored_file import StoredFile, storable_name
 from datasets.runtime.uris import URI, is_remote
+from datasets.sources.read_ahead import ReadAhead
 from datasets.sources.read_errors import is_transient, rejection_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class SourceFile(io.RawIOBase):
     def __init__(self, location: str) -> None:
         self._location = location
         self._position = 0
-        self._file = retry_transient(location, lambda: _open_unbuffered(location))
+        self._file = retry_transient(location, lambda: _open_stream(location))
 
     def readable(self) -> bool:
         """True."""
@@ -104,7 +105,7 @@ class SourceFile(io.RawIOBase):
 
     def _reopen(self) -> None:
         try:
-            file = _open_unbuffered(self._location)
+            file = _open_stream(self._location)
         except OSError:  # the next attempt reads from the old one and reports its error
             return
         self._file.close()
@@ -158,6 +159,11 @@ def _open_unbuffered(location: str) -> _LocalFile | RemoteFile:
     from datasets.runtime.object_storage import open_remote  # pyarrow; not needed by processes that read local files
 
     return open_remote(location)
+
+
+def _open_stream(location: str) -> _LocalFile | ReadAhead:
+    file = _open_unbuffered(location)
+    return file if isinstance(file, _LocalFile) else ReadAhead(file)
 
 
 def read_range(location: str, offset: int, size: int) -> bytes:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from archive_making import write_archive
 from chunks import same_rows
 
 NODE_DIES = """
@@ -44,6 +45,42 @@ deadline = time.monotonic() + 60  # a dead node is detected by missing heartbeat
 while (alive := sum(node["Alive"] for node in ray.nodes())) > 2 and time.monotonic() < deadline:
     time.sleep(0.5)
 print(json.dumps({"killed_at": killed, "games": summary.num_games, "alive": alive}))
+ray.shutdown()
+cluster.shutdown()
+"""
+NODES_JOIN = """
+import json, os, sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+source, out = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
+os.environ["RAY_ADDRESS"] = cluster.address
+
+import ray
+from ray.data._internal.execution.resource_manager import ResourceManager
+from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline import ray_encode
+from datasets.pipeline.encode import encode
+
+limits = []
+original_limits, original_start = ResourceManager.get_global_limits, ray_encode._start
+
+def limits_now(self):
+    limits.append(original_limits(self))
+    return limits[-1]
+
+def start_then_grow(*arguments):
+    plan = original_start(*arguments)
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, object_store_memory=400_000_000)
+    cluster.wait_for_nodes()
+    return plan
+
+ResourceManager.get_global_limits, ray_encode._start = limits_now, start_then_grow
+summary = encode([source], Path(out), EncodeOptions(), ray_encode.encode_on_ray)
+facts = {"cpus": limits[-1].cpu, "object_store": limits[-1].object_store_memory}
+print(json.dumps(facts | {"games": summary.num_games}))
 ray.shutdown()
 cluster.shutdown()
 """
@@ -101,6 +138,28 @@ def test_a_node_that_dies_during_an_encode_does_not_change_the_corpus(synthetic_
     facts = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
     assert facts["killed_at"]
     assert facts["alive"] == 2
+    assert same_rows(tmp_path / "alone", tmp_path / "cluster")
+
+
+def test_archives_are_read_side_by_side_on_nodes_that_join_with_the_same_corpus_as_in_one_process(
+    synthetic_many, tmp_path
+):
+    from datasets.corpus.chunk import EncodeOptions
+    from datasets.pipeline.encode import encode, encode_in_process
+
+    dump = tmp_path / "dump"
+    dump.mkdir()
+    replays = sorted(synthetic_many.glob("*.slp"))
+    for name, part in {"a.tar.gz": replays[:16], "c.7z": replays[16:32]}.items():
+        write_archive(dump / name, {path.name: path.read_bytes() for path in part})
+    for path in replays[32:]:
+        shutil.copy2(path, dump / f"b{path.name}")
+    encode([dump], tmp_path / "alone", EncodeOptions(), encode_in_process)
+    printed = run(NODES_JOIN, str(dump), str(tmp_path / "cluster"))
+    facts = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    assert "encoding on 0 nodes with 0 CPUs, and on nodes that join" in printed
+    assert (facts["games"], facts["cpus"]) == (48, 4)
+    assert facts["object_store"] == 0.5 * 800_000_000, "half of the object stores of the nodes that joined"
     assert same_rows(tmp_path / "alone", tmp_path / "cluster")
 
 

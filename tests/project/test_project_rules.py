@@ -45,6 +45,8 @@ NARROWER = {
 
 MAY_IMPORT_RAY = {
     "datasets/pipeline/ray_encode.py",
+    "datasets/pipeline/shared_paths.py",
+    "datasets/pipeline/worker_errors.py",
     "datasets/runtime/ray_cluster.py",
     "wm/launch/failure_policy.py",
     "wm/launch/ray_reporter.py",

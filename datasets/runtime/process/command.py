@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from datasets.runtime.errors import WorkerError
 from datasets.runtime.process.standard_streams import discard_stdout, prepare_standard_streams, stdout_reader_is_gone
 from datasets.runtime.process.termination import TerminatedError, exit_on_sigterm, raise_on_sigterm
 from datasets.runtime.ray_files import ray_logs
 
+FAILED = 1
 USAGE_ERROR = 2
 STOPPED = "stopped by SIGTERM"
 
@@ -70,6 +72,8 @@ def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Ex
             discard_stdout()
             return 128 + signal.SIGPIPE
         message, code = f"{_os_error_text(error)}{_logs_hint()}", USAGE_ERROR
+    except WorkerError as error:
+        message, code = f"{error}{_logs_hint()}", FAILED
     except Exception:
         print(f"{name}: failed{_logs_hint()}", file=sys.stderr)
         raise
