@@ -17,11 +17,12 @@ import boto3
 import pytest
 from archive_making import write_archive
 from moto.server import ThreadedMotoServer
-from object_stores import google_server
+from object_stores import google_server, s3_server
 from source_listing import CODE, contents, listed, rejection
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.object_storage import RemoteFile
+from datasets.sources import storage
 from datasets.sources.read_errors import UNREACHABLE
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey
@@ -149,6 +150,26 @@ def test_a_server_that_does_not_answer_is_an_error_without_credentials_in_it(ser
         with pytest.raises(UserError, match=r"cannot be reached .*NETWORK_CONNECTION") as rejected:
             survey([place])
     assert "hidden" not in str(rejected.value)
+
+
+def test_a_server_that_is_down_leaves_listings_and_inputs_for_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_AFTER_S", ())
+    write_archive(tmp_path / "dump.zip", REPLAYS)
+    with s3_server() as server:
+        for path in tmp_path.iterdir():
+            server.write(f"dump/{path.name}", path.read_bytes())
+        server.write("dump/plain.slp", b"plain")
+        every = listed(server.uri("dump"))
+        server.stop()
+        lost = [replay for replay in every if replay.content is None]
+        assert rejection(lost[0])[0] == UNREACHABLE
+        (replay,) = listed(server.uri("dump"))
+        code, message = rejection(replay)
+        assert (code, message.partition(":")[0]) == (UNREACHABLE, "listing incomplete")
+        assert "hidden" not in replay.label + message
+        server.start()
+        assert [replay.key for replay in listed(server.uri("dump"))] == [replay.key for replay in every]
+        assert [read_input(replay) for replay in lost][-1] == b"plain"
 
 
 def test_real_archives_are_read_from_a_bucket(real_replays, bucket, tmp_path):

@@ -172,6 +172,19 @@ def test_a_member_in_another_part_of_a_split_archive_is_rejected(tmp_path):
     assert read_input(here) == b"y"
 
 
+def test_a_disk_number_that_is_in_the_64_bit_field_is_read(tmp_path):
+    name, extra = b"a.slp", struct.pack("<2HQL", 1, 12, len(CONTENT), 0)  # APPNOTE 4.5.3: uncompressed size, disk
+    local = struct.pack(
+        "<4s5H3L2H", b"PK\3\4", 45, 0, 0, 0, 0x21, zlib.crc32(CONTENT), len(CONTENT), len(CONTENT), 5, 0
+    )
+    facts = (45, 45, 0, 0, 0, 0x21, zlib.crc32(CONTENT), len(CONTENT), 0xFFFFFFFF, len(name), len(extra))
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", *facts, 0, 0xFFFF, 0, 0, 0) + name + extra
+    start = len(local + name + CONTENT)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(entry), start, 0)
+    (tmp_path / "dump.zip").write_bytes(local + name + CONTENT + entry + end)
+    assert contents(tmp_path / "dump.zip") == [CONTENT]
+
+
 def test_disk_numbers_in_the_64_bit_field_are_read(real_replays):
     found = listed(real_replays / "found" / "zip64_disk.zip")
     assert [len(read_input(replay)) for replay in found] == [652_353, 652_354, 652_354]
