@@ -21,6 +21,7 @@ from object_stores import S3Server, google_server, s3_server
 from tiny_runs import STEP, assert_same_weights, tiny_run, weights, with_targets
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.storage import lease
 from datasets.schema.splits import SplitConfig
 from wm.checkpoints.reader import open_checkpoint
 from wm.config.run_config import CheckpointConfig, RunConfig
@@ -28,7 +29,7 @@ from wm.config.typed_yaml import load_yaml, to_plain
 from wm.data.training_data import open_data
 from wm.launch.train_worker import work
 from wm.report.run_report import write_report
-from wm.runs import lease, mirror
+from wm.runs import mirror
 from wm.runs.console import print_progress
 from wm.runs.crash_history import CrashHistory
 from wm.runs.run import Run
@@ -51,7 +52,6 @@ def short_times(monkeypatch) -> None:
     """Locks and uploads at shorter intervals."""
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.3)
     monkeypatch.setattr(lease, "LEASE_SECONDS", 2.0)
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
     monkeypatch.setattr(mirror, "UPLOAD_SECONDS", 0.2)
 

@@ -234,6 +234,7 @@ class _Reader:
             part = slice(first, last)
             read_ranges(self._index, ranges.games[part], ranges.starts[part], ranges.ends[part], out=out)
 
+        self._index.corpus.read_ahead(dict.fromkeys(self._index.shards[ranges.games].tolist()))
         with ThreadPoolExecutor(self._num_threads, thread_name_prefix="row-groups") as readers:
             list(readers.map(read_row_group, edges[:-1].tolist(), edges[1:].tolist()))
         return TargetFrames(

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.remote_folder import RemoteFolder
-from wm.runs.lease import Lease
+from datasets.runtime.storage.bucket_folder import BucketFolder
 from wm.runs.mirror import Mirror
 from wm.runs.run_files import Lock, RunFiles
 
@@ -21,7 +21,7 @@ class RemoteRunFiles(RunFiles):
     """A run in object storage."""
 
     def __init__(self, uri: str) -> None:
-        self._store = RemoteFolder(uri)
+        self._uri, self._store = uri, RemoteFolder(uri)
         self.location = self._store.location
         self._mirror = Mirror(self._store)
 
@@ -65,7 +65,7 @@ class RemoteRunFiles(RunFiles):
         return ()
 
     def lock(self, name: str, owner: str, held_message: str) -> Lock:
-        return Lease(self._store, name, owner, held_message)
+        return BucketFolder(self._uri).lock(name, owner, held_message)
 
     def open_folder(self, continued: Iterable[str]) -> None:
         self._mirror.open(continued)

@@ -26,8 +26,9 @@ checkpoint  seconds_held: time that training was blocked
 rollback    to_targets, reason, rate_factor
 problem     message: a warning about something that did not end the run
 
-In object storage all of this is below the run's URI. The locks are leases (`wm.runs.lease`); attempts.jsonl and
-crash.txt are folders with an object for each entry; what grows is uploaded every few seconds (`wm.runs.mirror`).
+In object storage all of this is below the run's URI. The locks are leases
+(`datasets.runtime.storage.lease`); attempts.jsonl and crash.txt are folders with an object for each entry; what grows
+is uploaded every few seconds (`wm.runs.mirror`).
 
 A resumed run removes the rows and evaluations after its checkpoint; rollbacks and problems stay, with their time
 (`at`).

@@ -12,17 +12,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pyarrow import fs
 
 from datasets.runtime.durable_files import replace_file
 from datasets.runtime.file_lock import exclusive_lock
+from datasets.runtime.storage.folder import Lock
 from datasets.runtime.uris import is_remote
-from wm.runs.lease import Lease
-
-Lock = IO[bytes] | Lease
-"""Held until it is closed."""
 
 
 class RunFiles(ABC):
