@@ -145,7 +145,8 @@ def _start(limit_bytes: int | None, num_workers: int | None, num_archives: int) 
     start_ray()
     nodes = [node for node in alive_nodes() if node.num_cpus]
     num_cpus = sum(node.num_cpus for node in nodes)
-    print(f"encoding on {len(nodes)} nodes with {num_cpus:g} CPUs, and on nodes that join", flush=True)
+    plural = "" if len(nodes) == 1 else "s"
+    print(f"encoding on {len(nodes)} node{plural} with {num_cpus:g} CPUs, and on nodes that join", flush=True)
     headroom = CLUSTER_HEADROOM_BYTES
     if limit_bytes is not None:
         headroom = plan_memory(limit_bytes, num_cores()).parser_headroom_bytes

@@ -1,6 +1,7 @@
 """`wm submit` without a cluster: the command, the name, the package, and mistakes."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -38,6 +39,42 @@ def test_the_command_is_wm_train_with_the_config_relative_to_the_working_dir_and
     request = replace(request_, overrides=("--trainer.max-hours", "8", "--note", "a b"))
     assert entrypoint(request) == "wm train 'configs/small run.yaml' --trainer.max-hours 8 --note 'a b'"
     assert entrypoint(replace(request_, command=("sweep",))) == "wm sweep 'configs/small run.yaml'"
+
+
+def test_an_encode_has_no_config_and_its_name_depends_on_its_arguments(tmp_path):
+    request = SubmitRequest(command=("encode",), overrides=("s3://b/a b", "--out", "/m/c"), working_dir=tmp_path)
+    assert entrypoint(request) == "wm encode 's3://b/a b' --out /m/c"
+    assert re.fullmatch(r"encode-[0-9a-f]{8}", job_name(request))
+    assert job_name(replace(request, name="dump")).startswith("encode-dump-")
+    assert job_name(replace(request, overrides=("s3://b/x", "--out", "/m/c"))) != job_name(request)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "entrypoint_"),
+    [
+        (["s3://b/r", "--", "--out", "/m/c", "--keep-paths"], "wm encode s3://b/r --out /m/c --keep-paths"),
+        (["--", "/m/r", "gs://b/r", "--out", "s3://b/c"], "wm encode /m/r gs://b/r --out s3://b/c"),
+    ],
+)
+def test_the_command_line_submits_an_encode_with_its_flags(arguments, entrypoint_, tmp_path, monkeypatch):
+    submitted = []
+    monkeypatch.setattr(submit_module, "submit_and_follow", lambda request: submitted.append(request) or 0)
+    assert wm_cli.submit(["encode", *arguments]) == 0
+    assert entrypoint(replace(submitted[0], working_dir=tmp_path)) == entrypoint_
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["my/replays", "--", "--out", "/m/c"], r"source my/replays is a path on this machine; expected an absolute path"),
+        (["s3://b/r", "--", "--out", "corpora/c"], r"--out corpora/c is a path on this machine"),
+        (["--", "--out", "/m/c"], r"no source given"),
+        (["s3://b/r", "--", "--out", "/m/c", "--memory", "much"], r"memory is 'much'"),
+    ],
+)
+def test_a_mistake_in_an_encode_is_found_before_it_is_submitted(arguments, message):
+    with pytest.raises(UserError, match=message):
+        wm_cli.submit(["encode", *arguments])
 
 
 @pytest.mark.parametrize(

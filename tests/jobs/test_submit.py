@@ -23,9 +23,11 @@ from cluster.client import connect
 from cluster.errors import ClusterError
 from cluster.follow import follow
 from cluster.submit import SubmitRequest, submit, submit_and_follow
+from datasets.corpus.reader import open_corpus
 from tune.results.sweep_folder import open_sweep
 from tune.running.stopping import running_trials
 from tune.search.trials import trials_of
+from wm import cli as wm_cli
 from wm.config.typed_yaml import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -316,6 +318,19 @@ def test_wm_train_runs_as_a_job(head, with_token, tiny_corpus, tmp_path, capfd):
     assert submit_and_follow(request) == 0, capfd.readouterr().out
     meta = json.loads(max(out.glob("checkpoints/*/meta.json")).read_text())
     assert meta["finished"] and meta["targets_seen"] >= 2_000
+
+
+def test_wm_encode_runs_as_a_job_on_all_cpus_of_the_cluster(head, with_token, synthetic_replays, tmp_path, capfd):
+    out = tmp_path / "corpus"
+    arguments = ["encode", str(synthetic_replays), "--address", head.url]
+    arguments += ["--working-dir", str(copy_of_the_code(tmp_path)), "--", "--out", str(out), "--keep-paths"]
+    assert wm_cli.submit(arguments) == 0, capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "encoding on 1 node with 8 CPUs" in printed
+    assert "starts its own Ray" not in printed
+    corpus = open_corpus(out)
+    assert corpus.games.num_rows > 0
+    assert all(corpus.games["path"].to_pylist())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,8 @@ from ray.cluster_utils import Cluster
 
 source, out = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
+from datasets.runtime.ray_cluster import _print_running_cluster
+_print_running_cluster()
 os.environ["RAY_ADDRESS"] = cluster.address
 
 import ray
@@ -157,6 +160,9 @@ def test_archives_are_read_side_by_side_on_nodes_that_join_with_the_same_corpus_
     encode([dump], tmp_path / "alone", EncodeOptions(), encode_in_process)
     printed = run(NODES_JOIN, str(dump), str(tmp_path / "cluster"))
     facts = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    assert re.search(
+        r"a Ray cluster runs at (\S+), but RAY_ADDRESS is not set: .*; RAY_ADDRESS=\1 uses the cluster", printed
+    )
     assert "encoding on 0 nodes with 0 CPUs, and on nodes that join" in printed
     assert (facts["games"], facts["cpus"]) == (48, 4)
     assert facts["object_store"] == 0.5 * 800_000_000, "half of the object stores of the nodes that joined"

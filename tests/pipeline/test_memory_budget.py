@@ -12,6 +12,7 @@ from datasets.pipeline import memory_budget
 from datasets.pipeline.memory_budget import (
     DEFAULT_FRACTION,
     parse_bytes,
+    plan_for_cluster,
     plan_memory,
 )
 from datasets.runtime.errors import UserError
@@ -44,7 +45,35 @@ def test_there_are_no_more_parsers_than_cores():
 
 
 def test_the_default_is_a_quarter_of_the_machine():
-    assert plan_memory(None, num_cores=1).limit_bytes == int(total_memory_bytes() * DEFAULT_FRACTION)
+    limit = max(int(total_memory_bytes() * DEFAULT_FRACTION), int(2.1e9))
+    assert plan_memory(None, num_cores=1) == plan_memory(limit, num_cores=1)
+
+
+@pytest.mark.parametrize("num_archives", [0, 1, 2, 40])
+def test_archives_open_at_once_fit_the_limit_and_leave_every_parser_its_memory(monkeypatch, num_archives):
+    monkeypatch.setattr(memory_budget, "total_memory_bytes", lambda: 64 * 10**9)
+    for limit in (int(2.1e9), 8 * 10**9, 16 * 10**9):
+        plan = plan_memory(limit, num_cores=16, num_archives=num_archives)
+        parsers = plan.num_parsers * (memory_budget.PARSER_BYTES + plan.parser_headroom_bytes)
+        readers = plan.num_readers * memory_budget.READER_BYTES
+        assert memory_budget.BASE_BYTES + readers + plan.object_store_bytes + parsers <= limit
+        assert plan.parser_headroom_bytes >= memory_budget.MIN_HEADROOM_BYTES
+        assert plan.num_parsers == plan_memory(limit, num_cores=16).num_parsers
+        assert 1 <= plan.num_readers <= max(1, min(num_archives, 8))
+    assert plan.num_readers == max(1, min(num_archives, 8))
+
+
+def test_parsers_and_readers_of_a_cluster_fit_its_nodes():
+    nodes = [(0, 4e9), (16, 64e9), (16, 8e9)]  # the last one has memory for 6 parsers
+    assert plan_for_cluster(nodes).num_parsers == 22
+    plan = plan_for_cluster(nodes, num_archives=40)
+    assert (plan.num_parsers, plan.num_readers) == (11, 11)
+    assert plan_for_cluster(nodes, num_archives=2, max_workers=4).num_parsers == 4
+    assert plan_for_cluster([(0, 4e9)], num_archives=2).num_parsers == 1, "nodes will join"
+
+
+def test_the_object_store_of_a_cluster_is_not_limited_by_the_nodes_at_the_start():
+    assert plan_for_cluster([(0, 4e9)]).object_store_bytes is None
 
 
 def test_an_impossible_limit_is_an_error_that_names_the_possible_range():
