@@ -12,6 +12,7 @@ from datasets.corpus.chunk import EncodeOptions
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.scan import ArchiveInputs, Inputs
+from datasets.sources.scan_state import MAX_DICTIONARY_BYTES
 
 MAX_CONTENT_BYTES = 32 * 2**20
 """Limit of the contents in a chunk, which bounds the object store. Only inputs of archives that must be read from the
@@ -59,12 +60,14 @@ class Feed:
     """Archives that are read beside the scan, in its order."""
     ranged_sources: tuple[str, ...] = ()
     """Sources whose inputs are read by path or byte range, where they are encoded."""
+    dictionary_bytes: int = MAX_DICTIONARY_BYTES
+    """Largest dictionary of a 7z that is read."""
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks in order, read one after another."""
         inputs_of = {}
         for group in self.archive_groups():
-            inputs_of |= dict.fromkeys(group, ArchiveInputs(self._is_done))
+            inputs_of |= dict.fromkeys(group, self._archive_inputs())
         for position, chunk in self.scan_chunks():
             yield chunk
             for stream in position.then:
@@ -81,7 +84,7 @@ class Feed:
     def scan_chunks(self) -> Iterator[tuple[Position, Chunk]]:
         """Scan the sources one after another, lazily, without the archives. The last chunk may be empty."""
         stream_of = {archive.identity: stream for stream, archive in enumerate(self.archives, SCAN + 1)}
-        inputs = Inputs(self.sources, self._is_done)
+        inputs = Inputs(self.sources, self._is_done, self.dictionary_bytes)
         batch = _Batch(self, SCAN)
         for item in inputs.without(frozenset(stream_of)):
             if isinstance(item, StoredFile):
@@ -96,9 +99,12 @@ class Feed:
 
     def group_chunks(self, group: tuple[int, ...]) -> Iterator[tuple[Position, Chunk]]:
         """Read the archives of a group one after another. The last chunk of each may be empty."""
-        inputs = ArchiveInputs(self._is_done)
+        inputs = self._archive_inputs()
         for stream in group:
             yield from self._archive_chunks(stream, inputs)
+
+    def _archive_inputs(self) -> ArchiveInputs:
+        return ArchiveInputs(self._is_done, self.dictionary_bytes)
 
     def _archive_chunks(self, stream: int, inputs: ArchiveInputs) -> Iterator[tuple[Position, Chunk]]:
         batch = _Batch(self, stream)

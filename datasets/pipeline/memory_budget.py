@@ -12,6 +12,8 @@ from pydantic import ByteSize, TypeAdapter
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import total_memory_bytes
+from datasets.sources.archives.sevenzip import SHARED_BYTES
+from datasets.sources.scan_state import MAX_DICTIONARY_BYTES
 
 DEFAULT_FRACTION = 0.25
 """Default limit, as a fraction of the machine's memory."""
@@ -20,7 +22,8 @@ MB = 10**6
 BASE_BYTES = 950 * MB
 """The driver and the processes of a local Ray (`benchmarks/encode_memory.py`)."""
 READER_BYTES = 350 * MB
-"""A task that reads an archive: the window of a 7z, and one chunk of contents before it is in the object store."""
+"""A task that reads an archive: 7z dictionaries of SHARED_BYTES, and one chunk of contents before it is in the object
+store. A larger dictionary takes from the headroom of the parsers."""
 OBJECT_STORE_BYTES_PER_READER = 100 * MB
 """Chunks of contents that a reader has finished and no parser has taken yet."""
 PARSER_BYTES = 310 * MB
@@ -43,6 +46,8 @@ class MemoryPlan:
     """Archives that are open at once, of those that can only be read from their start."""
     parser_headroom_bytes: int
     """What each parser's child may use beyond what it has after its start."""
+    dictionary_bytes: int
+    """Largest dictionary of a 7z that is read."""
     object_store_bytes: int | None
     """None on a cluster: Ray Data takes half of the object stores of all nodes that there are at the moment."""
 
@@ -88,7 +93,13 @@ def plan_memory(limit_bytes: int | None, num_cores: int, num_archives: int = 0) 
     num_parsers = max(1, min(num_cores, left // per_parser))
     num_readers = max(1, min(num_archives, num_cores // 2, 1 + (left - num_parsers * per_parser) // per_reader))
     left -= (num_readers - 1) * per_reader
+    dictionary_bytes = SHARED_BYTES
+    if num_archives:
+        spare = (left - num_parsers * per_parser) // 2 // num_readers
+        dictionary_bytes = min(MAX_DICTIONARY_BYTES, SHARED_BYTES + max(0, spare))
+        left -= num_readers * (dictionary_bytes - SHARED_BYTES)
     return MemoryPlan(
+        dictionary_bytes=dictionary_bytes,
         num_parsers=num_parsers,
         num_readers=num_readers,
         parser_headroom_bytes=left // num_parsers - PARSER_BYTES - OBJECT_STORE_BYTES_PER_PARSER,
@@ -115,6 +126,7 @@ def plan_for_cluster(
     workers = sum(int(min(cpus, memory // (PARSER_BYTES + headroom_bytes))) for cpus, memory in nodes)
     num_readers = min(num_archives, workers // 2)
     return MemoryPlan(
+        dictionary_bytes=MAX_DICTIONARY_BYTES,
         num_parsers=max(1, min(workers - num_readers, max_workers or workers)),
         num_readers=num_readers,
         parser_headroom_bytes=headroom_bytes,

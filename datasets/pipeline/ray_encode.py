@@ -14,6 +14,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ from datasets.pipeline.worker_errors import reraise_worker_errors
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.process.termination import ends_within
 from datasets.runtime.ray_cluster import alive_nodes, start_ray, uses_cluster
+from datasets.sources.archives.sevenzip import SHARED_BYTES
 from datasets.sources.storage import is_remote
 
 SHUTDOWN_SECONDS = 15.0
@@ -117,7 +119,7 @@ def _encode(feed: Feed, limit_bytes: int | None, num_workers: int | None) -> Gen
     context.target_max_block_size = 1  # one chunk per block
     context.raise_original_map_exception = True  # for reraise_worker_errors
     _silence_ray_data(context)
-    feed_ref = ray.put(feed)
+    feed_ref = ray.put(replace(feed, dictionary_bytes=plan.dictionary_bytes))
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     chunks = ray.data.read_datasource(
         _ChunkSource(feed_ref, [(SCAN,)]), override_num_blocks=1, num_cpus=0, label_selector=here
@@ -166,9 +168,10 @@ def _read_archives(
         return ray.data.read_datasource(source, override_num_blocks=len(groups), num_cpus=0, concurrency=1)
     paths = [archive.location for archive in feed.archives if not is_remote(archive.location)]
     seeing = nodes_that_see(paths)
+    memory_bytes = READER_BYTES + plan.dictionary_bytes - SHARED_BYTES
     labels = None if seeing is None else {"ray.io/node-id": f"in({', '.join(seeing)})"}
     return ray.data.read_datasource(
-        source, override_num_blocks=len(groups), num_cpus=1, memory=READER_BYTES, label_selector=labels
+        source, override_num_blocks=len(groups), num_cpus=1, memory=memory_bytes, label_selector=labels
     )
 
 

@@ -30,7 +30,7 @@ from datasets.sources.names import (
     unsupported,
 )
 from datasets.sources.read_errors import READ_ERRORS, rejection_of
-from datasets.sources.scan_state import DICTIONARY_BYTES, SourceScan, rejected_archive
+from datasets.sources.scan_state import MAX_DICTIONARY_BYTES, SourceScan, rejected_archive
 from datasets.sources.storage import local_path, open_file, sibling_location
 
 ARCHIVE_READERS: dict[str, Callable[[StoredFile, SourceScan], Iterator[ReplayInput]]] = {
@@ -63,7 +63,7 @@ class Inputs:
     """
 
     def __init__(
-        self, sources: Sequence[str], is_done: Callable[[str], bool], dictionary_bytes: int = DICTIONARY_BYTES
+        self, sources: Sequence[str], is_done: Callable[[str], bool], dictionary_bytes: int = MAX_DICTIONARY_BYTES
     ) -> None:
         """Args:
         sources: paths or URIs.
@@ -90,8 +90,8 @@ class Inputs:
 class ArchiveInputs:
     """The inputs of single archives, found while they are iterated over; otherwise like `Inputs`."""
 
-    def __init__(self, is_done: Callable[[str], bool]) -> None:
-        self._scan = SourceScan(is_done)
+    def __init__(self, is_done: Callable[[str], bool], dictionary_bytes: int = MAX_DICTIONARY_BYTES) -> None:
+        self._scan = SourceScan(is_done, dictionary_bytes=dictionary_bytes)
 
     def of(self, archive: StoredFile) -> Iterator[ReplayInput]:
         """The inputs of one archive."""

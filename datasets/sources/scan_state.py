@@ -9,8 +9,8 @@ from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.names import key_of, kind_of, location_key_of
 from datasets.sources.read_errors import UNREACHABLE
 
-DICTIONARY_BYTES = 2**30
-"""Default for the largest dictionary of a 7z, four times that of 7-Zip's highest level."""
+MAX_DICTIONARY_BYTES = 2**30
+"""Largest dictionary of a 7z that is read if there is the memory: four times that of 7-Zip's highest level."""
 
 
 class SourceScan:
@@ -21,7 +21,7 @@ class SourceScan:
         is_done: Callable[[str], bool],
         *,
         reads_contents: bool = True,
-        dictionary_bytes: int = DICTIONARY_BYTES,
+        dictionary_bytes: int = MAX_DICTIONARY_BYTES,
     ) -> None:
         """Args:
         is_done: whether the corpus has the input of a key.

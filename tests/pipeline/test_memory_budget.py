@@ -17,6 +17,8 @@ from datasets.pipeline.memory_budget import (
 )
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import process_memory, process_tree, total_memory_bytes, tree_memory
+from datasets.sources.archives.sevenzip import SHARED_BYTES
+from datasets.sources.scan_state import MAX_DICTIONARY_BYTES
 
 TAKES_200_MB = "import os, sys, time; block = os.urandom(200_000_000); print('ready', flush=True); time.sleep(60)"
 
@@ -38,6 +40,19 @@ def test_a_plan_never_exceeds_the_limit(limit_gb):
     assert memory_budget.BASE_BYTES + memory_budget.READER_BYTES + plan.object_store_bytes + parsers <= limit
     assert plan.parser_headroom_bytes >= memory_budget.MIN_HEADROOM_BYTES
     assert plan.num_parsers >= plan_memory(int(2.1e9), num_cores=64).num_parsers
+
+
+@pytest.mark.parametrize("limit_gb", [2.1, 3, 5, 9])
+def test_dictionaries_of_7z_archives_get_what_is_spare_within_the_limit(limit_gb, monkeypatch):
+    monkeypatch.setattr(memory_budget, "total_memory_bytes", lambda: 16 * 10**9)
+    limit = int(limit_gb * 1e9)
+    plan = plan_memory(limit, num_cores=4, num_archives=2)
+    parsers = plan.num_parsers * (memory_budget.PARSER_BYTES + plan.parser_headroom_bytes)
+    readers = plan.num_readers * (memory_budget.READER_BYTES + plan.dictionary_bytes - SHARED_BYTES)
+    assert memory_budget.BASE_BYTES + readers + (plan.object_store_bytes or 0) + parsers <= limit
+    assert plan.parser_headroom_bytes >= memory_budget.MIN_HEADROOM_BYTES
+    assert SHARED_BYTES <= plan.dictionary_bytes <= MAX_DICTIONARY_BYTES
+    assert plan_memory(15 * 10**9, num_cores=4, num_archives=2).dictionary_bytes == MAX_DICTIONARY_BYTES
 
 
 def test_there_are_no_more_parsers_than_cores():
