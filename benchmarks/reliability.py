@@ -1,15 +1,21 @@
-"""Measures what happens to damaged replays: rejected, stored unchanged, or stored with changed values.
+"""Measures what happens to damaged replays: refused, flagged, or neither, and what of it changes stored values.
 
     python benchmarks/reliability.py [--sources dev.zip ...] [--trials 200] [--seed 0]
 
 Guards `datasets/checks/`. Each trial damages the uncompressed .slp of a random good game, and compares the result with
 that of the undamaged file. Damage: one byte or eight bytes changed, 4 KB zeroed, or the file truncated; each at a
 uniformly random position. The last line is one JSON object.
+
+    python benchmarks/reliability.py --cross-validate --sources dev.zip pool.7z [--others edge.zip ...]
+
+counts good games that are refused or flagged: by thresholds from the other half of the sources, and in `--others`, from
+which no threshold comes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import struct
@@ -17,12 +23,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from inputs.default_sources import default_sources
+from measures.good_games import cross_validate, measure, outcome
 
 from datasets.checks.filters import FilterConfig, check_game
 from datasets.replays.game import Columns, Game
@@ -82,9 +89,24 @@ class Outcomes:
 
     rejected: Counter = field(default_factory=Counter)
     """Rejected trials, by reject code."""
+    flagged: Counter = field(default_factory=Counter)
+    """Accepted trials that break learned rules, by rule; a trial may break several."""
+    flagged_changes: list[list[Change]] = field(default_factory=list)
+    """The changes of each of these trials."""
     unchanged: Counter = field(default_factory=Counter)
-    """Accepted trials with unchanged rows, by the damaged part of the file."""
+    """Other trials with unchanged rows, by the damaged part of the file."""
     changed: list[list[Change]] = field(default_factory=list)
+    """The changes of each of the rest."""
+
+    @property
+    def num_trials(self) -> int:
+        unflagged = sum(self.unchanged.values()) + len(self.changed)
+        return sum(self.rejected.values()) + len(self.flagged_changes) + unflagged
+
+    @property
+    def num_caught(self) -> int:
+        """Rejected or flagged."""
+        return sum(self.rejected.values()) + len(self.flagged_changes)
 
 
 def part_of(content: bytes, position: int) -> str:
@@ -129,17 +151,40 @@ def changes(undamaged: Game, damaged: Game) -> list[Change]:
 
 
 def good_games(sources: list[Path]) -> list[tuple[bytes, Game]]:
-    """Contents and games of all replays that the default filters accept."""
+    """Contents and games of all replays that the default filters accept without a flag."""
     games = []
     for _, read in read_ahead(tuple(Inputs([str(source) for source in sources], lambda key: False))):
         try:
             content = read()
             game = parse_replay(content)
-            check_game(game, FilterConfig())
+            check_game(game, FilterConfig(strict=True))
         except ReplayError:
             continue
         games.append((content, game))
     return games
+
+
+def parsed(sources: list[Path]) -> Iterator[Game]:
+    """All replays that can be parsed and have two players."""
+    for _, read in read_ahead(tuple(Inputs([str(source) for source in sources], lambda key: False))):
+        with contextlib.suppress(ReplayError):
+            yield parse_replay(read(), repair_old=True)
+
+
+def print_good_games(sources: list[Path], others: list[Path]) -> None:
+    """Count the good games that are refused or flagged, and print a JSON line."""
+    measures = [measure(game) for game in parsed(sources)]
+    refused, flagged, held_out = cross_validate(measures)
+    facts: dict[str, object] = {"games": len(measures), "held_out": held_out}
+    facts |= {"refused": dict(refused), "flagged": dict(flagged)}
+    print(f"{len(measures)} games; held out in {held_out} tries: {refused['any'] / held_out:.2%} refused, ", end="")
+    print(f"{flagged['any'] / held_out:.2%} flagged ({_counted(flagged)})")
+    for source in others:
+        outcomes = [outcome(game) for game in parsed([source])]
+        codes = [Counter(code for found in outcomes for code in found[kind]) for kind in (0, 1)]
+        print(f"{source.name}: {len(outcomes)} games, refused: {_counted(codes[0])}; flagged: {_counted(codes[1])}")
+        facts[source.name] = {"games": len(outcomes), "refused": dict(codes[0]), "flagged": dict(codes[1])}
+    print(json.dumps(facts))
 
 
 def run_trials(games: list[tuple[bytes, Game]], kind: str, trials: int, seed: int) -> Outcomes:
@@ -151,12 +196,15 @@ def run_trials(games: list[tuple[bytes, Game]], kind: str, trials: int, seed: in
         bytes_damaged, positions = DAMAGE[kind](content, random)
         try:
             damaged = parse_replay(bytes_damaged)
-            check_game(damaged, FilterConfig())
+            suspect = check_game(damaged, FilterConfig())
         except ReplayError as error:
             outcomes.rejected[error.code] += 1
             continue
         found = changes(undamaged, damaged)
-        if found:
+        if suspect:
+            outcomes.flagged.update({violation.code for violation in suspect})
+            outcomes.flagged_changes.append(found)
+        elif found:
             outcomes.changed.append(found)
         else:
             outcomes.unchanged[" ".join(sorted({part_of(content, position) for position in positions}))] += 1
@@ -166,15 +214,16 @@ def run_trials(games: list[tuple[bytes, Game]], kind: str, trials: int, seed: in
 def print_outcomes(kind: str, outcomes: Outcomes) -> None:
     """Print the table of one kind of damage."""
     rejected, unchanged = sum(outcomes.rejected.values()), sum(outcomes.unchanged.values())
-    trials = rejected + unchanged + len(outcomes.changed)
-    print(f"\n{kind}: {trials} trials")
-    print(
-        f"  {rejected / trials:>6.1%}  rejected: "
-        + ", ".join(f"{n} {code}" for code, n in outcomes.rejected.most_common())
-    )
-    where = ", ".join(f"{n} in {part}" for part, n in outcomes.unchanged.most_common())
-    print(f"  {unchanged / trials:>6.1%}  accepted, stored rows unchanged: {where}")
-    print(f"  {len(outcomes.changed) / trials:>6.1%}  accepted, changed:")
+    trials = outcomes.num_trials
+    print(f"\n{kind}: {trials} trials, {outcomes.num_caught / trials:.2%} rejected or flagged")
+    print(f"  {rejected / trials:>6.1%}  rejected: {_counted(outcomes.rejected)}")
+    flagged = len(outcomes.flagged_changes)
+    wrong = [sum(change.num_values for change in found) for found in outcomes.flagged_changes]
+    print(f"  {flagged / trials:>6.1%}  flagged: {_counted(outcomes.flagged)}")
+    if flagged:
+        print(f"          stored values changed: none in {wrong.count(0)} of them, {max(wrong)} at most")
+    print(f"  {unchanged / trials:>6.1%}  neither, stored rows unchanged: {_counted(outcomes.unchanged)}")
+    print(f"  {len(outcomes.changed) / trials:>6.1%}  neither, changed:")
     by_column: dict[str, list[Change]] = {}
     for change in (change for found in outcomes.changed for change in found):
         by_column.setdefault(change.column, []).append(change)
@@ -182,6 +231,10 @@ def print_outcomes(kind: str, outcomes: Outcomes) -> None:
         largest = max((change.largest or 0.0 for change in found), default=0.0)
         values = sum(change.num_values for change in found)
         print(f"          {column}: {values} values in {len(found)} trials, by {largest:.3g} at most")
+
+
+def _counted(counts: Counter) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
 def facts_of(outcomes: Outcomes) -> dict[str, object]:
@@ -192,11 +245,14 @@ def facts_of(outcomes: Outcomes) -> dict[str, object]:
             largest[change.column] = max(largest.get(change.column, 0.0), change.largest or 0.0)
     return {
         "rejected": sum(outcomes.rejected.values()),
+        "flagged": len(outcomes.flagged_changes),
+        "rejected_or_flagged": outcomes.num_caught / outcomes.num_trials,
         "unchanged": sum(outcomes.unchanged.values()),
         "changed": len(outcomes.changed),
         "most_values_changed": max((sum(c.num_values for c in found) for found in outcomes.changed), default=0),
         "largest_change": largest,
         "codes": dict(outcomes.rejected),
+        "rules": dict(outcomes.flagged),
     }
 
 
@@ -215,7 +271,12 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=200, help="of each kind of damage")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cross-validate", action="store_true", help="count good games instead of damaging them")
+    parser.add_argument("--others", nargs="*", type=Path, default=[], help="with --cross-validate: more good games")
     arguments = parser.parse_args()
+    if arguments.cross_validate:
+        print_good_games(arguments.sources or [], arguments.others)
+        return
     with tempfile.TemporaryDirectory(prefix="reliability-benchmark-") as name:
         games = good_games(arguments.sources or default_sources(Path(name)))
     if not games:

@@ -11,7 +11,7 @@ from datasets.replays.game import Columns, Game
 
 VALUE_RANGES: dict[str, tuple[float, float]] = {
     "character": (0, 32), "action": (0, 1023), "x": (-2e3, 2e3), "y": (-2e3, 2e3), "facing": (-1, 1),
-    "percent": (0, 999), "shield": (-1, 60), "last_hit_by": (0, 6), "stocks": (0, 99), "state_age": (-100, 1e4),
+    "percent": (0, 999), "shield": (-100, 60), "last_hit_by": (0, 6), "stocks": (0, 99), "state_age": (-100, 1e4),
     "airborne": (0, 1), "jumps": (0, 6), "l_cancel": (0, 2), "hurtbox": (0, 2),
     "hitstun": (-100, 1e3), "hitlag": (0, 100),
     "self_air_x": (-100, 100), "self_y": (-100, 100), "attack_x": (-100, 100), "attack_y": (-100, 100),
