@@ -143,7 +143,21 @@ def frames_where(mask: np.ndarray) -> np.ndarray:
     return mask.nonzero()[0]
 
 
+def is_isolated(frames: np.ndarray) -> np.ndarray:
+    """Mask of those of some ascending frames whose neighbours are not among them."""
+    apart = frames[1:] - frames[:-1] > 1
+    mask = np.ones(len(frames), bool)
+    mask[1:] &= apart
+    mask[:-1] &= apart
+    return mask
+
+
 def isolated(frames: np.ndarray) -> np.ndarray:
     """Those of some ascending frames whose neighbours are not among them."""
-    apart = np.diff(frames) > 1
-    return frames[np.append(True, apart) & np.append(apart, True)] if len(frames) else frames
+    return frames[is_isolated(frames)]
+
+
+def flipped_bits(values: np.ndarray) -> np.ndarray:
+    """Bits of integers that change in a frame and again in the next: entry i belongs to frame i + 1."""
+    changes = values[1:] ^ values[:-1]
+    return changes[1:] & changes[:-1]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from datasets.checks.plausibility_check import Finding, PlausibilityCheck
-from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where, isolated
+from datasets.checks.player_timeline import FIRST_SPECIAL, REBIRTH, PlayerTimeline, frames_where, is_isolated
 from datasets.schema.columns import VELOCITY_COLUMNS
 
 MAX_RETURN = 25.0
@@ -54,17 +54,19 @@ def _position_before(timeline: PlayerTimeline) -> Iterator[Finding]:
     """
     x, y, before_x, before_y = timeline["x"], timeline["y"], timeline.pre_frame("x"), timeline.pre_frame("y")
     moved = frames_where((before_x[1:] != x[:-1]) | (before_y[1:] != y[:-1]))
-    far_x, far_y = np.abs(before_x[moved + 1] - x[moved]), np.abs(before_y[moved + 1] - y[moved])
+    alone = is_isolated(moved)
     action, next_action = timeline["action"], timeline.pre_frame("action")
     frozen = timeline.in_hitlag[moved]
-    free = FREE_ACTIONS[action[moved]] & FREE_ACTIONS[next_action[moved + 1]] & ~frozen
+    free = alone & FREE_ACTIONS[action[moved]] & FREE_ACTIONS[next_action[moved + 1]] & ~frozen
+    candidates = free | frozen
+    moved, free, frozen = moved[candidates], free[candidates], frozen[candidates]
+    far_x, far_y = np.abs(before_x[moved + 1] - x[moved]), np.abs(before_y[moved + 1] - y[moved])
     # The end of a character's move can relocate it (after a throw): then both x and y change.
     one_axis = (far_x <= ROUNDING) | (far_y <= ROUNDING)
     free &= COMMON_ACTIONS[action[moved]] | one_axis
-    alone = np.isin(moved, isolated(moved))
     off = ~((far_x <= ROUNDING) & (far_y <= ROUNDING))
     shifted = frozen & ~((far_x <= MAX_SHIFT) & (far_y <= MAX_SHIFT))
-    wrong = moved[(free & off & alone) | shifted]
+    wrong = moved[(free & off) | shifted]
     if len(wrong):
         first = wrong[0]
         text = f"pre-frame position ({before_x[first + 1]!s}, {before_y[first + 1]!s})"
@@ -86,9 +88,9 @@ def _air_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
         after, before = timeline[axis], timeline.pre_frame(axis)
         own, attack = (timeline[name] for name in names)
         mismatch = (before + own) + attack != after
-        alone = free & (mismatch[1:-1] > (mismatch[2:] | mismatch[:-2]))
+        alone = frames_where(free & (mismatch[1:-1] > (mismatch[2:] | mismatch[:-2]))) + 1
         for name, values, other in ((names[0], own, attack), (names[1], attack, own)):
-            frames = frames_where(alone & _spikes(values)) + 1
+            frames = alone[_spikes(values, alone)]
             action = timeline["action"][frames]
             frames = frames[(action < WALL_BOUNCES[0]) | (action > WALL_BOUNCES[1])]
             displacement = after[frames] - before[frames]
@@ -102,9 +104,9 @@ def _air_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
                 yield "velocity_mismatch", f"{name} is {text} and does not match the displacement", wrong
 
 
-def _spikes(values: np.ndarray) -> np.ndarray:
-    """bool (frames - 2,): entry i is whether frame i + 1 leaves the range of its neighbours by SMALLEST_SPIKE."""
-    previous, current, following = values[:-2], values[1:-1], values[2:]
+def _spikes(values: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Mask of the frames that leave the range of their neighbours by SMALLEST_SPIKE."""
+    previous, current, following = values[frames - 1], values[frames], values[frames + 1]
     rise = np.minimum(current - previous, current - following)
     fall = np.minimum(previous - current, following - current)
     return np.maximum(rise, fall) > SMALLEST_SPIKE
@@ -123,7 +125,9 @@ def _ground_velocity(timeline: PlayerTimeline) -> Iterator[Finding]:
     if len(wrong):
         yield "velocity_mismatch", f"self_ground_x is {along[wrong[0]]:g} for one frame in the air, expected 0", wrong
     grounded = ~(airborne[2:] | airborne[1:-1] | airborne[:-2])
-    frames = frames_where((_spikes(along) | _spikes(x) | _spikes(y)) & timeline.steady & grounded) + 1
+    sloped = (np.abs(x - along) > SMALLEST_SPIKE / 2) | (np.abs(y) > SMALLEST_SPIKE / 2)
+    frames = frames_where(sloped[1:-1] & timeline.steady & grounded) + 1
+    frames = frames[_spikes(along, frames) | _spikes(x, frames) | _spikes(y, frames)]
     if not len(frames):
         return
     frames = frames[_ground_speed_error(timeline, frames) > SMALLEST_SPIKE]

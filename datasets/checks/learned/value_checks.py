@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from datasets.checks.plausibility_check import Finding, PlausibilityCheck, shown
-from datasets.checks.player_timeline import REBIRTH, PlayerTimeline, frames_where, isolated
+from datasets.checks.player_timeline import REBIRTH, PlayerTimeline, flipped_bits, frames_where, isolated
 from datasets.schema.melee_ids import NESS
 
 SHIELD_STEP = 0.3
@@ -157,11 +157,10 @@ def _flags(timeline: PlayerTimeline) -> Iterator[Finding]:
         values = timeline.columns[name]
         if values is None:
             continue
-        changes = values[1:] ^ values[:-1]
-        twice = changes[1:] & changes[:-1] & np.uint8(bits)
-        if not twice.max(initial=0):
+        flipped = flipped_bits(values) & np.uint8(bits)
+        if not flipped.max(initial=0):
             continue
-        frames = frames_where(np.bitwise_count(twice) >= 2) + 1
+        frames = frames_where(np.bitwise_count(flipped) >= 2) + 1
         yield from _one_frame(name, values, frames[_within_one_action(timeline, frames)])
 
 
@@ -174,8 +173,10 @@ def _counts(timeline: PlayerTimeline) -> Iterator[Finding]:
         values = timeline.columns[name]
         if values is None:
             continue
-        changes = values[1:] != values[:-1]
-        frames = frames_where(changes[1:] & changes[:-1]) + 1
+        flipped = flipped_bits(values)
+        if not flipped.max(initial=0):
+            continue
+        frames = frames_where(flipped) + 1
         frames = frames[values[frames - 1] == values[frames + 1]]
         if name == "jumps":
             frames = frames[_within_one_action(timeline, frames)]
