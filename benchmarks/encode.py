@@ -34,9 +34,9 @@ from inputs.default_sources import default_sources
 
 from datasets.checks.filters import FilterConfig, check_game
 from datasets.corpus.chunk import EncodeOptions
-from datasets.corpus.manifest import FRAMES
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table
+from datasets.corpus.state import FRAMES
 from datasets.pipeline.encode import EncodeSummary, RunChunks, encode, encode_in_process
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.memory_budget import plan_memory

@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.command import parse_and_run
-from datasets.runtime.storage.folder import open_folder
-from datasets.runtime.storage.local_folder import LocalFolder
 
 DAMAGED_CORPUS = 1
 """Exit code of `wm corpus verify` and `repair`."""
@@ -55,10 +53,9 @@ def encode(args: Sequence[str]) -> int:
             plan_memory(limit, num_workers or num_cores())  # refuses an impossible limit before anything is read
         filter_native_stderr()
         workers = partial(encode_on_ray, limit_bytes=limit, num_workers=num_workers)
-        folder = _local(out)
-        with EncodeProgress(folder) as progress:
-            summary = run(sources, folder, options, workers, on_commit=progress.update)
-        print(summary_text(summary, folder))
+        with EncodeProgress(out) as progress:
+            summary = run(sources, out, options, workers, on_commit=progress.update)
+        print(summary_text(summary, out))
         return INCOMPLETE if summary.num_unread else 0
 
     return _parse_encode(args, encode_now)
@@ -106,7 +103,7 @@ def _parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
 
         Args:
             places: folders, .slp, .slp.gz, .zip, .7z, .tar(.gz, .zst) and parsed sets, as paths or s3://, gs:// URIs.
-            out: folder of the corpus: new, or an existing corpus to resume or extend.
+            out: folder or s3://, gs:// URI of the corpus: new, or an existing corpus to resume or extend.
             sources: the same, or names of files in datasets/sources/, such as `slippi`.
             memory: limit for all processes on this machine, such as 6GB (default: a quarter of its memory).
             num_workers: parser processes (default: one for each CPU, on a cluster of all its nodes).
@@ -121,51 +118,39 @@ def _parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
 
 
 def corpus(args: Sequence[str]) -> int:
-    """`wm corpus info|verify|repair CORPUS`: contents, rejects, damage; `wm corpus copy A B`: to a disk or bucket"""
+    """`wm corpus info|verify|repair|compact CORPUS`: contents, damage, small files; `wm corpus copy A B`"""
     from tyro.conf import Positional
 
     from datasets.corpus.info import corpus_info, describe
     from datasets.corpus.reader import open_corpus
     from datasets.corpus.transfer.copy import copy_corpus
-    from datasets.corpus.verify import repair, verify
+    from datasets.corpus.verify import compact, repair, verify
 
     def command(
-        action: Positional[Literal["info", "verify", "repair", "copy"]],
+        action: Positional[Literal["info", "verify", "repair", "compact", "copy"]],
         path: Positional[str],
         target: Positional[str | None] = None,
         rejects: bool = False,
     ) -> int:
-        """Describe a corpus, verify its files, remove the damaged ones, or copy it.
+        """Describe a corpus, verify its files, remove the damaged ones, merge small ones, or copy it.
 
         Args:
-            action: info, verify, repair or copy.
+            action: info, verify, repair, compact or copy.
             path: the corpus: its folder, or its s3:// or gs:// URI.
             target: with copy, the folder or URI of the copy. Run the command again to go on after an interruption, or
                 to copy what was added since.
             rejects: with info, also list every rejected input.
         """
         if (action == "copy") != (target is not None):
-            raise UserError("expected wm corpus copy CORPUS TARGET, or wm corpus info|verify|repair CORPUS")
+            raise UserError("expected wm corpus copy CORPUS TARGET, or wm corpus info|verify|repair|compact CORPUS")
         if target is not None:
             print(copy_corpus(path, target).text)
             return 0
         if action == "info":
             print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
             return 0
-        report = verify(_local(path)) if action == "verify" else repair(_local(path))
+        report = {"verify": verify, "repair": repair, "compact": compact}[action](path)
         print(report.text)
         return 0 if report.is_sound else DAMAGED_CORPUS
 
     return parse_and_run(command, "corpus", args)
-
-
-def _local(location: str) -> Path:
-    """The folder of a corpus on a disk.
-
-    Raises:
-        UserError: it is a URI.
-    """
-    folder = open_folder(location)
-    if not isinstance(folder, LocalFolder):
-        raise UserError(f"{folder.location} is in object storage; copy it to a disk first, with `wm corpus copy`")
-    return folder.root

@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.corpus.manifest import CORPUS_FILE, FRAMES, GAMES, TABLES
 from datasets.corpus.reader import Corpus, open_corpus
+from datasets.corpus.state import CORPUS_FILE, FRAMES, GAMES, TABLES
 from datasets.schema.splits import split_number
 
 GAMES_FILE = "games-000000.parquet"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from datasets.checks.filters import FilterConfig
+from datasets.corpus.state import FileRecord
+from datasets.runtime.errors import UserError
+from datasets.runtime.storage.folder import Folder
 from datasets.sources.inputs import SkipStats
 
 
@@ -23,7 +27,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkResult:
-    """The outcome of a chunk. Its files stay in the staging folder until they are committed."""
+    """The outcome of a chunk. Its files are in the corpus's folder already, but belong to the corpus once committed."""
 
     keys: tuple[str, ...]
     """Keys of its inputs, without the unread ones."""
@@ -32,17 +36,34 @@ class ChunkResult:
     skipped: SkipStats
     """What the scan skipped on its way to the chunk's last input."""
     games: list[dict[str, Any]]
-    """Rows of the games table, without `shard`."""
+    """Rows of the games table."""
     rejects: list[dict[str, Any]]
     """Rows of the rejects table."""
-    frames_file: str | None
-    """Name in the staging folder; None without games."""
-    followers_file: str | None
-    """Name in the staging folder; None without Ice Climbers' partners."""
-    staged_files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Name of a staged file -> its rows, bytes and checksum, computed by the worker that wrote it."""
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    """Table -> the file of it that holds the rows of the chunk's games; all have the name of the shard of frames."""
     locations: frozenset[str] = frozenset()
     """Location keys of its inputs, without the unread ones, and of archives that were listed whole: earlier rejects of
     these places are superseded."""
     unread: tuple[tuple[str, str], ...] = ()
     """Label and message of inputs that could not be read in this run; the next run tries them again."""
+
+
+def staged_path(staging: Path, table: str, name: str) -> Path:
+    """Where a worker writes a data file, before `store_files` puts it into the corpus."""
+    return staging / f"{table}-{name}"
+
+
+def store_files(result: ChunkResult, staging: Path, folder: Folder) -> None:
+    """Move a chunk's files into the corpus's folder, or upload them.
+
+    Raises:
+        UserError: the storage cannot be reached.
+        OSError: of the disk, such as one that is full.
+    """
+    try:
+        for table, record in result.files.items():
+            folder.upload(staged_path(staging, table, record.name), f"{table}/{record.name}", move=True)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(f"cannot write to {folder.location}: {error}; run the same command again to resume") from error

@@ -1,8 +1,7 @@
-"""Committing encoded chunks to a corpus: in order, without duplicate games, each chunk atomically.
+"""Committing encoded chunks to a corpus: in order, without duplicate games, many chunks in one atomic commit.
 
-`Committer.commit` decides in chunk order which games are new. A few threads then write the chunk's files, and its
-commit is published once the files of all earlier chunks are. Games that were replaced by their .slp are removed from
-their commits when the encode finishes.
+Workers put the chunks' files into the folder themselves. `Committer.add` decides in chunk order which games are new;
+every few seconds, one new object lists what has come since the last one. What no commit lists does not exist.
 """
 
 from __future__ import annotations
@@ -10,99 +9,103 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import socket
+import tempfile
+import time
 import uuid
-from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
-from datasets.corpus.commit_files import GameFiles, StagedFiles, build_revision, file_summaries, move_files, stage_files
-from datasets.corpus.commit_log import (
-    COMMITS,
-    Commit,
-    commit_stem,
-    damaged_commit_error,
-    list_commits,
-    map_in_order,
-    number_and_revision,
-    read_commits,
-    with_checksum,
-)
-from datasets.corpus.dedupe import SLP, resolve
-from datasets.corpus.known_games import DroppedGame, KnownGame, KnownGames
-from datasets.corpus.manifest import (
+from datasets.corpus.commit_log import Commit, commit_number, list_commits, new_commit, read_commits, write_commit
+from datasets.corpus.compact import Limits, merge_files
+from datasets.corpus.data_files import read_parquet, require_files, store_rows, unlisted_files
+from datasets.corpus.dedupe import Row, resolve
+from datasets.corpus.earlier_rejects import EarlierReject, EarlierRejects
+from datasets.corpus.known_games import KnownGame, KnownGames
+from datasets.corpus.state import (
     CORPUS_FILE,
+    GAMES,
     IN_PROGRESS_FILE,
     LOCK_FILE,
-    STAGING,
-    TABLES,
-    FileSummaries,
-    build_manifest,
-    read_manifest,
-    require_files,
-    unlisted_files,
+    REJECTS,
+    CorpusState,
+    FileRecord,
+    dump_json,
+    load_json,
+    parse_state,
 )
-from datasets.runtime.durable_files import TEMPORARY_PATTERN, fsync_folder, write_json_atomically
 from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.file_lock import exclusive_lock
-from datasets.schema.columns import FORMAT_VERSION
+from datasets.runtime.storage.folder import Folder, Lock, open_folder
+from datasets.runtime.storage.local_folder import LocalFolder
+from datasets.runtime.uris import is_remote
+from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA, REJECTS_SCHEMA
 
-FILE_THREADS = 4
-"""Commits whose files are written concurrently; on shared storage most of that time is waiting."""
+COMMIT_SECONDS = 2.0
+"""A chunk that arrives so long after the last commit is committed at once, with all that arrived since."""
+MAX_PENDING_GAMES = 50_000
+"""So many games are committed at once: the rows take about 100 MB."""
+STAGING = "staging"
+"""Folder of a corpus on a disk for files that workers are writing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingCommit:
-    """A commit whose files are being written."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkOutcome:
+    """What became of a chunk."""
 
-    number: int
-    commit: Commit
-    staged: Future[StagedFiles]
-    chunk_files: tuple[Path, ...]
-    """The chunk's staged files, deleted once the commit is published."""
+    num_games: int
+    num_frames: int
+    num_replaced: int
+    """Games of earlier chunks that were replaced by their .slp."""
+    rejects: Counter[str]
 
 
 class Committer:
     """Owns the corpus folder while an encode runs: takes chunk results in order and commits them.
 
-    A context manager: leaving it releases the lock and the threads. Commits that are still pending then are
-    discarded, and the next run encodes their inputs again.
+    A context manager: leaving it releases the lock. Chunks that are not committed then are encoded again by the next
+    run.
     """
 
-    def __init__(self, out: Path, options: EncodeOptions | dict[str, Any]) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        options: EncodeOptions | dict[str, Any],
+        *,
+        retry: Iterable[str] = (),
+        commit_seconds: float = COMMIT_SECONDS,
+    ) -> None:
         """Lock the folder and load its commits, including those of killed runs.
 
+        Args:
+            out: path or URI.
+            retry: reason codes of rejects whose inputs `done_keys` leaves out, so that they are encoded again.
         Raises:
             UserError: the folder is not a corpus, was made with other options, is damaged, or is locked by another
                 process.
         """
-        self.out = out.resolve()
+        self.folder: Folder = open_folder(out if is_remote(str(out)) else Path(out).resolve())
         plain = options if isinstance(options, dict) else dataclasses.asdict(options)
         self._options = json.loads(json.dumps(plain))
+        self._commit_seconds = commit_seconds
         self._lock = self._claim()
-        self.num_games = 0
-        self.num_frames = 0
-        self.reject_counts: Counter = Counter()
-        self.num_dropped = 0
-        """Games that `finish` removes from their commits because the corpus has them elsewhere; not in `num_games`."""
         self._keys: list[np.ndarray] = []
         self._known = KnownGames()
-        self._files: dict[int, tuple[str, FileSummaries]] = {}
-        self._next_number = 0
-        self._pending: deque[_PendingCommit] = deque()
-        self._pool = ThreadPoolExecutor(FILE_THREADS)
+        self._moved: dict[str, str] = {}
+        self._retry = tuple(retry)
+        self.state = CorpusState(options=self._options)
+        self.staging = self._new_staging()
+        """Folder on each machine's own disk, or in the corpus's folder, for files that workers are writing."""
         try:
-            shutil.rmtree(self.out / STAGING, ignore_errors=True)
-            self.staging = self.out / STAGING / uuid.uuid4().hex  # a worker of a killed run writes to another one
-            for folder in (*TABLES, COMMITS, self.staging):
-                (self.out / folder).mkdir(parents=True, exist_ok=True)
-            fsync_folder(self.out)
+            self._published = self._published_files()
             self._recover()
+            self._begin_batch()
         except BaseException:
             self.close()
             raise
@@ -113,173 +116,237 @@ class Committer:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def num_games(self) -> int:
+        """Games of the corpus, those not yet committed included."""
+        return self.state.num_games + len(self._games) - len(self._removed)
+
+    @property
+    def num_frames(self) -> int:
+        """Their frames."""
+        new = sum(row["num_frames"] for row in self._games.values())
+        return self.state.num_frames + new - sum(num_frames for *_, num_frames in self._removed)
+
+    @property
+    def reject_counts(self) -> Counter[str]:
+        """Rejected inputs by reason code, those not yet committed included."""
+        removed = Counter(code for *_, code in self._removed_rejects)
+        return self.state.rejects + Counter(row["code"] for row in self._rejects) - removed
+
     def done_keys(self) -> np.ndarray:
         """Inputs that the corpus accounts for: uint64, sorted, the first 16 hexadecimal digits of their keys."""
-        return np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *self._keys]))
+        done = np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *self._keys]))
+        return np.setdiff1d(done, self._earlier.keys_to_retry(self._retry))
 
-    def commit(self, result: ChunkResult) -> Commit:
-        """Add a chunk's rejects and its new games to the corpus.
+    def known_game_ids(self) -> np.ndarray:
+        """Games that nothing replaces: uint64, sorted, the first 16 hexadecimal digits of the md5 of their .slp.
 
-        The commit is published once its files are written: in order, and at most FILE_THREADS commits later.
-
-        Returns:
-            The commit, still without its `files`.
+        An input with such an md5 is a duplicate (`dedupe.duplicate_message`), also without parsing it.
         """
-        number = self._next_number
-        resolution = resolve(self._known, number, result.games)
-        for game in resolution.replaced:
-            self._uncount(game, "replaced")
-        kept = [game for game, keep in zip(result.games, resolution.keep, strict=True) if keep]
-        rejects = result.rejects + resolution.rejects
-        commit: Commit = {
-            "format_version": FORMAT_VERSION,
-            "options": self._options,
-            "inputs": list(result.keys),
-            "games": [[game["game_id"], game["fingerprint"], game["num_frames"]] for game in kept],
-            "parsed": [game["game_id"] for game in kept if game["form"] != SLP],
-            "rejects": Counter(reject["code"] for reject in rejects),
-            "replaced": [game.game_id for game in resolution.replaced],
-        }
-        source = _game_files(self.staging, result)
-        self._count(commit)
-        self._next_number += 1
-        staged = self._pool.submit(stage_files, self.staging, commit_stem(number), source, resolution.keep, rejects)
-        chunk_files = tuple(self.staging / file for file in (result.frames_file, result.followers_file) if file)
-        self._pending.append(_PendingCommit(number, commit, staged, chunk_files))
-        while len(self._pending) > FILE_THREADS or (self._pending and self._pending[0].staged.done()):
-            self._publish_next()
-        return commit
+        return self._known.final_ids()
 
-    def finish(self) -> None:
-        """Publish all pending commits, remove replaced games from theirs, write `corpus.json`, and clean up."""
-        while self._pending:
-            self._publish_next()
-        revisions = map_in_order(self._build_revision, self._known.dropped_by_commit(), FILE_THREADS)
-        for number, revision, commit, staged in revisions:
-            self._publish(number, revision, commit, staged)
-        manifest = self._manifest()
-        write_json_atomically(self.out / CORPUS_FILE, manifest)
-        _remove_unlisted(self.out, manifest)
-        (self.out / IN_PROGRESS_FILE).unlink(missing_ok=True)
+    def add(self, result: ChunkResult) -> ChunkOutcome:
+        """Add a chunk's rejects and its new games, and commit if the last commit is a while ago."""
+        resolution = resolve(self._known, result.games)
+        for game in resolution.replaced:
+            if self._games.pop(game.game_id, None) is None:
+                assert game.parsed is not None
+                shard = game.parsed["shard"]
+                while shard in self._moved:
+                    shard = self._moved[shard]
+                self._removed.append((game.game_id, shard, game.num_frames))
+        self._games |= {row["game_id"]: row for row in resolution.kept}
+        position = {key: index for index, key in enumerate(result.keys)}
+        rejects = sorted(
+            result.rejects + resolution.rejects, key=lambda row: position.get(row["key"], len(position))
+        )  # the order does not depend on who found a duplicate
+        self._rejects += rejects
+        self._inputs += result.keys
+        self._removed_rejects += self._earlier.superseded_by({*result.keys, *result.locations})
+        if resolution.kept:
+            for table, record in result.files.items():
+                self._files.setdefault(table, []).append(record)
+        since = time.monotonic() - self._committed_at
+        if since >= self._commit_seconds or len(self._games) >= MAX_PENDING_GAMES:
+            self.commit()
+        return ChunkOutcome(
+            num_games=len(resolution.kept),
+            num_frames=sum(row["num_frames"] for row in resolution.kept),
+            num_replaced=len(resolution.replaced),
+            rejects=Counter(reject["code"] for reject in rejects),
+        )
+
+    def commit(self) -> None:
+        """Commit what was added since the last commit."""
+        if not self._inputs:
+            return
+        games, files = list(self._games.values()), dict(self._files)
+        if games:
+            files[GAMES] = [store_rows(self.folder, GAMES, games, GAMES_SCHEMA)]
+        if self._rejects:
+            files[REJECTS] = [store_rows(self.folder, REJECTS, self._rejects, REJECTS_SCHEMA)]
+        parsed = {
+            row["game_id"]: self._known.with_id(row["game_id"])[0].parsed for row in games if row["form"] != "slp"
+        }
+        self._write(
+            inputs=self._inputs,
+            games=[[row["game_id"], row["fingerprint"], row["num_frames"]] for row in games],
+            parsed=parsed,
+            files=files,
+            rejects=Counter(row["code"] for row in self._rejects),
+            removed_games=self._removed,
+            removed_rejects=self._removed_rejects,
+        )
+        self._keys.append(_as_numbers(self._inputs))
+        self._begin_batch()
+
+    def merge(self, limits: Limits, *, all_files: bool = False) -> None:
+        """Merge small files, and drop the rows of removed games from those that are merged.
+
+        Args:
+            all_files: also those that readers of the corpus may have open; by default only files that are newer than
+                `corpus.json`.
+        """
+        self.commit()
+        kept = set() if all_files else self._published
+        for merged in merge_files(self.folder, self.state, kept, limits):
+            self._write(**merged)
+
+    def finish(self, limits: Limits | None = None) -> None:
+        """Commit what is left, merge the new small files, write `corpus.json`, and delete what no commit lists.
+
+        Args:
+            limits: None merges as every encode does.
+        """
+        self.merge(limits or Limits())
+        require_files(self.folder, self.state)
+        content = self.state.to_json()
+        if not self.folder.exists(CORPUS_FILE) or self.folder.read(CORPUS_FILE) != content:
+            self.folder.replace(CORPUS_FILE, content)
+        self.folder.delete(unlisted_files(self.folder, self.state))
+        self.folder.delete([IN_PROGRESS_FILE])
         self.close()
 
     def close(self) -> None:
-        """Release the lock and the threads. What was not published is left to the next run."""
-        self._pool.shutdown(cancel_futures=True)
+        """Release the lock."""
         self._known.close()
+        shutil.rmtree(self.staging, ignore_errors=True)
+        if isinstance(self.folder, LocalFolder):
+            shutil.rmtree(self.folder.root / STAGING, ignore_errors=True)
         self._lock.close()
 
-    def _claim(self) -> IO[bytes]:
+    def _begin_batch(self) -> None:
+        self._games: dict[str, Row] = {}
+        self._rejects: list[Row] = []
+        self._inputs: list[str] = []
+        self._files: dict[str, list[FileRecord]] = {}
+        self._removed: list[tuple[str, str, int]] = []
+        self._removed_rejects: list[EarlierReject] = []
+        self._committed_at = time.monotonic()
+
+    def _write(self, **fields: Any) -> None:
+        commit = new_commit(self._options, **fields)
+        write_commit(self.folder, self.state.num_commits, commit)
+        self.state.apply(commit)
+        self._moved |= commit["moved"]
+
+    def _new_staging(self) -> Path:
+        """A new folder, because a worker of a killed run may still write into that of its run."""
+        name = uuid.uuid4().hex
+        if isinstance(self.folder, LocalFolder):
+            shutil.rmtree(self.folder.root / STAGING, ignore_errors=True)
+            staging = self.folder.root / STAGING / name
+        else:
+            staging = Path(tempfile.gettempdir(), f"wm-encode-{name}")
+        staging.mkdir(parents=True)
+        return staging
+
+    def _claim(self) -> Lock:
         """Check that the folder is ours and has the same options, lock it, and mark it as being written."""
         self._require_ours()
-        self.out.mkdir(parents=True, exist_ok=True)
-        lock = exclusive_lock(
-            self.out / LOCK_FILE, f"another encode is writing {self.out}; wait for it or choose another --out"
+        location = self.folder.location
+        lock = self.folder.lock(
+            LOCK_FILE,
+            f"{socket.gethostname()} {uuid.uuid4().hex}",
+            f"another encode is writing {location}; wait for it or choose another --out",
         )
         try:
             self._require_ours()  # another encode may have finished in between
             state = {"format_version": FORMAT_VERSION, "options": self._options}
-            write_json_atomically(self.out / IN_PROGRESS_FILE, state)
+            self.folder.replace(IN_PROGRESS_FILE, dump_json(state))
         except BaseException:
             lock.close()
             raise
         return lock
 
     def _require_ours(self) -> None:
+        location = self.folder.location
         for name in (CORPUS_FILE, IN_PROGRESS_FILE):
-            if (self.out / name).exists():
-                options = read_manifest(self.out / name).get("options")
-                if options != self._options:
-                    raise UserError(
-                        f"{self.out} was made with other options ({first_difference(options or {}, self._options)}); "
-                        "use the same options, or another --out"
-                    )
-                return
-        if self.out.exists() and (not self.out.is_dir() or _has_foreign_files(self.out)):
-            raise UserError(f"{self.out} exists and is not a corpus; choose an empty or new folder with --out")
+            try:
+                content = self.folder.read(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            stored = load_json(self.folder, name, content, (2, FORMAT_VERSION))
+            if stored["format_version"] != FORMAT_VERSION:
+                raise UserError(
+                    f"{location} has corpus format {stored['format_version']}, which is read but not written any more; "
+                    "encode the replays into a new folder"
+                )
+            if (options := stored.get("options")) != self._options:
+                raise UserError(
+                    f"{location} was made with other options ({first_difference(options or {}, self._options)}); "
+                    "use the same options, or another --out"
+                )
+            return
+        if _has_foreign_files(self.folder):
+            raise UserError(f"{location} exists and is not a corpus; choose an empty or new folder with --out")
+
+    def _published_files(self) -> set[str]:
+        """Paths of the data files that `corpus.json` lists."""
+        if not self.folder.exists(CORPUS_FILE):
+            return set()
+        return set(parse_state(self.folder, self.folder.read(CORPUS_FILE)).paths())
 
     def _recover(self) -> None:
-        """Load the commits on disk, including those of killed runs."""
-        names, _ = list_commits(self.out)
-        for name, commit in read_commits(self.out, names):
-            try:
-                self._load_commit(name, commit)
-            except (KeyError, TypeError, ValueError) as error:
-                raise damaged_commit_error(self.out, name, type(error).__name__) from error
-        for game in self._known.duplicates():
-            self._known.drop(game, "duplicate")
-            self._uncount(game, "duplicate")
-        require_files(self.out, self._manifest())
+        """Load the commits, including those of killed runs."""
+        paths, _ = list_commits(self.folder)
+        self.state.num_commits = commit_number(paths[0]) if paths else 0
+        for commit in read_commits(self.folder, paths):
+            self._load_commit(commit)
+        require_files(self.folder, self.state)
+        self._earlier = EarlierRejects(self._reject_tables())
 
-    def _load_commit(self, name: str, commit: Commit) -> None:
-        number, _ = number_and_revision(name)
-        parsed = set(commit["parsed"])
-        for game_id in commit["replaced"]:
-            for game in self._known.with_id(game_id):
-                self._known.drop(game, "replaced")
-                self._uncount(game, "replaced")
-        self._count(commit)
+    def _load_commit(self, commit: Commit) -> None:
+        for game_id, *_ in commit["removed_games"]:
+            self._known.remove(game_id)
+        parsed = commit["parsed"]
         self._known.add(
-            KnownGame(game_id, fingerprint, num_frames, game_id in parsed, number)
+            KnownGame(game_id, fingerprint, num_frames, parsed.get(game_id))
             for game_id, fingerprint, num_frames in commit["games"]
         )
-        self._files[number] = (name, file_summaries(commit["files"]))
-        self._next_number = number + 1
+        self._keys.append(_as_numbers(commit["inputs"]))
+        self._moved |= commit["moved"]
+        self.state.apply(commit)
 
-    def _count(self, commit: Commit) -> None:
-        self._keys.append(np.array([int(key[:16], 16) for key in commit["inputs"]], dtype=np.uint64))
-        self.num_games += len(commit["games"])
-        self.num_frames += sum(num_frames for *_, num_frames in commit["games"])
-        self.reject_counts.update(commit["rejects"])
-
-    def _uncount(self, game: KnownGame, code: str) -> None:
-        """Count a game that `finish` will remove from its commit as a reject."""
-        self.num_dropped += 1
-        self.num_games -= 1
-        self.num_frames -= game.num_frames
-        self.reject_counts[code] += 1
-
-    def _publish_next(self) -> None:
-        """Publish the oldest pending commit, waiting for its files."""
-        oldest = self._pending[0]
-        self._publish(oldest.number, 0, oldest.commit, oldest.staged.result())
-        for path in oldest.chunk_files:
-            path.unlink(missing_ok=True)
-        self._pending.popleft()
-
-    def _publish(self, number: int, revision: int, commit: Commit, staged: StagedFiles) -> None:
-        move_files(self.out, staged)
-        name = f"{commit_stem(number, revision)}.json"
-        write_json_atomically(self.out / COMMITS / name, with_checksum(commit | {"files": staged.files}))
-        self._files[number] = (name, file_summaries(staged.files))
-
-    def _build_revision(self, dropped: tuple[int, list[DroppedGame]]) -> tuple[int, int, Commit, StagedFiles]:
-        name, _ = self._files[dropped[0]]
-        return build_revision(self.out, self.staging, name, dropped[1])
-
-    def _manifest(self) -> dict[str, Any]:
-        counts = {"num_games": self.num_games, "num_frames": self.num_frames, "rejects": dict(self.reject_counts)}
-        return build_manifest(self._options, counts, self._files.values())
+    def _reject_tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """Name and committed rows of each file of the rejects table."""
+        for record in self.state.files.get(REJECTS, ()):
+            part = dataclasses.replace(self.state, files={REJECTS: [record]})
+            yield (
+                record.name,
+                part.read_rows(REJECTS, REJECTS_SCHEMA, lambda path: read_parquet(self.folder, path, REJECTS_SCHEMA)),
+            )
 
 
-def _game_files(staging: Path, result: ChunkResult) -> GameFiles | None:
-    if result.frames_file is None:
-        return None
-    return GameFiles(
-        games=result.games,
-        frames=staging / result.frames_file,
-        followers=None if result.followers_file is None else staging / result.followers_file,
-        records=result.staged_files,
-    )
+def _as_numbers(keys: Iterable[str]) -> np.ndarray:
+    return np.unique(np.array([int(key[:16], 16) for key in keys], dtype=np.uint64))
 
 
-def _has_foreign_files(folder: Path) -> bool:
+def _has_foreign_files(folder: Folder) -> bool:
     """Whether a folder contains anything but what an encode leaves that was killed at its first file."""
-    return any(path.name != LOCK_FILE and not path.match(TEMPORARY_PATTERN) for path in folder.iterdir())
-
-
-def _remove_unlisted(root: Path, manifest: dict[str, Any]) -> None:
-    """Delete files of killed runs and older revisions. Our reader skips them; a glob of `*.parquet` would not."""
-    for path in unlisted_files(root, manifest):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(root / STAGING, ignore_errors=True)
+    if isinstance(folder, LocalFolder):
+        if folder.root.exists() and not folder.root.is_dir():
+            return True
+        names = [path.name for path in folder.root.iterdir()] if folder.root.exists() else []
+        return any(name not in (LOCK_FILE, STAGING) and not name.startswith(".") for name in names)
+    return any(info.path != LOCK_FILE for info in folder.list())

@@ -1,22 +1,20 @@
-"""The commits of a corpus: their file names, their revisions, and how they are read.
+"""The commits of a corpus: one small object for many chunks, created atomically, never changed.
 
-A commit is `000012.json`. When games are removed from it, new data files are written and then its revision
-`000012-1.json`, which supersedes it: a commit is never changed in place.
+`commits/000012.json` holds what changed since commit 11. `commits/000012-full.json` holds everything, and supersedes
+all earlier ones: `wm corpus repair` writes it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
+from datasets.corpus.state import STATE_VERSION, damaged_error, dump_json, load_json
 from datasets.runtime.errors import UserError
-from datasets.schema.columns import FORMAT_VERSION
+from datasets.runtime.storage.folder import Folder
 
 COMMITS = "commits"
 """Folder in a corpus."""
@@ -26,96 +24,113 @@ READING_THREADS = 16
 Commit = dict[str, Any]
 """Content of a file in commits/:
 
-    format_version, options    as in `corpus.json`, which can be rebuilt from the commits
-    inputs                     keys of the inputs that it accounts for: each became one of its games or rejects
-    files                      table -> {name, rows, bytes, blake2b}
-    games                      [game_id, fingerprint, num_frames] of each game, in the order of its rows
-    parsed                     game_ids of games that came from an older pipeline's form
-    rejects                    reason code -> count
-    replaced                   game_ids of games in earlier commits that its games replace
-    checksum                   of all other fields
+    format_version, options
+    replaces_all      whether it supersedes all earlier commits
+    inputs            keys of the inputs that it accounts for: each became one of its games or rejects
+    games             [game_id, fingerprint, num_frames] of each game, in the order of the corpus
+    parsed            game_id -> origin and shard of its games that came from an older pipeline's form
+    files             table -> [name, rows, bytes, blake2b] of new files, in the order of the corpus
+    rejects           reason code -> number of its rejects
+    removed_games     [game_id, shard, num_frames] of games of earlier commits that are no longer part of the corpus
+    removed_rejects   [key, file, code] of rejects of earlier commits that are no longer part of the corpus
+    retired           table -> names of files of earlier commits that its files replace
+    moved             shard of an earlier commit -> shard that holds its games now
+    checksum          of all other fields
 """
 
-
-class OtherFormatError(UserError):
-    """A corpus with another format version."""
-
-
-_NAME = re.compile(r"(\d{6,})(?:-(\d+))?\.json")
+_NAME = re.compile(rf"{COMMITS}/(\d{{6,}})(-full)?\.json")
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def commit_stem(number: int, revision: int = 0) -> str:
-    """Common part of the names of a commit's files."""
-    return f"{number:06d}-{revision}" if revision else f"{number:06d}"
+def commit_path(number: int, *, replaces_all: bool = False) -> str:
+    """Path of a commit from the corpus's folder."""
+    return f"{COMMITS}/{number:06d}{'-full' if replaces_all else ''}.json"
 
 
-def number_and_revision(name: str) -> tuple[int, int]:
-    """Number and revision of a commit, from its file name.
+def commit_number(path: str) -> int:
+    """Number of the commit at a path."""
+    match = _NAME.fullmatch(path)
+    assert match is not None
+    return int(match[1])
+
+
+def new_commit(options: dict[str, Any], **fields: Any) -> Commit:
+    """A commit with some fields; the others are empty."""
+    return {
+        "format_version": STATE_VERSION,
+        "options": options,
+        "replaces_all": False,
+        "inputs": [],
+        "games": [],
+        "parsed": {},
+        "files": {},
+        "rejects": {},
+        "removed_games": [],
+        "removed_rejects": [],
+        "retired": {},
+        "moved": {},
+    } | fields
+
+
+def list_commits(folder: Folder) -> tuple[list[str], list[str]]:
+    """Paths of the commits that count, in order, and of those that a later one supersedes.
+
+    A number that is missing is listed as well, so that reading it fails.
+    """
+    numbers: dict[int, str] = {}
+    full: dict[int, str] = {}
+    for info in folder.list(COMMITS):
+        if match := _NAME.fullmatch(info.path):
+            (full if match[2] else numbers)[int(match[1])] = info.path
+    first = max(full, default=0)
+    current = {number: path for number, path in numbers.items() if number > first or (number == 0 and not full)}
+    if full:
+        current[first] = full[first]
+    paths = [current.get(number, commit_path(number)) for number in range(first, max(current, default=-1) + 1)]
+    return paths, sorted({*numbers.values(), *full.values()} - set(paths))
+
+
+def write_commit(folder: Folder, number: int, commit: Commit) -> None:
+    """Create a commit.
 
     Raises:
-        ValueError: it is not the name of a commit.
+        UserError: another process has created it.
     """
-    matched = _NAME.fullmatch(name)
-    if matched is None:
-        raise ValueError(f"{name} is not the name of a commit")
-    return int(matched[1]), int(matched[2] or 0)
+    try:
+        folder.create(commit_path(number, replaces_all=commit["replaces_all"]), dump_json(commit))
+    except FileExistsError as error:
+        raise UserError(
+            f"another command has written commit {number} of {folder.location} meanwhile; this one ends, and its "
+            "commits before that are kept; run it again after the other one has ended"
+        ) from error
 
 
-def list_commits(root: Path) -> tuple[list[str], list[str]]:
-    """File names of the current commits, in order, and of superseded revisions, oldest first."""
-    folder = root / COMMITS
-    names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-    ordered = sorted(number_and_revision(name) for name in names if _NAME.fullmatch(name))
-    newest = dict(ordered)
-    current = [f"{commit_stem(*pair)}.json" for pair in newest.items()]
-    return current, [f"{commit_stem(*pair)}.json" for pair in ordered if newest[pair[0]] != pair[1]]
+def write_full_commit(folder: Folder, options: dict[str, Any], fields: dict[str, Any], paths: list[str]) -> None:
+    """Create a commit that supersedes all others, given the paths of those that there are."""
+    number = max((commit_number(path) for path in paths), default=-1) + 1
+    write_commit(folder, number, new_commit(options, replaces_all=True, **fields))
 
 
-def with_checksum(commit: Commit) -> Commit:
-    """A commit with its checksum: 128 bits of blake2b over the JSON of all other fields, with sorted keys."""
-    content = {name: value for name, value in commit.items() if name != "checksum"}
-    digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16)
-    return content | {"checksum": digest.hexdigest()}
-
-
-def damaged_commit_error(root: Path, name: str, reason: str) -> UserError:
-    """The error for a commit that cannot be read."""
-    return UserError(
-        f"{root / COMMITS / name} is missing or damaged ({reason}); `wm corpus repair {root}` drops it, "
-        "and `wm encode` then encodes its inputs again"
-    )
-
-
-def read_commit(root: Path, name: str) -> Commit:
+def read_commit(folder: Folder, path: str) -> Commit:
     """Read one commit.
 
     Raises:
-        UserError: it is missing or damaged, or has another format version.
+        DamagedError: it is missing or damaged.
+        OtherFormatError: it has another format version.
     """
     try:
-        commit = json.loads((root / COMMITS / name).read_text())
-        version = commit["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged_commit_error(root, name, type(error).__name__) from error
-    if version != FORMAT_VERSION:
-        raise OtherFormatError(
-            f"{root} has commits of corpus format {version}, this version reads {FORMAT_VERSION}; "
-            "encode the replays again into a new folder"
-        )
-    if commit != with_checksum(commit):
-        raise damaged_commit_error(root, name, "checksum mismatch")
+        commit = load_json(folder, path, folder.read(path), (STATE_VERSION,))
+    except FileNotFoundError as error:
+        raise damaged_error(folder, path, "missing") from error
+    if missing := new_commit({}).keys() - commit.keys():
+        raise damaged_error(folder, path, f"no field {min(missing)}")
     return commit
 
 
-def read_commits(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Commit]]:
-    """Read commits concurrently, in the given order.
-
-    Raises:
-        UserError: one is missing or damaged, or has another format version.
-    """
-    return map_in_order(lambda name: (name, read_commit(root, name)), names, READING_THREADS)
+def read_commits(folder: Folder, paths: Iterable[str]) -> Iterator[Commit]:
+    """Read commits concurrently, in the given order; raises as `read_commit` does."""
+    return map_in_order(lambda path: read_commit(folder, path), paths, READING_THREADS)
 
 
 def map_in_order(function: Callable[[Item], Value], items: Iterable[Item], num_threads: int) -> Iterator[Value]:

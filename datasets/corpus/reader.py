@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.corpus.commit_log import COMMITS, READING_THREADS, Commit, map_in_order, read_commits
-from datasets.corpus.state import FRAMES, GAMES, REJECTS, TABLES, CorpusState, FileRecord, load_state
+from datasets.corpus.commit_log import COMMITS, READING_THREADS, Commit, list_commits, map_in_order, read_commits
+from datasets.corpus.data_files import in_schema, require_files
+from datasets.corpus.state import FRAMES, GAMES, REJECTS, CorpusState, FileRecord, load_state
 from datasets.runtime.errors import UserError
 from datasets.runtime.storage.file_cache import FileCache, RemoteFile
 from datasets.runtime.storage.folder import Folder, open_folder
@@ -45,9 +46,8 @@ class Corpus:
 
     @cached_property
     def commits(self) -> list[Commit]:
-        """All commits of a corpus of format 2 on a disk, in order."""
-        names = json.loads(self.folder.read("corpus.json"))["commits"]
-        return [commit for _, commit in read_commits(self.root, names)]
+        """The commits that count, in order."""
+        return list(read_commits(self.folder, list_commits(self.folder)[0]))
 
     @cached_property
     def games(self) -> pa.Table:
@@ -120,7 +120,7 @@ class Corpus:
     def _read(self, path: str, schema: pa.Schema) -> pa.Table:
         try:
             with self.open_file(path) as file:
-                return pq.read_table(file, schema=schema)
+                return in_schema(pq.read_table(file), schema)
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -171,19 +171,3 @@ def _open(folder: Folder, cache: FileCache | None) -> Corpus:
     state = load_state(folder)
     require_files(folder, state)
     return Corpus(folder, state, cache or FileCache())
-
-
-def require_files(folder: Folder, state: CorpusState) -> None:
-    """Check names and sizes of all files, so that an incomplete copy fails at once and not hours into a run.
-
-    Raises:
-        UserError: a file of the corpus is missing or has another size.
-    """
-    location = folder.location
-    hint = f"copy the corpus again, or drop the damaged commits with `wm corpus repair {location}`"
-    found = {info.path: info.num_bytes for table in {*TABLES, *state.files} for info in folder.list(table)}
-    for path, record in state.paths().items():
-        if path not in found:
-            raise UserError(f"{location} is incomplete ({path} is missing); {hint}")
-        if found[path] != record.num_bytes:
-            raise UserError(f"{location}/{path} has {found[path]:,} bytes, expected {record.num_bytes:,}; {hint}")

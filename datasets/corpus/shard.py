@@ -64,9 +64,13 @@ class ShardWriter:
         """Append one game's rows.
 
         Returns:
-            `first_row` and `row_group` of the game in this shard.
+            `first_row`, `row_group` and `row_in_group` of the game in this shard.
         """
-        position = {"first_row": self._num_rows, "row_group": self._row_group}
+        position = {
+            "first_row": self._num_rows,
+            "row_group": self._row_group,
+            "row_in_group": self._pending_rows,
+        }
         self._pending.append(table)
         self._pending_rows += table.num_rows
         self._num_rows += table.num_rows
@@ -86,6 +90,18 @@ class ShardWriter:
             self._writer.write_table(table, row_group_size=max(1, table.num_rows))
             self._row_group += 1
             self._pending, self._pending_rows = [], 0
+
+
+def row_positions(lengths: Sequence[int]) -> list[dict[str, int]]:
+    """What `ShardWriter.add` returns for games with so many rows."""
+    positions, first_row, row_group, pending_rows = [], 0, 0, 0
+    for length in lengths:
+        positions.append({"first_row": first_row, "row_group": row_group, "row_in_group": pending_rows})
+        first_row += length
+        pending_rows += length
+        if pending_rows >= ROW_GROUP_FRAMES:
+            row_group, pending_rows = row_group + 1, 0
+    return positions
 
 
 def frames_table(game: Game) -> pa.Table:

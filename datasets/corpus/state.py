@@ -75,15 +75,20 @@ class CorpusState:
     def apply(self, commit: dict[str, Any]) -> None:
         """Add one commit (`datasets.corpus.commit_log.Commit`)."""
         if commit["replaces_all"]:
-            self.__init__(options=commit["options"], num_commits=self.num_commits)
+            self.num_games, self.num_frames, self.files, self.rejects = 0, 0, {}, Counter()
+            self.removed_games, self.removed_rejects = set(), set()
+        self.options = commit["options"]
         retired = {(table, name) for table, names in commit["retired"].items() for name in names}
         self.removed_games |= {(game_id, shard) for game_id, shard, _ in commit["removed_games"]}
         self.removed_rejects |= {(key, name) for key, name, _ in commit["removed_rejects"]}
         self.removed_games = {pair for pair in self.removed_games if (FRAMES, pair[1]) not in retired}
         self.removed_rejects = {pair for pair in self.removed_rejects if (REJECTS, pair[1]) not in retired}
         for table in self.files.keys() | commit["files"].keys():
-            kept = [record for record in self.files.get(table, ()) if (table, record.name) not in retired]
-            self.files[table] = kept + [FileRecord(*record) for record in commit["files"].get(table, ())]
+            old = self.files.get(table, [])
+            at = next((i for i, record in enumerate(old) if (table, record.name) in retired), len(old))
+            new = [FileRecord(*record) for record in commit["files"].get(table, ())]
+            kept = [record for record in old[at:] if (table, record.name) not in retired]
+            self.files[table] = old[:at] + new + kept
         self.num_games += len(commit["games"]) - len(commit["removed_games"])
         self.num_frames += sum(game[2] for game in commit["games"])
         self.num_frames -= sum(num_frames for *_, num_frames in commit["removed_games"])

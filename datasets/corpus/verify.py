@@ -1,33 +1,37 @@
-"""`wm corpus verify` and `wm corpus repair`: check every byte of a corpus, and drop damaged commits."""
+"""`wm corpus verify`, `repair` and `compact`: check every byte of a corpus, drop what is damaged, merge small files."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from datasets.corpus.commit import Committer
-from datasets.corpus.commit_checks import DAMAGE, Problem
-from datasets.corpus.commit_files import DROP_MESSAGES
-from datasets.corpus.commit_log import COMMITS, OtherFormatError, commit_stem, list_commits, number_and_revision
-from datasets.corpus.corpus_checks import CommitFindings, check_commits
-from datasets.corpus.manifest import (
+from datasets.corpus.commit_log import list_commits, read_commit, write_full_commit
+from datasets.corpus.compact import COMPACT
+from datasets.corpus.data_files import store_rows, unlisted_files
+from datasets.corpus.dedupe import ORIGIN, SLP
+from datasets.corpus.file_checks import Findings, Problem, check_files, count_problems
+from datasets.corpus.state import (
     CORPUS_FILE,
     GAMES,
     IN_PROGRESS_FILE,
     LOCK_FILE,
-    TABLES,
-    build_manifest,
-    read_manifest,
-    unlisted_files,
+    REJECTS,
+    CorpusState,
+    DamagedError,
+    dump_json,
+    load_json,
+    parse_state,
 )
-from datasets.runtime.durable_files import write_json_atomically
 from datasets.runtime.errors import UserError
-from datasets.runtime.file_lock import exclusive_lock
-from datasets.schema.columns import FORMAT_VERSION
+from datasets.runtime.storage.folder import Folder, open_folder
+from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA, REJECTS_SCHEMA
 from datasets.schema.reject_reasons import REJECT_REASONS
 
 MAX_LINES = 50
@@ -41,7 +45,7 @@ OnProgress = Callable[[int, int], None]
 class VerifyReport:
     """The result of `verify`."""
 
-    root: Path
+    location: str
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     """Observations that are not defects."""
@@ -62,14 +66,14 @@ class VerifyReport:
         verdict = "sound" if self.is_sound else f"not sound, {len(self.problems)} problems"
         speed = self.num_bytes / 1e6 / max(1e-9, self.seconds)
         lines = [
-            f"{self.root} is {verdict}: {self.num_games:,} games and {self.num_frames:,} frames in "
+            f"{self.location} is {verdict}: {self.num_games:,} games and {self.num_frames:,} frames in "
             f"{self.num_commits:,} commits; {self.num_bytes / 1e6:,.1f} MB checked in {self.seconds:.1f} s "
             f"({speed:,.0f} MB/s)"
         ]
-        lines += _listed([f"{problem.commit or CORPUS_FILE}: {problem.message}" for problem in self.problems])
+        lines += _listed([f"{problem.path}: {problem.message}" for problem in self.problems])
         lines += [f"note: {note}" for note in self.notes]
         if not self.is_sound:
-            lines.append(f"`wm corpus repair {self.root}` drops the damaged commits")
+            lines.append(f"`wm corpus repair {self.location}` drops what is damaged and keeps the rest")
         return "\n".join(lines)
 
 
@@ -77,15 +81,11 @@ class VerifyReport:
 class RepairReport:
     """The result of `repair`."""
 
-    root: Path
-    dropped: dict[str, list[str]]
-    """File name of a dropped commit -> its defects."""
+    location: str
+    problems: tuple[Problem, ...]
+    """What was damaged."""
     num_games_dropped: int
-    """Games in the dropped commits, as far as those could be read."""
-    num_games_revised: int
-    """Games removed from their commits because the corpus has them elsewhere."""
-    manifest_problems: tuple[str, ...]
-    """Defects of corpus.json, which was rebuilt."""
+    num_rejects_dropped: int
     num_files_removed: int
     num_games: int
     """In the repaired corpus."""
@@ -99,168 +99,258 @@ class RepairReport:
     @property
     def text(self) -> str:
         """The report as text."""
-        lines = [f"{self.root} has {self.num_games:,} games and {self.num_frames:,} frames, all sound"]
-        if self.dropped:
-            lines.append(f"dropped {len(self.dropped)} commits with {self.num_games_dropped:,} games:")
-            lines += _listed([f"  {name}: {messages[0]}" for name, messages in self.dropped.items()])
-        if self.num_games_revised:
-            lines.append(f"dropped {self.num_games_revised:,} games that the corpus has elsewhere")
-        lines += [f"{CORPUS_FILE} was rebuilt: {message}" for message in self.manifest_problems]
+        lines = [f"{self.location} has {self.num_games:,} games and {self.num_frames:,} frames, all sound"]
+        lines += _listed([f"{problem.path}: {problem.message}" for problem in self.problems])
+        if self.problems:
+            lines.append(f"dropped {self.num_games_dropped:,} games and {self.num_rejects_dropped:,} rejects")
         if self.num_files_removed:
             lines.append(f"removed {self.num_files_removed} files that no commit lists")
-        if self.dropped:
+        if self.problems:
             lines.append("`wm encode` with the same sources and options encodes the dropped inputs again")
         if len(lines) == 1:
             lines.append("there was nothing to repair")
         return "\n".join(lines)
 
 
-def verify(root: Path, on_progress: OnProgress = lambda done, total: None) -> VerifyReport:
-    """Check every byte of a corpus against its commits, and the commits against one another.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompactReport:
+    """The result of `compact`."""
 
-    Each commit: its files exist with the recorded bytes, checksums, rows and columns; the games table agrees with the
-    frames (each game's rows are its own, frame ids from the countdown without a gap) and with the commit; split numbers
-    are those of the split keys, so that no match is in two splits; each input became a game or a reject with a reason.
-    All commits: no game and no input occurs twice, the options are equal, and `corpus.json` matches their totals.
+    location: str
+    num_files_before: int
+    num_files: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def text(self) -> str:
+        """The report as text."""
+        return f"{self.location}: {self.num_files_before:,} data files merged into {self.num_files:,}"
+
+
+def verify(location: str | Path, on_progress: OnProgress = lambda done, total: None) -> VerifyReport:
+    """Check every byte of a corpus against its commits, and its tables against one another.
+
+    Files exist with the recorded bytes, checksums, rows and columns; the games table agrees with the frames (each
+    game's rows are its own, frame ids from the countdown without a gap); no game occurs twice; split numbers are those
+    of the split keys, so that no match is in two splits; the commits are complete, and `corpus.json` is what they add
+    up to; each input became one game or one reject.
 
     Raises:
         UserError: it is not a corpus, or has another format version.
     """
     started = time.monotonic()
-    root = root.resolve()
-    manifest, problems = _manifest(root)
-    on_disk, _ = list_commits(root)
-    if manifest is None and not on_disk and not (root / IN_PROGRESS_FILE).exists():
-        raise UserError(f"{root} holds no {CORPUS_FILE} and no commits; expected a corpus made by `wm encode`")
-    listed = on_disk if manifest is None else manifest["commits"]
-    found = _check(root, listed, on_progress)
-    problems += found.problems
+    folder = open_folder(location)
+    stored = _read_corpus(folder)
+    found = check_files(folder, stored.state, _progress(stored.state, on_progress))
+    problems = [*stored.problems, *found.problems]
+    if not problems:
+        problems += count_problems(stored.state, found.games, found.rejects, CORPUS_FILE)
+        problems += _key_problems(stored, found)
     notes: list[str] = []
-    if unknown := found.rejects.keys() - REJECT_REASONS.keys() - DROP_MESSAGES.keys():
+    if unknown := set(found.rejects["code"].to_pylist()) - REJECT_REASONS.keys():
         notes.append(f"rejects with codes that this version does not know: {', '.join(sorted(unknown))}")
-    if (root / IN_PROGRESS_FILE).exists():
+    if folder.exists(IN_PROGRESS_FILE):
         notes.append("an encode is running or was interrupted; run the same `wm encode` to finish it")
-    elif manifest is not None:
-        if unlisted := set(on_disk) - set(listed):
-            problems.append(Problem(f"it does not list {len(unlisted)} commits that exist"))
-        elif extra := unlisted_files(root, manifest):
-            notes.append(f"{len(extra)} files that no commit lists, such as {extra[0].relative_to(root)}")
-    if manifest is not None and not problems:
-        problems += _manifest_problems(manifest, found)
+    elif stored.state.format_version == FORMAT_VERSION and (extra := unlisted_files(folder, stored.state)):
+        notes.append(f"{len(extra)} files that no commit lists, such as {extra[0]}")
     return VerifyReport(
-        root=root,
+        location=folder.location,
         problems=tuple(problems),
         notes=tuple(notes),
-        num_commits=len(found.files),
-        num_games=found.num_games,
-        num_frames=found.num_frames,
+        num_commits=stored.state.num_commits,
+        num_games=stored.state.num_games,
+        num_frames=stored.state.num_frames,
         num_bytes=found.num_bytes,
         seconds=time.monotonic() - started,
     )
 
 
-def repair(root: Path, on_progress: OnProgress = lambda done, total: None) -> RepairReport:
-    """Drop damaged commits, so that `verify` finds no defects; `wm encode` then encodes their inputs again.
+def repair(location: str | Path, on_progress: OnProgress = lambda done, total: None) -> RepairReport:
+    """Drop what is damaged, so that `verify` finds no defects; `wm encode` then encodes those inputs again.
 
-    A damaged commit is dropped as a whole, since its inputs must be encoded again. A game that the corpus has
-    elsewhere is removed from its commit. `corpus.json` is rebuilt from the commits.
+    All games and rejects in intact files are kept, in one new commit that supersedes all earlier ones.
 
     Raises:
         UserError: it is not a corpus, has another format version, or an encode is writing it.
     """
-    root = root.resolve()
-    manifest, manifest_problems = _manifest(root)
-    names, _ = list_commits(root)
-    if manifest is None and not names:
-        raise UserError(f"{root} holds no commits to build a corpus from; encode the replays into a new folder")
-    with exclusive_lock(root / LOCK_FILE, f"an encode is writing {root}; repair it after that has ended"):
-        before = _files(root)
-        found = _check(root, names, on_progress)
-        if manifest is not None:
-            manifest_problems += _manifest_problems(manifest, found)
-        options = _options(root, manifest, found)
-        write_json_atomically(root / IN_PROGRESS_FILE, {"format_version": FORMAT_VERSION, "options": options})
-        if manifest is None or manifest["options"] != options:
-            (root / CORPUS_FILE).unlink(missing_ok=True)
-        dropped = _drop_commits(root, found.problems)
-        committer = Committer(root, options)
-        num_games_revised = committer.num_dropped
+    folder = open_folder(location)
+    held = f"an encode is writing {folder.location}; repair it after that has ended"
+    stored = _read_corpus(folder)
+    if stored.state.format_version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder.location} has corpus format {stored.state.format_version}, which is read but not written any "
+            "more; encode the replays into a new folder"
+        )
+    if not stored.state.options:
+        raise UserError(f"{folder.location} holds no readable commit; encode the replays into a new folder")
+    if folder.is_locked(LOCK_FILE):
+        raise UserError(held)
+    found = check_files(folder, stored.state, _progress(stored.state, on_progress))
+    problems = [*stored.problems, *found.problems]
+    if not problems:
+        problems += [
+            *count_problems(stored.state, found.games, found.rejects, CORPUS_FILE),
+            *_key_problems(stored, found),
+        ]
+    before = {info.path for info in folder.list()}
+    marker = {"format_version": FORMAT_VERSION, "options": stored.state.options}
+    folder.replace(IN_PROGRESS_FILE, dump_json(marker))
+    if any(problem.path == CORPUS_FILE for problem in problems):
+        folder.delete([CORPUS_FILE])
+    if problems:
+        _write_intact(folder, stored, found)
+    with Committer(location, stored.state.options) as committer:
         committer.finish()
+    after = {info.path for info in folder.list()}
     return RepairReport(
-        root=root,
-        dropped=dropped,
-        num_games_dropped=sum(found.files[name][GAMES][1] for name in dropped if GAMES in found.files.get(name, {})),
-        num_games_revised=num_games_revised,
-        manifest_problems=tuple(problem.message for problem in manifest_problems),
-        num_files_removed=len(before - _files(root)),
-        num_games=committer.num_games,
-        num_frames=committer.num_frames,
+        location=folder.location,
+        problems=tuple(problems),
+        num_games_dropped=max(0, stored.state.num_games - committer.state.num_games),
+        num_rejects_dropped=max(0, stored.state.rejects.total() - committer.state.rejects.total()),
+        num_files_removed=len(before - after - {IN_PROGRESS_FILE}),
+        num_games=committer.state.num_games,
+        num_frames=committer.state.num_frames,
     )
 
 
-def _check(root: Path, names: Sequence[str], on_progress: OnProgress) -> CommitFindings:
-    total = sum(path.stat().st_size for path in _data_files(root))
-    return check_commits(root, names, lambda done: on_progress(done, total))
+def compact(location: str | Path) -> CompactReport:
+    """Merge small files of a finished corpus into files of about 96 MB, and drop the rows of removed games.
+
+    Training runs that have the corpus open will miss the old files.
+
+    Raises:
+        UserError: it is not a corpus, has another format version, or is being written.
+    """
+    folder = open_folder(location)
+    stored = _read_corpus(folder)
+    if stored.problems:
+        raise UserError(str(stored.problems[0].message))
+    num_before = len(stored.state.paths())
+    with Committer(location, stored.state.options) as committer:
+        committer.merge(COMPACT, all_files=True)
+        committer.finish(COMPACT)
+    return CompactReport(location=folder.location, num_files_before=num_before, num_files=len(committer.state.paths()))
 
 
-def _data_files(root: Path) -> Iterator[Path]:
-    return (path for table in TABLES for path in (root / table).glob("*.parquet"))
+@dataclass(kw_only=True)
+class _Stored:
+    """What `corpus.json` and the commits say."""
+
+    state: CorpusState
+    problems: list[Problem] = field(default_factory=list)
+    keys: Counter[str] = field(default_factory=Counter)
+    """Input -> number of times that a commit has it, without those whose reject was removed."""
 
 
-def _files(root: Path) -> set[Path]:
-    return {*_data_files(root), *(root / COMMITS).iterdir()}
-
-
-def _options(root: Path, manifest: dict[str, Any] | None, found: CommitFindings) -> dict[str, Any]:
-    """The options of most commits, or those in the manifest if no commit can be read."""
-    if found.options:
-        return json.loads(found.options.most_common(1)[0][0])
-    if manifest is not None:
-        return manifest["options"]
-    raise UserError(f"{root} holds no readable commit; encode the replays into a new folder")
-
-
-def _manifest(root: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """`corpus.json`, or None and its defects."""
+def _read_corpus(folder: Folder) -> _Stored:
+    """Fold the commits; `corpus.json` stands in for commits that cannot be read."""
+    manifest: CorpusState | None = None
+    problems: list[Problem] = []
+    is_in_progress = folder.exists(IN_PROGRESS_FILE)
     try:
-        manifest = read_manifest(root / CORPUS_FILE)
-        pairs = [number_and_revision(name) for name in manifest["commits"]]
-        [(name, rows, num_bytes) for table in TABLES for name, rows, num_bytes in manifest["files"][table]]
-        if [number for number, _ in pairs] != sorted({number for number, _ in pairs}) or "options" not in manifest:
-            raise ValueError("commits out of order")
-    except OtherFormatError:
-        raise
+        manifest = parse_state(folder, folder.read(CORPUS_FILE))
     except FileNotFoundError:
-        return None, [Problem("it is missing")]
-    except (UserError, *DAMAGE) as error:
-        return None, [Problem(f"it is damaged ({str(error).splitlines()[0]})")]
-    return manifest, []
+        if not is_in_progress:
+            problems.append(Problem("it is missing", CORPUS_FILE))
+    except DamagedError as error:
+        problems.append(Problem(str(error), CORPUS_FILE))
+    if manifest is not None and manifest.format_version != FORMAT_VERSION:
+        return _Stored(state=manifest)
+    paths, _ = list_commits(folder)
+    if manifest is None and not paths and not is_in_progress:
+        raise UserError(
+            f"{folder.location} holds no {CORPUS_FILE} and no commits; expected a corpus made by `wm encode`"
+        )
+    state, keys = CorpusState(), Counter[str]()
+    for path in paths:
+        try:
+            commit = read_commit(folder, path)
+            state.apply(commit)
+            keys = Counter(commit["inputs"]) if commit["replaces_all"] else keys + Counter(commit["inputs"])
+            keys.subtract(Counter(key for key, *_ in commit["removed_rejects"]))
+        except DamagedError as error:
+            problems.append(Problem(str(error), path))
+    is_complete = not any(problem.path != CORPUS_FILE for problem in problems)
+    if manifest is not None and (len(paths) == 0 or not is_complete):
+        if not paths:
+            problems.append(Problem("the commits are missing", "commits"))
+        return _Stored(state=manifest, problems=problems, keys=keys)
+    if manifest is not None and not is_in_progress and _content(manifest, folder) != _content(state, folder):
+        problems.append(Problem("it does not match the commits", CORPUS_FILE))
+    if not state.options and is_in_progress:
+        stored: dict[str, Any] = load_json(folder, IN_PROGRESS_FILE, folder.read(IN_PROGRESS_FILE), (FORMAT_VERSION,))
+        state.options = stored["options"]
+    return _Stored(state=state, problems=problems, keys=keys)
 
 
-def _manifest_problems(manifest: dict[str, Any], found: CommitFindings) -> Iterator[Problem]:
-    """Fields of `corpus.json` that differ from the totals of the commits."""
-    counts = {"num_games": found.num_games, "num_frames": found.num_frames, "rejects": dict(found.rejects)}
-    options = json.loads(found.options.most_common(1)[0][0]) if found.options else manifest["options"]
-    expected = json.loads(json.dumps(build_manifest(options, counts, found.files.items())))
-    del expected["tool_version"]  # another version's corpus is sound too
-    for name, value in expected.items():
-        if manifest.get(name) != value:
-            found_value = "it" if isinstance(value, list | dict) else f"{manifest.get(name)}, expected {value}; it"
-            yield Problem(f"{name}: {found_value} does not match the commits")
+def _content(state: CorpusState, folder: Folder) -> dict[str, Any]:
+    """The state as stored, without the version of the program and the number of commits, which a repair changes."""
+    content = load_json(folder, CORPUS_FILE, state.to_json(), (state.format_version,))
+    return {name: value for name, value in content.items() if name not in ("tool_version", "num_commits")}
 
 
-def _drop_commits(root: Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
-    """Remove all revisions of the damaged commits, the newest last; returns the commits with their defects."""
-    dropped: dict[str, list[str]] = {}
-    for problem in problems:
-        if problem.commit is not None and problem.game_id is None:
-            dropped.setdefault(problem.commit, []).append(problem.message)
-    for name in dropped:
-        number, revision = number_and_revision(name)
-        for older in range(revision):
-            (root / COMMITS / f"{commit_stem(number, older)}.json").unlink(missing_ok=True)
-        (root / COMMITS / name).unlink()
-    return dropped
+def _progress(state: CorpusState, on_progress: OnProgress) -> Callable[[int], None]:
+    total = sum(record.num_bytes for record in state.paths().values())
+    return lambda done: on_progress(done, total)
+
+
+def _key_problems(stored: _Stored, found: Findings) -> list[Problem]:
+    """Inputs that are not exactly one game or reject."""
+    if stored.state.format_version != FORMAT_VERSION:
+        return []
+    in_tables = Counter(found.games["key"].to_pylist() + found.rejects["key"].to_pylist())
+    in_commits = +stored.keys
+    if in_tables == in_commits:
+        return []
+    num = (in_tables - in_commits).total() + (in_commits - in_tables).total()
+    return [Problem(f"{num} inputs of the commits are not exactly one game or reject", "commits")]
+
+
+def _write_intact(folder: Folder, stored: _Stored, found: Findings) -> None:
+    """Commit everything that is intact, superseding all earlier commits."""
+    damaged = found.damaged_files
+    keep = [
+        f"frames/{shard}" not in damaged and f"followers/{shard}" not in damaged and game_id not in found.damaged_games
+        for game_id, shard in zip(found.games["game_id"].to_pylist(), found.games["shard"].to_pylist(), strict=True)
+    ]
+    games = _first_of_each_key(found.games.filter(pa.array(keep, pa.bool_())))
+    keys = set(games["key"].to_pylist())
+    rejects = _first_of_each_key(
+        found.rejects.filter(pa.array([key not in keys for key in found.rejects["key"].to_pylist()], pa.bool_()))
+    )
+    live = {f"frames/{shard}" for shard in games["shard"].to_pylist()}
+    files = {
+        table: [
+            record for record in records if f"frames/{record.name}" in live and f"{table}/{record.name}" not in damaged
+        ]
+        for table, records in stored.state.files.items()
+        if table not in (GAMES, REJECTS)
+    }
+    files[GAMES] = [store_rows(folder, GAMES, games, GAMES_SCHEMA)] if games.num_rows else []
+    files[REJECTS] = [store_rows(folder, REJECTS, rejects, REJECTS_SCHEMA)] if rejects.num_rows else []
+    rows = games.to_pylist()
+    fields = {
+        "inputs": games["key"].to_pylist() + rejects["key"].to_pylist(),
+        "games": [[row["game_id"], row["fingerprint"], row["num_frames"]] for row in rows],
+        "parsed": {
+            row["game_id"]: {name: row.get(name) for name in (*ORIGIN, "shard")} for row in rows if row["form"] != SLP
+        },
+        "files": files,
+        "rejects": dict(Counter(rejects["code"].to_pylist())),
+    }
+    paths, superseded = list_commits(folder)
+    write_full_commit(folder, stored.state.options, fields, [*paths, *superseded])
+
+
+def _first_of_each_key(rows: pa.Table) -> pa.Table:
+    """Without rows whose input has a row already."""
+    seen: set[str] = set()
+    keep = [not (key in seen or seen.add(key)) for key in rows["key"].to_pylist()]
+    return rows.filter(pa.array(keep, pa.bool_()))
 
 
 def _listed(lines: list[str]) -> list[str]:

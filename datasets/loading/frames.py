@@ -184,7 +184,12 @@ def _read_row_group(corpus: Corpus, shard: str, row_group: int, *, is_again: boo
 
 
 def _first_rows_in_group(games: pa.Table) -> np.ndarray:
-    """First row of each game within its row group: int64 (games,). A row group begins with its first game."""
+    """First row of each game within its row group: int64 (games,).
+
+    In format 2, which does not store it, a row group begins with its first game.
+    """
+    if not games["row_in_group"].null_count:
+        return games["row_in_group"].to_numpy().astype(np.int64)
     groups = _group_keys(games["shard"].combine_chunks(), games["row_group"].to_numpy())
     _, group_of_game = np.unique(groups, return_inverse=True)
     first_rows = games["first_row"].to_numpy()

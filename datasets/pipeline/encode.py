@@ -1,8 +1,8 @@
 """`wm encode`: sources -> corpus, chunk by chunk, committed in order, resumable at any moment.
 
-A feed scans the sources in order and cuts them into chunks. Each chunk is encoded into the staging folder, in any
-process; the driver takes the results in order, drops games that the corpus already has, and commits. So the corpus
-does not depend on the number of processes or on interruptions.
+A feed scans the sources in order and cuts them into chunks. Each chunk is encoded into files of the corpus's folder,
+in any process; the driver takes the results in order, drops games that the corpus already has, and commits. So the
+corpus does not depend on the number of processes or on interruptions.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.corpus.chunk import ChunkResult, EncodeOptions
+from datasets.corpus.chunk import ChunkResult, EncodeOptions, store_files
 from datasets.corpus.commit import Committer
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.termination import raise_if_terminated
-from datasets.runtime.uris import is_uri_as_path
+from datasets.runtime.storage.folder import open_folder
+from datasets.runtime.uris import without_credentials
 from datasets.sources.scan import Survey, survey
 from datasets.sources.storage import is_remote, local_path
 
@@ -60,13 +61,16 @@ class EncodeSummary:
 
 def encode_in_process(feed: Feed) -> Generator[ChunkResult]:
     """Encode in this process: the reference for `datasets.pipeline.ray_encode.encode_on_ray`."""
+    folder = open_folder(feed.out)
     for chunk in feed.chunks():
-        yield encode_chunk(chunk)
+        result = encode_chunk(chunk)
+        store_files(result, Path(feed.staging), folder)
+        yield result
 
 
 def encode(
     sources: Sequence[str | Path],
-    out: Path,
+    out: str | Path,
     options: EncodeOptions,
     run_chunks: RunChunks,
     on_commit: Callable[[EncodeSummary, int], None] = lambda summary, bytes_left: None,
@@ -78,21 +82,22 @@ def encode(
 
     Args:
         sources: paths or URIs of folders, replays and archives (`datasets.sources`).
+        out: path or URI of the corpus.
         on_commit: called after each commit with the summary so far and the remaining bytes of the sources.
     Raises:
         UserError: the sources contain no input, `out` is not a corpus or was made with other options, its disk is
             full, or no game was found.
     """
-    if is_uri_as_path(out):
-        raise UserError(f"--out {out} is a URI; a corpus must be in a local folder or on a shared file system")
     started = time.monotonic()
     locations = tuple(_absolute(str(source)) for source in sources)
+    location = str(out) if is_remote(str(out)) else _absolute(str(out))
     found = survey(locations)
-    with _full_disk_as_user_error(out), Committer(out, options) as committer:
+    with _full_disk_as_user_error(location), Committer(location, options) as committer:
         feed = Feed(
             sources=locations,
             done=committer.done_keys(),
             chunk_inputs=inputs_per_chunk(found.num_inputs),
+            out=location,
             staging=str(committer.staging),
             options=options,
             archives=found.archives,
@@ -103,7 +108,7 @@ def encode(
         committer.finish()
     summary.seconds = time.monotonic() - started
     if not committer.num_games and not summary.num_unread:
-        raise UserError(_no_games_message(summary, committer.reject_counts, out))
+        raise UserError(_no_games_message(summary, committer.reject_counts, without_credentials(location)))
     return summary
 
 
@@ -124,18 +129,18 @@ def _commit_all(
         summary.num_unread += len(result.unread)
         summary.unread += result.unread[: MAX_UNREAD_SHOWN - len(summary.unread)]
         if result.keys:
-            commit = committer.commit(result)
-            summary.num_games += len(commit["games"])
-            summary.num_frames += sum(num_frames for *_, num_frames in commit["games"])
-            summary.num_replaced += len(commit["replaced"])
-            summary.rejects.update(commit["rejects"])
+            outcome = committer.add(result)
+            summary.num_games += outcome.num_games
+            summary.num_frames += outcome.num_frames
+            summary.num_replaced += outcome.num_replaced
+            summary.rejects.update(outcome.rejects)
         summary.seconds = time.monotonic() - started
         on_commit(summary, max(0, found.num_bytes - summary.num_bytes))
         raise_if_terminated()
     return summary
 
 
-def _no_games_message(summary: EncodeSummary, reject_counts: Counter, out: Path) -> str:
+def _no_games_message(summary: EncodeSummary, reject_counts: Counter, out: str) -> str:
     reasons = ", ".join(f"{count} {code}" for code, count in reject_counts.most_common())
     return f"none of {summary.num_inputs} inputs is a training game ({reasons}); `wm corpus info {out}` lists them"
 
@@ -147,13 +152,13 @@ def _absolute(source: str) -> str:
 
 
 @contextlib.contextmanager
-def _full_disk_as_user_error(out: Path) -> Iterator[None]:
+def _full_disk_as_user_error(out: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        mount = out.resolve()
+        mount = Path(out).resolve()
         while not mount.is_mount():
             mount = mount.parent
         raise UserError(

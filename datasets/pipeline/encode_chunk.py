@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import traceback
-import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from datasets.checks.filters import check_game
-from datasets.corpus.chunk import ChunkResult, EncodeOptions
-from datasets.corpus.commit_files import durable_file_record
+from datasets.corpus.chunk import ChunkResult, EncodeOptions, staged_path
+from datasets.corpus.data_files import file_record, new_name
+from datasets.corpus.dedupe import SLP, duplicate_message, reject_row
 from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
+from datasets.corpus.state import FOLLOWERS, FRAMES
 from datasets.legacy.parsed_game import parse_parsed_game
 from datasets.pipeline.feed import Chunk
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
-from datasets.runtime.version import tool_version
 from datasets.schema.columns import FOLLOWERS_SCHEMA, GAMES_SCHEMA
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.read_errors import is_transient
@@ -43,17 +43,17 @@ def _begin_nothing(index: int | None, is_read: bool = False) -> None:
 
 def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
     """Encode one chunk's inputs into staged files. A plain function: needs no Ray and shares no state."""
-    name = uuid.uuid4().hex
-    frames = ShardWriter(Path(chunk.staging) / f"{name}.frames.parquet")
-    followers: ShardWriter | None = None
+    name = new_name()
+    staging = Path(chunk.staging)
+    writers = {FRAMES: ShardWriter(staged_path(staging, FRAMES, name))}
     games: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     keys: list[str] = []
     locations = set(chunk.skipped.listed)
     unread: list[tuple[str, str]] = []
+    seen: set[str] = set()
     for index, (replay, read) in enumerate(read_ahead(chunk.inputs)):
-        origin: dict[str, Any] = {"source": replay.source, "member": replay.member}
-        origin |= {"key": replay.key, "location_key": replay.location_key, "tool_version": tool_version()}
+        origin: dict[str, Any] = {"source": replay.source, "member": replay.member, "location_key": replay.location_key}
         origin["path"] = replay.name if chunk.options.keep_paths else None
         content, key = b"", replay.key
         rejection = replay.rejection or begin(index)
@@ -66,6 +66,8 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
             if (rejection := begin(index, is_read=True)) is not None:
                 raise ReplayError(*rejection)
             game, row, table = _parse(replay, content, chunk.options)
+            if row["form"] == SLP and game.game_id in seen:  # a file must not hold rows of two games with one id
+                raise ReplayError("duplicate", duplicate_message(game.game_id))
         except ReplayError as error:
             if is_transient(error):
                 unread.append((replay.label, error.message))
@@ -73,18 +75,21 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
             keys.append(key)
             locations.add(replay.location_key)
             game_id = game_id_of(content) if content and replay.kind == "slp" else None
-            origin["key"] = key
-            rejects.append(origin | {"game_id": game_id, "code": error.code, "message": error.message})
+            rejects.append(reject_row(origin | {"key": key}, game_id, error.code, error.message))
             continue
         keys.append(key)
         locations.add(replay.location_key)
-        games.append(origin | row | frames.add(table))
+        games.append(origin | row | writers[FRAMES].add(table) | {"shard": name, "key": key})
+        if row["form"] == SLP:
+            seen.add(game.game_id)
         for follower in game.followers:
-            if followers is None:
-                followers = ShardWriter(Path(chunk.staging) / f"{name}.followers.parquet", FOLLOWERS_SCHEMA)
-            followers.add(followers_table(game, follower))
+            if FOLLOWERS not in writers:
+                writers[FOLLOWERS] = ShardWriter(staged_path(staging, FOLLOWERS, name), FOLLOWERS_SCHEMA)
+            writers[FOLLOWERS].add(followers_table(game, follower))
     begin(None)
-    writers = [writer for writer in (frames, followers) if writer is not None]
+    num_rows = {table: writer.close() for table, writer in writers.items()}
+    if not games:
+        writers.pop(FRAMES).path.unlink()
     return ChunkResult(
         keys=tuple(keys),
         locations=frozenset(locations),
@@ -93,9 +98,9 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
         skipped=chunk.skipped,
         games=games,
         rejects=rejects,
-        frames_file=frames.path.name if games else None,
-        followers_file=None if followers is None else followers.path.name,
-        staged_files={writer.path.name: durable_file_record(writer.path, writer.close()) for writer in writers},
+        files={
+            table: file_record(writer.path, num_rows[table])._replace(name=name) for table, writer in writers.items()
+        },
     )
 
 

@@ -29,7 +29,7 @@ class Chunk:
     skipped: SkipStats
     """What the scan skipped on its way to the last input."""
     staging: str
-    """Folder for uncommitted files."""
+    """Folder for files that the worker is writing."""
     options: EncodeOptions
 
 
@@ -54,7 +54,10 @@ class Feed:
     done: np.ndarray
     """uint64, sorted: first eight bytes of the keys that the corpus has."""
     chunk_inputs: int
+    out: str
+    """Path or URI of the corpus."""
     staging: str
+    """Folder on each worker's disk, or in the corpus's folder, for files that workers are writing."""
     options: EncodeOptions
     archives: tuple[StoredFile, ...] = ()
     """Archives that are read beside the scan, in its order."""

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from datasets.corpus.manifest import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
+from datasets.corpus.state import CORPUS_FILE, IN_PROGRESS_FILE, LOG_FILE
 from datasets.pipeline.encode import EncodeSummary
 from datasets.runtime.hardware import tree_memory
+from datasets.runtime.uris import is_remote, without_credentials
 from datasets.schema.reject_reasons import REJECT_REASONS
 
 LIVE_SECONDS = 1.0
@@ -29,13 +30,13 @@ RATE_SECONDS = 60.0
 class EncodeProgress:
     """A context manager that reports progress; call `update` after each commit.
 
-    A terminal shows a live line, refreshed every second. Other streams, and `encode.log` in the corpus, get a line
-    every LOG_SECONDS and one at the end.
+    A terminal shows a live line, refreshed every second. Other streams, and `encode.log` in a corpus on a disk, get a
+    line every LOG_SECONDS and one at the end.
     """
 
-    def __init__(self, out: Path, stream: TextIO = sys.stdout) -> None:
+    def __init__(self, out: str | Path, stream: TextIO = sys.stdout) -> None:
         self.peak_memory_bytes = 0
-        self._out = out
+        self._out = None if is_remote(str(out)) else Path(out)  # an object cannot be appended to
         self._stream = stream
         console = Console(file=stream, force_terminal=True, highlight=False)
         self._live = Live(console=console, auto_refresh=False, transient=True) if stream.isatty() else None
@@ -102,6 +103,8 @@ class EncodeProgress:
         if self._live is None:
             print(line, file=self._stream, flush=True)
         has_started = self._latest[0].num_inputs > 0  # before that, `out` may be a folder that is not a corpus
+        if self._out is None:
+            return
         if has_started and any((self._out / name).exists() for name in (IN_PROGRESS_FILE, CORPUS_FILE)):
             with contextlib.suppress(OSError), (self._out / LOG_FILE).open("a") as file:  # such as a full disk
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
@@ -113,10 +116,11 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
-def summary_text(summary: EncodeSummary, out: Path) -> str:
+def summary_text(summary: EncodeSummary, out: str | Path) -> str:
     """The result of an encode: what was added, and a line for each reason of rejection."""
+    place = without_credentials(str(out))
     lines = [
-        f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {out} in {summary.seconds:.0f} s; "
+        f"{summary.num_games:,} games and {summary.num_frames:,} frames added to {place} in {summary.seconds:.0f} s; "
         f"{summary.num_already_done:,} of {summary.num_inputs:,} inputs were there already; "
         f"{summary.num_replaced:,} games replaced by their .slp; {summary.num_ignored_files:,} other files ignored; "
         f"{summary.rejects.total():,} rejects" + (":" if summary.rejects else "")

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,7 +25,7 @@ from ray.data import ActorPoolStrategy, ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from datasets.corpus.chunk import ChunkResult
+from datasets.corpus.chunk import ChunkResult, store_files
 from datasets.pipeline.chunk_order import in_order
 from datasets.pipeline.feed import SCAN, Feed
 from datasets.pipeline.memory_budget import (
@@ -41,6 +42,7 @@ from datasets.pipeline.worker_errors import reraise_worker_errors
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.process.termination import ends_within
 from datasets.runtime.ray_cluster import alive_nodes, start_ray, uses_cluster
+from datasets.runtime.storage.folder import open_folder
 from datasets.sources.archives.sevenzip import SHARED_BYTES
 from datasets.sources.storage import is_remote
 
@@ -80,18 +82,23 @@ def _blocks(feed_ref: ray.ObjectRef, group: tuple[int, ...]) -> Iterator[pa.Tabl
 class _Parser:
     """An actor of the pool."""
 
-    def __init__(self, headroom_bytes: int, paths: tuple[str, ...]) -> None:
+    def __init__(self, headroom_bytes: int, paths: tuple[str, ...], out: str, staging: str) -> None:
         require_here(paths)
+        self._folder, self._staging = open_folder(out), Path(staging)
+        if is_remote(out):
+            self._staging.mkdir(parents=True, exist_ok=True)
         self._process = ParserProcess(memory_bytes=headroom_bytes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"position": row["position"], "result": self._process.encode(row["chunk"])}
+        result = self._process.encode(row["chunk"])
+        store_files(pickle.loads(result), self._staging, self._folder)
+        return {"position": row["position"], "result": result}
 
 
 def encode_on_ray(feed: Feed, limit_bytes: int | None = None, num_workers: int | None = None) -> Generator[ChunkResult]:
     """Run `encode_chunk` over a feed's chunks with Ray Data and yield the results in order.
 
-    Workers write frames to the staging folder; only rows of games and rejects come back. Closing the generator stops
+    Workers write frames into the corpus's folder; only rows of games and rejects come back. Closing the generator stops
     the workers.
 
     Args:
@@ -100,7 +107,7 @@ def encode_on_ray(feed: Feed, limit_bytes: int | None = None, num_workers: int |
         num_workers: parsers; None is one for each CPU that there is at the moment.
     Raises:
         UserError: a node of the cluster cannot see the sources or the corpus.
-        OSError: a worker could not write to the staging folder.
+        OSError: a worker could not write to the corpus's disk.
         WorkerError: a worker failed.
     """
     with ends_within(SHUTDOWN_SECONDS):
@@ -110,7 +117,7 @@ def encode_on_ray(feed: Feed, limit_bytes: int | None = None, num_workers: int |
 def _encode(feed: Feed, limit_bytes: int | None, num_workers: int | None) -> Generator[ChunkResult]:
     groups = feed.archive_groups()
     plan = _start(limit_bytes, num_workers, len(groups))
-    paths = tuple(path for path in (*feed.ranged_sources, feed.staging) if not is_remote(path))
+    paths = tuple(path for path in (*feed.ranged_sources, feed.out) if not is_remote(path))
     if uses_cluster():
         require_shared(paths)
     context = ray.data.DataContext.get_current()
@@ -128,7 +135,12 @@ def _encode(feed: Feed, limit_bytes: int | None, num_workers: int | None) -> Gen
         chunks = chunks.union(_read_archives(feed, feed_ref, groups, plan))
     results = chunks.map(
         _Parser,
-        fn_constructor_kwargs={"headroom_bytes": plan.parser_headroom_bytes, "paths": paths},
+        fn_constructor_kwargs={
+            "headroom_bytes": plan.parser_headroom_bytes,
+            "paths": paths,
+            "out": feed.out,
+            "staging": feed.staging,
+        },
         compute=_pool(plan, num_workers),
         num_cpus=1,
         memory=PARSER_BYTES + plan.parser_headroom_bytes if uses_cluster() else None,  # a small node runs fewer parsers

@@ -4,6 +4,10 @@ Changelog of FORMAT_VERSION
     1  The first format: games, frames, followers, rejects and commits as in `docs/architecture.md`.
     2  Games also come from the older pipelines' parsed files (`form`, `may_hold_rollbacks`), which lack some metadata
        (version and ports may be null). A commit may have revisions, which remove games.
+    3  Also in object storage. Workers name shards; a commit lists the files of many chunks, and removes games and
+       rejects of earlier commits without rewriting files, until a shard is merged with others. `corpus.json` lists all
+       files with checksums. New columns: `games.key`, `games.row_in_group`, `rejects.key`, `rejects.tool_version`. The
+       partners of a shard's games are in the file of the same name in followers/.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Incremented when older code would misread a corpus. On a mismatch the reader says how to encode it again."""
 
 FIRST_FRAME_ID = -123
@@ -130,6 +134,8 @@ GAMES_SCHEMA = pa.schema(
         pa.field("shard", pa.string(), nullable=False),  # file name in frames/
         pa.field("first_row", pa.int64(), nullable=False),  # of this game in the shard
         pa.field("row_group", pa.int32(), nullable=False),
+        pa.field("row_in_group", pa.int32()),  # first row of this game in its row group; null in format 2
+        pa.field("key", pa.string()),  # identity of the input: `ReplayInput.key`; null in format 2
     ]
 )
 
@@ -141,8 +147,8 @@ REJECTS_SCHEMA = pa.schema(
         pa.field("game_id", pa.string()),  # null if the bytes could not be read
         pa.field("code", pa.string(), nullable=False),  # see `datasets.schema.reject_reasons`
         pa.field("message", pa.string(), nullable=False),
-        pa.field("key", pa.string()),  # of the input, as in the commit
+        pa.field("key", pa.string()),  # identity of the input; this and the next ones are null in format 2
         pa.field("location_key", pa.string()),  # hash of where it lies; what is found there later supersedes the row
-        pa.field("tool_version", pa.string()),  # of this project, when it was rejected
+        pa.field("tool_version", pa.string()),  # of the program that rejected it
     ]
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from datasets.corpus.chunk import EncodeOptions
-from datasets.corpus.manifest import LOG_FILE
+from datasets.corpus.state import LOG_FILE
 from datasets.pipeline import progress
 from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.pipeline.progress import EncodeProgress

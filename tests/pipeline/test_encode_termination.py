@@ -16,7 +16,7 @@ from killing import descendants, still_alive
 
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit_log import COMMITS
-from datasets.corpus.manifest import IN_PROGRESS_FILE
+from datasets.corpus.state import IN_PROGRESS_FILE
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.process.termination import TerminatedError, raise_if_terminated
 from datasets.synth import SynthOptions, synthesize

@@ -46,6 +46,7 @@ def first_chunk(source: Path | str, num_inputs: int, tmp_path: Path) -> Chunk:
         sources=(str(source),),
         done=np.array([], dtype=np.uint64),
         chunk_inputs=num_inputs,
+        out=str(tmp_path),
         staging=str(staging),
         options=EncodeOptions(),
     )
@@ -66,11 +67,21 @@ def encode_isolated(parser: ParserProcess, chunk: Chunk) -> ChunkResult:
 
 def assert_same(isolated: ChunkResult, plain: ChunkResult, staging: str) -> None:
     """Same games, rejects and frames, and no other file in staging."""
-    assert (isolated.games, isolated.rejects) == (plain.games, plain.rejects)
-    tables = [pq.read_table(Path(staging) / str(result.frames_file)) for result in (isolated, plain)]
+    games = [[row | {"shard": None} for row in result.games] for result in (isolated, plain)]
+    assert games[0] == games[1]
+    assert isolated.rejects == plain.rejects
+    tables = [pq.read_table(frames_of(result, staging)) for result in (isolated, plain)]
     assert tables[0].equals(tables[1])
-    files = {isolated.frames_file, plain.frames_file, isolated.followers_file, plain.followers_file} - {None}
-    assert set(os.listdir(staging)) == files
+    assert set(os.listdir(staging)) == {*staged(isolated), *staged(plain)}
+
+
+def staged(result: ChunkResult) -> list[str]:
+    """Names of a result's files in the staging folder."""
+    return [f"{table}-{record.name}" for table, record in result.files.items()]
+
+
+def frames_of(result: ChunkResult, staging: str) -> Path:
+    return Path(staging, f"frames-{result.files['frames'].name}")
 
 
 def assert_costs_one_input(chunk: Chunk, fault: str, code: str, message: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -81,9 +92,8 @@ def assert_costs_one_input(chunk: Chunk, fault: str, code: str, message: str, ti
 
 
 def remove_staged(result: ChunkResult, staging: str) -> None:
-    for name in (result.frames_file, result.followers_file):
-        if name is not None:
-            (Path(staging) / name).unlink()
+    for name in staged(result):
+        (Path(staging) / name).unlink()
 
 
 def is_gone(pid: int) -> bool:

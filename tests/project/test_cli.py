@@ -16,7 +16,7 @@ import pytest
 import torch
 from snapshots import save_checkpoint
 
-from datasets.corpus.manifest import CORPUS_FILE
+from datasets.corpus.state import CORPUS_FILE
 from wm import cli
 from wm.config.model_config import ModelConfig
 from wm.config.run_config import RunConfig

@@ -24,17 +24,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasets.corpus.chunk import ChunkResult, EncodeOptions
+from datasets.corpus.chunk import ChunkResult, EncodeOptions, staged_path, store_files
 from datasets.corpus.commit import Committer
-from datasets.corpus.commit_files import durable_file_record
-from datasets.corpus.manifest import FOLLOWERS, FRAMES
-from datasets.corpus.reader import open_corpus
+from datasets.corpus.data_files import file_record, new_name
+from datasets.corpus.dedupe import SLP, duplicate_message, reject_row
+from datasets.corpus.reader import Corpus, open_corpus
 from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
+from datasets.corpus.state import FOLLOWERS, FRAMES
 from datasets.replays.game import Columns, Follower, Game
 from datasets.replays.slp_reader import parse_replay
-from datasets.schema.columns import FOLLOWERS_SCHEMA
+from datasets.schema.columns import FOLLOWERS_SCHEMA, FRAMES_SCHEMA
 from datasets.sources.inputs import SkipStats
 
 REJECT = "-"
@@ -83,59 +85,79 @@ def keys_of(number: int, chunk: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def stage(staging: Path, number: int, chunk: Sequence[str], games: dict[str, Game]) -> ChunkResult:
-    """What `encode_chunk` returns for a chunk of a plan."""
-    frames = ShardWriter(staging / f"chunk-{number}.frames.parquet")
-    followers = ShardWriter(staging / f"chunk-{number}.followers.parquet", FOLLOWERS_SCHEMA)
-    rows, rejects = [], []
-    for place, name in enumerate(chunk):
-        origin = {"source": f"source-{number}", "member": place, "path": None}
-        if name == REJECT:
-            rejects.append(origin | {"game_id": None, "code": "not_a_replay", "message": "no replay"})
+def stage(committer: Committer, number: int, chunk: Sequence[str], games: dict[str, Game]) -> ChunkResult:
+    """What `encode_chunk` returns for a chunk of a plan; its files are in the corpus's folder."""
+    name = new_name()
+    writers = {
+        FRAMES: ShardWriter(staged_path(committer.staging, FRAMES, name)),
+        FOLLOWERS: ShardWriter(staged_path(committer.staging, FOLLOWERS, name), FOLLOWERS_SCHEMA),
+    }
+    rows: list[dict[str, Any]] = []
+    rejects: list[dict[str, Any]] = []
+    for place, (key, input_name) in enumerate(zip(keys_of(number, chunk), chunk, strict=True)):
+        origin = {"source": f"source-{number}", "member": place, "path": None, "key": key}
+        if input_name == REJECT:
+            rejects.append(reject_row(origin, None, "not_a_replay", "no replay"))
             continue
-        game = game_of(name, games)
-        num_follower_rows = sum(len(follower.rows) for follower in game.followers)
-        rows.append(origin | game_row(game) | frames.add(frames_table(game)) | {"num_follower_rows": num_follower_rows})
+        game = game_of(input_name, games)
+        if game.facts.form == SLP and any(row["game_id"] == game.game_id and row["form"] == SLP for row in rows):
+            rejects.append(reject_row(origin, game.game_id, "duplicate", duplicate_message(game.game_id)))
+            continue
+        rows.append(origin | game_row(game) | writers[FRAMES].add(frames_table(game)) | {"shard": name})
         for follower in game.followers:
-            followers.add(followers_table(game, follower))
-    num_rows = {writer.path: writer.close() for writer in (frames, followers)}
-    written = {path: durable_file_record(path, num) for path, num in num_rows.items() if num}
-    return ChunkResult(
-        keys=keys_of(number, chunk),
-        num_bytes=1,
-        skipped=SkipStats(),
-        games=rows,
-        rejects=rejects,
-        frames_file=frames.path.name if frames.path in written else None,
-        followers_file=followers.path.name if followers.path in written else None,
+            writers[FOLLOWERS].add(followers_table(game, follower))
+    files = {
+        table: file_record(writer.path, num)._replace(name=name)
+        for table, writer in writers.items()
+        if (num := writer.close())
+    }
+    result = ChunkResult(
+        keys=keys_of(number, chunk), num_bytes=1, skipped=SkipStats(), games=rows, rejects=rejects, files=files
     )
+    store_files(result, committer.staging, committer.folder)
+    return result
 
 
-def encode_plan(plan: Plan, games: dict[str, Game], out: Path, first_number: int = 0) -> Committer:
-    """Commit the chunks that the corpus does not have, and finish."""
-    committer = Committer(out, EncodeOptions())
-    done = set(committer.done_keys().tolist())
-    for number, chunk in enumerate(plan, first_number):
-        held = [int(key[:16], 16) in done for key in keys_of(number, chunk)]
-        assert len(set(held)) == 1, "a chunk is committed partially"
-        if not held[0]:
-            committer.commit(stage(committer.staging, number, chunk, games))
-    committer.finish()
+def encode_plan(
+    plan: Plan, games: dict[str, Game], out: Path | str, first_number: int = 0, commit_seconds: float = 0.0
+) -> Committer:
+    """Commit the chunks that the corpus does not have, each by itself by default, and finish."""
+    with Committer(out, EncodeOptions(), commit_seconds=commit_seconds) as committer:
+        done = set(committer.done_keys().tolist())
+        for number, chunk in enumerate(plan, first_number):
+            held = [int(key[:16], 16) in done for key in keys_of(number, chunk)]
+            assert len(set(held)) == 1, "a chunk is committed partially"
+            if not held[0]:
+                committer.add(stage(committer, number, chunk, games))
+        committer.finish()
     return committer
 
 
-def all_rows(root: Path) -> dict[str, pa.Table]:
-    """Every row of every table of a corpus, in its order."""
-    corpus = open_corpus(root)
-    tables = {"games": corpus.games, "rejects": corpus.rejects}
-    for table in (FRAMES, FOLLOWERS):
-        parts = [pq.read_table(root / table / name) for name, *_ in corpus.state.files[table]]
-        plain = [part.set_column(0, "game_id", part["game_id"].cast(pa.string())) for part in parts]
-        tables[table] = pa.concat_tables(plain) if plain else pa.table({})
+def all_rows(location: Path | str) -> dict[str, pa.Table]:
+    """Every row of every table of a corpus, in the order of its games, without what depends on the names of files."""
+    corpus = open_corpus(location)
+    tables = {"games": corpus.games.drop_columns(["shard"]), "rejects": corpus.rejects}
+    games = corpus.games.to_pylist()
+    for table, schema in ((FRAMES, FRAMES_SCHEMA), (FOLLOWERS, FOLLOWERS_SCHEMA)):
+        files = {record.name: _plain(corpus, f"{table}/{record.name}") for record in corpus.state.files.get(table, ())}
+        empty = schema.empty_table().set_column(0, "game_id", pa.array([], pa.string()))
+        parts = [empty]
+        for game in games:
+            if (rows := files.get(game["shard"])) is not None:
+                own = rows.filter(pc.equal(rows["game_id"], game["game_id"])) if table == FOLLOWERS else rows
+                parts.append(own if table == FOLLOWERS else rows.slice(game["first_row"], game["num_frames"]))
+        tables[table] = pa.concat_tables(parts)
     return tables
 
 
-def same_rows(first: Path, second: Path) -> bool:
+def _plain(corpus: Corpus, path: str) -> pa.Table:
+    """The rows of a file, with game ids as strings."""
+    with corpus.open_file(path) as file:
+        rows = pq.read_table(file)
+    return rows.set_column(0, "game_id", rows["game_id"].cast(pa.string()))
+
+
+def same_rows(first: Path | str, second: Path | str) -> bool:
     """Whether two corpora have equal rows in the same order."""
     one, two = all_rows(first), all_rows(second)
     return all(one[name].equals(two[name]) for name in one)
@@ -172,7 +194,7 @@ def kill_at(moment: int) -> Iterator[int]:
                 os.kill(os.getpid(), signal.SIGKILL)
         return original(*arguments, **options)
 
-    for name in ("fsync", "replace", "unlink"):
+    for name in ("fsync", "replace", "link", "unlink"):
         setattr(os, name, partial(counted_call, getattr(os, name)))
     return calls
 

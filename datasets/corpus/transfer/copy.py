@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.corpus.commit_log import COMMITS, map_in_order, number_and_revision
-from datasets.corpus.reader import old_checksums, require_files
+from datasets.corpus.commit_log import COMMITS, commit_number, list_commits, map_in_order
+from datasets.corpus.data_files import require_files
+from datasets.corpus.reader import old_checksums
 from datasets.corpus.state import (
     CORPUS_FILE,
     IN_PROGRESS_FILE,
@@ -174,22 +175,15 @@ class _Copy:
     def _copy_commits(self, content: bytes) -> None:
         """Copy the commits that the state includes."""
         names = json.loads(content).get("commits")
-        found = {info.path for info in self._source.list(COMMITS)}
         if names is None:
-            paths = [path for path in found if self._is_included(path)]
+            current, _ = list_commits(self._source)
+            paths = [path for path in current if commit_number(path) < self._state.num_commits]
         else:
             paths = [f"{COMMITS}/{name}" for name in names]
         there = {info.path for info in self._target.list(COMMITS)}
         missing = sorted(set(paths) - there)
         for _ in map_in_order(lambda path: self._target.create(path, self._source.read(path)), missing, THREADS):
             pass
-
-    def _is_included(self, path: str) -> bool:
-        try:
-            number, _ = number_and_revision(path.rpartition("/")[2])
-        except ValueError:
-            return False
-        return number < self._state.num_commits
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:
