@@ -48,13 +48,15 @@ def encode(args: Sequence[str]) -> int:
     from datasets.runtime.process.native_stderr import filter_native_stderr
     from datasets.runtime.ray_cluster import uses_cluster
 
-    def encode_now(sources: list[str], out: str, limit: int | None, num_workers: int | None, options: Any) -> int:
+    def encode_now(
+        sources: list[str], out: str, limit: int | None, num_workers: int | None, retry: tuple[str, ...], options: Any
+    ) -> int:
         if limit is not None or not uses_cluster():
             plan_memory(limit, num_workers or num_cores())  # refuses an impossible limit before anything is read
         filter_native_stderr()
         workers = partial(encode_on_ray, limit_bytes=limit, num_workers=num_workers)
         with EncodeProgress(out) as progress:
-            summary = run(sources, out, options, workers, on_commit=progress.update)
+            summary = run(sources, out, options, workers, on_commit=progress.update, retry=retry)
         print(summary_text(summary, out))
         return INCOMPLETE if summary.num_unread else 0
 
@@ -68,7 +70,7 @@ def check_submitted_encode(args: Sequence[str]) -> None:
         UserError: `wm encode` would refuse them, or a path means something else on the cluster.
     """
 
-    def check(sources: list[str], out: str, limit: int | None, num_workers: int | None, options: Any) -> int:
+    def check(sources: list[str], out: str, *_: Any) -> int:
         for name, place in [*(("source", source) for source in sources), ("--out", out)]:
             if not is_remote(local_path(place)) and not Path(local_path(place)).is_absolute():
                 raise UserError(
@@ -95,6 +97,7 @@ def _parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
         sources: tuple[str, ...] = (),
         memory: str | None = None,
         num_workers: int | None = None,
+        retry: tuple[str, ...] = (),
         options: OmitArgPrefixes[EncodeOptions] = EncodeOptions(),  # noqa: B008
     ) -> int:
         """Encode replays into a corpus.
@@ -107,12 +110,14 @@ def _parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
             sources: the same, or names of files in datasets/sources/, such as `slippi`.
             memory: limit for all processes on this machine, such as 6GB (default: a quarter of its memory).
             num_workers: parser processes (default: one for each CPU, on a cluster of all its nodes).
+            retry: reason codes; inputs that were rejected for them are read again, such as after a bug fix, with more
+                memory, or with --repair-old (parser_failed). `wm corpus info` counts the codes.
         """
         if not (named := resolve((*places, *sources))):
             raise UserError("no source given; name folders, replays, archives, URIs, or a source file with --sources")
         if num_workers is not None and num_workers < 1:
             raise UserError(f"--num-workers is {num_workers}; expected 1 or more")
-        return call(named, out, None if memory is None else parse_bytes(memory), num_workers, options)
+        return call(named, out, None if memory is None else parse_bytes(memory), num_workers, retry, options)
 
     return parse_and_run(command, "encode", args)
 

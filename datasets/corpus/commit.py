@@ -178,7 +178,7 @@ class Committer:
 
     def commit(self) -> None:
         """Commit what was added since the last commit."""
-        if not self._inputs:
+        if not self._inputs and not self._removed_rejects:
             return
         games, files = list(self._games.values()), dict(self._files)
         if games:
@@ -292,9 +292,12 @@ class Committer:
                     f"{location} has corpus format {stored['format_version']}, which is read but not written any more; "
                     "encode the replays into a new folder"
                 )
-            if (options := stored.get("options")) != self._options:
+            options = stored.get("options") or {}
+            if self._options.get("repair_old"):  # what a corpus has without it stays; it only adds
+                options = options | {"repair_old": True}
+            if options != self._options:
                 raise UserError(
-                    f"{location} was made with other options ({first_difference(options or {}, self._options)}); "
+                    f"{location} was made with other options ({first_difference(options, self._options)}); "
                     "use the same options, or another --out"
                 )
             return

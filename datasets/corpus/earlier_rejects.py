@@ -19,6 +19,15 @@ RETRIED_BY_NEW_VERSIONS = frozenset({
 """Codes for which this project may be at fault: rejects of another version are tried again without being asked to."""
 
 
+def require_known(codes: Collection[str]) -> None:
+    """Raise a UserError if a reason code does not exist."""
+    if unknown := sorted(set(codes) - REJECT_REASONS.keys()):
+        raise UserError(
+            f"--retry {unknown[0]}: no such reason code; `wm corpus info` lists those of a corpus, such as "
+            "too_much_memory"
+        )
+
+
 class EarlierReject(NamedTuple):
     """A row of the rejects table."""
 
@@ -55,14 +64,7 @@ class EarlierRejects:
 
         Returns:
             uint64: the first 16 hexadecimal digits of their keys.
-        Raises:
-            UserError: a code is unknown.
         """
-        if unknown := sorted(set(codes) - REJECT_REASONS.keys()):
-            raise UserError(
-                f"--retry {unknown[0]}: no such reason code; `wm corpus info` lists those of a corpus, such as "
-                "too_much_memory"
-            )
         retried = self._old | {reject for reject in self._all if reject.code in codes}
         return np.array(sorted({int(reject.key[:16], 16) for reject in retried}), dtype=np.uint64)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions, store_files
 from datasets.corpus.commit import Committer
+from datasets.corpus.earlier_rejects import require_known
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
 from datasets.runtime.errors import UserError
@@ -74,6 +75,7 @@ def encode(
     options: EncodeOptions,
     run_chunks: RunChunks,
     on_commit: Callable[[EncodeSummary, int], None] = lambda summary, bytes_left: None,
+    retry: Sequence[str] = (),
 ) -> EncodeSummary:
     """Encode the inputs that the corpus does not have yet.
 
@@ -84,6 +86,8 @@ def encode(
         sources: paths or URIs of folders, replays and archives (`datasets.sources`).
         out: path or URI of the corpus.
         on_commit: called after each commit with the summary so far and the remaining bytes of the sources.
+        retry: reason codes of rejects whose inputs are encoded again. So are, without being asked to, rejects for which
+            another version of this project may have been at fault (`datasets.corpus.earlier_rejects`).
     Raises:
         UserError: the sources contain no input, `out` is not a corpus or was made with other options, its disk is
             full, or no game was found.
@@ -91,8 +95,9 @@ def encode(
     started = time.monotonic()
     locations = tuple(_absolute(str(source)) for source in sources)
     location = str(out) if is_remote(str(out)) else _absolute(str(out))
+    require_known(retry)
     found = survey(locations)
-    with _full_disk_as_user_error(location), Committer(location, options) as committer:
+    with _full_disk_as_user_error(location), Committer(location, options, retry=retry) as committer:
         feed = Feed(
             sources=locations,
             done=committer.done_keys(),
@@ -128,7 +133,7 @@ def _commit_all(
         summary.num_bytes_done += result.skipped.num_bytes
         summary.num_unread += len(result.unread)
         summary.unread += result.unread[: MAX_UNREAD_SHOWN - len(summary.unread)]
-        if result.keys:
+        if result.keys or result.locations:
             outcome = committer.add(result)
             summary.num_games += outcome.num_games
             summary.num_frames += outcome.num_frames

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from datasets.corpus.earlier_rejects import EarlierRejects
+from datasets.corpus.earlier_rejects import EarlierRejects, require_known
 from datasets.runtime.errors import UserError
 from datasets.runtime.version import tool_version
 from datasets.schema.columns import REJECTS_SCHEMA
@@ -48,7 +48,7 @@ def test_what_an_older_version_may_have_failed_on_is_tried_again_unasked():
 
 def test_an_unknown_code_is_an_error():
     with pytest.raises(UserError, match="--retry shrot: no such reason code"):
-        earlier().keys_to_retry(["shrot"])
+        require_known(["short", "shrot"])
 
 
 def test_a_result_supersedes_the_rejects_of_its_key_and_of_its_place_once():
