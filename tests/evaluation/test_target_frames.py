@@ -24,9 +24,9 @@ def reads(monkeypatch) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     read = datasets.loading.frames._read_row_group
 
-    def read_and_count(path, row_group):
-        found.append((path.name, row_group))
-        return read(path, row_group)
+    def read_and_count(corpus, shard, row_group):
+        found.append((shard, row_group))
+        return read(corpus, shard, row_group)
 
     monkeypatch.setattr(datasets.loading.frames, "_read_row_group", read_and_count)
     return found
@@ -125,11 +125,11 @@ def test_frames_that_are_closed_end_their_threads_at_once(index, monkeypatch):
     read = datasets.loading.frames._read_row_group
     num_read = []
 
-    def read_slowly(path, row_group):
+    def read_slowly(corpus, shard, row_group):
         num_read.append(row_group)
         begun.set()
         go_on.wait()
-        return read(path, row_group)
+        return read(corpus, shard, row_group)
 
     monkeypatch.setattr(datasets.loading.frames, "_read_row_group", read_slowly)
     frames = opened(index, 2_000)

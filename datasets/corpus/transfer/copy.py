@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def copy_corpus(
         state = parse_state(origin, content) if content else load_state(origin)
         _require_room_for(copy, origin, state)
         held = f"another command writes into {copy.location}; wait for it, or choose another target"
-        with copy.lock(LOCK_FILE, f"copy of {origin.location}", held):
+        with copy.lock(LOCK_FILE, uuid.uuid4().hex, held):
             job = _Copy(origin, copy, state)
             num_copied, num_bytes = job.run(content, on_progress)
             require_files(copy, state)
