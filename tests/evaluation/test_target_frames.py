@@ -110,8 +110,8 @@ def test_every_game_belongs_to_one_rank_and_every_target_comes_once(index, world
 
 
 def test_a_shard_that_is_gone_is_a_user_error_when_the_frames_are_needed(index, monkeypatch):
-    def fail(path, row_group):
-        raise UserError(f"cannot read shard {path}")
+    def fail(corpus, shard, row_group):
+        raise UserError(f"cannot read shard {shard}")
 
     monkeypatch.setattr(datasets.loading.frames, "_read_row_group", fail)
     frames = opened(index)
