@@ -36,10 +36,10 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="module")
-def in_bucket(server, tiny_corpus) -> str:
-    """URI of a copy of the tiny corpus."""
+def in_bucket(server, sharded_corpus) -> str:
+    """URI of a copy of the corpus."""
     uri = server.uri("corpora/tiny")
-    copy_corpus(tiny_corpus, uri)
+    copy_corpus(sharded_corpus, uri)
     return uri
 
 
@@ -59,18 +59,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("store", ["s3", "gs"])
-def test_a_corpus_goes_to_a_bucket_and_back_without_a_change(store, server, tiny_corpus, tmp_path):
+def test_a_corpus_goes_to_a_bucket_and_back_without_a_change(store, server, sharded_corpus, tmp_path):
     if store == "s3":
         uri = server.uri("corpora/there and back")
-        copy_corpus(tiny_corpus, uri)
+        copy_corpus(sharded_corpus, uri)
         copy_corpus(uri, tmp_path / "back")
     else:
         with google_server() as address:
             uri = f"gs://anonymous@bucket/corpus?endpoint_override={address}&scheme=http"
-            copy_corpus(tiny_corpus, uri)
+            copy_corpus(sharded_corpus, uri)
             copy_corpus(uri, tmp_path / "back")
     locks = {"encode.lock"}
-    there, back = files_of(tiny_corpus), files_of(tmp_path / "back")
+    there, back = files_of(sharded_corpus), files_of(tmp_path / "back")
     assert {name: there[name] for name in there.keys() - locks} == {name: back[name] for name in back.keys() - locks}
     assert verify(tmp_path / "back").is_sound
 
@@ -102,19 +102,19 @@ def test_a_copy_that_was_damaged_in_the_cache_while_in_use_is_read_again(in_buck
     np.testing.assert_array_equal(read_games(index, [0]).floats, expected.floats)
 
 
-def test_a_corpus_and_its_copy_are_the_same_data_to_a_run(in_bucket, tiny_corpus):
-    assert open_corpus(in_bucket).digest == open_corpus(tiny_corpus).digest
+def test_a_corpus_and_its_copy_are_the_same_data_to_a_run(in_bucket, sharded_corpus):
+    assert open_corpus(in_bucket).digest == open_corpus(sharded_corpus).digest
 
 
-def test_info_describes_a_corpus_by_its_uri(in_bucket, tiny_corpus, capsys, tmp_path, monkeypatch):
+def test_info_describes_a_corpus_by_its_uri(in_bucket, sharded_corpus, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert corpus_verb(["info", str(tiny_corpus)]) == 0
+    assert corpus_verb(["info", str(sharded_corpus)]) == 0
     expected = capsys.readouterr().out
     assert corpus_verb(["info", in_bucket]) == 0
     assert capsys.readouterr().out == expected
 
 
-def test_a_copy_that_was_interrupted_is_no_corpus_and_goes_on_where_it_ended(server, tiny_corpus, monkeypatch):
+def test_a_copy_that_was_interrupted_is_no_corpus_and_goes_on_where_it_ended(server, sharded_corpus, monkeypatch):
     uri = server.uri("corpora/interrupted")
     upload, lock, num_uploaded = copying._Copy._copy, threading.Lock(), 0
 
@@ -129,17 +129,17 @@ def test_a_copy_that_was_interrupted_is_no_corpus_and_goes_on_where_it_ended(ser
     with monkeypatch.context() as patch:
         patch.setattr(copying._Copy, "_copy", failing)
         with pytest.raises(UserError, match=r"the copy is not complete .*; run the same command again to go on"):
-            copy_corpus(tiny_corpus, uri)
+            copy_corpus(sharded_corpus, uri)
     with pytest.raises(UserError, match=r"holds no corpus\.json"):
         open_corpus(uri)
-    report = copy_corpus(tiny_corpus, uri)
+    report = copy_corpus(sharded_corpus, uri)
     assert report.num_copied == report.num_files - 1
-    assert copy_corpus(tiny_corpus, uri).num_copied == 0
+    assert copy_corpus(sharded_corpus, uri).num_copied == 0
     assert open_corpus(uri).state.num_games == report.num_games
 
 
-def test_a_damaged_file_is_not_copied(tiny_corpus, tmp_path):
-    shutil.copytree(tiny_corpus, tmp_path / "damaged")
+def test_a_damaged_file_is_not_copied(sharded_corpus, tmp_path):
+    shutil.copytree(sharded_corpus, tmp_path / "damaged")
     shard = next((tmp_path / "damaged" / FRAMES).iterdir())
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=f"{shard.name} is damaged; drop it with `wm corpus repair"):
@@ -147,13 +147,13 @@ def test_a_damaged_file_is_not_copied(tiny_corpus, tmp_path):
     assert not (tmp_path / "copy" / "corpus.json").exists()
 
 
-def test_nothing_else_is_overwritten(server, in_bucket, tiny_corpus, tmp_path, monkeypatch):
+def test_nothing_else_is_overwritten(server, in_bucket, sharded_corpus, tmp_path, monkeypatch):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds other files; choose a new or empty target"):
-        copy_corpus(tiny_corpus, tmp_path / "notes")
+        copy_corpus(sharded_corpus, tmp_path / "notes")
     other = LocalFolder(tmp_path / "other")
-    shutil.copytree(tiny_corpus, other.root)
+    shutil.copytree(sharded_corpus, other.root)
     for info in list(other.list(FRAMES)):
         other.replace(info.path, b"other")
     content = json.loads(other.read("corpus.json"))
@@ -170,12 +170,12 @@ def test_nothing_else_is_overwritten(server, in_bucket, tiny_corpus, tmp_path, m
         open_folder(server.uri("corpora/locked")).lock("encode.lock", "other", "held"),
         pytest.raises(UserError, match="another command writes into s3://bucket/corpora/locked"),
     ):
-        copy_corpus(tiny_corpus, server.uri("corpora/locked"))
+        copy_corpus(sharded_corpus, server.uri("corpora/locked"))
 
 
-def test_an_incomplete_corpus_is_refused_when_it_is_opened(server, in_bucket, tiny_corpus):
+def test_an_incomplete_corpus_is_refused_when_it_is_opened(server, in_bucket, sharded_corpus):
     uri = server.uri("corpora/incomplete")
-    copy_corpus(tiny_corpus, uri)
+    copy_corpus(sharded_corpus, uri)
     folder = open_folder(uri)
     shard = next(folder.list(FRAMES)).path
     folder.delete([shard])

@@ -30,16 +30,16 @@ def server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def on_disk(tiny_corpus, tmp_path) -> RunConfig:
-    return with_targets(tiny_run(tiny_corpus, tmp_path / "run"), 40)
+def on_disk(sharded_corpus, tmp_path) -> RunConfig:
+    return with_targets(tiny_run(sharded_corpus, tmp_path / "run"), 40)
 
 
 @pytest.fixture
-def in_bucket(server, tiny_corpus, on_disk, tmp_path) -> RunConfig:
+def in_bucket(server, sharded_corpus, on_disk, tmp_path) -> RunConfig:
     """The same run from a bucket, through a cache that holds less than the corpus."""
     uri = server.uri("corpus")
-    copy_corpus(tiny_corpus, uri)
-    largest = max(record.num_bytes for record in open_corpus(tiny_corpus).state.files[FRAMES])
+    copy_corpus(sharded_corpus, uri)
+    largest = max(record.num_bytes for record in open_corpus(sharded_corpus).state.files[FRAMES])
     data = replace(
         on_disk.data,
         disk_cache=tmp_path / "cache",
