@@ -138,8 +138,8 @@ class Committer:
         done = np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *self._keys]))
         return np.setdiff1d(done, self._earlier.keys_to_retry(self._retry))
 
-    def known_game_ids(self) -> np.ndarray:
-        """Games that nothing replaces: uint64, sorted, the first 16 hexadecimal digits of the md5 of their .slp.
+    def known_game_ids(self) -> Iterator[str]:
+        """Ids of the games that nothing replaces: the md5 of their .slp.
 
         An input with such an md5 is a duplicate (`dedupe.duplicate_message`), also without parsing it.
         """

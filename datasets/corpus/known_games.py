@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 CACHE_KIB = 16 * 1024
 """Page cache of the database; the rest is in a temporary file that SQLite deletes."""
@@ -80,10 +78,10 @@ class KnownGames:
         """Delete a game that is no longer part of the corpus."""
         self._database.execute("DELETE FROM games WHERE game_id = ?", (bytes.fromhex(game_id),))
 
-    def final_ids(self) -> np.ndarray:
-        """The first eight bytes of the ids of all games that nothing replaces: uint64, sorted."""
+    def final_ids(self) -> Iterator[str]:
+        """The ids of all games that nothing replaces."""
         rows = self._database.execute("SELECT game_id FROM games WHERE parsed IS NULL")
-        return np.sort(np.fromiter((int.from_bytes(game_id[:8]) for (game_id,) in rows), dtype=np.uint64))
+        return (game_id.hex() for (game_id,) in rows)
 
     def close(self) -> None:
         """Close and delete the database."""

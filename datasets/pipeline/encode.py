@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions, store_files
@@ -21,6 +21,7 @@ from datasets.corpus.commit import Committer
 from datasets.corpus.earlier_rejects import require_known
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
+from datasets.pipeline.known_ids import known_ids
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.termination import raise_if_terminated
 from datasets.runtime.storage.folder import open_folder
@@ -64,7 +65,7 @@ def encode_in_process(feed: Feed) -> Generator[ChunkResult]:
     """Encode in this process: the reference for `datasets.pipeline.ray_encode.encode_on_ray`."""
     folder = open_folder(feed.out)
     for chunk in feed.chunks():
-        result = encode_chunk(chunk)
+        result = encode_chunk(replace(chunk, known_games=feed.known_games))
         store_files(result, Path(feed.staging), folder)
         yield result
 
@@ -107,6 +108,7 @@ def encode(
             options=options,
             archives=found.archives,
             ranged_sources=found.ranged_sources,
+            known_games=known_ids(committer.known_game_ids()),
         )
         with contextlib.closing(run_chunks(feed)) as results:
             summary = _commit_all(results, committer, found, on_commit)

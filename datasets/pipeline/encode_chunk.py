@@ -16,6 +16,7 @@ from datasets.corpus.shard import ShardWriter, followers_table, frames_table, ga
 from datasets.corpus.state import FOLLOWERS, FRAMES
 from datasets.legacy.parsed_game import parse_parsed_game
 from datasets.pipeline.feed import Chunk
+from datasets.pipeline.known_ids import is_known
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
@@ -55,7 +56,7 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
     for index, (replay, read) in enumerate(read_ahead(chunk.inputs)):
         origin: dict[str, Any] = {"source": replay.source, "member": replay.member, "location_key": replay.location_key}
         origin["path"] = replay.name if chunk.options.keep_paths else None
-        content, key = b"", replay.key
+        content, key, game_id = b"", replay.key, None
         rejection = replay.rejection or begin(index)
         try:
             if rejection is not None:
@@ -65,16 +66,16 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
             key = replay.key
             if (rejection := begin(index, is_read=True)) is not None:
                 raise ReplayError(*rejection)
-            game, row, table = _parse(replay, content, chunk.options)
-            if row["form"] == SLP and game.game_id in seen:  # a file must not hold rows of two games with one id
-                raise ReplayError("duplicate", duplicate_message(game.game_id))
+            game_id = game_id_of(content) if replay.kind == "slp" else None
+            if game_id is not None and (game_id in seen or is_known(chunk.known_games, game_id)):
+                raise ReplayError("duplicate", duplicate_message(game_id))
+            game, row, table = _parse(replay, content, game_id, chunk.options)
         except ReplayError as error:
             if is_transient(error):
                 unread.append((replay.label, error.message))
                 continue
             keys.append(key)
             locations.add(replay.location_key)
-            game_id = game_id_of(content) if content and replay.kind == "slp" else None
             rejects.append(reject_row(origin | {"key": key}, game_id, error.code, error.message))
             continue
         keys.append(key)
@@ -104,7 +105,9 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
     )
 
 
-def _parse(replay: ReplayInput, content: bytes, options: EncodeOptions) -> tuple[Game, dict[str, Any], pa.Table]:
+def _parse(
+    replay: ReplayInput, content: bytes, game_id: str | None, options: EncodeOptions
+) -> tuple[Game, dict[str, Any], pa.Table]:
     """The game of one input, its row of the games table, and its frames.
 
     An unexpected exception rejects this input as `internal_error` and names the line, so that the run goes on.
@@ -113,7 +116,7 @@ def _parse(replay: ReplayInput, content: bytes, options: EncodeOptions) -> tuple
         if replay.kind == "parsed":
             game = parse_parsed_game(content, replay.name, replay.meta)
         else:
-            game = parse_replay(content, repair_old=options.repair_old)
+            game = parse_replay(content, repair_old=options.repair_old, game_id=game_id)
         row = game_row(game, check_game(game, options.filters))
         for name, value in row.items():  # a value that does not fit the schema must fail here, not in the driver
             pa.array([value], GAMES_SCHEMA.field(name).type)

@@ -4,11 +4,12 @@ only be read from its start."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline.known_ids import NO_IDS
 from datasets.runtime.stored_file import StoredFile
 from datasets.sources.inputs import ReplayInput, SkipStats
 from datasets.sources.scan import ArchiveInputs, Inputs
@@ -31,6 +32,8 @@ class Chunk:
     staging: str
     """Folder for files that the worker is writing."""
     options: EncodeOptions
+    known_games: np.ndarray = field(default_factory=lambda: NO_IDS, compare=False)
+    """`Feed.known_games`, for the process that encodes the chunk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +68,8 @@ class Feed:
     """Sources whose inputs are read by path or byte range, where they are encoded."""
     dictionary_bytes: int = MAX_DICTIONARY_BYTES
     """Largest dictionary of a 7z that is read."""
+    known_games: np.ndarray = field(default_factory=lambda: NO_IDS, compare=False)
+    """Games that the corpus has, which are not parsed again (`datasets.pipeline.known_ids`)."""
 
     def chunks(self) -> Iterator[Chunk]:
         """All chunks in order, read one after another."""

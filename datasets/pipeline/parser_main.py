@@ -81,14 +81,16 @@ def _serve(connection: socket.socket, memory_bytes: int, encode: str) -> None:
     module, _, name = encode.partition(":")
     function = getattr(importlib.import_module(module), name)
     threading.stack_size(THREAD_STACK_BYTES)
+    reader = connection.makefile("rb")
+    known_games = pickle.load(reader)
     limit_memory(memory_bytes + NATIVE_STACKS_BYTES)
     with open(os.devnull, "wb") as null:
         os.dup2(null.fileno(), 2)  # output of native libraries; our own errors are sent as messages
-    reader = connection.makefile("rb")
     _send(connection, READY)
     while reader.peek(1):
         rejected = pickle.load(reader)
-        _send(connection, RESULT, _encode(pickle.load(reader), rejected, function, connection))
+        chunk = dataclasses.replace(pickle.load(reader), known_games=known_games)
+        _send(connection, RESULT, _encode(chunk, rejected, function, connection))
         _free_memory()
 
 

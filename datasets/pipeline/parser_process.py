@@ -23,6 +23,9 @@ from collections import Counter
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
+from datasets.pipeline.known_ids import NO_IDS
 from datasets.pipeline.parser_main import ERROR, FOLDER, MESSAGE, NO_INPUT, OUT_OF_MEMORY_EXIT, PARSE, READ
 from datasets.runtime.hardware import available_memory_bytes, process_memory
 from datasets.sources.read_errors import UNREACHABLE
@@ -65,6 +68,7 @@ class ParserProcess:
         timeout_s: longest time to parse one input, in seconds.
         read_timeout_s: longest time to read one, in seconds.
         encode: `module:function` that the child calls, with the signature of `encode_chunk`.
+        known_games: games that the corpus has (`datasets.pipeline.known_ids`); every chunk gets them.
     """
 
     def __init__(
@@ -73,11 +77,13 @@ class ParserProcess:
         timeout_s: float = 60.0,
         encode: str = "datasets.pipeline.encode_chunk:encode_chunk",
         read_timeout_s: float = READ_TIMEOUT_S,
+        known_games: np.ndarray = NO_IDS,
     ) -> None:
         if memory_bytes <= 0 or timeout_s <= 0:
             raise ValueError(f"memory_bytes={memory_bytes}, timeout_s={timeout_s:g}: both must be above 0")
         self._memory_bytes, self._encode = memory_bytes, encode
         self._timeouts_s = {PARSE: timeout_s, READ: read_timeout_s}
+        self._known_games = pickle.dumps(known_games)
         self._child: _Child | None = _Child(memory_bytes, encode)
 
     def encode(self, chunk: bytes) -> bytes:
@@ -98,7 +104,7 @@ class ParserProcess:
             if self._child is None:
                 self._child = _Child(self._memory_bytes, self._encode)
             try:
-                return self._child.encode(chunk, rejected, self._timeouts_s)
+                return self._child.encode(chunk, rejected, self._timeouts_s, self._known_games)
             except _ChildError as failure:
                 self.close()
                 failures[failure.index] += 1
@@ -161,10 +167,12 @@ class _Child:
             child_socket.close()
             os.close(liveness_read)
 
-    def encode(self, chunk: bytes, rejected: dict[int, tuple[str, str]], timeouts_s: dict[int, float]) -> bytes:
+    def encode(
+        self, chunk: bytes, rejected: dict[int, tuple[str, str]], timeouts_s: dict[int, float], known_games: bytes
+    ) -> bytes:
         self._index, self._stage = None, PARSE
         if not self._is_ready:
-            self._request((), {PARSE: START_TIMEOUT_S})
+            self._request((known_games,), {PARSE: START_TIMEOUT_S})
             self._is_ready = True
         return self._request((pickle.dumps(rejected), chunk), timeouts_s)
 

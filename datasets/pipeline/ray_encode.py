@@ -28,6 +28,7 @@ from ray.data.datasource import Datasource, ReadTask
 from datasets.corpus.chunk import ChunkResult, store_files
 from datasets.pipeline.chunk_order import in_order
 from datasets.pipeline.feed import SCAN, Feed
+from datasets.pipeline.known_ids import NO_IDS
 from datasets.pipeline.memory_budget import (
     CLUSTER_HEADROOM_BYTES,
     PARSER_BYTES,
@@ -82,12 +83,14 @@ def _blocks(feed_ref: ray.ObjectRef, group: tuple[int, ...]) -> Iterator[pa.Tabl
 class _Parser:
     """An actor of the pool."""
 
-    def __init__(self, headroom_bytes: int, paths: tuple[str, ...], out: str, staging: str) -> None:
+    def __init__(
+        self, headroom_bytes: int, paths: tuple[str, ...], out: str, staging: str, known_games: ray.ObjectRef
+    ) -> None:
         require_here(paths)
         self._folder, self._staging = open_folder(out), Path(staging)
         if is_remote(out):
             self._staging.mkdir(parents=True, exist_ok=True)
-        self._process = ParserProcess(memory_bytes=headroom_bytes)
+        self._process = ParserProcess(memory_bytes=headroom_bytes, known_games=ray.get(known_games))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         result = self._process.encode(row["chunk"])
@@ -126,7 +129,8 @@ def _encode(feed: Feed, limit_bytes: int | None, num_workers: int | None) -> Gen
     context.target_max_block_size = 1  # one chunk per block
     context.raise_original_map_exception = True  # for reraise_worker_errors
     _silence_ray_data(context)
-    feed_ref = ray.put(replace(feed, dictionary_bytes=plan.dictionary_bytes))
+    feed_ref = ray.put(replace(feed, dictionary_bytes=plan.dictionary_bytes, known_games=NO_IDS))
+    known_ref = ray.put(feed.known_games)
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     chunks = ray.data.read_datasource(
         _ChunkSource(feed_ref, [(SCAN,)]), override_num_blocks=1, num_cpus=0, label_selector=here
@@ -140,6 +144,7 @@ def _encode(feed: Feed, limit_bytes: int | None, num_workers: int | None) -> Gen
             "paths": paths,
             "out": feed.out,
             "staging": feed.staging,
+            "known_games": known_ref,
         },
         compute=_pool(plan, num_workers),
         num_cpus=1,

@@ -67,7 +67,13 @@ PARSER_ERRORS: dict[str, str] = {
 """Part of an error message of peppi-py 0.8.6 -> what it means."""
 
 
-def parse_replay(content: bytes, *, repair_old: bool = False, tables: Sequence[OptionalTable] = ()) -> Game:
+def parse_replay(
+    content: bytes,
+    *,
+    repair_old: bool = False,
+    tables: Sequence[OptionalTable] = (),
+    game_id: str | None = None,
+) -> Game:
     """Read one replay.
 
     Args:
@@ -75,6 +81,7 @@ def parse_replay(content: bytes, *, repair_old: bool = False, tables: Sequence[O
         tables: to read beside the players' frames, if the file records them.
         repair_old: also read Slippi 3.0 to 3.6, whose events peppi-py only reads after a rewrite
             (`datasets.replays.event_repair`).
+        game_id: `game_id_of(content)`, if it has been computed already.
     Raises:
         ReplayError: the bytes hold no game that can be stored (codes in `datasets.schema.reject_reasons`).
     """
@@ -91,7 +98,7 @@ def parse_replay(content: bytes, *, repair_old: bool = False, tables: Sequence[O
     num_frames = len(frame_ids) if rows is None else len(rows)
     players, cross_checks = zip(*(_player_columns(port.leader, rows) for port in parsed.frames.ports), strict=True)
     return Game(
-        game_id=game_id_of(content),
+        game_id=game_id or game_id_of(content),
         facts=_facts(parsed),
         players=players,
         followers=tuple(_followers(parsed.frames, rows)),
