@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chunks import same_rows
+from chunks import all_rows
 
 from datasets.corpus.chunk import EncodeOptions
 from datasets.pipeline import encode_chunk
@@ -30,8 +30,8 @@ def twice(synthetic_replays, tmp_path) -> tuple[Path, Path]:
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
         folder.mkdir()
-    for number, path in enumerate(sorted(synthetic_replays.glob("*.slp"))[:8]):
-        shutil.copy2(path, (first if number < 6 else second) / path.name)
+    for number, path in enumerate(sorted(synthetic_replays.glob("*.slp"))[:10]):
+        shutil.copy2(path, (first if number < 8 else second) / path.name)
         if number < 4:
             shutil.copy2(path, second / f"copy of {path.name}")
     return first, second
@@ -46,7 +46,9 @@ def test_a_copy_of_a_game_of_the_corpus_is_a_duplicate_without_being_parsed(twic
     summary = encode([first, second], tmp_path / "added", EncodeOptions(), encode_in_process)
     assert (summary.num_games, summary.rejects) == (2, {"duplicate": 4})
     assert len(parsed) == 2
-    assert same_rows(tmp_path / "at once", tmp_path / "added")
+    at_once, added = all_rows(tmp_path / "at once"), all_rows(tmp_path / "added")
+    assert at_once["rejects"].equals(added["rejects"])
+    assert at_once["games"]["game_id"].equals(added["games"]["game_id"])
 
 
 def echo_known_games(chunk, begin):
