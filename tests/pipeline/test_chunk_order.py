@@ -39,6 +39,7 @@ def feed_of(*sources: Path) -> Feed:
         sources=locations,
         done=np.zeros(0, np.uint64),
         chunk_inputs=3,
+        out="",
         staging="",
         options=EncodeOptions(),
         archives=survey(locations).archives,
