@@ -144,7 +144,7 @@ def _file_problems(local: Path, path: str, record: FileRecord) -> Iterator[Probl
     with pq.ParquetFile(local) as file:
         if file.metadata.num_rows != record.rows:
             yield Problem(f"it has {file.metadata.num_rows:,} rows, expected {record.rows:,}", path)
-        optional = {name for name in schema.names if record.blake2b is None or schema.field(name).nullable}
+        optional = {name for name in schema.names if schema.field(name).nullable}
         expected = [field for field in schema if field.name in file.schema_arrow.names or field.name not in optional]
         if not file.schema_arrow.equals(pa.schema(expected), check_metadata=False):
             yield Problem("it does not have the columns of its table", path)

@@ -17,6 +17,7 @@ from datasets.corpus.compact import COMPACT
 from datasets.corpus.data_files import store_rows, unlisted_files
 from datasets.corpus.dedupe import ORIGIN, SLP
 from datasets.corpus.file_checks import Findings, Problem, check_files, count_problems
+from datasets.corpus.reader import old_checksums
 from datasets.corpus.state import (
     CORPUS_FILE,
     GAMES,
@@ -180,11 +181,7 @@ def repair(location: str | Path, on_progress: OnProgress = lambda done, total: N
     folder = open_folder(location)
     held = f"an encode is writing {folder.location}; repair it after that has ended"
     stored = _read_corpus(folder)
-    if stored.state.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"{folder.location} has corpus format {stored.state.format_version}, which is read but not written any "
-            "more; encode the replays into a new folder"
-        )
+    _require_writable(stored, folder)
     if not stored.state.options:
         raise UserError(f"{folder.location} holds no readable commit; encode the replays into a new folder")
     if folder.is_locked(LOCK_FILE):
@@ -229,6 +226,7 @@ def compact(location: str | Path) -> CompactReport:
     stored = _read_corpus(folder)
     if stored.problems:
         raise UserError(str(stored.problems[0].message))
+    _require_writable(stored, folder)
     num_before = len(stored.state.paths())
     with Committer(location, stored.state.options) as committer:
         committer.merge(COMPACT, all_files=True)
@@ -259,6 +257,11 @@ def _read_corpus(folder: Folder) -> _Stored:
     except DamagedError as error:
         problems.append(Problem(str(error), CORPUS_FILE))
     if manifest is not None and manifest.format_version != FORMAT_VERSION:
+        checksums = old_checksums(folder)
+        for table, records in manifest.files.items():
+            manifest.files[table] = [
+                record._replace(blake2b=checksums.get(f"{table}/{record.name}")) for record in records
+            ]
         return _Stored(state=manifest)
     paths, _ = list_commits(folder)
     if manifest is None and not paths and not is_in_progress:
@@ -291,6 +294,14 @@ def _content(state: CorpusState, folder: Folder) -> dict[str, Any]:
     """The state as stored, without the version of the program and the number of commits, which a repair changes."""
     content = load_json(folder, CORPUS_FILE, state.to_json(), (state.format_version,))
     return {name: value for name, value in content.items() if name not in ("tool_version", "num_commits")}
+
+
+def _require_writable(stored: _Stored, folder: Folder) -> None:
+    if (version := stored.state.format_version) != FORMAT_VERSION:
+        raise UserError(
+            f"{folder.location} has corpus format {version}, which is read but not written any more; encode the "
+            "replays into a new folder"
+        )
 
 
 def _progress(state: CorpusState, on_progress: OnProgress) -> Callable[[int], None]:

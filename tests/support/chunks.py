@@ -2,7 +2,8 @@
 
     python tests/support/chunks.py GAMES PLAN OUT MOMENT
 
-builds the corpus of a plan in OUT and kills itself before the MOMENT-th file operation (never if that is 0).
+builds the corpus of a plan in OUT, a path or a URI, and kills itself before the MOMENT-th change of a file or an object
+(never if that is 0).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -185,7 +187,7 @@ def locked_by_another_process(root: Path) -> Iterator[None]:
 
 
 def kill_at(moment: int) -> Iterator[int]:
-    """Count file operations, and kill this process before one of them."""
+    """Count operations that change files or objects, and kill this process before one of them."""
     calls, lock = itertools.count(1), threading.Lock()
 
     def counted_call(original: Callable, *arguments: Any, **options: Any) -> Any:
@@ -196,6 +198,8 @@ def kill_at(moment: int) -> Iterator[int]:
 
     for name in ("fsync", "replace", "link", "unlink"):
         setattr(os, name, partial(counted_call, getattr(os, name)))
+    for name in ("put", "delete", "list"):
+        setattr(obstore, name, partial(counted_call, getattr(obstore, name)))
     return calls
 
 
@@ -203,6 +207,6 @@ if __name__ == "__main__":
     games_file, plan_text, out_name, moment_text = sys.argv[1:]
     counted = kill_at(int(moment_text))
     encode_plan(
-        [chunk.split() for chunk in plan_text.split("/")], pickle.loads(Path(games_file).read_bytes()), Path(out_name)
+        [chunk.split() for chunk in plan_text.split("/")], pickle.loads(Path(games_file).read_bytes()), out_name
     )
     print(next(counted) - 1)
