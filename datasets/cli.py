@@ -3,6 +3,7 @@
 Each verb imports what it needs when it runs, so that `wm --help` is fast.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.command import parse_and_run
 
+PROGRESS_SECONDS = 10.0
 DAMAGED_CORPUS = 1
 """Exit code of `wm corpus verify` and `repair`."""
 INCOMPLETE = 1
@@ -149,7 +151,7 @@ def corpus(args: Sequence[str]) -> int:
         if (action == "copy") != (target is not None):
             raise UserError("expected wm corpus copy CORPUS TARGET, or wm corpus info|verify|repair|compact CORPUS")
         if target is not None:
-            print(copy_corpus(path, target).text)
+            print(copy_corpus(path, target, _progress_printer()).text)
             return 0
         if action == "info":
             print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
@@ -159,3 +161,16 @@ def corpus(args: Sequence[str]) -> int:
         return 0 if report.is_sound else DAMAGED_CORPUS
 
     return parse_and_run(command, "corpus", args)
+
+
+def _progress_printer() -> Callable[[int, int], None]:
+    """Prints bytes done and of all, at most every PROGRESS_SECONDS."""
+    printed_at = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal printed_at
+        if time.monotonic() - printed_at >= PROGRESS_SECONDS:
+            printed_at = time.monotonic()
+            print(f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB", flush=True)
+
+    return report

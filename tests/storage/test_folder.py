@@ -198,6 +198,9 @@ def test_an_outage_is_an_os_error_and_requests_go_on_after_it(s3, request):
     with pytest.raises(OSError, match="s3://bucket/") as caught:
         folder.read("a")
     assert "hidden" not in str(caught.value)
+    assert "GET http://127.0.0.1:" in str(caught.value) and "failed (HTTP error: error sending request)" in str(
+        caught.value
+    )
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(patient.read, "a")
         s3.start()
