@@ -170,6 +170,13 @@ def test_missing_credentials_are_one_line(monkeypatch, tmp_path):
         open_folder("s3://bucket/corpus").read("a")
 
 
+def test_a_profile_that_does_not_exist_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with pytest.raises(UserError, match=r"no AWS credentials: The config profile .lab. could not be found"):
+        open_folder("s3://bucket/corpus").read("a")
+
+
 def test_missing_google_credentials_are_one_line(monkeypatch, tmp_path):
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))

@@ -269,11 +269,12 @@ def checksum_of(descriptor: int) -> str:
 
 
 def _is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
+    """Whether a half-written file belongs to a running download, which may have ended and renamed it meanwhile."""
+    try:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except (BlockingIOError, FileNotFoundError):
+        return True
     return False
 
 

@@ -156,10 +156,15 @@ def _client_options(endpoint: str | None) -> ClientConfig:
 def _aws_credentials(uri: str) -> tuple[Any, str | None]:
     """Provider of credentials, and the region of the profile if it names one."""
     import boto3  # slow to import
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    session = boto3.session.Session()
-    if session.get_credentials() is None:
+    try:
+        session = boto3.session.Session()
+        credentials = session.get_credentials()
+    except BotoCoreError as error:  # a profile that does not exist, a damaged file of credentials
+        raise UserError(f"{without_credentials(uri)}: no AWS credentials: {error}") from error
+    if credentials is None:
         raise UserError(
             f"{without_credentials(uri)}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "a profile (AWS_PROFILE), or give the machine a role"
