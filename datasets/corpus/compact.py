@@ -33,12 +33,13 @@ MAX_THREADS = 4
 class Limits:
     """Which files are merged. The defaults are those of `wm encode`, which shall end soon."""
 
-    small_bytes: int = 8 << 20
+    small_bytes: int = 4 << 20
     """Smaller shards are merged."""
     target_bytes: int = 96 << 20
     """A merged shard is closed when it has so many bytes."""
-    max_bytes: int | None = 2 << 30
-    """If the small shards have more bytes, none is merged; None: no limit."""
+    max_bytes: int | None = 256 << 20
+    """If the small shards have more bytes, none is merged: a merge takes a third of the time that encoding took. None: no
+    limit."""
     purge: bool = False
     """Also rewrite larger shards that hold rows of removed games."""
 
