@@ -38,7 +38,7 @@ class Limits:
     target_bytes: int = 96 << 20
     """A merged shard is closed when it has so many bytes."""
     max_bytes: int | None = 256 << 20
-    """If the small shards have more bytes, none is merged: a merge takes a third of the time that encoding took. None: no
+    """If the small shards have more bytes, none is merged: a merge takes a third of the time of encoding. None: no
     limit."""
     purge: bool = False
     """Also rewrite larger shards that hold rows of removed games."""
