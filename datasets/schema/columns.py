@@ -7,7 +7,8 @@ Changelog of FORMAT_VERSION
     3  Also in object storage. Workers name shards; a commit lists the files of many chunks, and removes games and
        rejects of earlier commits without rewriting files, until a shard is merged with others. `corpus.json` lists all
        files with checksums. New columns: `games.key`, `games.row_in_group`, `rejects.key`, `rejects.tool_version`. The
-       partners of a shard's games are in the file of the same name in followers/.
+       partners of a shard's games are in the file of the same name in followers/. Games that break a learned rule are
+       stored, with `games.suspect_rules` and `games.suspect_frames`.
 """
 
 from __future__ import annotations
