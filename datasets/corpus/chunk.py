@@ -10,6 +10,7 @@ from datasets.checks.filters import FilterConfig
 from datasets.corpus.state import FileRecord
 from datasets.runtime.errors import UserError
 from datasets.runtime.storage.folder import Folder
+from datasets.schema.optional_tables import OptionalTable
 from datasets.sources.inputs import SkipStats
 
 
@@ -23,6 +24,12 @@ class EncodeOptions:
     """Read Slippi 3.0 to 3.6 too, whose event streams must be rewritten first (`docs/reliability.md`)."""
     keep_paths: bool = False
     """Store file paths, which may contain players' connect codes."""
+    tables: tuple[OptionalTable, ...] = ()
+    """Also store items (projectiles and what is thrown) and stage (platforms, wind, transformations), where a replay
+    records them: about a byte a frame."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", tuple(sorted(set(self.tables))))  # the same corpus in whatever order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,7 @@ from datasets.corpus.state import FOLLOWERS, FRAMES, GAMES, REJECTS, CorpusState
 from datasets.runtime.errors import UserError
 from datasets.runtime.storage.folder import Folder
 from datasets.schema.columns import FIRST_FRAME_ID, FOLLOWERS_SCHEMA, FRAMES_SCHEMA, GAMES_SCHEMA, REJECTS_SCHEMA
-from datasets.schema.optional_tables import OPTIONAL_TABLES
+from datasets.schema.optional_tables import OPTIONAL_TABLES, ROW_COUNTS
 from datasets.schema.splits import split_number
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -31,6 +31,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     REJECTS: REJECTS_SCHEMA,
     **OPTIONAL_TABLES,
 }
+COUNTS: dict[str, str] = {FOLLOWERS: "num_follower_rows", **ROW_COUNTS}
+"""Table -> column of the games table with the number of a game's rows."""
 MAX_THREADS = 16
 """Checksums and Parquet release the GIL; beyond this many threads storage is the bottleneck."""
 DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, pa.ArrowException)
@@ -182,7 +184,7 @@ def _frames_problems(local: Path, path: str, games: list[Row]) -> Iterator[Probl
 
 
 def _rows_problems(local: Path, path: str, table: str, games: list[Row]) -> Iterator[Problem]:
-    """Rows of a game lie within its frames, and are sorted; the partners are as many as the games table says."""
+    """Rows of a game lie within its frames, are sorted, and are as many as the games table says."""
     names = ["game_id", "frame", *(["player"] if table == FOLLOWERS else [])]
     rows = pq.read_table(local, columns=names)
     ids = rows["game_id"].cast(pa.string())
@@ -193,7 +195,7 @@ def _rows_problems(local: Path, path: str, table: str, games: list[Row]) -> Iter
         steps = np.diff((players << 32) + frames)
         is_sorted = (steps > 0).all() if table == FOLLOWERS else (steps >= 0).all()
         is_right = is_sorted and ((frames >= 0) & (frames < game["num_frames"])).all() and (players < 2).all()
-        if table == FOLLOWERS and own.num_rows != game["num_follower_rows"]:
+        if own.num_rows != (game[COUNTS[table]] or 0):
             is_right = False
         if not is_right:
             message = f"game {game['game_id']} has other rows than the games table says, or rows that are not sorted"
@@ -216,14 +218,16 @@ def _game_problems(state: CorpusState, games: pa.Table) -> Iterator[Problem]:
 
 
 def _missing_rows(state: CorpusState, games: dict[str, list[Row]]) -> Iterator[Problem]:
-    """Games whose partners' file the corpus does not have."""
-    names = {record.name for record in state.files.get(FOLLOWERS, ())}
+    """Games with rows in a file that the corpus does not have."""
     if state.format_version == 2:
         return
-    for shard, members in games.items():
-        for game in members:
-            if game["num_follower_rows"] and shard not in names:
-                yield Problem(f"game {game['game_id']} lacks its partners' rows", f"{FRAMES}/{shard}", game["game_id"])
+    for table, count in COUNTS.items():
+        names = {record.name for record in state.files.get(table, ())}
+        for shard, members in games.items():
+            for game in members:
+                if game[count] and shard not in names:
+                    message = f"game {game['game_id']} lacks its rows in {table}"
+                    yield Problem(message, f"{FRAMES}/{shard}", game["game_id"])
 
 
 def count_problems(state: CorpusState, games: pa.Table, rejects: pa.Table, path: str) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from datasets.corpus.reader import Corpus
 from datasets.corpus.state import FRAMES
 from datasets.schema.columns import OPTIONAL_FIELDS
 from datasets.schema.melee_ids import character_name, stage_name
+from datasets.schema.optional_tables import OPTIONAL_TABLES, ROW_COUNTS
 from datasets.schema.splits import SplitConfig, in_split
 from datasets.schema.suspect_rules import suspect_rules_in
 
@@ -24,12 +25,14 @@ class CorpusInfo:
     num_frames: int
     bytes_per_frame: float
     """Bytes of the frames table on disk per frame."""
+    optional_bytes_per_frame: dict[str, float]
+    """The same of each optional table that the corpus has."""
     games_by_character: dict[str, int]
     """Games with a character; a mirror match counts once."""
     games_by_stage: dict[str, int]
     games_by_version: dict[str, int]
     games_without: dict[str, int]
-    """Games that lack an optional field."""
+    """Games that lack an optional field or table."""
     games_by_split: dict[str, int]
     num_suspect: int
     """Games that break a learned rule."""
@@ -57,10 +60,14 @@ def corpus_info(corpus: Corpus) -> CorpusInfo:
         num_games=len(games["game_id"]),
         num_frames=num_frames,
         bytes_per_frame=corpus.num_bytes(FRAMES) / max(1, num_frames),
+        optional_bytes_per_frame={
+            table: corpus.num_bytes(table) / max(1, num_frames) for table in OPTIONAL_TABLES if corpus.num_bytes(table)
+        },
         games_by_character=dict(characters.most_common()),
         games_by_stage=dict(Counter(stage_name(stage) for stage in games["stage"]).most_common()),
         games_by_version=dict(sorted(Counter(version or "unknown" for version in games["slippi_version"]).items())),
-        games_without={name: games[f"has_{name}"].count(False) for name in OPTIONAL_FIELDS},
+        games_without={name: games[f"has_{name}"].count(False) for name in OPTIONAL_FIELDS}
+        | {table: games[column].count(None) for table, column in ROW_COUNTS.items()},
         games_by_split={s: int(in_split(numbers, s, SplitConfig(), may_hold_rollbacks).sum()) for s in splits},
         num_suspect=sum(bits > 0 for bits in suspect),
         suspect_by_rule=dict(Counter(rule for bits in suspect for rule in suspect_rules_in(bits)).most_common()),
@@ -75,7 +82,7 @@ def describe(info: CorpusInfo, show_rejects: bool) -> str:
     rows = [
         ("games", f"{info.num_games:,}"),
         ("frames", f"{info.num_frames:,} ({info.num_frames / 3600 / 60:.1f} hours of play)"),
-        ("bytes per frame", f"{info.bytes_per_frame:.1f}"),
+        ("bytes per frame", _bytes_text(info)),
         ("splits", _counts(info.games_by_split)),
         ("stages", _counts(info.games_by_stage)),
         ("characters", _counts(info.games_by_character)),
@@ -95,6 +102,11 @@ def describe(info: CorpusInfo, show_rejects: bool) -> str:
             for reject in info.rejects
         ]
     return "\n".join(lines)
+
+
+def _bytes_text(info: CorpusInfo) -> str:
+    others = [f"{num_bytes:.1f} in {table}" for table, num_bytes in info.optional_bytes_per_frame.items()]
+    return ", and ".join([f"{info.bytes_per_frame:.1f}", *others])
 
 
 def _suspect_text(info: CorpusInfo) -> str:

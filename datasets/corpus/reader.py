@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datasets.corpus.commit_log import COMMITS, READING_THREADS, Commit, list_commits, map_in_order, read_commits
@@ -22,6 +23,7 @@ from datasets.runtime.storage.file_cache import FileCache, RemoteFile
 from datasets.runtime.storage.folder import Folder, open_folder
 from datasets.runtime.storage.local_folder import LocalFolder
 from datasets.schema.columns import GAMES_SCHEMA, REJECTS_SCHEMA
+from datasets.schema.optional_tables import OPTIONAL_TABLES, ROW_COUNTS, OptionalTable
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,26 @@ class Corpus:
     def rejects(self) -> pa.Table:
         """The rejected inputs, in REJECTS_SCHEMA."""
         return self._table(REJECTS, REJECTS_SCHEMA)
+
+    def optional_rows(self, table: OptionalTable, game: int) -> pa.Table:
+        """A game's rows of an optional table, sorted by frame; those of the table's schema, none if there are none.
+
+        Args:
+            game: row of the games table.
+        Raises:
+            UserError: the corpus was encoded without this table, or the game's replay does not record it.
+        """
+        row = self.games.slice(game, 1).select(["game_id", "shard", ROW_COUNTS[table]]).to_pylist()[0]
+        if (count := row[ROW_COUNTS[table]]) is None:
+            raise UserError(
+                f"{self.location} has no {table} of game {row['game_id']}: its replay does not record them, or the "
+                f"corpus was encoded without --tables {table}"
+            )
+        schema = OPTIONAL_TABLES[table]
+        if not count:
+            return schema.empty_table()
+        rows = self._read(f"{table}/{row['shard']}", schema)
+        return rows.filter(pc.equal(rows["game_id"].cast(pa.string()), row["game_id"]))  # pyrefly: ignore
 
     @cached_property
     def digest(self) -> str:

@@ -22,6 +22,7 @@ from datasets.schema.columns import (
     OPTIONAL_FIELDS,
     PLAYER_COLUMNS,
 )
+from datasets.schema.optional_tables import OPTIONAL_TABLES, ROW_COUNTS, OptionalTable
 from datasets.schema.splits import split_number
 from datasets.schema.suspect_rules import suspect_bits
 
@@ -127,6 +128,20 @@ def followers_table(game: Game, follower: Follower) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=FOLLOWERS_SCHEMA)
 
 
+def optional_table(game: Game, table: OptionalTable) -> pa.Table:
+    """A game's rows of an optional table, in its schema."""
+    schema, found = OPTIONAL_TABLES[table], game.optional[table]
+    num_rows = len(found.rows)
+    arrays: list[pa.Array] = [
+        _repeated(game.game_id, num_rows),
+        pa.array((found.rows + FIRST_FRAME_ID).astype(np.int32)),
+    ]
+    for field in list(schema)[2:]:
+        values = found.columns[field.name]
+        arrays.append(pa.nulls(num_rows, field.type) if values is None else pa.array(values, type=field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 def game_row(game: Game, suspect: Sequence[Violation] | None = None) -> dict[str, Any]:
     """A game's row of the games table, without its origin and its position in a shard.
 
@@ -144,6 +159,10 @@ def game_row(game: Game, suspect: Sequence[Violation] | None = None) -> dict[str
         "num_frames": game.num_frames,
         "num_rollback_rows": game.num_rollback_rows,
         "num_follower_rows": sum(len(follower.rows) for follower in game.followers),
+        **{
+            column: len(game.optional[table].rows) if table in game.optional else None
+            for table, column in ROW_COUNTS.items()
+        },
         "may_hold_rollbacks": game.may_hold_rollbacks,
         "suspect_rules": None if suspect is None else suspect_bits(found.code for found in suspect),
         "suspect_frames": None if suspect is None else num_frames_of(suspect),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from datasets.checks.filters import check_game
 from datasets.corpus.chunk import ChunkResult, EncodeOptions, staged_path
 from datasets.corpus.data_files import file_record, new_name
 from datasets.corpus.dedupe import SLP, duplicate_message, reject_row
-from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row
+from datasets.corpus.shard import ShardWriter, followers_table, frames_table, game_row, optional_table
 from datasets.corpus.state import FOLLOWERS, FRAMES
 from datasets.legacy.parsed_game import parse_parsed_game
 from datasets.pipeline.feed import Chunk
@@ -21,6 +22,7 @@ from datasets.replays.game import Game
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.schema.columns import FOLLOWERS_SCHEMA, GAMES_SCHEMA
+from datasets.schema.optional_tables import OPTIONAL_TABLES
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.read_errors import is_transient
 from datasets.sources.reading import read_ahead
@@ -83,10 +85,10 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
         games.append(origin | row | writers[FRAMES].add(table) | {"shard": name, "key": key})
         if row["form"] == SLP:
             seen.add(game.game_id)
-        for follower in game.followers:
-            if FOLLOWERS not in writers:
-                writers[FOLLOWERS] = ShardWriter(staged_path(staging, FOLLOWERS, name), FOLLOWERS_SCHEMA)
-            writers[FOLLOWERS].add(followers_table(game, follower))
+        for other, schema, more in _more_rows(game):
+            if other not in writers:
+                writers[other] = ShardWriter(staged_path(staging, other, name), schema)
+            writers[other].add(more)
     begin(None)
     num_rows = {table: writer.close() for table, writer in writers.items()}
     if not games:
@@ -105,6 +107,15 @@ def encode_chunk(chunk: Chunk, begin: Begin = _begin_nothing) -> ChunkResult:
     )
 
 
+def _more_rows(game: Game) -> Iterator[tuple[str, pa.Schema, pa.Table]]:
+    """Table, schema and rows of a game beside its frames, where there are some."""
+    for follower in game.followers:
+        yield FOLLOWERS, FOLLOWERS_SCHEMA, followers_table(game, follower)
+    for table, found in game.optional.items():
+        if len(found.rows):
+            yield table, OPTIONAL_TABLES[table], optional_table(game, table)
+
+
 def _parse(
     replay: ReplayInput, content: bytes, game_id: str | None, options: EncodeOptions
 ) -> tuple[Game, dict[str, Any], pa.Table]:
@@ -116,7 +127,7 @@ def _parse(
         if replay.kind == "parsed":
             game = parse_parsed_game(content, replay.name, replay.meta)
         else:
-            game = parse_replay(content, repair_old=options.repair_old, game_id=game_id)
+            game = parse_replay(content, repair_old=options.repair_old, game_id=game_id, tables=options.tables)
         row = game_row(game, check_game(game, options.filters))
         for name, value in row.items():  # a value that does not fit the schema must fail here, not in the driver
             pa.array([value], GAMES_SCHEMA.field(name).type)

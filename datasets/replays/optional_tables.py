@@ -93,7 +93,7 @@ def _stage(frames: pa.StructArray, rows: np.ndarray | None) -> FrameRows | None:
     columns: dict[str, np.ndarray] = {}
     for name, dtype in STAGE_COLUMNS.items():
         where, array = changes[name]
-        columns[name] = np.ma.masked_all(len(kept), dtype.to_pandas_dtype())
+        columns[name] = np.ma.masked_all(len(kept), pa.array([], dtype).to_numpy().dtype)
         columns[name][np.searchsorted(kept, where)] = array
     return FrameRows(rows=kept, columns=dict(columns))
 

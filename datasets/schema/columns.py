@@ -8,7 +8,8 @@ Changelog of FORMAT_VERSION
        rejects of earlier commits without rewriting files, until a shard is merged with others. `corpus.json` lists all
        files with checksums. New columns: `games.key`, `games.row_in_group`, `rejects.key`, `rejects.tool_version`. The
        partners of a shard's games are in the file of the same name in followers/. Games that break a learned rule are
-       stored, with `games.suspect_rules` and `games.suspect_frames`.
+       stored, with `games.suspect_rules` and `games.suspect_frames`. items/ and stage/ (`optional_tables.py`), if asked
+       for: `games.num_item_rows` and `games.num_stage_rows`.
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ GAMES_SCHEMA = pa.schema(
         pa.field("num_frames", pa.int32(), nullable=False),
         pa.field("num_rollback_rows", pa.int32(), nullable=False),  # rows replaced by resimulated frames, removed
         pa.field("num_follower_rows", pa.int32(), nullable=False),  # over both players' partners
+        pa.field(
+            "num_item_rows", pa.int32()
+        ),  # `datasets.schema.optional_tables`; null if not recorded or not asked for
+        pa.field("num_stage_rows", pa.int32()),
         pa.field("may_hold_rollbacks", pa.bool_(), nullable=False),  # not evaluated on
         pa.field("suspect_rules", pa.uint32()),  # bits of `datasets.schema.suspect_rules`; null if not checked
         pa.field("suspect_frames", pa.int32()),  # frames that these rules concern; null if not checked

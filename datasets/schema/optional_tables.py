@@ -1,6 +1,6 @@
 """Tables that a corpus holds only if `wm encode --tables` asked for them: what players throw, and stages that move.
 
-Every table has any number of rows for a frame. `games.num_items` and `games.num_stage_events` are a game's rows; null
+Every table has any number of rows for a frame. `games.num_item_rows` and `games.num_stage_rows` are a game's rows; null
 if the game's source does not record them, or nobody asked.
 """
 
@@ -55,3 +55,6 @@ def _schema(columns: dict[str, pa.DataType]) -> pa.Schema:
 
 OPTIONAL_TABLES: dict[OptionalTable, pa.Schema] = {"items": _schema(ITEM_COLUMNS), "stage": _schema(STAGE_COLUMNS)}
 """Table -> schema. Rows are sorted by frame, those of a frame as the game recorded them."""
+
+ROW_COUNTS: dict[OptionalTable, str] = {"items": "num_item_rows", "stage": "num_stage_rows"}
+"""Table -> column of the games table with the number of a game's rows."""

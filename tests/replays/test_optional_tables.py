@@ -6,14 +6,14 @@ import struct
 
 import numpy as np
 import pytest
-from slp_events import events_of, with_events
+from slp_events import ITEM, TRANSFORMATION, WIND, events_of, item_event, platform_event, with_3_18_events
 
 from datasets.replays.game import FrameRows, Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.schema.columns import FIRST_FRAME_ID
 from datasets.schema.optional_tables import OPTIONAL_TABLES
 
-PRE, FRAME_START, ITEM, BOOKEND, PLATFORM, WIND, TRANSFORMATION = 0x37, 0x3A, 0x3B, 0x3C, 0x3F, 0x40, 0x41
+FRAME_START = 0x3A
 
 # SPEC.md, Item Update: column -> offset from the command byte, format, version of Slippi since.
 ITEM_FIELDS = {
@@ -24,8 +24,6 @@ ITEM_FIELDS = {
     "is_launched": (0x28, "B", (3, 2)), "charge": (0x29, "B", (3, 2)), "owner": (0x2A, "b", (3, 6)),
     "instance": (0x2B, "H", (3, 16)),
 }  # fmt: skip
-LATER_SIZES = {PRE: 66, ITEM: 0x2C, PLATFORM: 9, WIND: 5, TRANSFORMATION: 8}
-"""Payload sizes in 3.18. Since 3.17 a Pre-Frame Update ends with the raw C-stick."""
 
 
 def items_read_slowly(content: bytes) -> tuple[tuple[int, int], dict[int, list[dict[str, float]]]]:
@@ -47,18 +45,6 @@ def table_of(game: Game, table: str) -> FrameRows:
     rows = game.optional[table]
     assert list(rows.columns) == OPTIONAL_TABLES[table].names[2:]
     return rows
-
-
-def with_stage_events(content: bytes, by_frame: dict[int, list[bytes]]) -> bytes:
-    """A synthetic replay as 3.18 would have written it, with more events before the ends of frames."""
-    sizes, events, rest = events_of(content)
-    events[0] = events[0][:1] + bytes([3, 18, 0]) + events[0][4:]
-    added: list[bytes] = []
-    for event in events:
-        if event[0] == BOOKEND:
-            added += by_frame.get(struct.unpack_from(">i", event, 1)[0], [])
-        added.append(event.ljust(1 + LATER_SIZES[PRE], b"\0") if event[0] == PRE else event)
-    return with_events(sizes | LATER_SIZES, added, rest)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +86,11 @@ def test_without_asking_nothing_is_read(synthetic):
 
 
 def test_stage_events_are_a_row_for_each_frame_with_a_change(synthetic):
-    content = with_stage_events(
+    content = with_3_18_events(
         synthetic,
         {
-            -123: [struct.pack(">BiBf", PLATFORM, -123, 0, 20.0), struct.pack(">BiBf", PLATFORM, -123, 1, 28.0)],
-            5: [struct.pack(">BiBf", PLATFORM, 5, 1, 27.5)],
+            -123: [platform_event(-123, 0, 20.0), platform_event(-123, 1, 28.0)],
+            5: [platform_event(5, 1, 27.5)],
             7: [struct.pack(">BiB", WIND, 7, 2)],
             8: [struct.pack(">BiHH", TRANSFORMATION, 8, 2, 9), struct.pack(">BiHH", TRANSFORMATION, 8, 3, 9)],
         },
@@ -120,16 +106,18 @@ def test_stage_events_are_a_row_for_each_frame_with_a_change(synthetic):
     }
 
 
-def test_items_belong_to_players_and_keep_their_order(synthetic):
-    def item(frame: int, spawn_id: int, port: int) -> bytes:
-        head = struct.pack(">BiHBfffff", ITEM, frame, 54, 1, 1.0, 2.5, -0.5, 10.0, 20.0)
-        return head + struct.pack(">HfI4BbH", 3, 90.0, spawn_id, 0, 6, 0, 0, port, 17)
+def test_a_stage_without_changes_has_a_table_without_rows(synthetic):
+    stage = table_of(parse_replay(with_3_18_events(synthetic, {}), tables=("stage",)), "stage")
+    assert stage.rows.tolist() == []
+    assert [len(values) for values in stage.columns.values()] == [0] * 5
 
+
+def test_items_belong_to_players_and_keep_their_order(synthetic):
     game = parse_replay(synthetic)
     first, second = (player.port - 1 for player in game.facts.players)
     other = next(port for port in range(4) if port not in (first, second))
-    rows = {0: [item(0, 4, second), item(0, 3, first)], 1: [item(1, 4, other), item(1, 3, -1)]}
-    items = table_of(parse_replay(with_stage_events(synthetic, rows), tables=("items",)), "items")
+    rows = {0: [item_event(0, 4, second), item_event(0, 3, first)], 1: [item_event(1, 4, other), item_event(1, 3, -1)]}
+    items = table_of(parse_replay(with_3_18_events(synthetic, rows), tables=("items",)), "items")
     assert (items.rows + FIRST_FRAME_ID).tolist() == [0, 0, 1, 1]
     assert items.columns["owner"].tolist() == [1, 0, -1, -1]
     assert items.columns["spawn_id"].tolist() == [4, 3, 4, 3]
