@@ -88,7 +88,7 @@ def start_or_retry(start: Callable[[], None], logs: Path) -> None:
     Args:
         logs: folder of Ray's logs, named if it fails again.
     Raises:
-        UserError: it failed twice.
+        UserError: it failed twice, or because of a setting.
     """
     for is_last in (False, True):
         try:
@@ -96,7 +96,7 @@ def start_or_retry(start: Callable[[], None], logs: Path) -> None:
             return
         except Exception as error:  # Ray raises Exception itself if a node does not start in time
             reason = (str(error).splitlines() or [""])[0][:200]
-            if is_last:
+            if is_last or isinstance(error, ValueError):  # a setting that Ray cannot use
                 set_ray_logs(logs)
                 message = f"Ray did not start on this machine ({reason}); run the same command again"
                 raise UserError(message) from error
