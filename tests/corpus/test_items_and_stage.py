@@ -55,7 +55,8 @@ def test_both_tables_are_stored_checked_and_read_by_game(replays, tmp_path):
 
 def test_a_parser_process_reads_them_without_pandas(replays):
     script = (
-        "import sys; from datasets.pipeline.parser_main import _WithoutPandas; sys.meta_path.insert(0, _WithoutPandas()); "
+        "import sys; from datasets.pipeline.parser_main import _WithoutPandas; "
+        "sys.meta_path.insert(0, _WithoutPandas()); "
         "from datasets.replays.slp_reader import parse_replay; "
         "from datasets.corpus.shard import optional_table; "
         "game = parse_replay(open(sys.argv[1], 'rb').read(), tables=('items', 'stage')); "
