@@ -18,6 +18,7 @@ from datasets.corpus.state import TABLES, CorpusState, FileRecord
 from datasets.runtime.errors import UserError
 from datasets.runtime.storage.folder import Folder
 from datasets.runtime.storage.local_folder import LocalFolder
+from datasets.schema.optional_tables import OPTIONAL_TABLES
 
 TEMPORARY = re.compile(rf"({COMMITS}/)?\.[^/]*\.json\.[^/]*")
 """Hidden files that a killed process has left beside files of JSON."""
@@ -87,7 +88,7 @@ def require_files(folder: Folder, state: CorpusState) -> None:
 
 def unlisted_files(folder: Folder, state: CorpusState) -> list[str]:
     """Paths of files that no commit lists: left by killed runs, replaced by merged files, or superseded commits."""
-    listed, tables = state.paths(), {*TABLES, *state.files}
+    listed, tables = state.paths(), {*TABLES, *OPTIONAL_TABLES}
     found = [info.path for info in folder.list(hidden=True)]
     unlisted = [path for path in found if path.split("/")[0] in tables and path not in listed]
     temporary = [path for path in found if TEMPORARY.fullmatch(path)]

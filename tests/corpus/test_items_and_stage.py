@@ -86,6 +86,15 @@ def test_a_missing_or_changed_table_is_damage(replays, tmp_path):
     assert not verify(corpus.root).is_sound
 
 
+def test_a_file_that_a_killed_encode_left_is_deleted_by_the_next(replays, tmp_path):
+    left = tmp_path / "corpus" / "items" / "0123.parquet"
+    encoded(replays, tmp_path / "corpus")
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    encoded(replays, tmp_path / "corpus")
+    assert not left.exists()
+
+
 def test_a_merge_keeps_every_row(replays, tmp_path):
     out, options = tmp_path / "corpus", EncodeOptions(filters=FILTERS, tables=("items",))
     for names in (["0.slp"], ["1.slp", "2.slp"]):
