@@ -271,7 +271,7 @@ def test_info_counts_games_frames_and_rejects(corpus, inventory):
     rows = [row for row in inventory if row["set"] == "dev"]
     assert (info.num_games, info.num_frames) == (42, 369_099)
     assert info.games_by_version == dict(sorted(Counter(row["slippi_version"] for row in rows).items()))
-    assert info.games_without == {"velocity": 13, "hitlag": 19, "hurtbox": 12}
+    assert info.games_without == {"velocity": 13, "hitlag": 19, "hurtbox": 12, "items": 42, "stage": 42}
     assert sum(info.games_by_split.values()) == sum(info.games_by_stage.values()) == 42
     assert info.games_by_character["Ice Climbers"] == sum("Ice Climbers" in row["character_names"] for row in rows)
     assert info.games_by_character["Fox"] == sum("Fox" in row["character_names"].split("|") for row in rows)

@@ -52,11 +52,15 @@ def chosen(index: GameIndex) -> tuple[Frames, list[list[Row]], list[Row]]:
     games = np.arange(len(index))
     arrays = read_games(index, games)
     offsets = np.cumsum(index.num_frames) - index.num_frames
-    tables = {shard: pq.read_table(index.corpus.shard_path(shard)) for shard in set(index.shards.tolist())}
+    row_groups = list(zip(index.shards.tolist(), index.row_groups.tolist(), strict=True))
+    tables = {
+        (shard, group): pq.ParquetFile(index.corpus.shard_path(shard)).read_row_group(group)
+        for shard, group in set(row_groups)
+    }
     facts = {row["game_id"]: row for row in index.corpus.games.to_pylist()}
     numbers, rows = [], []
     for game in games:
-        table = tables[index.shards[game]].slice(int(index.first_rows[game]), int(index.num_frames[game]))
+        table = tables[row_groups[game]].slice(int(index.first_rows[game]), int(index.num_frames[game]))
         picked = frames_worth_a_look(table)
         numbers.append(picked)
         rows.append(table.take(picked).to_pylist())

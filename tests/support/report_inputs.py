@@ -66,9 +66,11 @@ def report_inputs() -> dict:
             "num_games": 184, "results": results,
         },
         "corpus": CorpusInfo(
-            num_games=200, num_frames=2_000_000, bytes_per_frame=16.3, games_by_version={}, games_without={},
+            num_games=200, num_frames=2_000_000, bytes_per_frame=16.3, optional_bytes_per_frame={},
+            games_by_version={}, games_without={},
             games_by_stage={"Battlefield": 120, "Final Destination": 80}, games_by_character={"Fox": 150, "Marth": 90},
-            games_by_split={}, rejects_by_reason={"short": 2, "duplicate": 1}, rejects=[],
+            games_by_split={}, num_suspect=0, suspect_by_rule={}, num_unchecked=0,
+            rejects_by_reason={"short": 2, "duplicate": 1}, rejects=[],
         ),
         "environment": {
             "commands": [{"command": "wm train a.yaml"}, {"command": "wm train a.yaml"}],
