@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,9 +89,10 @@ def test_training_waits_for_the_end_of_an_outage_of_the_storage(in_bucket, serve
         try:
             return download(self, file)
         except OSError:
-            if not refused:
-                server.start()
-            refused.append(file.path)
+            if not threading.current_thread().name.startswith("read-ahead"):  # which leaves errors to `open`
+                if not refused:
+                    server.start()
+                refused.append(file.path)
             raise
 
     monkeypatch.setattr(BatchLoader, "__next__", stop_after_some_batches)
