@@ -20,7 +20,7 @@ from ray._private.utils import read_ray_address
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores, process_tree
-from datasets.runtime.process.termination import TerminatedError
+from datasets.runtime.process.termination import TerminatedError, begin_limit
 from datasets.runtime.ray_files import ray_temp_dir, set_ray_logs
 
 SPARE_CPUS = 6
@@ -153,7 +153,10 @@ def _sigterm_handler_kept() -> Iterator[None]:
         return
     try:
         yield
+    except TerminatedError:
+        raise
     except SystemExit as error:  # Ray's handler, while ray.init runs
+        begin_limit()
         raise TerminatedError from error
     finally:
         signal.signal(signal.SIGTERM, handler)

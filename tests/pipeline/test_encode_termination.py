@@ -103,6 +103,35 @@ def test_a_clean_up_that_hangs_is_ended_with_the_same_line_and_exit_code():
     assert answer_to_sigterm(HANGING) == (143, "wm verb: stopped by SIGTERM; run the same command again to resume\n")
 
 
+HANGING_AFTER_RAYS_HANDLER = """
+import signal, sys, time
+import ray
+from datasets.runtime.process.command import run_command
+from datasets.runtime.process.termination import ends_within
+from datasets.runtime.ray_cluster import start_ray
+
+def init(**options):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    print("running", flush=True)
+    time.sleep(300)
+
+def command():
+    with ends_within(0.5):
+        try:
+            ray.init = init
+            start_ray(1)
+        finally:
+            time.sleep(300)
+
+run_command("wm verb", command, resumes=True)
+"""
+
+
+def test_a_clean_up_that_hangs_after_rays_own_handler_is_ended_too():
+    line = "wm verb: stopped by SIGTERM; run the same command again to resume\n"
+    assert answer_to_sigterm(HANGING_AFTER_RAYS_HANDLER) == (143, line)
+
+
 DISCARDING = """
 import signal, sys, time
 from datasets.runtime.process.command import run_command

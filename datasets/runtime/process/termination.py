@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 _limits: list[float] = []
 """Seconds of each `ends_within` that is entered, the innermost last."""
+_messages = [""]
+"""The last is the line on stderr if `ends_within` ends the process."""
 RETRY_SECONDS = 0.02
 
 
@@ -36,10 +38,10 @@ def raise_on_sigterm(message: str = "") -> None:
 
     def raise_once(_number: int, _frame: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, _ignore)
-        if _limits:
-            _call_later(_limits[-1], _end, message)
+        begin_limit()
         raise TerminatedError
 
+    _messages.append(message)
     main_thread = threading.get_ident()
     report_unraisable = sys.unraisablehook
 
@@ -76,6 +78,12 @@ def ends_within(seconds: float) -> Iterator[None]:
         _limits.pop()
 
 
+def begin_limit() -> None:
+    """Begin the time of `ends_within`. For a SIGTERM that another handler has answered, such as Ray's in `ray.init`."""
+    if _limits:
+        _call_later(_limits[-1], _end)
+
+
 def raise_if_terminated() -> None:
     """Raise TerminatedError if SIGTERM has arrived. For loops that call native code.
 
@@ -91,8 +99,8 @@ def _call_later(seconds: float, function: Callable[..., object], *args: object) 
     timer.start()
 
 
-def _end(message: str) -> None:
-    os.write(2, f"{message}\n".encode())
+def _end() -> None:
+    os.write(2, f"{_messages[-1]}\n".encode())
     os._exit(128 + signal.SIGTERM)
 
 
