@@ -25,6 +25,7 @@ import torch
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
+from datasets.replays.game import Game
 from datasets.runtime.process.termination import raise_on_sigterm
 from datasets.schema.splits import SplitConfig
 
@@ -164,6 +165,14 @@ def synthetic_replays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "replays"
     synthesize(out, SynthOptions(num_games=NUM_SYNTHETIC_GAMES, seed=7, max_frames=3_000, rollbacks=True))
     return out
+
+
+@pytest.fixture(scope="session")
+def games(synthetic_replays: Path) -> dict[str, Game]:
+    """Short games by letter, for the plans of `chunks`."""
+    from chunks import short_games
+
+    return short_games(synthetic_replays)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunks import Plan, all_rows, encode_plan, files_of, game_of, keys_of, same_rows, short_games, stage
+from chunks import Plan, all_rows, encode_plan, files_of, game_of, keys_of, same_rows, stage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,12 +50,6 @@ EXPECTED_GAMES = ["d", "a", "e", "f", "b*", "g", "c", "h"]
 EXPECTED_REJECTS = {"replaced": 6, "duplicate": 2, "duplicate_game": 1, "not_a_replay": 2}
 NUM_FILE_OPERATIONS = 90
 """Lower bound of the file operations while PLAN is encoded."""
-
-
-@pytest.fixture(scope="module")
-def games(synthetic_replays: Path) -> dict[str, Game]:
-    """Short games by letter."""
-    return short_games(synthetic_replays)
 
 
 @pytest.fixture(scope="module")

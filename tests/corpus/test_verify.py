@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chunks import Plan, all_rows, encode_plan, files_of, locked_by_another_process, short_games, stage
+from chunks import Plan, all_rows, encode_plan, files_of, locked_by_another_process, stage
 
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
@@ -34,12 +34,6 @@ from datasets.runtime.storage.folder import open_folder
 PLAN: Plan = (("a", "b", "-"), ("c", "d"), ("e'", "a*"), ("e", "f", "-"))
 SECOND = "000001"
 """Stem of the commit that most tests damage."""
-
-
-@pytest.fixture(scope="module")
-def games(synthetic_replays: Path) -> dict[str, Game]:
-    """Short games by letter."""
-    return short_games(synthetic_replays)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import chunks
 import pytest
-from chunks import Plan, encode_plan, same_rows, short_games, stage
+from chunks import Plan, encode_plan, same_rows, stage
 from object_stores import S3Server, google_server, s3_server
 
 from datasets.corpus.chunk import EncodeOptions
@@ -30,12 +30,6 @@ from datasets.runtime.storage.folder import open_folder
 PLAN: Plan = (("a'", "b'", "-"), ("c", "a"), ("b*", "b", "c", "d'"))
 NUM_CHANGES = 30
 """Lower bound of the requests that change, or list, objects while PLAN is encoded."""
-
-
-@pytest.fixture(scope="module")
-def games(synthetic_replays: Path) -> dict[str, Game]:
-    """Short games by letter."""
-    return short_games(synthetic_replays)
 
 
 @pytest.fixture(scope="module")
