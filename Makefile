@@ -9,19 +9,22 @@ MAMBA := mamba-ssm==2.3.2.post1
 # Test processes: more than cores, because many tests wait for Ray or for a process that they killed.
 JOBS ?= 3
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+TYPESCRIPT := 5.9
 REPLAYS ?=
 DEMO_OUT ?= runs/demo
 SWEEP_OUT ?= runs/sweep-demo
 
-.PHONY: help demo sweep-demo test test-slow faults lint format gpu wheel clean
+.PHONY: help demo sweep-demo test test-slow cluster-test faults lint format viewer-types gpu wheel clean
 
 help:
 	@echo "make demo        replays -> corpus -> world model -> report, in minutes; REPLAYS=path uses your own replays"
 	@echo "make sweep-demo  synthetic replays -> corpus -> a small sweep -> which context length is enough, in minutes"
 	@echo "make test        format check, linter, type check and tests; JOBS=3 sets the number of test processes"
 	@echo "make test-slow   the same, with the slow tests"
+	@echo "make cluster-test  as root: evenings and failures on a cluster of network namespaces, minutes each"
 	@echo "make faults      kills training runs, and encodes of REPLAYS=path, at random moments and compares the results"
 	@echo "make format      formats the code and fixes what the linter can fix"
+	@echo "make viewer-types  checks the types of the viewer's JavaScript; needs Node.js, fetches TypeScript with npx"
 	@echo "make gpu         adds the GPU kernels of mamba-ssm"
 	@echo "make wheel       builds a wheel in dist/"
 	@echo "make clean       removes the virtual environment and build files"
@@ -68,11 +71,18 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+viewer-types:
+	npx --yes --package typescript@$(TYPESCRIPT) tsc --project wm/viewer/static
+
 test: lint
 	$(PYTEST)
 
 test-slow: lint
 	$(PYTEST) -m 'slow or not slow'
+
+# In one process: all share a cluster.
+cluster-test: $(VENV)/.dev
+	$(BIN)/pytest -n 0 -m 'slow or not slow' tests/cluster
 
 faults: $(VENV)/.dev
 	$(if $(REPLAYS),$(BIN)/python tests/support/kills.py --sources "$(REPLAYS)")

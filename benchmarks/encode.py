@@ -23,7 +23,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -33,16 +33,18 @@ import peppi_py
 from inputs.default_sources import default_sources
 
 from datasets.checks.filters import FilterConfig, check_game
-from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.chunk import ChunkResult, EncodeOptions, store_files
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.shard import ShardWriter, frames_table
 from datasets.corpus.state import FRAMES
 from datasets.pipeline.encode import EncodeSummary, RunChunks, encode, encode_in_process
 from datasets.pipeline.encode_chunk import encode_chunk
+from datasets.pipeline.feed import Chunk, Feed
 from datasets.pipeline.memory_budget import plan_memory
 from datasets.replays.slp_reader import game_id_of, parse_replay
 from datasets.runtime.errors import ReplayError
 from datasets.runtime.hardware import num_cores
+from datasets.runtime.storage.folder import open_folder
 from datasets.sources.inputs import ReplayInput
 from datasets.sources.reading import read_ahead
 from datasets.sources.scan import Inputs
@@ -156,9 +158,18 @@ def encode_warm(folder: Path, out: Path, run_chunks: RunChunks, num_games: int) 
 def encode_in_a_pool(folder: Path, out: Path, num_games: int, cores: int) -> tuple[float, float]:
     """Seconds of an encode with one plain process a core."""
     with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return encode_warm(
-            folder, out, lambda feed: (result for result in pool.map(encode_chunk, feed.chunks())), num_games
-        )
+
+        def run_chunks(feed: Feed) -> Generator[ChunkResult]:
+            yield from pool.map(partial(encode_and_store, feed.staging, feed.out), feed.chunks())
+
+        return encode_warm(folder, out, run_chunks, num_games)
+
+
+def encode_and_store(staging: str, out: str, chunk: Chunk) -> ChunkResult:
+    """Encode a chunk and put its files into the corpus, as a worker does."""
+    result = encode_chunk(chunk)
+    store_files(result, Path(staging), open_folder(out))
+    return result
 
 
 def encode_with_ray(folder: Path, out: Path, num_games: int, cores: int) -> tuple[tuple[float, float], float]:

@@ -6,7 +6,7 @@
 For every shipped config, both objectives and both backends (kernels on CUDA alone): targets a second, the share of the
 peak of a large square matrix product in the same precision measured just before and after, what crosses between host
 and device, and how often the host waits. Operations are counted on paper (`flops.py`). Guards
-`wm/training/train_step.py`, `wm/model/mamba2.py`, `wm/model/ssd.py` and `wm/training/optimizer.py`. Prints a table;
+`wm/training/train_step.py`, `wm/model/mamba2.py`, `wm/model/ops/ssd.py` and `wm/training/optimizer.py`. Prints a table;
 the last line is one JSON object, in whose head stands the case of mamba2-medium with the objective `sequence`.
 
 "reads" are operators whose result the host needs: on CUDA each makes it wait, on a CPU they cost nothing (the fused

@@ -14,7 +14,7 @@ from datasets.runtime.process.command import parse_and_run
 
 PROGRESS_SECONDS = 10.0
 DAMAGED_CORPUS = 1
-"""Exit code of `wm corpus verify` and `repair`."""
+"""Exit code of `wm corpus verify`."""
 INCOMPLETE = 1
 """Exit code of `wm encode` if inputs could not be read for now."""
 
@@ -62,12 +62,14 @@ def encode(args: Sequence[str]) -> int:
         print(summary_text(summary, out))
         return INCOMPLETE if summary.num_unread else 0
 
-    return _parse_encode(args, encode_now)
+    return parse_encode(args, encode_now)
 
 
-def check_submitted_encode(args: Sequence[str]) -> None:
+def check_submitted_encode(args: Sequence[str]) -> str:
     """Report a mistake in the arguments of an encode here, and not on the cluster.
 
+    Returns:
+        The `--out` in them.
     Raises:
         UserError: `wm encode` would refuse them, or a path means something else on the cluster.
     """
@@ -79,14 +81,18 @@ def check_submitted_encode(args: Sequence[str]) -> None:
                     f"{name} {place} is a path on this machine; expected an absolute path that every node of the "
                     "cluster sees, or an s3:// or gs:// URI"
                 )
+        outs.append(out)
         return 0
 
     from datasets.sources.storage import is_remote, local_path
 
-    _parse_encode(args, check)
+    outs: list[str] = []
+    parse_encode(args, check)
+    return outs[0]
 
 
-def _parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
+def parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
+    """Call a function with what the arguments of `wm encode` say: sources, out, memory, workers, retry, options."""
     from tyro.conf import OmitArgPrefixes, Positional
 
     from datasets.corpus.chunk import EncodeOptions
@@ -129,9 +135,11 @@ def corpus(args: Sequence[str]) -> int:
     from tyro.conf import Positional
 
     from datasets.corpus.info import corpus_info, describe
+    from datasets.corpus.maintenance.compact import compact
+    from datasets.corpus.maintenance.repair import repair
+    from datasets.corpus.maintenance.verify import verify
     from datasets.corpus.reader import open_corpus
     from datasets.corpus.transfer.copy import copy_corpus
-    from datasets.corpus.verify import compact, repair, verify
 
     def command(
         action: Positional[Literal["info", "verify", "repair", "compact", "copy"]],
@@ -153,12 +161,15 @@ def corpus(args: Sequence[str]) -> int:
         if target is not None:
             print(copy_corpus(path, target, _progress_printer()).text)
             return 0
+        if action == "verify":
+            report = verify(path)
+            print(report.text)
+            return 0 if report.is_sound else DAMAGED_CORPUS
         if action == "info":
             print(describe(corpus_info(open_corpus(path)), show_rejects=rejects))
-            return 0
-        report = {"verify": verify, "repair": repair, "compact": compact}[action](path)
-        print(report.text)
-        return 0 if report.is_sound else DAMAGED_CORPUS
+        else:
+            print({"repair": repair, "compact": compact}[action](path).text)
+        return 0
 
     return parse_and_run(command, "corpus", args)
 

@@ -52,6 +52,7 @@ NUM_SYNTHETIC_GAMES = 12
 LONGEST_FIRST = (
     "training/test_train_kills.py",
     "pipeline/test_encode_kills.py",
+    "cluster",
     "gpu-script",
     "ray",
     "jobs/test_submit.py",

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
-from datasets.runtime.uris import is_uri_as_path
-from wm.config.run_config import ContextFrames, MetricName, NonNegativeFloat, PositiveFloat, RunConfig
+from datasets.runtime.uris import mistake_in
+from wm.config.run_config import ContextFrames, MetricName, NonNegativeFloat, PositiveFloat, RunConfig, Uri
 from wm.evaluation.metrics import SIGN
 
 AxisValue = int | float | bool | str
@@ -192,8 +192,8 @@ class ChoiceConfig:
 class SweepConfig:
     """Many training runs that differ in a few fields and are evaluated on the same frames."""
 
-    out: Path = Path("runs/sweep")
-    """Folder of the sweep: its trials and results. The same command resumes it."""
+    out: Path | Uri = Path("runs/sweep")
+    """Folder of the sweep, or its s3:// or gs:// URI: its trials and results. The same command resumes it."""
     base: RunConfig = field(default_factory=RunConfig)
     """The run that the axes vary."""
     axes: dict[str, Annotated[Axis, BeforeValidator(parse_axis)]] = field(default_factory=dict)
@@ -247,8 +247,8 @@ class SweepConfig:
             )
         if self.base.max_seconds is not None:
             raise ValueError("base.max_seconds: trials are compared at equal targets seen; set optimizer.total_targets")
-        if is_uri_as_path(self.out):
-            raise ValueError(f"out: {self.out} is a URI; a sweep must be in a local folder or on a shared file system")
+        if mistake := mistake_in(self.out):
+            raise ValueError(f"out: {mistake}")
         if self.base.out != RunConfig().out:
             raise ValueError("base.out: trials are written below the sweep's folder; set out instead")
         if self.max_usd is not None and not self.usd_per_hour:

@@ -1,4 +1,4 @@
-"""`wm demo`: every step once, from replays to a report."""
+"""`wm demo`: every step once, from replays to a report and a page of dreams."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.launch.evaluate_checkpoint import evaluate_checkpoint
 from wm.launch.ray_train import train_on_ray
+from wm.launch.rollout_checkpoint import rollout_checkpoint
 from wm.report.run_report import write_report
 
 NUM_SYNTHETIC_GAMES = 60
 NUM_EVALUATION_TARGETS = 8_000
+NUM_DREAMS = 60
+"""Dreams that those of the page are chosen from."""
 
 
 def run_demo(out: Path, replays: Path | None) -> Path:
-    """Encode replays, train a model, evaluate it and write the report. Running it again resumes what is unfinished.
+    """Encode replays, train a model, evaluate it, and write the report and the page of its dreams.
+
+    Running it again resumes what is unfinished.
 
     Args:
         out: folder of everything that the demo writes.
         replays: a folder or archive; None generates synthetic games.
     Returns:
-        Path of the report, which is also the last line printed.
+        Path of the report; both paths are the last lines printed.
     """
     started = time.monotonic()
     if is_uri_as_path(out):
@@ -47,22 +52,26 @@ def run_demo(out: Path, replays: Path | None) -> Path:
     else:
         replays = _synthetic_replays(out, started)
     corpus_folder, run_folder = out / "corpus", out / "run"
-    _print_step(started, "2 of 5: encoding the replays into a corpus")
+    _print_step(started, "2 of 6: encoding the replays into a corpus")
     encode([replays], corpus_folder, EncodeOptions(), encode_on_ray)
     corpus = open_corpus(corpus_folder)
     info = corpus_info(corpus)
     print(describe(info, show_rejects=False))
-    _print_step(started, "3 of 5: training a world model, about two minutes")
+    _print_step(started, "3 of 6: training a world model, about two minutes")
     config = load_yaml(SHIPPED_CONFIGS / "demo.yaml", RunConfig)
     split = _split_with_validation_games(corpus)
     train_on_ray(dataclasses.replace(config, train_corpus=corpus_folder, out=run_folder, split=split))
-    _print_step(started, "4 of 5: evaluating it on games that it was not trained on")
+    _print_step(started, "4 of 6: evaluating it on games that it was not trained on")
     contexts = ("10", "stream")
     evaluation = evaluate_checkpoint(run_folder, corpus_folder, contexts, num_targets=NUM_EVALUATION_TARGETS)
-    _print_step(started, "5 of 5: writing the report")
+    _print_step(started, "5 of 6: letting it dream")
+    dreams = out / "dreams.html"
+    rollout_checkpoint(run_folder, corpus_folder, num_starts=NUM_DREAMS, html=dreams)
+    _print_step(started, "6 of 6: writing the report")
     title = "Demo world model"
     report = write_report(out / "report.html", run_folder, title=title, evaluation=evaluation, corpus=info)
-    _print_step(started, "done; open this page in a browser:")
+    _print_step(started, "done; open these pages in a browser: the dreams, and the report")
+    print(dreams.resolve())
     print(report.resolve())
     return report
 
@@ -72,7 +81,7 @@ def _synthetic_replays(out: Path, started: float) -> Path:
     replays, marker = out / "replays", out / "replays.json"
     if not marker.exists():
         shutil.rmtree(replays, ignore_errors=True)
-        _print_step(started, f"1 of 5: generating {NUM_SYNTHETIC_GAMES} synthetic games")
+        _print_step(started, f"1 of 6: generating {NUM_SYNTHETIC_GAMES} synthetic games")
         out.mkdir(parents=True, exist_ok=True)
         synthesize(replays, SynthOptions(num_games=NUM_SYNTHETIC_GAMES))
         write_json_atomically(marker, {"num_games": NUM_SYNTHETIC_GAMES})

@@ -10,6 +10,8 @@ from wm.config.run_config import RunConfig
 from wm.model.derived_features import DerivedFeatures
 from wm.model.encoding import CONTROLLER_LAYOUT, FRAME_LAYOUT, NUM_CONTROLLER_FEATURES, layout_width
 from wm.model.heads import NUM_OUTPUTS
+from wm.model.motion.candidates import MOTION, MOTION_LAYOUT, NUM_MODES
+from wm.model.state_fields import state_fields
 
 CHUNK_FRAMES = 64
 """Frames within which the scan is a masked matrix product, in both cores."""
@@ -26,7 +28,7 @@ def flops_per_target(config: RunConfig) -> float:
     counts as waste. Sequences of more than a chunk also pass a state: 2 d_inner d_state. Look-ups of embeddings,
     norms, losses and the optimizer count nothing.
 
-    A network with encoding 3 makes a pass for each player.
+    A network with encoding 3 or 4 makes a pass for each player.
 
     Under `sequence` a prediction costs one frame, under `window` all K, of which only the last meets the heads.
     """
@@ -36,7 +38,7 @@ def flops_per_target(config: RunConfig) -> float:
     frames_per_target = num_frames / config.objective.predictions
     model = config.model
     passes = model.passes_per_frame
-    heads = model.d_model * (NUM_PLAYERS // passes * NUM_OUTPUTS + NUM_CONTROLLER_FEATURES)
+    heads = model.d_model * (NUM_PLAYERS // passes * _num_outputs(model) + NUM_CONTROLLER_FEATURES)
     first = model.d_model * _input_width(model, 1, fourier=True)
     return 6.0 * passes * (frames_per_target * (first + model.num_layers * _block(model, num_frames)) + heads)
 
@@ -45,13 +47,20 @@ def _mlp_weights(config: RunConfig) -> int:
     """Multiply-adds for one prediction."""
     stacked = _input_width(config.model, config.objective.context_frames, fourier=False)
     passes = config.model.passes_per_frame
-    widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS // passes * NUM_OUTPUTS)
+    widths = (stacked, *config.model.hidden_sizes, NUM_PLAYERS // passes * _num_outputs(config.model))
     return passes * sum(a * b for a, b in itertools.pairwise(widths))
 
 
 def _input_width(model: ModelConfig, num_frames: int, *, fourier: bool) -> int:
     derived = DerivedFeatures(model.encoding, fourier=fourier).layout
-    return layout_width((*num_frames * FRAME_LAYOUT, *CONTROLLER_LAYOUT, *derived))
+    frame_layout = (*FRAME_LAYOUT, *state_fields(model).layout)
+    motion = MOTION_LAYOUT if model.chooses_motion else ()
+    return layout_width((*num_frames * frame_layout, *CONTROLLER_LAYOUT, *derived, *motion))
+
+
+def _num_outputs(model: ModelConfig) -> int:
+    """Outputs of the heads per player."""
+    return NUM_OUTPUTS + sum(state_fields(model).sizes) + len(MOTION) * NUM_MODES * model.chooses_motion
 
 
 def _block(model: ModelConfig, num_frames: int) -> float:

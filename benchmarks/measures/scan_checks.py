@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datasets.loading.frames import GameIndex
-from wm.model import ssd, ssd_triton
+from wm.model.ops import ssd, ssd_triton
 
 SCAN_FRAMES = (10, 64, 100)
 SCAN_TOLERANCES = {
@@ -69,7 +69,7 @@ def norm_error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 
 def recurrence(x_BTHD, dt_BTH, a_H, b_BTN, c_BTN, state_BHDN=None, return_state=True):
-    """The definition of the scan, frame by frame (Dao and Gu 2024, equation 1); checks `wm.model.ssd.scan`."""
+    """The definition of the scan, frame by frame (Dao and Gu 2024, equation 1); checks `wm.model.ops.ssd.scan`."""
     num_games, num_frames, num_heads, width = x_BTHD.shape
     state = x_BTHD.new_zeros(num_games, num_heads, width, b_BTN.shape[-1]) if state_BHDN is None else state_BHDN
     outputs = []

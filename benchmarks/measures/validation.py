@@ -20,13 +20,12 @@ from typing import Any
 import torch
 
 from datasets.corpus.reader import open_corpus
-from datasets.loading.frames import index_games
+from datasets.loading.frames import BYTES_PER_FRAME, index_games
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from wm.config.run_config import RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
-from wm.data.pools import BYTES_PER_FRAME
 from wm.data.synthetic_batch import synthetic_batch
 from wm.evaluation.evaluator import evaluate_windows
 from wm.evaluation.game_sums import metric_values, serialize, sums_by_game

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import socket
-import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,36 +19,30 @@ import numpy as np
 import pyarrow as pa
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
+from datasets.corpus.claim import claim, delete_staging, new_staging
 from datasets.corpus.commit_log import Commit, commit_number, list_commits, new_commit, read_commits, write_commit
-from datasets.corpus.compact import Limits, merge_files
 from datasets.corpus.data_files import read_parquet, require_files, store_rows, unlisted_files
 from datasets.corpus.dedupe import Row, resolve
 from datasets.corpus.earlier_rejects import EarlierReject, EarlierRejects
 from datasets.corpus.known_games import KnownGame, KnownGames
+from datasets.corpus.merge import Limits, merge_files
 from datasets.corpus.state import (
     CORPUS_FILE,
     GAMES,
     IN_PROGRESS_FILE,
-    LOCK_FILE,
     REJECTS,
     CorpusState,
     FileRecord,
-    dump_json,
-    load_json,
     parse_state,
 )
-from datasets.runtime.errors import UserError, first_difference
-from datasets.runtime.storage.folder import Folder, Lock, open_folder
-from datasets.runtime.storage.local_folder import LocalFolder
+from datasets.runtime.storage.folder import Folder, open_folder
 from datasets.runtime.uris import is_remote
-from datasets.schema.columns import FORMAT_VERSION, GAMES_SCHEMA, REJECTS_SCHEMA
+from datasets.schema.columns import GAMES_SCHEMA, REJECTS_SCHEMA
 
 COMMIT_SECONDS = 2.0
 """A chunk that arrives so long after the last commit is committed at once, with all that arrived since."""
 MAX_PENDING_GAMES = 50_000
 """So many games are committed at once: the rows take about 100 MB."""
-STAGING = "staging"
-"""Folder of a corpus on a disk for files that workers are writing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,13 +84,13 @@ class Committer:
         plain = options if isinstance(options, dict) else dataclasses.asdict(options)
         self._options = json.loads(json.dumps(plain))
         self._commit_seconds = commit_seconds
-        self._lock = self._claim()
+        self._lock = claim(self.folder, self._options)
         self._keys: list[np.ndarray] = []
         self._known = KnownGames()
         self._moved: dict[str, str] = {}
         self._retry = tuple(retry)
         self.state = CorpusState(options=self._options)
-        self.staging = self._new_staging()
+        self.staging = new_staging(self.folder)
         """Folder on each machine's own disk, or in the corpus's folder, for files that workers are writing."""
         try:
             self._published = self._published_files()
@@ -230,9 +220,7 @@ class Committer:
     def close(self) -> None:
         """Release the lock."""
         self._known.close()
-        shutil.rmtree(self.staging, ignore_errors=True)
-        if isinstance(self.folder, LocalFolder):
-            shutil.rmtree(self.folder.root / STAGING, ignore_errors=True)
+        delete_staging(self.folder, self.staging)
         self._lock.close()
 
     def _begin_batch(self) -> None:
@@ -249,60 +237,6 @@ class Committer:
         write_commit(self.folder, self.state.num_commits, commit)
         self.state.apply(commit)
         self._moved |= commit["moved"]
-
-    def _new_staging(self) -> Path:
-        """A new folder, because a worker of a killed run may still write into that of its run."""
-        name = uuid.uuid4().hex
-        if isinstance(self.folder, LocalFolder):
-            shutil.rmtree(self.folder.root / STAGING, ignore_errors=True)
-            staging = self.folder.root / STAGING / name
-        else:
-            staging = Path(tempfile.gettempdir(), f"wm-encode-{name}")
-        staging.mkdir(parents=True)
-        return staging
-
-    def _claim(self) -> Lock:
-        """Check that the folder is ours and has the same options, lock it, and mark it as being written."""
-        self._require_ours()
-        location = self.folder.location
-        lock = self.folder.lock(
-            LOCK_FILE,
-            f"{socket.gethostname()} {uuid.uuid4().hex}",
-            f"another encode is writing {location}; wait for it or choose another --out",
-        )
-        try:
-            self._require_ours()  # another encode may have finished in between
-            state = {"format_version": FORMAT_VERSION, "options": self._options}
-            self.folder.replace(IN_PROGRESS_FILE, dump_json(state))
-        except BaseException:
-            lock.close()
-            raise
-        return lock
-
-    def _require_ours(self) -> None:
-        location = self.folder.location
-        for name in (CORPUS_FILE, IN_PROGRESS_FILE):
-            try:
-                content = self.folder.read(name)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            stored = load_json(self.folder, name, content, (2, FORMAT_VERSION))
-            if stored["format_version"] != FORMAT_VERSION:
-                raise UserError(
-                    f"{location} has corpus format {stored['format_version']}, which is read but not written any more; "
-                    "encode the replays into a new folder"
-                )
-            options = stored.get("options") or {}
-            if self._options.get("repair_old"):  # what a corpus has without it stays; it only adds
-                options = options | {"repair_old": True}
-            if options != self._options:
-                raise UserError(
-                    f"{location} was made with other options ({first_difference(options, self._options)}); "
-                    "use the same options, or another --out"
-                )
-            return
-        if _has_foreign_files(self.folder):
-            raise UserError(f"{location} exists and is not a corpus; choose an empty or new folder with --out")
 
     def _published_files(self) -> set[str]:
         """Paths of the data files that `corpus.json` lists."""
@@ -343,13 +277,3 @@ class Committer:
 
 def _as_numbers(keys: Iterable[str]) -> np.ndarray:
     return np.unique(np.array([int(key[:16], 16) for key in keys], dtype=np.uint64))
-
-
-def _has_foreign_files(folder: Folder) -> bool:
-    """Whether a folder contains anything but what an encode leaves that was killed at its first file."""
-    if isinstance(folder, LocalFolder):
-        if folder.root.exists() and not folder.root.is_dir():
-            return True
-        names = [path.name for path in folder.root.iterdir()] if folder.root.exists() else []
-        return any(name not in (LOCK_FILE, STAGING) and not name.startswith(".") for name in names)
-    return any(info.path != LOCK_FILE for info in folder.list())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datasets.corpus.commit_log import COMMITS, READING_THREADS, Commit, list_commits, map_in_order, read_commits
@@ -61,25 +61,27 @@ class Corpus:
         """The rejected inputs, in REJECTS_SCHEMA."""
         return self._table(REJECTS, REJECTS_SCHEMA)
 
-    def optional_rows(self, table: OptionalTable, game: int) -> pa.Table:
-        """A game's rows of an optional table, sorted by frame; those of the table's schema, none if there are none.
+    def optional_rows(self, table: OptionalTable, games: Iterable[int]) -> Iterator[pa.Table]:
+        """The rows of some games in an optional table: for each game, in the table's schema, sorted by frame.
+
+        Games of one shard that follow one another, as in corpus order, take one read of its file.
 
         Args:
-            game: row of the games table.
+            games: rows of the games table.
         Raises:
-            UserError: the corpus was encoded without this table, or the game's replay does not record it.
+            UserError: the corpus was encoded without this table, or a game's replay does not record it.
         """
-        row = self.games.slice(game, 1).select(["game_id", "shard", ROW_COUNTS[table]]).to_pylist()[0]
-        if (count := row[ROW_COUNTS[table]]) is None:
-            raise UserError(
-                f"{self.location} has no {table} of game {row['game_id']}: its replay does not record them, or the "
-                f"corpus was encoded without --tables {table}"
-            )
-        schema = OPTIONAL_TABLES[table]
-        if not count:
-            return schema.empty_table()
-        rows = self._read(f"{table}/{row['shard']}", schema)
-        return rows.filter(pc.equal(rows["game_id"].cast(pa.string()), row["game_id"]))  # pyrefly: ignore
+        schema, of_shard = OPTIONAL_TABLES[table], ("", {})
+        facts = self.games.select(["game_id", "shard", ROW_COUNTS[table]])
+        for row in facts.take(pa.array(games, pa.int64())).to_pylist():
+            if (count := row[ROW_COUNTS[table]]) is None:
+                raise UserError(
+                    f"{self.location} has no {table} of game {row['game_id']}: its replay does not record them, or the "
+                    f"corpus was encoded without --tables {table}"
+                )
+            if count and of_shard[0] != row["shard"]:
+                of_shard = row["shard"], _by_game(self._read(f"{table}/{row['shard']}", schema))
+            yield of_shard[1][row["game_id"]] if count else schema.empty_table()
 
     @cached_property
     def digest(self) -> str:
@@ -162,6 +164,19 @@ class Corpus:
     def _checksums(self) -> dict[str, str]:
         """Path -> checksum in a corpus of format 2, whose commits alone have them."""
         return old_checksums(self.folder)
+
+
+def _by_game(rows: pa.Table) -> dict[str, pa.Table]:
+    """Game -> its rows, which follow one another."""
+    ids = rows["game_id"].cast(pa.string()).combine_chunks().dictionary_encode()
+    codes = ids.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    names = ids.dictionary.to_pylist()
+    lengths = np.diff(starts, append=len(codes))
+    return {
+        names[codes[start]]: rows.slice(start, length)
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+    }
 
 
 def old_checksums(folder: Folder) -> dict[str, str]:

@@ -19,15 +19,18 @@ from datasets.schema.columns import FORMS_WITHOUT_PERCENT, NUM_PLAYERS, OPTIONAL
 from datasets.schema.splits import Split, SplitConfig, in_split
 from datasets.schema.suspect_rules import SuspectGames
 
-FLOAT_COLUMNS = ("x", "y", "percent", "shield", *VELOCITY_COLUMNS, "state_age", "hitlag")
+FLOAT_COLUMNS = ("x", "y", "percent", "shield", *VELOCITY_COLUMNS, "state_age", "hitlag", "hitstun")
 """Columns of `floats`, float32, raw units; 0 if the Slippi version does not record them."""
 CODE_COLUMNS = (
     "action", "character", "stocks", "jumps", "l_cancel", "hurtbox", "ground", "last_attack", "combo",
-    "facing", "airborne", "main_x", "main_y", "c_x", "c_y", "trigger", "buttons",
+    "facing", "airborne", "last_hit_by", "flags_0", "flags_1", "flags_2", "flags_3", "flags_4",
+    "main_x", "main_y", "c_x", "c_y", "trigger", "buttons",
 )  # fmt: skip
 """Columns of `codes`, int16; ground 65535 (none) becomes -1, and `buttons` keeps its bit pattern."""
-GAME_COLUMNS = ("stage", *(f"has_{name}" for name in OPTIONAL_FIELDS))
-"""Columns of `game`, int16."""
+GAME_COLUMNS = ("stage", *(f"has_{name}" for name in OPTIONAL_FIELDS), "has_state_flags")
+"""Columns of `game`, int16. The last one is 1 for games read from a .slp: they have flags and hitstun; those of older
+pipelines may lack them."""
+BYTES_PER_FRAME = NUM_PLAYERS * (4 * len(FLOAT_COLUMNS) + 2 * len(CODE_COLUMNS))
 
 _READ_COLUMNS = [f"p{player}_{name}" for player in range(NUM_PLAYERS) for name in FLOAT_COLUMNS + CODE_COLUMNS]
 
@@ -107,8 +110,14 @@ def index_games(
         row_groups=rows["row_group"].to_numpy(),
         first_rows=_first_rows_in_group(games)[chosen],
         characters=np.stack([rows[f"p{p}_character"].to_numpy() for p in range(NUM_PLAYERS)], axis=1),
-        facts=np.stack([rows[name].to_numpy().astype(np.int16) for name in GAME_COLUMNS], axis=1),
+        facts=_facts(rows),
     )
+
+
+def _facts(games: pa.Table) -> np.ndarray:
+    """Rows of GAME_COLUMNS: int16 (games, C)."""
+    columns = [games[name].to_numpy() for name in GAME_COLUMNS if name != "has_state_flags"]
+    return np.stack([*columns, games["form"].to_numpy() == "slp"], axis=1).astype(np.int16)
 
 
 def row_group_numbers(index: GameIndex) -> np.ndarray:
@@ -173,6 +182,10 @@ def _read_row_group(corpus: Corpus, shard: str, row_group: int, *, is_again: boo
     path = f"{FRAMES}/{shard}"
     try:
         with corpus.open_file(path) as source, pq.ParquetFile(source) as file:
+            if missing := sorted(set(_READ_COLUMNS) - set(file.schema_arrow.names)):
+                raise UserError(
+                    f"{corpus.location}/{path} lacks the columns {', '.join(missing)}; encode the replays again"
+                )
             return file.read_row_group(row_group, columns=_READ_COLUMNS, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         if not is_again and corpus.discard_copy(path):

@@ -1,5 +1,8 @@
 """The order of the training sequences: a pure function of the games, the seed and a few sizes, not of the workers.
 
+In a corpus of MIN_ROW_GROUPS row groups or more it also depends on which games share a row group, which
+`wm corpus compact` changes (`SequenceOrder.units_digest`).
+
 An epoch shuffles the corpus in two levels, as shuffle buffers over shards do:
 
 1. Shuffle units (row groups, or single games if there are few row groups) are permuted, and each game is cut into
@@ -20,6 +23,7 @@ Shape legend: B = batch, T = frames of a sequence, P = players (2), C = columns,
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 
@@ -171,6 +175,9 @@ class SequenceOrder:
             -(-self._num_frames // pool_frames), max(1, min_sequences // (MIN_BATCHES_PER_POOL * batch_size))
         )
         """Of every epoch."""
+        units = np.concatenate([self._unit_bounds, self._unit_games])
+        self.units_digest = hashlib.blake2b(units.astype("<i8").tobytes(), digest_size=8).hexdigest()
+        """Identifies the shuffle units: of two orders with equal arguments, those with equal units are the same."""
         self._epoch: _Epoch | None = None
 
     def frames_per_worker(self, num_workers: int) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from datasets.corpus.chunk import ChunkResult, EncodeOptions, store_files
 from datasets.corpus.commit import Committer
 from datasets.corpus.earlier_rejects import require_known
+from datasets.corpus.maintenance.compact import reason_to_compact
 from datasets.pipeline.encode_chunk import encode_chunk
 from datasets.pipeline.feed import Feed, inputs_per_chunk
 from datasets.pipeline.known_ids import known_ids
@@ -58,6 +59,8 @@ class EncodeSummary:
     num_bytes_done: int = 0
     """Of those, the bytes of inputs of earlier runs."""
     rejects: Counter = field(default_factory=Counter)
+    reason_to_compact: str | None = None
+    """Why `wm corpus compact` would be worthwhile."""
     seconds: float = 0.0
 
 
@@ -113,6 +116,7 @@ def encode(
         with contextlib.closing(run_chunks(feed)) as results:
             summary = _commit_all(results, committer, found, on_commit)
         committer.finish()
+    summary.reason_to_compact = reason_to_compact(committer.state)
     summary.seconds = time.monotonic() - started
     if not committer.num_games and not summary.num_unread:
         raise UserError(_no_games_message(summary, committer.reject_counts, without_credentials(location)))

@@ -88,12 +88,16 @@ class EncodeProgress:
             f"  {summary.rejects.total():,} rejects  peak memory {memory}  {left}"
         )
 
+    def refresh(self) -> None:
+        """Measure the memory and rewrite the live line."""
+        self.peak_memory_bytes = max(self.peak_memory_bytes, tree_memory())
+        if self._live is not None:
+            self._live.update(Text(self.line(), no_wrap=True, overflow="crop"), refresh=True)
+
     def _run(self) -> None:
         logged = time.monotonic()
         while not self._finished.wait(LIVE_SECONDS):
-            self.peak_memory_bytes = max(self.peak_memory_bytes, tree_memory())
-            if self._live is not None:
-                self._live.update(Text(self.line(), no_wrap=True, overflow="crop"), refresh=True)
+            self.refresh()
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
                 self._log()
@@ -126,6 +130,8 @@ def summary_text(summary: EncodeSummary, out: str | Path) -> str:
         f"{summary.rejects.total():,} rejects" + (":" if summary.rejects else "")
     ]
     lines += [f"{count:8,}  {code:<18} {REJECT_REASONS[code]}" for code, count in summary.rejects.most_common()]
+    if summary.reason_to_compact is not None:
+        lines.append(f"`wm corpus compact {place}` is worthwhile: {summary.reason_to_compact}")
     return "\n".join([*lines, *_unread_lines(summary)])
 
 

@@ -17,6 +17,13 @@ def write_json_atomically(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, json.dumps(content, indent=1).encode())
 
 
+def write_result(path: Path, content: dict[str, Any]) -> None:
+    """Write what a command has found as a JSON file, with its folder, and print the file's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(path, content)
+    print(f"\n{path}", flush=True)
+
+
 def replace_file(path: Path, content: bytes, *, survives_power_loss: bool = True) -> None:
     """Replace a file: readers see the old content or the new one, and so does a restart after a kill.
 

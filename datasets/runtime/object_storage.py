@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -17,6 +18,11 @@ from datasets.runtime.uris import child_uri, parse_uri, with_option
 GCS_SCHEMES = ("gs", "gcs")
 GCS_RETRY_S = 30
 """Seconds for which pyarrow retries a request to Google Cloud Storage; its default is 15 minutes."""
+REFUSAL = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET"
+    r"|PERMISSION_DENIED|UNAUTHENTICATED|HTTP status:? 40[0134]"
+)
+"""In errors of a store that answers, and refuses: wrong credentials, missing rights, no such bucket."""
 
 
 class RemoteFile:
@@ -144,5 +150,5 @@ def _connect(scheme: str, root: str) -> tuple[fs.FileSystem, str]:
         return fs.FileSystem.from_uri(root)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         if "nrecognized filesystem" not in str(error) and "not built" not in str(error):
-            raise OSError(str(error)) from error
+            raise OSError(errno.EINVAL, str(error)) from error
         raise UserError(f"{scheme}://: unsupported URI scheme; expected a local path, s3:// or gs://") from error

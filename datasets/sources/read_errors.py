@@ -18,6 +18,7 @@ import zipfile
 import zlib
 
 from datasets.runtime.errors import ReplayError
+from datasets.runtime.object_storage import REFUSAL
 from datasets.runtime.uris import is_remote
 
 UNREACHABLE = "unreachable"
@@ -51,6 +52,11 @@ def is_transient(error: BaseException, location: str = "") -> bool:
     if is_remote(location):
         return True
     return error.errno is not None and error.errno not in PERMANENT_ERRNOS  # decoders raise OSError without a number
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether an object store has answered that it refuses the access, or the URI itself is invalid."""
+    return error.errno == errno.EINVAL or REFUSAL.search(str(error)) is not None
 
 
 def rejection_of(error: BaseException, location: str = "") -> tuple[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from datasets.legacy.meta_json import Metadata
 from datasets.runtime.errors import UserError
@@ -29,9 +31,9 @@ from datasets.sources.names import (
     parsed_root,
     unsupported,
 )
-from datasets.sources.read_errors import READ_ERRORS, rejection_of
+from datasets.sources.read_errors import READ_ERRORS, is_refusal, is_transient, rejection_of
 from datasets.sources.scan_state import MAX_DICTIONARY_BYTES, SourceScan, rejected_archive
-from datasets.sources.storage import local_path, open_file, sibling_location
+from datasets.sources.storage import local_path, open_file, retry_transient, sibling_location
 
 ARCHIVE_READERS: dict[str, Callable[[StoredFile, SourceScan], Iterator[ReplayInput]]] = {
     ".zip": list_zip, ".7z": list_7z, ".tar": list_tar, ".tar.gz": stream_tar, ".tgz": stream_tar,
@@ -105,15 +107,21 @@ class ArchiveInputs:
 def survey(sources: Sequence[str]) -> Survey:
     """Count the inputs of the sources before anything is read. Only directories of archives are read.
 
+    A source that cannot be reached for now counts as one input.
+
     Raises:
-        UserError: a source does not exist, cannot be reached, or is of an unsupported kind; or nothing was found.
+        UserError: a source does not exist, may not be read, or is of an unsupported kind; or nothing was found.
     """
     scan = SourceScan(lambda key: False, reads_contents=False)
     num_inputs = num_bytes = 0
     archives: dict[str, StoredFile] = {}
     ranged: list[str] = []
     for source in sources:
-        _check(source)
+        try:
+            check_source(source)
+        except OSError:  # the scan names it as unread, unless it can be reached by then
+            num_inputs += 1
+            continue
         listing = _Listing(scan, found=archives)
         for replay in _entries_of(source, listing):
             assert isinstance(replay, ReplayInput)
@@ -133,33 +141,47 @@ def survey(sources: Sequence[str]) -> Survey:
     )
 
 
-def _check(source: str) -> None:
-    """Raise a UserError if a source does not exist, or is a file of an unsupported kind."""
-    path = local_path(source)
-    if is_remote(path):
-        is_folder = _check_remote(source)
-    else:
-        if not os.path.exists(path):
-            raise UserError(f"source {source} does not exist; {EXPECTED}")
-        is_folder = os.path.isdir(path)
+def check_source(source: str) -> None:
+    """Check that a source exists and can be reached.
+
+    Raises:
+        UserError: it does not exist, is of an unsupported kind, or its storage refuses the access.
+        OSError: it cannot be reached for now.
+    """
+    path, shown = local_path(source), without_credentials(source)
+    try:
+        is_folder = retry_transient(path, partial(_is_folder, path))
+    except FileNotFoundError:
+        raise UserError(f"source {shown} does not exist; {EXPECTED}") from None
+    except READ_ERRORS as error:
+        reason = rejection_of(error, path)[1]
+        if is_transient(error, path):
+            raise OSError(f"source {shown} cannot be reached ({reason})") from error
+        raise UserError(f"source {shown} cannot be opened ({reason}); {EXPECTED}") from error
     name = path.partition("?")[0] if is_remote(path) else path
     kind = kind_of(name)
     if is_folder or kind in ("slp", "archive"):
         return
     if kind in ("unsupported_archive", "unsupported_replay"):
-        raise UserError(f"source {without_credentials(source)}: {unsupported(name)[1]}")
-    raise UserError(f"source {without_credentials(source)} is of an unknown kind; {EXPECTED}")
+        raise UserError(f"source {shown}: {unsupported(name)[1]}")
+    raise UserError(f"source {shown} is of an unknown kind; {EXPECTED}")
 
 
-def _check_remote(source: str) -> bool:
-    """Whether a remote source is a folder."""
+def _is_folder(path: str) -> bool:
+    """Whether a path or URI names a folder.
+
+    Raises:
+        UserError: the storage refuses the access, which waiting does not change.
+    """
     try:
-        return stat_remote(source)[0]
-    except FileNotFoundError:
-        raise UserError(f"source {without_credentials(source)} does not exist; {EXPECTED}") from None
-    except READ_ERRORS as error:
+        return stat_remote(path)[0] if is_remote(path) else stat.S_ISDIR(os.stat(path).st_mode)
+    except NotADirectoryError as error:
+        raise FileNotFoundError(*error.args) from None
+    except OSError as error:
+        if not is_remote(path) or not is_refusal(error):
+            raise
         raise UserError(
-            f"source {without_credentials(source)} cannot be reached ({rejection_of(error)[1]}); expected a URI that "
+            f"source {without_credentials(path)} cannot be reached ({rejection_of(error)[1]}); expected a URI that "
             "can be read from here, with credentials in the environment if it needs some"
         ) from error
 

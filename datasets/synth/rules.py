@@ -1,7 +1,7 @@
 """The next action state of each fighter: states that end by themselves, and states that the controllers start.
 
 Shape legend: F = fighters of a batch (see state.py), n = some of them. Dense work uses masks; everything rare works on
-n indices only. `benchmarks/synth.py` measures the speed.
+n indices only. `benchmarks/inputs/synth.py` measures the speed.
 """
 
 import numpy as np

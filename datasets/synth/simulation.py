@@ -1,7 +1,7 @@
 """Simulates many games together, frame by frame, and yields each game as arrays once it ends.
 
 Shape legend: G = games in the batch, P = players (2), T = frames of a game, F = G * P fighters, S = steps of a block,
-C = columns of one width. `benchmarks/synth.py` measures the speed.
+C = columns of one width. `benchmarks/inputs/synth.py` measures the speed.
 """
 
 from collections.abc import Iterator
@@ -75,6 +75,21 @@ class SimulatedGame:
     def num_frames(self) -> int:
         """T, including the frames before id 0."""
         return len(self.columns["x"])
+
+    @property
+    def stage_id(self) -> int:
+        """External id."""
+        return STAGES[self.stage].stage_id
+
+    @property
+    def external_characters(self) -> tuple[int, int]:
+        """External ids."""
+        return CHARACTERS[self.characters[0]].external_id, CHARACTERS[self.characters[1]].external_id
+
+    @property
+    def internal_characters(self) -> np.ndarray:
+        """uint8 (2,), internal ids."""
+        return np.array([CHARACTERS[row].internal_id for row in self.characters], np.uint8)
 
     @property
     def winner(self) -> int:

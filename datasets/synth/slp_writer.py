@@ -1,4 +1,4 @@
-"""Encodes a simulated game as a `.slp` file.
+"""Encodes a game as a `.slp` file: a simulated one, or any other `Recording`.
 
 Source: Slippi SPEC.md (project-slippi/slippi-wiki), The raw element, Events, The metadata element. Files contain no
 names, tags or connect codes. All frames of a game are encoded at once with numpy.
@@ -6,14 +6,13 @@ names, tags or connect codes. All frames of a game are encoded at once with nump
 
 import struct
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import numpy as np
 
 from datasets.synth.actions import ANIMATION, TRAITS, Action, Trait
 from datasets.synth.controllers import STICK_STEPS, TRIGGER_STEPS, Button
-from datasets.synth.fighters import CHARACTERS
 from datasets.synth.options import FIRST_FRAME, TIMER_FRAMES
-from datasets.synth.simulation import SimulatedGame
 from datasets.synth.slp_layout import (
     EVENT_PAYLOADS,
     FRAME_BOOKEND,
@@ -25,7 +24,6 @@ from datasets.synth.slp_layout import (
     Layout,
     Version,
 )  # fmt: skip
-from datasets.synth.stages import STAGES
 from datasets.synth.state import START_STOCKS
 
 _NO_PORT, _EMPTY_SLOT = 0xFF, 3
@@ -34,7 +32,63 @@ TIME, GAME, NO_CONTEST = 1, 2, 7
 _FIRST_START = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def frame_rows(game: SimulatedGame, layout: Layout) -> np.ndarray:
+class Recording(Protocol):
+    """What a file is made of. Frame i has the id i - 123."""
+
+    @property
+    def index(self) -> int:
+        """Number of the game, from which its start time follows."""
+        ...
+
+    @property
+    def stage_id(self) -> int:
+        """External id."""
+        ...
+
+    @property
+    def external_characters(self) -> tuple[int, int]:
+        """External ids, as selected."""
+        ...
+
+    @property
+    def internal_characters(self) -> np.ndarray:
+        """uint8 (2,), or (T, 2) if they change during the game."""
+        ...
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Port indices, 0 to 3, ascending."""
+        ...
+
+    @property
+    def costumes(self) -> tuple[int, int]: ...
+
+    @property
+    def random_seed(self) -> int: ...
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """(T, 2) each: `CONTROLLER_COLUMNS` and `POST_COLUMNS` of `datasets.synth.simulation`, and `self_x_ground` if
+        it differs from what these say."""
+        ...
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the game ends while both players have stocks."""
+        ...
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        ...
+
+    @property
+    def winner(self) -> int:
+        """0 or 1."""
+        ...
+
+
+def frame_rows(game: Recording, layout: Layout) -> np.ndarray:
     """All frame events of a game.
 
     Returns:
@@ -66,7 +120,7 @@ def _previous(column: np.ndarray) -> np.ndarray:
     return np.concatenate([column[:1], column[:-1]])
 
 
-def _fill_pre(pre: np.ndarray, game: SimulatedGame, version: Version) -> None:
+def _fill_pre(pre: np.ndarray, game: Recording, version: Version) -> None:
     columns = game.columns
     for name in ("state", "x", "y", "direction", "percent"):
         pre[name] = _previous(columns[name])
@@ -99,15 +153,15 @@ def _processed_buttons(columns: dict[str, np.ndarray]) -> np.ndarray:
     return word
 
 
-def _fill_post(post: np.ndarray, game: SimulatedGame) -> None:
+def _fill_post(post: np.ndarray, game: Recording) -> None:
     columns, names = game.columns, set(post.dtype.names or ())
     for name in names & columns.keys():
         post[name] = columns[name]
-    post["character"] = [CHARACTERS[row].internal_id for row in game.characters]
-    post["state_flags"] = state_flags(columns)
+    post["character"] = game.internal_characters
+    post["state_flags"] = columns["state_flags"] if "state_flags" in columns else state_flags(columns)
     if "animation_index" in names:
         post["animation_index"] = ANIMATION[columns["state"]]
-    if "self_x_ground" in names:
+    if "self_x_ground" in names - columns.keys():
         post["self_x_ground"] = np.where(columns["airborne"], 0, columns["self_x_air"])
 
 
@@ -125,7 +179,7 @@ def state_flags(columns: dict[str, np.ndarray]) -> np.ndarray:
     return flags
 
 
-def game_start(game: SimulatedGame, layout: Layout) -> bytes:
+def game_start(game: Recording, layout: Layout) -> bytes:
     """The Game Start event (SPEC.md, Game Start and Game Info Block)."""
     event = bytearray(layout.start_bytes)
     version = layout.version
@@ -133,13 +187,13 @@ def game_start(game: SimulatedGame, layout: Layout) -> bytes:
     # Stock mode, no friendly fire, items off, no points for self-destructs: the bytes of a ranked game.
     event[0x5:0xA] = bytes.fromhex("32018e4cc3")
     event[0x10:0x13] = bytes.fromhex("ffff6e")
-    struct.pack_into(">HI", event, 0x13, STAGES[game.stage].stage_id, TIMER_FRAMES // 60)
+    struct.pack_into(">HI", event, 0x13, game.stage_id, TIMER_FRAMES // 60)
     event[0x25:0x2D] = b"\xff" * 8
     struct.pack_into(">fff", event, 0x31, 1.0, 1.0, 1.0)
     for slot in range(6):
         at = 0x65 + 0x24 * slot
         player = game.ports.index(slot) if slot in game.ports else None
-        character = CHARACTERS[game.characters[player]].external_id if player is not None else 0x1A
+        character = game.external_characters[player] if player is not None else 0x1A
         kind, costume = (0, game.costumes[player]) if player is not None else (_EMPTY_SLOT, 0)
         event[at : at + 4] = bytes([character, kind, START_STOCKS, costume])
         event[at + 0x8], event[at + 0xA], event[at + 0xC] = 9, 0x78, 0x40
@@ -156,7 +210,7 @@ def game_start(game: SimulatedGame, layout: Layout) -> bytes:
     return bytes(event)
 
 
-def game_end(game: SimulatedGame, layout: Layout) -> bytes:
+def game_end(game: Recording, layout: Layout) -> bytes:
     """The Game End event: method, port of the player who quit, placements (SPEC.md, Game End)."""
     loser = game.ports[1 - game.winner]
     if not game.timed_out:
@@ -169,12 +223,12 @@ def game_end(game: SimulatedGame, layout: Layout) -> bytes:
     return (bytes([GAME_END, method, quitter]) + placements)[: layout.end_bytes]
 
 
-def metadata(game: SimulatedGame) -> dict:
+def metadata(game: Recording) -> dict:
     """The metadata element (SPEC.md, The metadata Element). The start time follows from the game's index."""
     start = _FIRST_START + timedelta(minutes=10 * game.index)
     players = {
-        str(port): {"characters": {str(CHARACTERS[character].internal_id): game.num_frames}}
-        for port, character in zip(game.ports, game.characters, strict=True)
+        str(port): {"characters": {str(character): game.num_frames}}
+        for port, character in zip(game.ports, np.atleast_2d(game.internal_characters)[0].tolist(), strict=True)
     }
     return {
         "startAt": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -212,7 +266,7 @@ def slp_file(events: list[bytes], meta: dict) -> bytes:
     return b"".join([b"{U\x03raw[$U#l", size, *events, b"U\x08metadata", ubjson(meta), b"}"])
 
 
-def write_slp(game: SimulatedGame, *, version: str = "3.16.0", rows: np.ndarray | None = None) -> bytes:
+def write_slp(game: Recording, *, version: str = "3.16.0", rows: np.ndarray | None = None) -> bytes:
     """The bytes of a `.slp` file.
 
     Args:

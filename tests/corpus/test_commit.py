@@ -30,9 +30,10 @@ from datasets.corpus.commit import Committer
 from datasets.corpus.commit_log import COMMITS, list_commits, new_commit, read_commit, write_commit
 from datasets.corpus.dedupe import resolve
 from datasets.corpus.known_games import KnownGame, KnownGames
+from datasets.corpus.maintenance.compact import compact
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.state import CORPUS_FILE, FOLLOWERS, FRAMES, GAMES, IN_PROGRESS_FILE, REJECTS
-from datasets.corpus.verify import compact, verify
 from datasets.replays.game import Game
 from datasets.runtime.errors import UserError
 from datasets.runtime.storage.folder import open_folder
@@ -396,7 +397,7 @@ COMPACT_SCRIPT = """
 import sys
 from pathlib import Path
 from chunks import kill_at
-from datasets.corpus.verify import compact
+from datasets.corpus.maintenance.compact import compact
 kill_at(int(sys.argv[2]))
 compact(Path(sys.argv[1]))
 """

@@ -12,8 +12,9 @@ from slp_events import events_of, item_event, platform_event, with_3_18_events
 from datasets.checks.filters import FilterConfig
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.info import corpus_info
+from datasets.corpus.maintenance.compact import compact
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import Corpus, open_corpus
-from datasets.corpus.verify import compact, verify
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError
 
@@ -44,13 +45,24 @@ def test_both_tables_are_stored_checked_and_read_by_game(replays, tmp_path):
     corpus = encoded(replays, tmp_path / "corpus", tables=("stage", "items"))
     assert corpus.games["num_item_rows"].to_pylist() == [20, 20, 0]
     assert corpus.games["num_stage_rows"].to_pylist() == [1, 1, None]
-    items = corpus.optional_rows("items", 1)
+    _, items, none = corpus.optional_rows("items", range(3))
     assert items["frame"].to_pylist() == [frame for frame in range(10, 20) for _ in range(2)]
     assert set(items["game_id"].to_pylist()) == {corpus.games["game_id"][1].as_py()}
-    assert corpus.optional_rows("stage", 0)["left_platform"].to_pylist() == [21.5]
-    assert corpus.optional_rows("items", 2).num_rows == 0
+    (stage,) = corpus.optional_rows("stage", [0])
+    assert stage["left_platform"].to_pylist() == [21.5]
+    assert none.num_rows == 0 and none.schema == items.schema
     assert corpus_info(corpus).games_without | {"items": 0, "stage": 1} == corpus_info(corpus).games_without
     assert verify(corpus.root).is_sound
+
+
+def test_the_file_of_a_shard_is_read_once_for_all_its_games(replays, tmp_path, monkeypatch):
+    corpus = encoded(replays, tmp_path / "corpus", tables=("items",))
+    assert len(corpus.state.files["items"]) == 1 and corpus.games.num_rows == 3
+    one_by_one = [next(corpus.optional_rows("items", [game])) for game in range(3)]
+    opened, open_file = [], Corpus.open_file
+    monkeypatch.setattr(Corpus, "open_file", lambda self, path: opened.append(path) or open_file(self, path))
+    assert list(corpus.optional_rows("items", range(3))) == one_by_one
+    assert len(opened) == 1
 
 
 def test_a_parser_process_reads_them_without_pandas(replays):
@@ -72,7 +84,7 @@ def test_without_asking_nothing_is_stored_and_reading_says_how_to_get_it(replays
     corpus = encoded(replays, tmp_path / "corpus")
     assert not {"items", "stage"} & corpus.state.files.keys()
     with pytest.raises(UserError, match="encoded without --tables items"):
-        corpus.optional_rows("items", 0)
+        next(corpus.optional_rows("items", [0]))
 
 
 def test_a_missing_or_changed_table_is_damage(replays, tmp_path):
@@ -100,9 +112,9 @@ def test_a_merge_keeps_every_row(replays, tmp_path):
     for names in (["0.slp"], ["1.slp", "2.slp"]):
         encode([replays / name for name in names], out, options, encode_in_process)
     before = open_corpus(out)
-    rows = [before.optional_rows("items", game).to_pylist() for game in range(3)]
+    rows = [table.to_pylist() for table in before.optional_rows("items", range(3))]
     compact(out)
     after = open_corpus(out)
-    assert [after.optional_rows("items", game).to_pylist() for game in range(3)] == rows
+    assert [table.to_pylist() for table in after.optional_rows("items", range(3))] == rows
     assert len(after.state.files["items"]) == 1
     assert verify(out).is_sound

@@ -13,10 +13,12 @@ from older_corpus import write_older_corpus
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
 from datasets.corpus.info import corpus_info
+from datasets.corpus.maintenance.compact import compact
+from datasets.corpus.maintenance.repair import repair
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.state import FRAMES
 from datasets.corpus.transfer.copy import copy_corpus
-from datasets.corpus.verify import compact, repair, verify
 from datasets.loading.frames import index_games, read_games
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig

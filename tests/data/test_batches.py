@@ -17,14 +17,13 @@ import pytest
 import torch
 
 from datasets.corpus.reader import open_corpus
-from datasets.loading.frames import GameIndex, index_games, read_games
+from datasets.loading.frames import BYTES_PER_FRAME, GameIndex, index_games, read_games
 from datasets.loading.sequences import Cursor, SequenceOrder
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig
 from wm.data import pools
 from wm.data.batches import BatchLoader, LocalBatch, device_bytes, fits_in_device_memory, gather_sequences, unused_bytes
-from wm.data.pools import BYTES_PER_FRAME
 
 S = 64
 ROOT = Path(__file__).resolve().parents[2]

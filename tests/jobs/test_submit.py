@@ -3,37 +3,32 @@
 import json
 import os
 import re
-import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import copy_of_the_code, track
+from head_node import VENV_BIN, head_node
+from sweep_kills import running_trials
 from tiny_sweeps import ENDLESS, seen_by, tiny_sweep, wait_until
 
-from cluster.client import connect
-from cluster.errors import ClusterError
-from cluster.follow import follow
-from cluster.submit import SubmitRequest, submit, submit_and_follow
+from cluster import cli as cluster_cli
+from cluster.jobs.client import connect
+from cluster.jobs.follow import follow
+from cluster.jobs.submit import SubmitRequest, submit, submit_and_follow
 from datasets.corpus.reader import open_corpus
+from datasets.runtime.errors import UserError
 from tune.results.sweep_folder import open_sweep
-from tune.running.stopping import running_trials
 from tune.search.trials import trials_of
-from wm import cli as wm_cli
 from wm.config.typed_yaml import to_plain
 
 ROOT = Path(__file__).resolve().parents[2]
-VENV_BIN = Path(sys.executable).parent
-MARK = "WM_TEST_CLUSTER"
-"""Environment variable that all processes of the head node inherit: teardown ends these and no others."""
 
 FAKE_WM = """
 import json, sys, time
@@ -43,7 +38,8 @@ def main():
     print("ran", json.dumps({"argv": sys.argv[1:], "file": __file__}))
     files = [path.as_posix() for path in Path().rglob("*") if path.is_file() and path.suffix != ".pyc"]
     print("files", json.dumps(sorted(files)), flush=True)
-    first_line = Path(sys.argv[2]).read_text().splitlines()[0]
+    config = json.loads(Path("card.json").read_text())["config"] if sys.argv[1] == "watch" else sys.argv[2]
+    first_line = Path(config).read_text().splitlines()[0]
     if first_line == "# silent":
         time.sleep(300)
     if first_line == "# steady":
@@ -60,85 +56,10 @@ CTRL_C_LIMIT_S = 1.0
 """From SIGINT until following ends."""
 
 
-@dataclass(frozen=True)
-class Head:
-    url: str
-    token_path: Path
-
-
 @pytest.fixture(scope="module")
 def head():
-    """`ray start --head` as a user starts it, with its own folder and ports."""
-    with tempfile.TemporaryDirectory(prefix="wmc", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        token_path = Path(folder) / "auth_token"
-        token_path.touch(mode=0o600)
-        token_path.write_text(secrets.token_hex(32))
-        gcs, dashboard, client, agent, agent_grpc = _free_ports(5)
-        # Settings of another Ray cluster must not reach this one.
-        foreign = ("RAY_AUTH", "RAY_ADDRESS", "RAY_API_SERVER")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
-            "PATH": f"{VENV_BIN}:{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token_path),
-            MARK: folder,
-        }
-        command = [VENV_BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8"]
-        command += ["--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={folder}"]
-        command += [
-            "--node-ip-address=127.0.0.1",
-            f"--port={gcs}",
-            "--min-worker-port=0",
-            "--max-worker-port=0",
-        ]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
-        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-        command += [f"--dashboard-agent-grpc-port={agent_grpc}"]
-        log_path = Path(folder) / "head.log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        try:
-            _wait_until_listening(dashboard, process, log_path)
-            yield Head(url=f"http://127.0.0.1:{dashboard}", token_path=token_path)
-        finally:
-            _end(process, f"{MARK}={folder}")
-
-
-def _free_ports(num_ports: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(num_ports)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen, log_path: Path) -> None:
-    deadline_s = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline_s:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    pytest.fail(f"the head node did not come up:\n{log_path.read_text()}")
-
-
-def _end(process: subprocess.Popen, mark: str) -> None:
-    """Terminate the head node, then kill the processes that it left, by process id."""
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark.encode() in environ.read_bytes().split(b"\0"):
-                os.kill(int(environ.parent.name), signal.SIGKILL)
-        except OSError:  # another user's process, or one that has just ended
-            continue
+    with head_node() as head:
+        yield head
 
 
 @pytest.fixture
@@ -160,7 +81,8 @@ def request_(head, with_token, tmp_path):
     (checkout / "wm/cli.py").write_text(FAKE_WM)
     config = checkout / "configs" / "tiny.yaml"
     config.parent.mkdir()
-    config.write_text(f"# short\nout: {tmp_path / 'run'}\n")
+    config.write_text(f"# short\nout: {tmp_path / 'run'}\ntrain_corpus: {tmp_path}\n")
+    track(checkout, "wm/__init__.py", "wm/cli.py", "pyproject.toml")
     return SubmitRequest(config=config, working_dir=checkout, address=head.url)
 
 
@@ -212,7 +134,7 @@ def running_job(long_request):
 
 
 def test_a_second_submission_of_a_running_job_is_refused(long_request, running_job):
-    with pytest.raises(ClusterError, match=rf"already RUNNING as {running_job}") as refused:
+    with pytest.raises(UserError, match=rf"already RUNNING as {running_job}") as refused:
         submit(long_request)
     _is_one_line(refused)
 
@@ -244,12 +166,13 @@ def test_ctrl_c_ends_following_at_once_even_if_it_interrupts_no_system_call(runn
 )
 def test_a_signal_ends_wm_submit_within_a_second_and_leaves_the_job_running(long_request, number, exit_code, message):
     options = ["--working-dir", long_request.working_dir, "--address", long_request.address]
-    command = [sys.executable, "-m", "wm.cli", "submit", long_request.config, *options]
+    command = [sys.executable, "-m", "wm.cli", "submit", long_request.config, "--no-preflight", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     job_id = None
     try:
         for line in process.stdout:
-            job_id = job_id or re.match("submitted ([^;]+);", line)[1]
+            if match := re.match("submitted ([^;]+);", line):
+                job_id = match[1]
             if line.startswith("files"):
                 break
         sent_at = time.monotonic()
@@ -257,7 +180,7 @@ def test_a_signal_ends_wm_submit_within_a_second_and_leaves_the_job_running(long
         printed, errors = process.communicate(timeout=60)
         assert time.monotonic() - sent_at < CTRL_C_LIMIT_S
         assert (process.returncode, errors) == (exit_code, message)
-        assert f"{job_id} keeps running; log: ray job logs" in printed
+        assert f"{job_id} keeps running; log: wm logs" in printed
         assert connect(long_request.address).get_job_status(job_id) == "RUNNING"
     finally:
         process.kill()
@@ -289,7 +212,7 @@ def test_without_the_right_token_a_submission_is_refused_in_one_line(request_, t
     if token:
         token_path.write_text(token)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token_path))
-    with pytest.raises(ClusterError, match="requires the cluster's token") as refused:
+    with pytest.raises(UserError, match="requires the cluster's token") as refused:
         submit(request_)
     _is_one_line(refused)
     assert ("no token was sent" in str(refused.value)) == (token is None)
@@ -297,7 +220,7 @@ def test_without_the_right_token_a_submission_is_refused_in_one_line(request_, t
 
 
 def test_following_an_unknown_job_is_one_line(head, with_token):
-    with pytest.raises(ClusterError, match="has no job train-nothing") as refused:
+    with pytest.raises(UserError, match="has no job train-nothing") as refused:
         follow("train-nothing-00000000", head.url)
     _is_one_line(refused)
 
@@ -305,7 +228,7 @@ def test_following_an_unknown_job_is_one_line(head, with_token):
 def test_an_address_in_the_request_wins_over_ray_address(request_, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
     connect(request_.address).list_jobs()
-    with pytest.raises(ClusterError, match=r"nothing answers at http://127\.0\.0\.1:1 "):
+    with pytest.raises(UserError, match=r"nothing answers at http://127\.0\.0\.1:1 "):
         submit(replace(request_, address=None))
 
 
@@ -322,9 +245,9 @@ def test_wm_train_runs_as_a_job(head, with_token, tiny_corpus, tmp_path, capfd):
 
 def test_wm_encode_runs_as_a_job_on_all_cpus_of_the_cluster(head, with_token, synthetic_replays, tmp_path, capfd):
     out = tmp_path / "corpus"
-    arguments = ["encode", str(synthetic_replays), "--address", head.url]
+    arguments = ["encode", str(synthetic_replays), "--no-preflight", "--address", head.url]
     arguments += ["--working-dir", str(copy_of_the_code(tmp_path)), "--", "--out", str(out), "--keep-paths"]
-    assert wm_cli.submit(arguments) == 0, capfd.readouterr().out
+    assert cluster_cli.submit(arguments) == 0, capfd.readouterr().out
     printed = capfd.readouterr().out
     assert "encoding on 1 node with 8 CPUs" in printed
     assert "starts its own Ray" not in printed
@@ -351,13 +274,6 @@ def test_ray_job_stop_saves_the_trials_of_a_sweep(head, with_token, tiny_corpus,
     for trial in trials:
         meta = json.loads(max(trial.glob("checkpoints/*/meta.json")).read_text())
         assert meta["targets_seen"] > 128 and not meta["finished"]
-
-
-def copy_of_the_code(tmp_path: Path) -> Path:
-    """What a user submits from."""
-    for name in ("datasets", "wm", "tune", "cluster"):
-        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path / "checkout"
 
 
 def tiny_train_config(corpus: Path, out: Path) -> dict:

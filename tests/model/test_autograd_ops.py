@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from wm.model.autograd_ops import CausalConvolution, DecayedScores, RMSNorm
+from wm.model.ops.autograd_ops import CausalConvolution, DecayedScores, RMSNorm
 
 
 def numbers(*shape: int) -> torch.Tensor:

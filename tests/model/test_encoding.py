@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datasets.loading.frames import GameIndex, read_games
+from datasets.loading.frames import GAME_COLUMNS, GameIndex, read_games
 from datasets.loading.sequences import take_rows
+from wm.config.model_config import ModelConfig
 from wm.model.derived_features import (
     NUM_EGOCENTRIC_FEATURES,
     NUM_FOURIER_FEATURES,
@@ -27,8 +28,10 @@ from wm.model.encoding import (
     Frames,
     category,
     controllers,
+    layout_width,
     to_frames,
 )
+from wm.model.state_fields import FLAGS, StateFields, flags_of, state_features, state_fields
 
 CONTINUOUS = [
     ("percent", 0.01), ("x", 0.05), ("y", 0.05), ("shield", 0.01), ("self_air_x", 0.05), ("self_y", 0.05),
@@ -247,3 +250,23 @@ def test_waves_tell_where_a_player_comes_to(chosen):
     )
     slow = torch.cat([turns.sin().flatten(-2), turns.cos().flatten(-2)], dim=-1).flatten(2)
     torch.testing.assert_close(found.double(), slow, rtol=0, atol=1e-3)
+
+
+def test_hitstun_and_flags_are_those_of_the_columns_and_unknown_without_them():
+    fields = StateFields(hitstun=True, num_flags=len(FLAGS))
+    for number, (name, (column, mask)) in enumerate(FLAGS.items()):
+        frames = one_frame(floats={"hitstun": 30.0}, codes={column: mask})
+        flags = flags_of(frames, len(FLAGS))[0, 0, 0].tolist()
+        assert [other for other, is_set in zip(FLAGS, flags, strict=True) if is_set] == [name]
+        (unknown,) = state_features(fields, frames)
+        assert unknown.abs().max() == 0
+        frames.game[:, GAME_COLUMNS.index("has_state_flags")] = 1
+        (known,) = state_features(fields, frames)
+        assert known.shape[-1] == layout_width(fields.layout)
+        expected = [1.5, 1.0, 1.0, *(float(i == number) for i in range(len(FLAGS)))]
+        assert known[0, 0].tolist() == [*expected, *expected, 1.0]
+
+
+def test_older_encodings_see_no_further_fields():
+    assert state_fields(ModelConfig(encoding=3)) == state_fields(ModelConfig(encoding=2)) == StateFields()
+    assert state_fields(ModelConfig(encoding=4)).layout

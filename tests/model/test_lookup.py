@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from wm.model import lookup
-from wm.model.lookup import lookup_element
+from wm.model.ops import lookup
+from wm.model.ops.lookup import lookup_element
 
 
 def numbers(*shape: int) -> torch.Tensor:

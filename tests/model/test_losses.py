@@ -13,8 +13,12 @@ from torch import Tensor
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, read_games
 from datasets.loading.sequences import take_rows
+from wm.model.animation import FIRST_AGES
 from wm.model.encoding import Frames, category, to_frames
 from wm.model.heads import Prediction
+from wm.model.motion.candidates import MOTION, NUM_MODES, mode_mask
+from wm.model.motion.choice import MotionPrediction
+from wm.model.state_fields import FLAGS
 from wm.objective.losses import (
     TRAINING_LOSS_FIELDS,
     PartSum,
@@ -22,8 +26,15 @@ from wm.objective.losses import (
     training_loss_factors,
     training_loss_parts,
     val_loss_parts,
+    weighted_sum,
 )
-from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, TRAINING_LOSS_WEIGHTS, VAL_LOSS_WEIGHTS
+from wm.objective.weights import (
+    RAW_UNIT_WEIGHTS,
+    SMOOTH_L1_BETA,
+    STATE_LOSS_WEIGHTS,
+    TRAINING_LOSS_WEIGHTS,
+    VAL_LOSS_WEIGHTS,
+)
 
 DELTAS = {"percent": 0.01, "x": 0.05, "y": 0.05, "shield": 0.01}
 VELOCITIES = dict.fromkeys(("self_air_x", "self_y", "self_ground_x", "attack_x", "attack_y"), 0.05)
@@ -45,7 +56,7 @@ def frames(index: GameIndex) -> Frames:
     offsets = dict(zip(np.unique(games).tolist(), (np.cumsum(lengths) - lengths).tolist(), strict=True))
     starts = np.array([offsets[int(game)] for game in games]) + 700
     found = to_frames(take_rows(arrays, index.facts[games], starts[:, None] + 5 * np.arange(NUM_FRAMES)))
-    found.game[-3:, 1:] = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 0, 0]], dtype=torch.int16)
+    found.game[-3:, 1:] = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 1]], dtype=torch.int16)
     return found
 
 
@@ -176,9 +187,10 @@ def test_each_part_of_val_loss_equals_its_entries_summed_one_by_one(prediction, 
 def test_each_part_of_the_optimised_loss_equals_its_entries_summed_one_by_one(prediction, frames):
     fast = training_loss_parts(prediction, *before_and_after(frames))
     slow = slow_parts(prediction, frames, smooth_l1, lambda name: "position" if name in "xy" else "continuous")
-    assert set(fast) == set(TRAINING_LOSS_WEIGHTS)
+    weights = {name: weight for name, weight in TRAINING_LOSS_WEIGHTS.items() if name not in STATE_LOSS_WEIGHTS}
+    assert set(fast) == set(weights)
     assert_equal_parts(fast, slow)
-    assert pooled_loss(fast, TRAINING_LOSS_WEIGHTS) == pytest.approx(slow_loss(slow, TRAINING_LOSS_WEIGHTS), rel=1e-5)
+    assert pooled_loss(fast, weights) == pytest.approx(slow_loss(slow, weights), rel=1e-5)
 
 
 def test_the_weights_are_those_of_the_older_system():
@@ -290,10 +302,67 @@ def test_a_prediction_that_is_the_truth_has_no_loss(frames, parts_of):
         assert part.total.abs().max() < 1e-6, name
 
 
+def with_state_parts(prediction: Prediction, seed: int) -> Prediction:
+    """The prediction of a network that also predicts hitstun, animation, three flags and modes of motion."""
+    shape = prediction.deltas.shape[:3]
+    noise = torch.randn(*shape, 7, generator=torch.Generator().manual_seed(seed))
+    modes = torch.randn(*shape, len(MOTION), NUM_MODES, generator=torch.Generator().manual_seed(seed))
+    motion = MotionPrediction(
+        logits=modes.masked_fill(~mode_mask(), -torch.inf), candidates=modes / 10, values=modes[..., 0]
+    )
+    return replace(
+        prediction, hitstun=5 * noise[..., 0], animation=noise[..., 1:4], flags=noise[..., 4:], motion=motion
+    )
+
+
+def slow_animation_error(frames: Frames, row: int, number: int, player: int, said: Tensor) -> float:
+    last, place = (row, number, player), (row, number + 1, player)
+    before, after = raw(frames, last, "state_age"), raw(frames, place, "state_age")
+    restart, step, first = said.tolist()
+    action = int(category(frames, "action")[place])
+    same = action == int(category(frames, "action")[last])
+    begins = not same or after < before
+    predicted = FIRST_AGES[action] + first if begins else before + step
+    chance = 1 / (1 + math.exp(-restart))
+    entropy = -math.log(chance if begins else 1 - chance) if same else 0.0
+    return entropy + smooth_l1("state_age", predicted, after, 1.0)
+
+
+def test_hitstun_animation_and_flags_equal_their_entries_summed_one_by_one(prediction, frames):
+    said = with_state_parts(prediction, 7)
+    fast = training_loss_parts(said, *before_and_after(frames))
+    flags = list(FLAGS.values())[:3]
+    for row in range(frames.floats.shape[0]):
+        for number in range(NUM_FRAMES - 1):
+            sums = {"hitstun": 0.0, "animation": 0.0, "flags": 0.0}
+            for player in (0, 1):
+                last, place = (row, number, player), (row, number + 1, player)
+                sums["animation"] += slow_animation_error(frames, row, number, player, said.animation[last])
+                if has(frames, row, "state_flags"):
+                    true = raw(frames, place, "hitstun")
+                    sums["hitstun"] += smooth_l1("hitstun", float(said.hitstun[last]), true, 1.0)
+                    for logit, (column, mask) in zip(said.flags[last].tolist(), flags, strict=True):
+                        chance = 1 / (1 + math.exp(-logit))
+                        is_set = bool(int(raw(frames, place, column)) & mask)
+                        sums["flags"] += -math.log(chance if is_set else 1 - chance) / len(flags)
+            for name, total in sums.items():
+                assert float(fast[name].total[row, number]) == pytest.approx(total, rel=1e-3, abs=1e-5), name
+                valid = name == "animation" or has(frames, row, "state_flags")
+                assert float(fast[name].count[row, number]) == 2.0 * valid
+
+
+def test_the_loss_is_the_weighted_mean_of_the_parts_that_the_network_predicts(prediction, frames):
+    factors = training_loss_factors(frames.game, NUM_FRAMES - 1)
+    for said in (prediction, with_state_parts(prediction, 8)):
+        parts = training_loss_parts(said, *before_and_after(frames))
+        weights = {name: TRAINING_LOSS_WEIGHTS[name] for name in parts}
+        assert float(weighted_sum(factors, parts)) == pytest.approx(pooled_loss(parts, weights), rel=1e-5)
+
+
 def test_the_factors_make_means_of_totals_without_looking_at_any_entry(prediction, frames):
     before, after = frames.slice(0, NUM_FRAMES - 1), frames.slice(1, NUM_FRAMES)
     factors = training_loss_factors(frames.game, NUM_FRAMES - 1)
-    parts = training_loss_parts(prediction, before, after)
+    parts = training_loss_parts(with_state_parts(prediction, 9), before, after)
     assert len(factors) == len(parts) == len(TRAINING_LOSS_FIELDS)
     for factor, name in zip(factors, TRAINING_LOSS_FIELDS, strict=True):
         part = parts[name]

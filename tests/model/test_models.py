@@ -14,10 +14,10 @@ from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from tune.config import SIZES
 from wm.data.augment import swap_players
-from wm.model import ssd
 from wm.model.encoding import Frames, controllers, to_frames
 from wm.model.heads import Prediction, displacement_prior
 from wm.model.mamba2 import Mamba2Mixer
+from wm.model.ops import ssd
 from wm.model.world_model import (
     Mamba2WorldModel,
     MLPWorldModel,
@@ -28,6 +28,7 @@ from wm.model.world_model import (
 )
 
 TINY = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16, scan_backend="torch")
+STATE_PARTS = ("hitstun", "animation", "flags")
 NUM_FRAMES = 140
 """Frames of a test sequence: more than two chunks of the scan."""
 CONTROLLER_COLUMNS = ("main_x", "main_y", "c_x", "c_y", "trigger", "buttons")
@@ -45,10 +46,14 @@ def frames(index: GameIndex) -> Frames:
     return to_frames(take_rows(arrays, index.facts[games], starts[:, None] + np.arange(NUM_FRAMES)))
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["encoding 2", "encoding 3"])
+@pytest.fixture(
+    scope="module",
+    params=[{"encoding": 2}, {"encoding": 3}, {"encoding": 4}, {"physics": True}],
+    ids=["encoding 2", "encoding 3", "encoding 4", "physics"],
+)
 def model(request: pytest.FixtureRequest) -> Mamba2WorldModel:
     """A small network with no zero weights."""
-    built = lively(build_model(replace(TINY, encoding=request.param), 10))
+    built = lively(build_model(replace(TINY, **request.param), 10))
     assert isinstance(built, Mamba2WorldModel)
     return built
 
@@ -63,12 +68,16 @@ def lively(model: WorldModel) -> WorldModel:
 
 
 def parts_of(prediction: Prediction) -> dict[str, Tensor]:
-    return {
-        "deltas": prediction.deltas,
-        "velocities": prediction.velocities,
-        "dynamics": prediction.dynamics,
-        "binaries": prediction.binaries,
-    } | prediction.categories
+    return (
+        {
+            "deltas": prediction.deltas,
+            "velocities": prediction.velocities,
+            "dynamics": prediction.dynamics,
+            "binaries": prediction.binaries,
+        }
+        | {name: part for name in STATE_PARTS if (part := getattr(prediction, name)) is not None}
+        | prediction.categories
+    )
 
 
 def assert_same(first: Prediction, second: Prediction, at: slice | int = slice(None)) -> None:
@@ -83,7 +92,8 @@ def join(predictions: list[Prediction]) -> Prediction:
     """Predictions one after another in time."""
     parts = [parts_of(prediction) for prediction in predictions]
     joined = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-    numbers = {name: joined.pop(name) for name in ("deltas", "velocities", "dynamics", "binaries")}
+    names = ("deltas", "velocities", "dynamics", "binaries", *STATE_PARTS)
+    numbers = {name: joined.pop(name) for name in names if name in joined}
     return Prediction(**numbers, categories=joined)
 
 
@@ -95,7 +105,7 @@ def join(predictions: list[Prediction]) -> Prediction:
         (ModelConfig(d_model=384, num_layers=4, encoding=2), 10, 4.3),
         *(
             (ModelConfig(**{path.removeprefix("model."): value for path, value in SIZES[name].items()}), 10, millions)
-            for name, millions in (("medium", 2.07), ("large", 6.0), ("xl", 7.2))
+            for name, millions in (("medium", 2.09), ("large", 6.17), ("xl", 7.27))
         ),
     ],
     ids=["older mlp K=10", "older mlp K=60", "older medium", "medium", "large", "xl"],
@@ -106,9 +116,10 @@ def test_the_networks_have_the_sizes_that_the_design_names(config, context_frame
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("encoding", [3, 4])
 @pytest.mark.parametrize("kind", ["mamba2", "mlp"])
-def test_exchanging_the_players_exchanges_the_predictions_of_shared_weights(frames, kind):
-    network = lively(build_model(replace(TINY, kind=kind, hidden_sizes=(32, 16)), 10))
+def test_exchanging_the_players_exchanges_the_predictions_of_shared_weights(frames, kind, encoding):
+    network = lively(build_model(replace(TINY, kind=kind, encoding=encoding, hidden_sizes=(32, 16)), 10))
     window = frames.slice(0, 21)
     last_only = kind == "mlp"
     predicted, exchanged = (parts_of(network(f, last_only=last_only)) for f in (window, swap_players(window)))
@@ -191,7 +202,7 @@ def differing_positions(first: Prediction, second: Prediction) -> set[int]:
     """Positions at which any part of two predictions differs."""
     others = parts_of(second)
     apart = torch.stack(
-        [(part - others[name]).abs().amax(dim=(0, 2, 3)) for name, part in parts_of(first).items()]
+        [(part - others[name]).abs().flatten(2).amax(dim=(0, 2)) for name, part in parts_of(first).items()]
     ).amax(dim=0)
     return set(torch.nonzero(apart > 1e-5).flatten().tolist())
 
@@ -249,7 +260,7 @@ def test_the_mlp_says_of_windows_that_share_frames_what_it_says_of_each(frames):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["mamba2", "mlp"])
 def test_an_untrained_network_predicts_the_displacement_prior(frames, kind):
-    network = build_model(replace(TINY, kind=kind), 10).eval()
+    network = build_model(replace(TINY, kind=kind, physics=False), 10).eval()
     prediction = network(frames.slice(0, 11), last_only=True)
     for row in range(4):
         x, y = slow_prior(frames, row, 9)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from datasets.runtime.errors import UserError
 from wm.config.model_config import ModelConfig
-from wm.model import aligned, scan_backend, ssd_triton
+from wm.model import scan_backend
+from wm.model.ops import aligned, ssd_triton
 from wm.model.scan_backend import ScanChoice, choose_scan_backend
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from datasets.runtime.errors import UserError
-from wm.model import ssd_triton
+from wm.model.ops import ssd_triton
 
 NEEDED = ("triton", "mamba_ssm", "einops")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -26,9 +26,9 @@ torch.cuda.device = lambda *_: contextlib.nullcontext()
 torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(multi_processor_count=1)
 torch.set_num_threads(1)
 
-from wm.model import ssd_triton
+from wm.model.ops import ssd_triton
 
-from wm.model import ssd
+from wm.model.ops import ssd
 from wm.model.mamba2 import Mamba2Mixer
 
 found = {}

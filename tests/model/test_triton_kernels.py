@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from datasets.runtime.errors import UserError
 from wm.config.model_config import ModelConfig
-from wm.model import aligned, fused_ops, scan_backend, ssd
-from wm.model.autograd_ops import CausalConvolution
+from wm.model import scan_backend
+from wm.model.ops import aligned, fused_ops, ssd
+from wm.model.ops.autograd_ops import CausalConvolution
 from wm.model.mamba2 import Mamba2Mixer
 
 torch.set_num_threads(1)
@@ -135,7 +136,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from wm.model import fused_ops, triton_kernels
+from wm.model.ops import fused_ops, triton_kernels
 
 SCAN = {"num_heads": 8, "width": 64, "states": 64, "block_t": 64}
 CONV = {"num_channels": 640, "taps": 4, **fused_ops.CONV_BLOCK}

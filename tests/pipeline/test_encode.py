@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from datasets.checks.filters import FilterConfig
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
 from datasets.corpus.commit_log import COMMITS
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.state import FRAMES, IN_PROGRESS_FILE, TABLES
-from datasets.corpus.verify import verify
 from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.runtime.errors import UserError
 from datasets.schema.reject_reasons import REJECT_REASONS
@@ -58,8 +59,10 @@ def counted_call(*arguments, **options):
     return result
 
 import datasets.corpus.commit
+import datasets.pipeline.feed
 
 datasets.corpus.commit.Committer.__init__.__kwdefaults__["commit_seconds"] = 0.0  # a commit for each chunk
+datasets.pipeline.feed.MIN_CHUNK_INPUTS = 4
 signal.signal(signal.SIGTERM, terminate)
 setattr(module, name, counted_call)
 encode([Path(source)], Path(out), EncodeOptions(), encode_in_process)
@@ -114,6 +117,14 @@ def few_synthetic(folder: Path, synthetic: Path) -> None:
     (folder / "z-again.slp").write_bytes(games[0].read_bytes())
     for number in range(3):
         (folder / f"a-page-{number}.slp").write_bytes(b"<!DOCTYPE html>" * (number + 1))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks() -> Iterator[None]:
+    """Few files are several chunks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.pipeline.feed.MIN_CHUNK_INPUTS", 4)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ cluster.wait_for_nodes()
 os.environ["RAY_ADDRESS"] = cluster.address
 
 from datasets.pipeline.ray_encode import encode_on_ray
+import datasets.pipeline.feed
 from datasets.corpus.chunk import EncodeOptions
 from datasets.pipeline.encode import encode
 
@@ -40,6 +41,7 @@ def after_commit(summary, bytes_left):
         killed.append(summary.num_games)
         cluster.remove_node(nodes[0], allow_graceful=False)
 
+datasets.pipeline.feed.MIN_CHUNK_INPUTS = 4
 summary = encode([source], Path(out), EncodeOptions(), encode_on_ray, after_commit)
 import ray
 deadline = time.monotonic() + 60  # a dead node is detected by missing heartbeats
@@ -62,6 +64,7 @@ os.environ["RAY_ADDRESS"] = cluster.address
 
 import ray
 from ray.data._internal.execution.resource_manager import ResourceManager
+import datasets.pipeline.feed
 from datasets.corpus.chunk import EncodeOptions
 from datasets.pipeline import ray_encode
 from datasets.pipeline.encode import encode
@@ -81,6 +84,7 @@ def start_then_grow(*arguments):
     return plan
 
 ResourceManager.get_global_limits, ray_encode._start = limits_now, start_then_grow
+datasets.pipeline.feed.MIN_CHUNK_INPUTS = 4
 summary = encode([source], Path(out), EncodeOptions(), ray_encode.encode_on_ray)
 facts = {"cpus": limits[-1].cpu, "object_store": limits[-1].object_store_memory}
 print(json.dumps(facts | {"games": summary.num_games}))

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.maintenance.compact import compact
 from datasets.corpus.state import LOG_FILE
 from datasets.pipeline import progress
 from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
-from datasets.pipeline.progress import EncodeProgress
+from datasets.pipeline.progress import EncodeProgress, summary_text
 
 
 class Terminal(io.StringIO):
@@ -47,15 +48,31 @@ def test_progress_is_logged_in_the_corpus(tiny_replays, tmp_path):
     assert printed.getvalue().strip() in line
 
 
-def test_a_terminal_shows_one_line_that_is_rewritten(tiny_replays, tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "LIVE_SECONDS", 0.001)
+def test_a_terminal_shows_one_line_that_is_rewritten(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "LIVE_SECONDS", 3_600)  # no refresh of the thread between these
     monkeypatch.setenv("COLUMNS", "200")
     terminal = Terminal()
     with EncodeProgress(tmp_path / "corpus", terminal) as seen:
-        encode([tiny_replays], tmp_path / "corpus", EncodeOptions(), encode_in_process, on_commit=seen.update)
+        for num_games in (1, 2, 3):
+            seen.update(EncodeSummary(num_games=num_games), 1_000)
+            seen.refresh()
+    for num_games in (1, 2, 3):
+        assert f"{num_games} games" in terminal.getvalue()
     assert terminal.getvalue().count("\r") > 2
     assert terminal.getvalue().count("\n") == 1  # rich starts a new line before it erases the live one
     assert "GB" in terminal.getvalue()
+
+
+def test_the_summary_says_when_compacting_is_worthwhile(tiny_replays, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.corpus.maintenance.compact.MANY_SMALL_SHARDS", 2)
+    out, said = tmp_path / "corpus", []
+    for path in sorted(tiny_replays.glob("*.slp"))[:2]:
+        summary = encode([path], out, EncodeOptions(), encode_in_process)
+        said.append(summary_text(summary, out).splitlines()[-1])
+    assert "compact" not in said[0]
+    assert said[1] == f"`wm corpus compact {out}` is worthwhile: 2 of 2 shards are smaller than 4 MB"
+    compact(out)
+    assert "compact" not in summary_text(encode([path], out, EncodeOptions(), encode_in_process), out)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from archive_making import write_archive
 
 from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import open_corpus
-from datasets.corpus.verify import verify
 from datasets.pipeline import encode_chunk
 from datasets.pipeline.encode import EncodeSummary, encode, encode_in_process
 from datasets.runtime.errors import UserError

@@ -34,9 +34,9 @@ MOMENTS: dict[str, Callable[[int, Path], bool]] = {
 
 @pytest.fixture(scope="module")
 def replays(tmp_path_factory) -> Path:
-    """80 short synthetic replays: twenty chunks."""
-    out = tmp_path_factory.mktemp("eighty") / "replays"
-    synthesize(out, SynthOptions(num_games=80, seed=9, max_frames=2_400))
+    """160 short synthetic replays: ten chunks."""
+    out = tmp_path_factory.mktemp("replays-of-kills") / "replays"
+    synthesize(out, SynthOptions(num_games=160, seed=9, max_frames=2_400))
     return out
 
 

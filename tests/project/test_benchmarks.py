@@ -16,14 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games, read_games
 from datasets.loading.sequences import gather
+from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import ObjectiveConfig, RunConfig
 from wm.config.shipped import SHIPPED_CONFIGS
 from wm.config.typed_yaml import load_yaml
 from wm.data.synthetic_batch import synthetic_batch
-from wm.model import ssd
 from wm.model.encoding import to_frames
 from wm.model.heads import DELTAS, VELOCITIES, feature_scales
+from wm.model.ops import ssd
 from wm.model.world_model import build_model
 from wm.objective.losses import ground_truth
 
@@ -33,8 +34,10 @@ sys.path.append(str(ROOT / "benchmarks"))
 import ray_overhead  # noqa: E402
 import time_to_quality  # noqa: E402
 import train_step  # noqa: E402
+from ablations import ablation  # noqa: E402
 from gpu import gpu_correctness  # noqa: E402
 from measures import host_traffic, results_file, step_cases, validation  # noqa: E402
+from measures.ablation_runs import COHERENCE  # noqa: E402
 from measures.flops import flops_per_target  # noqa: E402
 from older_system import networks as older_networks  # noqa: E402
 from older_system import recipe as older_recipe  # noqa: E402
@@ -191,12 +194,16 @@ def wrong_checks(scene: gpu_correctness.Scene) -> list[str]:
 
 
 def test_a_backend_that_ignores_its_state_fails_the_checks(games, monkeypatch):
-    right = ssd.scan
+    right, right_step = ssd.scan, ssd.step
 
     def forgetful(x, dt, a, b, c, state=None, return_state=False):
         return right(x, dt, a, b, c, None if state is None else 0 * state, return_state)
 
+    def forgetful_step(x, dt, a, b, c, state, **options):
+        return right_step(x, dt, a, b, c, 0 * state, **options)
+
     monkeypatch.setattr(ssd, "scan", forgetful)
+    monkeypatch.setattr(ssd, "step", forgetful_step)
     monkeypatch.setattr(gpu_correctness, "CHECKS", (gpu_correctness.check_scans, gpu_correctness.check_steps))
     wrong = wrong_checks(gpu_correctness.Scene(device=CPU, backends=("torch",), tiny=True, index=games))
     assert "step, torch, fp32" in wrong
@@ -327,3 +334,40 @@ def test_time_to_quality_trains_and_judges_both_recipes():
     assert names | {f"reference_{name}" for name in names} <= set(found)
     assert found["mlp_targets_per_s"] > 0 and found["reference_mlp_targets_per_s"] > 0
     assert found["runs"][0]["curve"]
+
+
+def ablation_row(variant: str, seed: int, loss: float) -> dict:
+    metrics = dict.fromkeys(["val_loss", "change_acc", "action_acc", "pos_mae", *COHERENCE], 1.0) | {"val_loss": loss}
+    return {"variant": variant, "seed": seed, "metrics": metrics, "train_s": 1.0}
+
+
+def test_variants_are_compared_over_the_seeds_that_both_have():
+    rows = [ablation_row("a", 1, 0.4), ablation_row("a", 2, 0.8), ablation_row("b", 2, 0.5)]
+    found = ablation.summary(rows, "a")
+    assert found["a"]["mean"]["val_loss"] == pytest.approx(0.6)
+    assert found["a"]["deviation"]["val_loss"] == pytest.approx(0.2 * 2**0.5)
+    assert found["b"]["difference"]["val_loss"] == pytest.approx(-0.3)
+    assert found["b"]["deviation"]["val_loss"] is None
+
+
+def test_a_file_of_variants_that_is_none_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "variants.yaml"
+    path.write_text("[a, b]")
+    with pytest.raises(UserError, match="expected a mapping of names to changes"):
+        ablation.read_variants(path)
+
+
+@pytest.mark.slow
+def test_an_ablation_continues_after_what_is_done(tmp_path, tiny_corpus, monkeypatch, capsys):
+    command = ["ablation.py", str(tiny_corpus), str(tiny_corpus), "--tiny", "--out", str(tmp_path), "--seeds"]
+    monkeypatch.setattr(sys, "argv", [*command, "1", "--only", "encoding-3"])
+    ablation.main()
+    assert "1 of 1: encoding-3, seed 1" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "1", "--only", "encoding-3", "all-flags"])
+    ablation.main()
+    text = capsys.readouterr().out
+    assert "encoding-3, seed 1" not in text and "2 of 2: all-flags, seed 1" in text
+    found = last_line(text)
+    assert found["missing"] == 0
+    assert found["variants"]["all-flags"]["mean"]["coherence_60"] > 0
+    assert 0 <= found["variants"]["all-flags"]["mean"]["state_age_right_20"] <= 1

@@ -23,7 +23,10 @@ from wm.config.run_config import RunConfig
 from wm.model.world_model import build_model
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("demo", "synth", "encode", "corpus", "train", "eval", "sweep", "choose-k", "choose-size", "submit")
+VERBS = (
+    "demo", "synth", "encode", "corpus", "train", "eval", "rollout", "sweep", "choose-k", "choose-size", "profile",
+    "plan", "preflight", "submit", "jobs", "logs", "stop", "watch", "report", "cluster",
+)  # fmt: skip
 WM = Path(sys.executable).with_name("wm")
 
 

@@ -105,7 +105,7 @@ def test_yaml_itself_reads_1e_minus_3_as_text():
     [
         ("optimizer: {learnin_rate: 1e-3}", ["unknown key optimizer.learnin_rate", "did you mean learning_rate?"]),
         ("modle: {d_model: 3}", ["unknown key modle", "did you mean model?"]),
-        ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, encoding, d_model"]),
+        ("model: {quux: 3}", ["unknown key model.quux", "expected one of kind, encoding, fields, physics"]),
         ("split: {test_fractions: 0.1}", ["unknown key split.test_fractions", "did you mean test_fraction?"]),
         ("optimizer: {batch_size: many}", ["optimizer.batch_size", "'many'", "integer"]),
         ("optimizer: {batch_size: 3.5}", ["optimizer.batch_size", "3.5", "integer"]),
@@ -367,7 +367,7 @@ def test_a_renamed_key_on_the_command_line_is_refused_with_its_new_name(word, ex
 def test_a_config_that_an_older_version_stored_is_translated(tmp_path):
     stored = yaml.safe_load(STORED_BY_0_1)
     expected = RunConfig(
-        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32), encoding=2),
+        model=ModelConfig(scan_backend="triton", hidden_sizes=(64, 32), encoding=2, physics=False),
         objective=ObjectiveConfig(swap_players=True),
         optimizer=OptimizerConfig(
             kind="muon", min_lr_ratio=0.1, max_grad_norm=2.0, micro_batch_size=4, learning_rate=3e-4

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from choice_reports import a_report
+from chromium import BROWSER, OFFLINE_FLAGS
 from report_inputs import hostile_inputs, report_inputs
 
 from tune.report.choice_page import render_choice
@@ -16,14 +16,9 @@ from wm.report.charts import PALETTE
 from wm.report.page import write_page
 from wm.report.run_report import render_report
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the PATH")
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=20000",
-)  # fmt: skip
+FLAGS = (*OFFLINE_FLAGS, "--enable-logging=stderr", "--virtual-time-budget=20000")
 NUM_CHARTS = 19
 NUM_CHOICE_CHARTS = 9
 

@@ -145,7 +145,7 @@ def test_the_profile_is_complete_at_every_moment(tmp_path):
     reader.join()
     assert not broken
     profile = json.loads((tmp_path / "profile.json").read_text())
-    assert profile == {"profile_version": 1, "device": "cpu", "targets_per_s": 299.0}
+    assert profile == {"profile_version": 2, "device": "cpu", "targets_per_s": 299.0}
     Run(RunConfig(out=tmp_path / "gone")).write_profile({"device": "cpu"})
     assert not (tmp_path / "gone").exists()
 

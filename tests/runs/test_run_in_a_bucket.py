@@ -118,6 +118,8 @@ def test_everything_that_a_run_keeps_is_in_the_bucket(server, config, undisturbe
 
 KILLED = """
 import json, sys
+import torch
+torch.set_num_threads(1)  # as the undisturbed run: the last bit of some sums depends on it
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain
 from wm.data.training_data import open_data

@@ -6,7 +6,6 @@ import gzip
 import logging
 import os
 import shutil
-import socket
 import threading
 import time
 import urllib.request
@@ -20,10 +19,14 @@ from moto.server import ThreadedMotoServer
 from object_stores import google_server, s3_server
 from source_listing import CODE, contents, listed, rejection
 
+from datasets.checks.filters import FilterConfig
+from datasets.corpus.chunk import EncodeOptions
+from datasets.pipeline.encode import encode, encode_in_process
+from datasets.pipeline.progress import summary_text
 from datasets.runtime.errors import UserError
 from datasets.runtime.object_storage import RemoteFile
 from datasets.sources import storage
-from datasets.sources.read_errors import UNREACHABLE
+from datasets.sources.read_errors import UNREACHABLE, is_refusal
 from datasets.sources.reading import read_ahead, read_input
 from datasets.sources.scan import Inputs, survey
 
@@ -143,13 +146,38 @@ def test_an_impossible_source_is_an_error_before_anything_is_read(bucket, dump, 
             survey([f"{scheme}://bucket/dump.zip"])
 
 
-def test_a_server_that_does_not_answer_is_an_error_without_credentials_in_it(server):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"s3://key:hidden@bucket/x.zip?endpoint_override=127.0.0.1:{free.getsockname()[1]}&scheme=http"
-        with pytest.raises(UserError, match=r"cannot be reached .*NETWORK_CONNECTION") as rejected:
-            survey([place])
-    assert "hidden" not in str(rejected.value)
+def test_a_source_that_is_unreachable_at_the_start_is_left_for_the_next_run(synthetic_replays, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_AFTER_S", (0.0,))
+    content = sorted(synthetic_replays.rglob("*.slp"))[0].read_bytes()
+    options = EncodeOptions(filters=FilterConfig(min_frames=1, min_damage_percent=0, allow_idle=True, num_stocks=0))
+    with s3_server() as server:
+        server.write("dump/game.slp", content)
+        uri, out = server.uri("dump"), tmp_path / "corpus"
+        server.stop()
+        summary = encode([uri], out, options, encode_in_process)
+        text = summary_text(summary, out)
+        assert (summary.num_games, summary.num_unread) == (0, 1)
+        assert "1 input could not be read; run the same command again:\ns3://bucket/dump" in text
+        assert "NETWORK_CONNECTION" in text and "hidden" not in text
+        server.start()
+        summary = encode([uri], out, options, encode_in_process)
+        assert (summary.num_games, summary.num_unread) == (1, 0)
+
+
+def test_a_store_that_refuses_the_access_or_does_not_know_the_bucket_is_the_users_mistake():
+    for text in (
+        "When getting information for key 'k' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject operation: No",
+        "AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body.",
+        "google::cloud::Status(UNAUTHENTICATED: Permanent error)",
+    ):
+        assert is_refusal(OSError(text)), text
+    for text in ("AWS Error NETWORK_CONNECTION during HeadObject operation", "AWS Error UNKNOWN (HTTP status 503)"):
+        assert not is_refusal(OSError(text)), text
+
+
+def test_an_option_of_a_uri_that_nobody_knows_is_an_error(server):
+    with pytest.raises(UserError, match="cannot be reached"):
+        survey([f"s3://key:hidden@bucket/x.zip?endpoint_override={server}&scheme=http&no_such_option=1"])
 
 
 def test_a_server_that_is_down_leaves_listings_and_inputs_for_the_next_run(tmp_path, monkeypatch):

@@ -416,3 +416,25 @@ def test_a_wrong_source_file_is_an_error_that_says_where(tmp_path, text, message
     path.write_text(text)
     with pytest.raises(UserError, match=f"mine.yaml: {message}"):
         resolve([str(path)])
+
+
+def test_a_source_on_a_disk_that_fails_is_an_outage_and_not_missing(folder, monkeypatch):
+    monkeypatch.setattr(storage, "RETRY_AFTER_S", ())
+    failing, real_stat = str(folder), os.stat
+
+    def stat(path, *arguments, **options):
+        if path == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real_stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    found = survey([failing])
+    assert (found.num_inputs, found.ranged_sources) == (1, ())
+    (replay,) = listed(folder)
+    assert rejection(replay) == (UNREACHABLE, "listing incomplete: OSError: Input/output error")
+
+
+def test_a_path_below_a_file_does_not_exist(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="does not exist"):
+        survey([str(tmp_path / "file" / "x.slp")])

@@ -14,11 +14,11 @@ from object_stores import S3Server, google_server, s3_server
 
 from datasets.cli import corpus as corpus_verb
 from datasets.corpus.chunk import EncodeOptions
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.state import FRAMES, dump_json
 from datasets.corpus.transfer import copy as copying
 from datasets.corpus.transfer.copy import copy_corpus
-from datasets.corpus.verify import verify
 from datasets.loading.frames import index_games, read_games
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.runtime.errors import UserError

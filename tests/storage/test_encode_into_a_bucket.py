@@ -18,9 +18,11 @@ from object_stores import S3Server, google_server, s3_server
 
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.commit import Committer
+from datasets.corpus.maintenance.compact import compact
+from datasets.corpus.maintenance.repair import repair
+from datasets.corpus.maintenance.verify import verify
 from datasets.corpus.reader import open_corpus
 from datasets.corpus.state import FRAMES
-from datasets.corpus.verify import compact, repair, verify
 from datasets.pipeline.encode import encode, encode_in_process
 from datasets.replays.game import Game
 from datasets.runtime.errors import UserError

@@ -45,7 +45,7 @@ def tiny_run(corpus: Path, out: Path) -> RunConfig:
         model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"),
         objective=ObjectiveConfig(sequence_frames=S),
         optimizer=OptimizerConfig(total_targets=10 * STEP, batch_size=BATCH, learning_rate=3e-3, warmup_targets=STEP),
-        eval=EvalConfig(contexts=(5,), num_targets=60, validation_targets=20, every_targets=4 * STEP),
+        eval=EvalConfig(contexts=(5,), num_targets=60, validation_targets=20, every_targets=4 * STEP, num_dreams=0),
     )
 
 

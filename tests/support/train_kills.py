@@ -112,7 +112,7 @@ def tiny_run(corpus: Path, out: Path, num_updates: int) -> RunConfig:
         optimizer=OptimizerConfig(
             total_targets=num_updates * BATCH * S, batch_size=BATCH, learning_rate=1e-3, warmup_targets=BATCH * S
         ),
-        eval=EvalConfig(contexts=(5,), num_targets=60, validation_targets=20, every_targets=100_000),
+        eval=EvalConfig(contexts=(5,), num_targets=60, validation_targets=20, every_targets=100_000, num_dreams=0),
     )
 
 

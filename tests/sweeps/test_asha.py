@@ -214,7 +214,7 @@ def test_a_decision_is_on_the_disk_before_tune_has_it_and_holds_for_seeds_that_h
     assert report(scheduler, bad, FIRST) == "STOP"
     assert seen == [good.name, bad.name, sibling.name]
     assert [status_of(Run(trial.config)).state for trial in (bad, sibling)] == ["stopped", "stopped"]
-    assert decisions_of(Path(str(good.config.out)))[0].rung == FIRST
+    assert decisions_of(Run(good.config).files)[0].rung == FIRST
     assert report(scheduler, sibling, 100) == "STOP", "if it was already running"
 
 
@@ -230,7 +230,7 @@ def test_a_validation_that_a_killed_command_did_not_decide_on_is_decided_before_
     ]  # fmt: skip
     again = open_rungs(sweep, trials_of(sweep))
     assert set(again.stopped) == {bad.name, sibling.name}
-    assert len(decisions_of(Path(str(bad.config.out)))) == 1
+    assert len(decisions_of(Run(bad.config).files)) == 1
 
 
 def test_without_asha_every_trial_runs_to_its_end(tmp_path: Path):

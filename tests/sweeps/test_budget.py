@@ -11,6 +11,7 @@ import pytest
 from tune.config import SweepConfig
 from tune.running.spending import Spending
 from wm.config.typed_yaml import from_plain
+from wm.runs.run_files import open_run_files
 
 
 class Clock:
@@ -29,7 +30,7 @@ def a_sweep(tmp_path: Path, **content: Any) -> SweepConfig:
 
 def test_device_seconds_count_only_while_a_trial_runs_and_survive_a_restart(tmp_path: Path):
     sweep, clock = a_sweep(tmp_path, usd_per_hour=2.0), Clock()
-    spending = Spending(sweep, clock)
+    spending = Spending(sweep, open_run_files(tmp_path), clock)
     for passed, running in ((1800, ["a", "b"]), (1800, ["b"]), (600, [])):
         clock.now += passed
         spending.tick(running)
@@ -37,7 +38,7 @@ def test_device_seconds_count_only_while_a_trial_runs_and_survive_a_restart(tmp_
     assert (spending.usd(), spending.usd("a")) == (3.0, 1.0)
     spending.save()
     clock.now += 5000  # between two commands
-    resumed = Spending(sweep, clock)
+    resumed = Spending(sweep, open_run_files(tmp_path), clock)
     clock.now += 100
     resumed.tick(["a"])
     assert (resumed.seconds, resumed.device_seconds["a"]) == (4300, 1900)
@@ -45,7 +46,7 @@ def test_device_seconds_count_only_while_a_trial_runs_and_survive_a_restart(tmp_
 
 def test_each_gpu_of_a_trial_counts(tmp_path: Path):
     sweep, clock = a_sweep(tmp_path, gpus_per_trial=0.5, base={"use_gpu": True}), Clock()
-    spending = Spending(sweep, clock)
+    spending = Spending(sweep, open_run_files(tmp_path), clock)
     clock.now += 100
     spending.tick(["a", "b"])
     assert spending.device_seconds.total() == 100
@@ -62,7 +63,7 @@ def test_each_gpu_of_a_trial_counts(tmp_path: Path):
 )
 def test_a_budget_says_what_it_was_and_how_to_go_on(tmp_path: Path, limits: dict[str, Any], flops: float, message: str):
     clock = Clock()
-    spending = Spending(a_sweep(tmp_path, **limits), clock)
+    spending = Spending(a_sweep(tmp_path, **limits), open_run_files(tmp_path), clock)
     assert spending.used_up(0.99 * flops) is None
     clock.now += 3601
     spending.tick(["a"])
@@ -72,4 +73,4 @@ def test_a_budget_says_what_it_was_and_how_to_go_on(tmp_path: Path, limits: dict
 
 def test_a_damaged_account_begins_anew(tmp_path: Path):
     (tmp_path / "spent.json").write_text("{")
-    assert Spending(a_sweep(tmp_path)).seconds == 0
+    assert Spending(a_sweep(tmp_path), open_run_files(tmp_path)).seconds == 0

@@ -14,6 +14,7 @@ from tiny_runs import STEP, run, tiny_run
 
 from datasets.runtime.errors import UserError
 from tune.analysis.choice import MoreEvidence
+from tune.cli import choose_k, choose_size
 from tune.config import ChoiceConfig, SweepConfig
 from tune.report.cells import front
 from tune.report.choice_json import choice_json
@@ -28,8 +29,8 @@ from tune.results.sweep_folder import SWEEP_FILE, SweepManifest, open_sweep, wri
 from tune.results.trial_status import Failure, mark_failed
 from tune.search.cost import cost_of
 from tune.search.trials import trials_of
-from wm.cli import choose_k, choose_size
 from wm.config.run_config import EvalConfig, ModelConfig, ObjectiveConfig, RunConfig
+from wm.runs.run_files import open_run_files
 from wm.runs.run_log import read_log
 
 CONTEXTS = (1, 5, "stream")
@@ -101,7 +102,7 @@ def test_damaged_or_failed_trials_are_left_out_with_a_reason_and_the_others_stil
     [stored] = [path for path in (copied.folder(first) / "evaluations").iterdir() if str(4 * STEP) in path.name]
     stored.write_bytes(b"damaged")
     shutil.rmtree(copied.folder(second) / "checkpoints")
-    mark_failed(copied.folder(second), Failure(kind="diverged", reason="the loss is not finite"))
+    mark_failed(copied.run(second).files, Failure(kind="diverged", reason="the loss is not finite"))
     report = choose(copied.out)
     text = describe(report)
     assert report.num_trials == 2
@@ -234,6 +235,20 @@ def test_names_are_shown_literally_and_numbers_that_are_not_finite_are_null():
     json.dumps(content, allow_nan=False)
 
 
+def test_the_coherence_of_each_setting_is_in_the_text_the_page_and_the_json_the_best_first():
+    report = a_report()
+    text, page, content = describe(report), render_choice(report), choice_json(report)
+    table = text[text.index("Dreams: coherence of each setting") :]
+    assert table.index("2.70") < table.index("3.40")
+    section = page[page.index('<section id="dreams"') :]
+    assert section.index(">2.70<") < section.index(">3.40<")
+    assert {cell["coherence_20"] for cell in content["cells"]} == {2.7, 3.4}
+    assert content["rows"][0]["coherence_20"] in (2.7, 3.4)
+    without = replace(report, cells=tuple(replace(cell, coherence_20=None) for cell in report.cells))
+    assert "Dreams" not in describe(without) and 'id="dreams"' not in render_choice(without)
+    assert choice_json(without)["cells"][0]["coherence_20"] is None
+
+
 def test_the_table_marks_contexts_beyond_training_and_tells_the_evidence_of_each_row():
     lines = describe(a_report()).splitlines()
     [longest] = [line for line in lines if line.startswith("    120*")][:1]
@@ -271,17 +286,17 @@ def test_the_pareto_front_has_what_nothing_cheaper_equals():
 def test_a_carried_state_costs_the_same_for_every_k_and_a_window_costs_more_when_longer(tmp_path):
     model = ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1)
     sequence = RunConfig(model=model)
-    costs = PlayCosts(tmp_path)
+    costs = PlayCosts(open_run_files(tmp_path))
     carried = costs.of(sequence, 60)
     assert carried.carries_state and carried.state_bytes > 0
     assert costs.of(sequence, 1) == costs.of(sequence, "stream") == carried
     windows = [_windows(model, k) for k in (1, 60)]
     short, long = (costs.of(config, config.objective.context_frames) for config in windows)
     assert not long.carries_state and long.state_bytes == 0
-    assert long.flops_per_frame > 40 * short.flops_per_frame
-    assert PlayCosts(tmp_path).of(sequence, 10) == carried, "a second command measures nothing"
+    assert long.flops_per_frame > 30 * short.flops_per_frame  # the heads see one frame of either
+    assert PlayCosts(open_run_files(tmp_path)).of(sequence, 10) == carried, "a second command measures nothing"
     (tmp_path / COSTS_FILE).write_text("damaged")
-    assert PlayCosts(tmp_path).of(sequence, 10).flops_per_frame == carried.flops_per_frame
+    assert PlayCosts(open_run_files(tmp_path)).of(sequence, 10).flops_per_frame == carried.flops_per_frame
 
 
 def _windows(model: ModelConfig, context: int) -> RunConfig:

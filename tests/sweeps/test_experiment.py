@@ -22,6 +22,7 @@ from tune.search.trials import Trial, trials_of
 from wm.config.run_identity import identity
 from wm.config.typed_yaml import from_plain
 from wm.runs.run import Run
+from wm.runs.run_files import open_run_files
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = {"size": ["small", "xl"], "optimizer.learning_rate": [1e-3], "seed": [0, 1]}
@@ -58,9 +59,9 @@ def sweep_folder(tmp_path: Path) -> tuple[SweepManifest, list[Trial]]:
         add_validation(trials[0], targets_seen, 0.5)
     add_validation(trials[1], 500_000, 0.3)
     stop = RungDecision(targets_seen=500_000, rung=500_000, score=0.3, stops=True, reason="worse")
-    record_decision(manifest.folder(trials[1].name), stop)
+    record_decision(manifest.run(trials[1].name).files, stop)
     add_validation(trials[2], 500_000, 0.4)
-    mark_failed(manifest.folder(trials[2].name), Failure(kind="diverged", reason="the loss is not finite"))
+    mark_failed(manifest.run(trials[2].name).files, Failure(kind="diverged", reason="the loss is not finite"))
     return manifest, trials
 
 
@@ -68,7 +69,7 @@ def test_the_five_lines_of_the_documentation_read_a_sweep(
     sweep_folder: tuple[SweepManifest, list[Trial]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     manifest, _ = sweep_folder
-    Experiment(manifest)
+    Experiment(manifest, open_run_files(manifest.out))
     (code,) = re.findall(r"```python\n(.*?ExperimentAnalysis.*?)```", (ROOT / "docs/sweeps.md").read_text(), re.DOTALL)
     assert len(re.findall(r"^\S", code, re.MULTILINE)) == 5
     monkeypatch.chdir(manifest.out.parents[1])
@@ -82,7 +83,7 @@ def test_the_readers_of_tune_find_every_trial_with_its_axes_as_columns(
     sweep_folder: tuple[SweepManifest, list[Trial]],
 ):
     manifest, trials = sweep_folder
-    Experiment(manifest)
+    Experiment(manifest, open_run_files(manifest.out))
     analysis = ExperimentAnalysis(manifest.out / "trials")
     assert [trial.status for trial in analysis.trials] == ["PAUSED", "TERMINATED", "ERROR", "PENDING"]
     assert [trial.config for trial in analysis.trials] == [trial.axes for trial in trials]
@@ -101,8 +102,8 @@ def test_the_readers_of_tune_find_every_trial_with_its_axes_as_columns(
 
 def test_a_resumed_sweep_has_every_validation_once(sweep_folder: tuple[SweepManifest, list[Trial]]):
     manifest, trials = sweep_folder
-    Experiment(manifest)
-    resumed = Experiment(manifest)
+    Experiment(manifest, open_run_files(manifest.out))
+    resumed = Experiment(manifest, open_run_files(manifest.out))
     add_validation(trials[0], 1_500_000, 0.6)
     add_validation(trials[3], 500_000, 0.7)
     for trial in (trials[0], trials[3]):
@@ -113,7 +114,7 @@ def test_a_resumed_sweep_has_every_validation_once(sweep_folder: tuple[SweepMani
 
 def test_pandas_and_tensorboard_read_the_files_of_a_trial(sweep_folder: tuple[SweepManifest, list[Trial]]):
     manifest, trials = sweep_folder
-    Experiment(manifest)
+    Experiment(manifest, open_run_files(manifest.out))
     stopped = manifest.folder(trials[1].name)
     table = pandas.read_csv(stopped / "progress.csv")
     assert table[["targets_seen", "config/size", "eval_1/pos_mae"]].to_numpy().tolist() == [[500_000, "small", 0.2]]
@@ -126,7 +127,7 @@ def test_pandas_and_tensorboard_read_the_files_of_a_trial(sweep_folder: tuple[Sw
 
 def test_a_trial_that_has_not_begun_gets_no_folder(sweep_folder: tuple[SweepManifest, list[Trial]]):
     manifest, trials = sweep_folder
-    Experiment(manifest)
+    Experiment(manifest, open_run_files(manifest.out))
     assert not manifest.folder(trials[3].name).exists(), "its run would take the folder for something else's"
     Run(trials[3].config).claim()
 
@@ -134,7 +135,7 @@ def test_a_trial_that_has_not_begun_gets_no_folder(sweep_folder: tuple[SweepMani
 def test_metrics_without_a_value_are_read_as_missing(sweep_folder: tuple[SweepManifest, list[Trial]]):
     manifest, trials = sweep_folder
     add_validation(trials[3], 500_000, None)
-    Experiment(manifest)
+    Experiment(manifest, open_run_files(manifest.out))
     frame = ExperimentAnalysis(manifest.out / "trials").results_df
     assert frame["eval_10/change_acc"].isna().tolist() == [False, False, False, True]
 

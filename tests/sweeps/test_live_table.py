@@ -16,6 +16,7 @@ from tune.running.live_table import LiveTable, accuracy_interval
 from tune.running.spending import Spending
 from tune.search.trials import Trial, trials_of
 from wm.config.typed_yaml import from_plain
+from wm.runs.run_files import open_run_files
 
 
 class Terminal(io.StringIO):
@@ -42,7 +43,7 @@ def a_table(tmp_path: Path, output: io.StringIO, **content: Any) -> tuple[LiveTa
         "sweep.yaml",
     )
     clock, trials = Clock(), trials_of(sweep)
-    table = LiveTable(sweep, Spending(sweep, clock), output, clock)
+    table = LiveTable(sweep, Spending(sweep, open_run_files(sweep.out), clock), output, clock)
     for trial in trials:
         table.add(trial, 1e6, "pending", 0)
     return table, trials, clock

@@ -32,6 +32,7 @@ from wm.launch.ray_reporter import flattened, rows_of_report
 from wm.launch.train_worker import RepeatedCrashError
 from wm.runs.crash_history import NO_TRACEBACK
 from wm.runs.run import DRIVER_LOCK, Run
+from wm.runs.run_files import open_run_files
 from wm.runs.run_log import read_log
 from wm.runs.stop_request import RUN, STOP_FILE, RunStoppedError
 from wm.training.divergence import DivergedError
@@ -173,7 +174,7 @@ def test_a_trial_whose_process_dies_resumes_until_it_died_too_often(tiny_corpus,
     assert states_of(sweep) == ["failed", "interrupted"]
     resumed_at = [row["targets_seen"] for row in read_log(killed) if row["kind"] == "start"]
     assert resumed_at[-1] > 0
-    failure = failure_of(killed)
+    failure = failure_of(open_run_files(killed))
     assert failure is not None and failure.kind == "died"
     assert failure.reason.startswith("died 2 times, last at about ")
 
@@ -200,8 +201,8 @@ def test_asha_stops_a_trial_of_several_workers(tiny_corpus, tmp_path):
     run_sweep(sweep)
     assert states_of(sweep) == ["finished", "stopped"]
     first, second = folders_of(sweep)
-    assert [decision.targets_seen for decision in decisions_of(first)] == [128, 256]
-    assert [decision.stops for decision in decisions_of(second)] == [True]
+    assert [decision.targets_seen for decision in decisions_of(open_run_files(first))] == [128, 256]
+    assert [decision.stops for decision in decisions_of(open_run_files(second))] == [True]
 
 
 def test_a_report_of_ray_train_holds_the_rows_of_a_validation():

@@ -20,6 +20,7 @@ from tune.results.sweep_folder import open_sweep
 from tune.running.spending import Spending
 from tune.running.sweep import run_sweep
 from tune.search.trials import trials_of
+from wm.runs.run_files import open_run_files
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 SPLIT = {"validation_fraction": 0.4}
@@ -73,7 +74,7 @@ def test_asha_stops_the_weak_setting_and_a_resumed_sweep_is_the_same(
     run_sweep(sweep)
     assert "1 of them ended before" in capsys.readouterr().out
     assert rows_of_results(out) == rows
-    assert len(decisions_of(Path(strong.config.out))) == 1, "the rung was not judged again"
+    assert len(decisions_of(open_run_files(strong.config.out))) == 1, "the rung was not judged again"
 
     run_sweep(sweep)
     assert "2 of them ended before" in capsys.readouterr().out
@@ -111,7 +112,7 @@ def test_optuna_suggests_from_results_and_a_budget_ends_the_sweep_until_it_is_ra
     assert list(manifest.trials)[: len(first.trials)] == list(first.trials)
     assert [manifest.status(name).state for name in manifest.trials] == ["finished"] * 3
     assert len({facts["axes"]["optimizer.learning_rate"] for facts in manifest.trials.values()}) == 3
-    spending = Spending(tiny_sweep(tiny_corpus, out, **options))
+    spending = Spending(tiny_sweep(tiny_corpus, out, **options), open_run_files(out))
     assert set(spending.device_seconds) == set(manifest.trials)
 
 

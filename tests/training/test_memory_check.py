@@ -17,7 +17,6 @@ import pytest
 import torch
 from tiny_runs import tiny_run
 
-from datasets.loading.frames import GameIndex
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes
 from datasets.runtime.process.host_memory import PeakHostMemory
@@ -128,9 +127,9 @@ def test_the_memory_check_updates_with_a_full_batch_in_micro_batches(config, mon
     seen: list[tuple[int, int]] = []
     accumulate = step._accumulate
 
-    def look(frames: Frames, factors: torch.Tensor) -> None:
+    def look(frames: Frames, *rest: object) -> None:
         seen.append((frames.floats.shape[0], frames.num_frames))
-        accumulate(frames, factors)
+        accumulate(frames, *rest)
 
     monkeypatch.setattr(step, "_accumulate", look)
     check_memory(step, 23)
@@ -177,7 +176,7 @@ def test_memory_for_the_frames_is_reserved(config):
         UserError, match=r"4 examples .* 0\.0 GB .* free .* use data.device_cache: never or a smaller data"
     ):
         check_memory(step, 4, reserved_bytes=2 * free)
-    assert largest_batch_size(step, games(10**9), reserved_bytes=2 * free) == 1
+    assert largest_batch_size(step, 10**9, reserved_bytes=2 * free) == 1
 
 
 def test_a_micro_batch_makes_the_same_batch_fit(config):
@@ -275,16 +274,6 @@ def test_other_errors_are_raised_unchanged(config, monkeypatch):
         check_memory(step, 4)
 
 
-def games(num_frames: int) -> GameIndex:
-    """An index that has only a number of frames."""
-    nothing = np.zeros(1)
-    return GameIndex(
-        corpus=None,  # pyrefly: ignore
-        game_ids=nothing, num_frames=np.array([num_frames]), shards=nothing, row_groups=nothing,
-        first_rows=nothing, characters=nothing, facts=nothing,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("device", DEVICES)
 def test_auto_takes_the_largest_power_of_two_that_leaves_enough_updates_per_epoch(config, device, monkeypatch):
     monkeypatch.setattr("wm.training.memory_check.available_memory_bytes", lambda: 10**12)  # memory is not the limit
@@ -292,9 +281,9 @@ def test_auto_takes_the_largest_power_of_two_that_leaves_enough_updates_per_epoc
     model, optimizer, step = made(config, device)
     before = tensors_of(model, optimizer)
     examples = 64 * 50
-    assert largest_batch_size(step, games(examples * 16)) == 32
-    assert largest_batch_size(step, games(10**9)) == 4_096
-    assert largest_batch_size(step, games(20)) == 1
+    assert largest_batch_size(step, examples * 16) == 32
+    assert largest_batch_size(step, 10**9) == 4_096
+    assert largest_batch_size(step, 20) == 1
     assert_equal(before, tensors_of(model, optimizer))
 
 
@@ -318,9 +307,9 @@ def test_auto_fills_only_a_share_of_the_free_memory(config, monkeypatch):
     assert estimate is not None
     # A machine with four times the memory for 300 examples: 256 is the largest power of two.
     monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: int(4 * estimate(300)))
-    assert largest_batch_size(step, games(10**9)) in (128, 256, 512)
+    assert largest_batch_size(step, 10**9) in (128, 256, 512)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    assert largest_batch_size(step, games(10**9)) <= 8
+    assert largest_batch_size(step, 10**9) <= 8
 
 
 def test_available_memory_is_less_than_the_machines_and_falls_with_an_allocation():

@@ -21,7 +21,6 @@ from train_kills import (
     trial,
 )
 
-from datasets.runtime.hardware import num_cores
 from wm.data.training_data import open_data
 from wm.launch.train_worker import work
 from wm.runs.run import Run
@@ -38,10 +37,10 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture
-def threads_of_a_worker():
-    """As many threads as a single worker has on this machine."""
+def threads_of_a_worker(config):
+    """As many threads as a worker has: the order of some sums depends on their number, and with it the last bit."""
     before = torch.get_num_threads()
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(config.num_threads)
     yield
     torch.set_num_threads(before)
 

@@ -37,6 +37,9 @@ class Cell:
     peak_gb: float | None
     """Most memory of a training process, GB."""
     play: PlayCost
+    coherence_20: float | None
+    """Position error of dreams over 20 frames, game units, a mean over the seeds that have it: the state is carried, so
+    it is the same for every K of a setting."""
     is_on_play_front: bool = False
     """No other cell is at least as good at fewer milliseconds a frame."""
     is_on_train_front: bool = False
@@ -59,6 +62,7 @@ def cells_of(sweep: SweepEvidence, play_costs: PlayCosts, metric: MetricName, co
     cells = []
     for row, (setting, context) in enumerate(scores.cells):
         own, value = trials[setting, context], sign * float(np.nanmean(scores.values[row]))
+        dreams = [trial.coherence_20 for trial in own if trial.coherence_20 is not None]
         peaks = [trial.peak_gb for trial in own if trial.peak_gb is not None]
         cells.append(
             Cell(
@@ -73,6 +77,7 @@ def cells_of(sweep: SweepEvidence, play_costs: PlayCosts, metric: MetricName, co
                 device_s=statistics.mean(trial.device_s for trial in own),
                 peak_gb=max(peaks, default=None),
                 play=play_costs.of(own[0].config, context),
+                coherence_20=statistics.mean(dreams) if dreams else None,
             )
         )
     qualities = [sign * cell.value for cell in cells]

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from datasets.runtime.uris import without_credentials
 from tune.report.choose_k import ChoiceReport
 from tune.report.scaling import ScalingReport
 
@@ -19,7 +20,7 @@ def choice_json(report: ChoiceReport) -> dict[str, Any]:
     return plain(
         {
             "format_version": FORMAT_VERSION,
-            "sweep": str(report.sweep),
+            "sweep": without_credentials(str(report.sweep)),
             "verdict": choice.verdict,
             "context": choice.context,
             "setting": choice.setting,
@@ -76,6 +77,7 @@ def _row(report: ChoiceReport, number: int) -> dict[str, Any]:
             name: getattr(cell, name)
             for name in (
                 "num_parameters", "train_flops", "device_s", "peak_gb", "is_on_play_front", "is_on_train_front",
+                "coherence_20",
             )
         }
     )  # fmt: skip

@@ -13,7 +13,7 @@ from tune.report.choice_charts import (
     scaling_chart,
     slice_charts,
 )
-from tune.report.choice_text import interval_text
+from tune.report.choice_text import coherence_by_setting, interval_text
 from tune.report.choose_k import ChoiceReport
 from tune.report.scaling import ScalingReport
 from tune.report.scaling_text import allocation_text, law_text, scaling_sentence
@@ -48,6 +48,7 @@ def render_choice(report: ChoiceReport) -> str:
         curves=[curves_chart(report)],
         losses=[loss_chart(result, number) for number, result in enumerate(choice.results)],
         costs=cost_charts(report),
+        coherence_by_setting=coherence_by_setting(report),
         slices=[] if report.slices is None else slice_charts(report.slices),
         scaling_charts=[chart] if (chart := scaling_chart(scaling)) is not None else [],
         scaling_statements=_scaling_statements(scaling),

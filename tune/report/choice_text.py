@@ -38,6 +38,8 @@ def describe(report: ChoiceReport) -> str:
     ]
     if len({cell.setting for cell in report.cells}) > 1:
         parts.append(_settings_table(report))
+    if any(cell.coherence_20 is not None for cell in report.cells):
+        parts.append(_dreams_table(report))
     if report.slices is not None:
         parts.append(_slices_table(report.slices))
     parts.append(paragraph(f"Scaling: {scaling_sentence(report.scaling)} `wm choose-size` shows the fit."))
@@ -46,7 +48,7 @@ def describe(report: ChoiceReport) -> str:
     return "\n\n".join(parts)
 
 
-def choice_or_reason(path: Path) -> str:
+def choice_or_reason(path: Path | str) -> str:
     """The choice from a sweep that has just ended, or why there is none: its trials are worth keeping without one."""
     try:
         return describe(choose(path))
@@ -136,6 +138,24 @@ def _settings_table(report: ChoiceReport) -> str:
         rows.append((shortened(setting, MAX_SETTING_CHARS), str(seeds), *texts))
     header = ("setting", "seeds", *map(str, contexts))
     return f"{report.rule.metric} of each setting by K\n" + text_table(header, rows)
+
+
+def _dreams_table(report: ChoiceReport) -> str:
+    title = paragraph(
+        "Dreams: coherence of each setting, the position error over 20 imagined frames in game units, a mean over its "
+        "seeds. The state is carried, so it is the same for every K."
+    )
+    rows = [
+        (shortened(setting, WIDTH // 2) or "all", number_text(coherence, 2))
+        for setting, coherence in coherence_by_setting(report).items()
+    ]
+    return "\n".join([title, text_table(("setting", "coherence"), rows)])
+
+
+def coherence_by_setting(report: ChoiceReport) -> dict[str, float | None]:
+    """Setting -> coherence of its dreams, the best first and those without at the end."""
+    found = {cell.setting: cell.coherence_20 for cell in report.cells}
+    return dict(sorted(found.items(), key=lambda item: (item[1] is None, item[1] or 0.0, item[0])))
 
 
 def _slices_table(slices: SliceReport) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.uris import without_credentials
 from tune.analysis.choice import ContextChoice, Rule, RuleResult, choose_context
 from tune.analysis.learning_curves import LearningCurve
 from tune.config import ChoiceConfig
@@ -25,6 +26,7 @@ from tune.results.sweep_folder import open_sweep
 from wm.config.run_config import Context, MetricName
 from wm.config.typed_yaml import from_plain, to_plain
 from wm.evaluation.metrics import METRICS, context_text
+from wm.runs.run_files import open_run_files
 
 RELATIVE_METRICS: tuple[MetricName, ...] = ("pos_mae", "val_loss")
 """Metrics whose threshold is a fraction of the reference's value."""
@@ -35,7 +37,8 @@ NUM_REPLICATES = 2_000
 class ChoiceReport:
     """The verdict on K and everything that is shown with it."""
 
-    sweep: Path
+    sweep: Path | str
+    """Folder or URI."""
     choice: ContextChoice
     cells: tuple[Cell, ...]
     """Every setting at every K, by the metric of the first rule."""
@@ -45,6 +48,11 @@ class ChoiceReport:
     """What weakens the verdict, and what was left out."""
     num_trials: int
     """Compared."""
+
+    @property
+    def sweep_name(self) -> str:
+        """The last part of the sweep's folder or URI."""
+        return without_credentials(str(self.sweep)).rstrip("/").rpartition("/")[2]
 
     @property
     def rule(self) -> Rule:
@@ -83,19 +91,20 @@ class ChoiceReport:
         return next(cell for cell in self.cells if (cell.setting, cell.context) == (setting, context))
 
 
-def choose(path: Path, config: ChoiceConfig | None = None) -> ChoiceReport:
+def choose(path: Path | str, config: ChoiceConfig | None = None) -> ChoiceReport:
     """Choose K from the results of a sweep, which may still run.
 
     Args:
+        path: folder or URI of the sweep.
         config: when a shorter K is good enough; by default as the sweep's file says.
     Raises:
         UserError: the folder is not a sweep, none of its trials has finished, or they cannot be compared.
     """
     manifest = open_sweep(path)
-    return report_of(path, load_evidence(manifest), config or manifest.choice, PlayCosts(path))
+    return report_of(path, load_evidence(manifest), config or manifest.choice, PlayCosts(open_run_files(manifest.out)))
 
 
-def report_of(path: Path, sweep: SweepEvidence, config: ChoiceConfig, play_costs: PlayCosts) -> ChoiceReport:
+def report_of(path: Path | str, sweep: SweepEvidence, config: ChoiceConfig, play_costs: PlayCosts) -> ChoiceReport:
     """The report on finished trials.
 
     Raises:

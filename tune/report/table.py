@@ -65,7 +65,7 @@ def flops_text(flops: float) -> str:
 
 
 def trials_table(manifest: SweepManifest, rows: Sequence[ResultRow]) -> str:
-    """One line for each trial: its state, and its last change_acc at each K."""
+    """One line for each trial: its state, its last change_acc at each K, and the coherence of its dreams."""
     contexts = sorted({row.context for row in rows}, key=context_order)
     last = {(row.trial, row.context): row for row in rows}
     lines = []
@@ -80,7 +80,12 @@ def trials_table(manifest: SweepManifest, rows: Sequence[ResultRow]) -> str:
                 f"{facts['num_parameters'] / 1e6:.1f} M",
                 number_text(max((row.seconds for row in rows_of_trial), default=None), 0),
                 *(number_text(value) for value in values),
+                number_text(next((row.coherence_20 for row in rows_of_trial if row.coherence_20 is not None), None), 2),
             )
         )
-    header = ("trial", "state", "targets", "parameters", "train s", *(f"K={k}" for k in contexts))
-    return "change_acc of every trial, and the targets it has seen\n" + text_table(header, lines)
+    header = ("trial", "state", "targets", "parameters", "train s", *(f"K={k}" for k in contexts), "coherence")
+    title = (
+        "change_acc of every trial, the targets it has seen, and the coherence of its dreams: position error over 20 "
+        "frames, game units"
+    )
+    return f"{paragraph(title)}\n{text_table(header, lines)}"

@@ -15,13 +15,13 @@ import numpy as np
 from datasets.runtime.errors import UserError
 from tune.analysis.evidence import TrialEvidence
 from tune.config import SEED, AxisValue
-from tune.results.sweep_folder import SweepManifest
+from tune.results.sweep_folder import SweepManifest, coherence_of, for_each, reading_sweep
 from tune.results.trial_status import State, status_at
 from tune.search.trials import axes_text
 from wm.config.run_config import Context, RunConfig
 from wm.evaluation.game_sums import GameSums, metric_values
 from wm.runs.run import PROFILE_FILE, RUN_FILE, Run
-from wm.runs.run_log import read_log
+from wm.runs.run_log import log_rows
 
 CONTEXT_AXIS = "objective.context_frames"
 
@@ -48,6 +48,8 @@ class FinishedTrial:
     """Rows of the log, one for each validation before the end and context."""
     peak_gb: float | None
     """Most memory of a training process, or on a GPU of the device, GB; None if it is not known."""
+    coherence_20: float | None
+    """Position error of dreams over 20 frames, game units; None if it was not measured."""
 
     @property
     def device_s(self) -> float:
@@ -79,18 +81,19 @@ def load_evidence(manifest: SweepManifest) -> SweepEvidence:
     """Read the finished trials of a sweep, which may still run.
 
     Raises:
-        UserError: no trial has finished.
+        UserError: no trial has finished, or the sweep cannot be read.
     """
     trials, left_out = [], {}
-    for name in manifest.trials:
-        found = _load(manifest, name)
+    with reading_sweep(manifest.location):
+        loaded = for_each(lambda name: _load(manifest, name), manifest.trials, manifest.out)
+    for name, found in zip(manifest.trials, loaded, strict=True):
         if isinstance(found, str):
             left_out[name] = found
         else:
             trials.append(found)
     if not trials:
         reasons = _counted(left_out.values())
-        raise UserError(f"no trial of {manifest.out} has finished ({reasons}); run the same `wm sweep` to resume")
+        raise UserError(f"no trial of {manifest.location} has finished ({reasons}); run the same `wm sweep` to resume")
     return SweepEvidence(trials=tuple(trials), left_out=left_out)
 
 
@@ -101,10 +104,10 @@ def setting_text(axes: Mapping[str, AxisValue]) -> str:
 
 def _load(manifest: SweepManifest, name: str) -> FinishedTrial | str:
     """A trial, or why it is left out."""
-    facts, folder = manifest.trials[name], manifest.folder(name)
+    facts = manifest.trials[name]
     try:
         run = manifest.run(name)
-        if not (folder / RUN_FILE).exists():
+        if not run.files.exists(RUN_FILE):
             return _unfinished("pending", "")
         meta = run.checkpoints.newest_meta()
         status = status_at(run, meta)
@@ -133,9 +136,10 @@ def _load(manifest: SweepManifest, name: str) -> FinishedTrial | str:
         num_devices=profile.get("workers") or run.config.max_workers,
         device="cuda" if run.config.use_gpu else "cpu",
         validations=tuple(
-            row for row in read_log(folder) if row["kind"] == "eval" and row["targets_seen"] < meta["targets_seen"]
+            row for row in log_rows(run.files) if row["kind"] == "eval" and row["targets_seen"] < meta["targets_seen"]
         ),
         peak_gb=profile.get("device_peak_gb") or profile.get("peak_gb"),
+        coherence_20=coherence_of(run, meta["targets_seen"]),
     )
 
 

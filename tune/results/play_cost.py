@@ -7,12 +7,11 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from datasets.runtime.durable_files import write_json_atomically
+from datasets.runtime.errors import UserError
 from tune.search.cost import carries_state, play_flops, play_frames
 from wm.config.run_config import Context, RunConfig
 from wm.config.run_identity import short_hash
@@ -21,6 +20,7 @@ from wm.data.synthetic_batch import synthetic_batch
 from wm.model.encoding import controllers
 from wm.model.world_model import Mamba2WorldModel, WorldState, build_model
 from wm.runs.environment import machine
+from wm.runs.run_files import RunFiles
 
 COSTS_FILE = "play_costs.json"
 NUM_WARM_UP, NUM_FRAMES = 3, 30
@@ -45,15 +45,15 @@ class PlayCost:
 class PlayCosts:
     """Costs by network and context, measured when they are first asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, files: RunFiles) -> None:
         """
         Args:
-            folder: of the sweep. Costs of the same kind of CPU are read from COSTS_FILE there, and new ones written, if
-                the folder can be written.
+            files: of the sweep. Costs of the same kind of CPU are read from COSTS_FILE there, and new ones written, if
+                something can be written there.
         """
-        self._path = folder / COSTS_FILE
+        self._files = files
         try:
-            content = json.loads(self._path.read_bytes())
+            content = json.loads(files.read(COSTS_FILE))
             self._known = {str(key): PlayCost(**value) for key, value in content.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             self._known = {}
@@ -65,8 +65,8 @@ class PlayCosts:
         key = short_hash(identity | {"cpu": machine()["cpu"], "torch": torch.__version__})
         if key not in self._known:
             self._known[key] = measure(config, context)
-            with contextlib.suppress(OSError):
-                write_json_atomically(self._path, {name: asdict(cost) for name, cost in self._known.items()})
+            with contextlib.suppress(OSError, UserError):
+                self._files.write_json(COSTS_FILE, {name: asdict(cost) for name, cost in self._known.items()})
         return self._known[key]
 
 
@@ -111,5 +111,5 @@ def _median_s(frame: Callable[[], object]) -> float:
 
 
 def _num_bytes(state: WorldState) -> int:
-    tensors = [state.position, *(getattr(block, field.name) for block in state.blocks for field in fields(block))]
+    tensors = [state.position, *(tensor for block in state.blocks for tensor in (block.conv, block.ssm))]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,16 +1,17 @@
-"""The decisions of ASHA about one trial, on the disk before they take effect.
+"""The decisions of ASHA about one trial, in its storage before they take effect.
 
-rungs.jsonl in the trial's folder has a row per decision. A validation that is in the trial's log and not here was
-logged just before a kill: it is decided when the sweep runs again, before the trial goes on.
+rungs.jsonl of the trial has a row per decision; in object storage it is a folder with an object for each. A validation
+that is in the trial's log and not here was logged just before a kill: it is decided when the sweep runs again, before
+the trial goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from wm.runs.run_files import RunFiles
 
 RUNGS_FILE = "rungs.jsonl"
 
@@ -31,35 +32,32 @@ class RungDecision:
     """In words, for tables and messages."""
 
 
-def record_decision(folder: Path, decision: RungDecision) -> None:
-    """Append a decision; returns when the disk has it.
+def record_decision(files: RunFiles, decision: RungDecision) -> None:
+    """Append a decision; returns when the storage has it.
 
     Args:
-        folder: of the trial.
+        files: of the trial, which may not have begun.
     Raises:
         OSError: it cannot be written.
     """
-    with (folder / RUNGS_FILE).open("ab") as file:
-        file.write(
-            f"\n{json.dumps(asdict(decision))}\n".encode()
-        )  # on its own line, also after one that a kill cut off
-        file.flush()
-        os.fsync(file.fileno())
+    files.create()
+    # On its own line, also after one that a kill cut off.
+    files.append(RUNGS_FILE, f"\n{json.dumps(asdict(decision))}\n".encode())
 
 
-def decisions_of(folder: Path) -> list[RungDecision]:
-    """The decisions about a trial in their order; a line that a kill cut off is none."""
-    try:
-        lines = (folder / RUNGS_FILE).read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+def decisions_of(files: RunFiles) -> list[RungDecision]:
+    """The decisions about a trial in their order; a line that a kill cut off is none.
+
+    Raises:
+        OSError: they cannot be read at the moment.
+    """
     found = []
-    for line in lines:
+    for line in files.read_appended(RUNGS_FILE).splitlines():
         with contextlib.suppress(ValueError, TypeError):
             found.append(RungDecision(**json.loads(line)))
     return found
 
 
-def stop_decision(folder: Path) -> RungDecision | None:
+def stop_decision(files: RunFiles) -> RungDecision | None:
     """The decision that ended a trial; None if none did."""
-    return next((decision for decision in reversed(decisions_of(folder)) if decision.stops), None)
+    return next((decision for decision in reversed(decisions_of(files)) if decision.stops), None)

@@ -1,10 +1,14 @@
 """A sweep's folder: its manifest, the state of each trial, and one row for each (trial, evaluated K, targets seen).
 
+The folder is on a disk, or in object storage, where it is a sweep like any other: each trial is a run there, and what
+the driver writes often is uploaded every few seconds (`wm.runs.mirror`).
+
 sweep.json      the manifest: the options that identify the sweep, and its trials with their configs and cost
 trials/NAME/    a run's folder (see `wm.runs.run`); the rows are read from its log.jsonl
                 rungs.jsonl: what ASHA decided; failed.json: why it failed; train.log: its output
 results.jsonl   the rows of all trials
-ray/            Ray Tune's experiment state, which is never read
+spent.json      what the sweep has used, see `tune.running.spending`
+ray/            Ray Tune's experiment state, which is never read; of a sweep in object storage it is not kept
 sweep.lock      lock of the driver
 stop            whether the sweep is asked to stop, see `wm.runs.stop_request`
 """
@@ -12,32 +16,40 @@ stop            whether the sweep is asked to stop, see `wm.runs.stop_request`
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
-from datasets.runtime.durable_files import replace_file, write_json_atomically
 from datasets.runtime.errors import UserError
-from datasets.runtime.file_lock import exclusive_lock
+from datasets.runtime.uris import is_remote, mistake_in, without_credentials
 from tune.config import AxisValue, ChoiceConfig, SweepConfig
-from tune.results.trial_status import State, TrialStatus, status_at, status_of
+from tune.results.trial_status import OUTAGE_S, State, TrialStatus, status_at, status_of
 from tune.search.cost import Cost
-from tune.search.trials import Trial
+from tune.search.trials import Trial, trial_location
+from wm.checkpoints.store import reason_of
 from wm.config.run_config import Context, RunConfig
 from wm.config.run_identity import identity, to_stored
 from wm.config.typed_yaml import from_stored, to_plain
 from wm.evaluation.metrics import METRICS, context_order
 from wm.runs.run import RUN_FILE, Run
-from wm.runs.run_log import read_log
+from wm.runs.run_files import Lock, RunFiles, open_run_files
+from wm.runs.run_log import log_rows
 from wm.runs.stop_request import STOP_FILE
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 FORMAT_VERSION = 2
 """1: first. 2: the config of each trial, from which its checkpoints are found and its state follows."""
 SWEEP_FILE = "sweep.json"
 SWEEP_LOCK = "sweep.lock"
-TRIALS_FOLDER = "trials"
 RESULTS_FILE = "results.jsonl"
+REQUESTS_AT_ONCE = 16
+"""To object storage, where each takes tens of milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,50 +84,64 @@ class ResultRow:
     """Mean |error| of x and y, game units."""
     val_loss: float | None
     """Weighted sum of losses, scaled units."""
+    coherence_20: float | None
+    """Mean position error of dreams over their 20 frames, game units (`wm rollout`): of the final model, whatever the K
+    of the row; None before the final evaluation, and with `eval.num_dreams: 0`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepManifest:
     """The content of sweep.json."""
 
-    out: Path
+    out: Path | str
+    """Folder or URI of the sweep."""
     choice: ChoiceConfig
     """When a shorter K is good enough."""
     trials: dict[str, dict[str, Any]]
     """Name -> axes, config and cost."""
+    retry_s: float = 0.0
+    """How long a request to object storage that cannot be reached is tried again."""
 
-    def folder(self, trial: str) -> Path:
-        """A trial's folder."""
-        return self.out / TRIALS_FOLDER / trial
+    @property
+    def location(self) -> str:
+        """The folder or URI as messages show it, without credentials."""
+        return without_credentials(str(self.out))
+
+    def folder(self, trial: str) -> Path | str:
+        """A trial's folder or URI."""
+        return trial_location(self.out, trial)
 
     def run(self, trial: str) -> Run:
         """A trial as a run, also if the sweep's folder was moved."""
-        where = f"{self.out / SWEEP_FILE}: {trial}"
-        return Run(replace(from_stored(self.trials[trial]["run"], RunConfig, where), out=self.folder(trial)))
+        config = from_stored(self.trials[trial]["run"], RunConfig, f"{self.location}/{SWEEP_FILE}: {trial}")
+        return Run(replace(config, out=self.folder(trial)), retry_s=self.retry_s)
 
     def status(self, trial: str) -> TrialStatus:
         """Where a trial stands."""
         return status_of(self.run(trial))
 
 
-def lock_sweep(out: Path) -> IO[bytes]:
+def lock_sweep(out: Path | str) -> Lock:
     """Keep other drivers out of the sweep's folder until the returned lock is closed; creates the folder.
 
     Raises:
         UserError: another process runs a sweep there, or the folder cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} exists and is not a sweep; name an empty or new folder with --out")
-    is_new = not out.exists()
-    if not is_new and not (out / SWEEP_FILE).exists() and not _is_unused(out):
-        raise UserError(f"{out} exists and is not a sweep; name an empty or new folder with --out")
+    files = open_run_files(out)  # without retries: a mistake in a URI is found within seconds
+    occupied = f"{files.location} exists and is not a sweep; name an empty or new folder with --out"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        refusal = f"another process runs a sweep in {out}; wait for it, or name another --out"
-        return exclusive_lock(out / SWEEP_LOCK, refusal)
+        files.check()
+        if not files.exists(SWEEP_FILE) and not all(map(_is_left_by_a_kill, files.names())):
+            raise UserError(occupied)
+        files.create()
+        refusal = f"another process runs a sweep in {files.location}; wait for it, or name another --out"
+        return files.lock(SWEEP_LOCK, uuid.uuid4().hex, refusal)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(occupied) from error
     except OSError as error:
         raise UserError(
-            f"{out} cannot be used as a sweep's folder ({error.strerror}); check your permissions"
+            f"{files.location} cannot be used as a sweep's folder ({reason_of(error)}); check that it can be reached, "
+            "and your permissions there"
         ) from error
 
 
@@ -125,21 +151,21 @@ def check_folder(sweep: SweepConfig) -> None:
     Raises:
         UserError: the folder contains a sweep with other options.
     """
-    if not (sweep.out / SWEEP_FILE).exists():
+    files = open_run_files(sweep.out, OUTAGE_S)
+    if not files.exists(SWEEP_FILE):
         return
-    stored, ours = _read_manifest(sweep.out)["identity"], _identity(sweep)
+    stored, ours = _read_manifest(files)["identity"], _identity(sweep)
     if stored != ours:
         differing = next(name for name in ours if stored.get(name) != ours[name])
         raise UserError(
-            f"{sweep.out} contains a sweep with other options (under {differing}); "
+            f"{files.location} contains a sweep with other options (under {differing}); "
             "use the same options to resume it, or another --out"
         )
 
 
-def _is_unused(out: Path) -> bool:
-    """Whether a folder holds nothing but what a command leaves that a kill or a full disk ended at its start."""
-    left = (SWEEP_LOCK, STOP_FILE)
-    return all(entry.name in left or entry.name.startswith(f".{SWEEP_FILE}.") for entry in out.iterdir())
+def _is_left_by_a_kill(name: str) -> bool:
+    """Whether a file may be left by a command that a kill or a full disk ended at its start."""
+    return name in (SWEEP_LOCK, STOP_FILE) or name.startswith((f".{SWEEP_FILE}.", f"{SWEEP_LOCK}."))
 
 
 def write_manifest(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[Cost]) -> SweepManifest:
@@ -153,8 +179,8 @@ def write_manifest(sweep: SweepConfig, trials: Sequence[Trial], costs: Sequence[
             for trial, cost in zip(trials, costs, strict=True)
         },
     }
-    write_json_atomically(sweep.out / SWEEP_FILE, content)
-    return open_sweep(sweep.out)
+    open_run_files(sweep.out, OUTAGE_S).write_json(SWEEP_FILE, content)
+    return open_sweep(sweep.out, OUTAGE_S)
 
 
 def _identity(sweep: SweepConfig) -> dict[str, Any]:
@@ -168,26 +194,64 @@ def _identity(sweep: SweepConfig) -> dict[str, Any]:
     }
 
 
-def open_sweep(out: Path) -> SweepManifest:
+def open_sweep(out: Path | str, retry_s: float = 0.0) -> SweepManifest:
     """Read the manifest of a sweep.
 
+    Args:
+        out: its folder or URI.
+        retry_s: how long a request to object storage that cannot be reached is tried again.
     Raises:
-        UserError: the folder is not a sweep, or its manifest is damaged or of another version.
+        UserError: the folder is not a sweep, or its manifest is damaged or of another version, or it cannot be read.
     """
-    if not (out / SWEEP_FILE).exists():
-        raise UserError(f"{out} is not a sweep ({SWEEP_FILE} is missing); name the folder that `wm sweep` wrote")
-    content = _read_manifest(out)
-    choice = from_stored(content["choice"], ChoiceConfig, f"{out / SWEEP_FILE}: choice")
-    return SweepManifest(out=out, choice=choice, trials=content["trials"])
+    if mistake := mistake_in(out):
+        raise UserError(mistake)
+    out = out if is_remote(str(out)) else Path(out)
+    files = open_run_files(out, retry_s)
+    with reading_sweep(files.location):
+        content = _read_manifest(files)
+    choice = from_stored(content["choice"], ChoiceConfig, f"{files.path_of(SWEEP_FILE)}: choice")
+    return SweepManifest(out=out, choice=choice, trials=content["trials"], retry_s=retry_s)
 
 
-def _read_manifest(out: Path) -> dict[str, Any]:
-    path = out / SWEEP_FILE
+def is_sweep(location: Path | str) -> bool:
+    """Whether there is a sweep at a path or URI.
+
+    Raises:
+        UserError: a URI cannot be reached.
+    """
+    files = open_run_files(location)
+    with reading_sweep(files.location):
+        return files.exists(SWEEP_FILE)
+
+
+@contextmanager
+def reading_sweep(location: str) -> Iterator[None]:
+    """Turn an OSError into a user's error: the sweep cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        yield
+    except OSError as error:
+        raise UserError(f"{location} cannot be read ({reason_of(error)}); check that it can be reached") from error
+
+
+def for_each(function: Callable[[Item], Result], items: Iterable[Item], out: Path | str) -> list[Result]:
+    """The results of a function that reads a sweep, in order; of one in object storage, many at once."""
+    if not is_remote(str(out)):
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(function, items))
+
+
+def _read_manifest(files: RunFiles) -> dict[str, Any]:
+    path = files.path_of(SWEEP_FILE)
+    try:
+        content = json.loads(files.read(SWEEP_FILE))
         version = content["format_version"]
         if version == FORMAT_VERSION:
             _ = content["identity"], content["choice"], content["trials"]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{files.location} is not a sweep ({SWEEP_FILE} is missing); name the folder that `wm sweep` wrote"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}); run the sweep into another folder") from error
     if version != FORMAT_VERSION:
@@ -200,16 +264,17 @@ def _read_manifest(out: Path) -> dict[str, Any]:
 
 def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
     """A trial's rows, by targets seen and K."""
-    facts, folder = manifest.trials[trial], manifest.folder(trial)
-    if not (folder / RUN_FILE).exists():
+    facts, run = manifest.trials[trial], manifest.run(trial)
+    if not run.files.exists(RUN_FILE):
         return []
-    run = manifest.run(trial)
     meta = run.checkpoints.newest_meta()
     state = status_at(run, meta).state
-    rows = [row for row in read_log(folder) if row["kind"] == "eval"]
+    rows = [row for row in log_rows(run.files) if row["kind"] == "eval"]
+    at_end, dreams = None, None
     if meta is not None and state == "finished":
         at_end = meta["targets_seen"]
         rows = [row for row in rows if row["targets_seen"] < at_end]
+        dreams = coherence_of(run, at_end)
         rows += meta["metrics"]  # of the final evaluation, also if the disk was full when they were to be logged
     evaluations = {(row["targets_seen"], row["context"]): row for row in rows}
     return [
@@ -225,9 +290,16 @@ def rows_of(manifest: SweepManifest, trial: str) -> list[ResultRow]:
             window_flops=facts["window_flops"][str(context)],
             num_judged=row["num_targets"],
             **{name: row[name] for name in METRICS},
+            coherence_20=dreams if targets_seen == at_end else None,
         )
         for (targets_seen, context), row in sorted(evaluations.items(), key=lambda item: _order(*item[0]))
     ]
+
+
+def coherence_of(run: Run, targets_seen: int) -> float | None:
+    """Coherence over 20 frames after the final evaluation; None if it was not measured, or not over 20 frames."""
+    found = run.evaluations.read_dreams(targets_seen)
+    return None if found is None else found.get("coherence_20")
 
 
 def _order(targets_seen: int, context: Context) -> tuple[Any, ...]:
@@ -236,7 +308,8 @@ def _order(targets_seen: int, context: Context) -> tuple[Any, ...]:
 
 def collect_results(manifest: SweepManifest) -> list[ResultRow]:
     """The rows of all trials; writes them to results.jsonl too."""
-    rows = [row for trial in manifest.trials for row in rows_of(manifest, trial)]
+    by_trial = for_each(lambda trial: rows_of(manifest, trial), manifest.trials, manifest.out)
+    rows = [row for rows in by_trial for row in rows]
     text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-    replace_file(manifest.out / RESULTS_FILE, text.encode())
+    open_run_files(manifest.out, manifest.retry_s).write(RESULTS_FILE, text.encode())
     return rows

@@ -9,7 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tune.config import SweepConfig
 from tune.results.rung_record import RungDecision
-from tune.running.rungs import Rungs, record
+from tune.running.rungs import Rungs
 
 TIME = "targets_seen"
 """Key of a result."""
@@ -28,7 +28,7 @@ def make_scheduler(sweep: SweepConfig, rungs: Rungs, on_decision: OnDecision | N
     Args:
         on_decision: is told the name of the trial and the decision, after it was recorded.
     """
-    return RungScheduler(sweep, rungs, on_decision) if sweep.asha.enabled else FIFOScheduler()
+    return RungScheduler(rungs, on_decision) if sweep.asha.enabled else FIFOScheduler()
 
 
 class RungScheduler(FIFOScheduler):
@@ -37,9 +37,9 @@ class RungScheduler(FIFOScheduler):
     Tune's own ASHAScheduler keeps its rungs in memory, and `Tuner.restore` loses them (ray issue 30838).
     """
 
-    def __init__(self, sweep: SweepConfig, rungs: Rungs, on_decision: OnDecision | None = None) -> None:
+    def __init__(self, rungs: Rungs, on_decision: OnDecision | None = None) -> None:
         super().__init__()
-        self._folder, self._rungs, self._on_decision = sweep.out / "trials", rungs, on_decision
+        self._rungs, self._on_decision = rungs, on_decision
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune stores what it was given, and no command restores it."""
@@ -48,7 +48,7 @@ class RungScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         name = name_of(trial)
         for other, decision in self._rungs.decide(name, result.get(TIME, 0)).items():
-            record(self._folder / other, decision)
+            self._rungs.record(other, decision)
             if self._on_decision is not None:
                 self._on_decision(other, decision)
         return TrialScheduler.STOP if name in self._rungs.stopped else TrialScheduler.CONTINUE

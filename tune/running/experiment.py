@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ from tensorboardX.summary import hparams, scalar
 
 from datasets.runtime.durable_files import replace_file
 from tune.config import AxisValue
-from tune.results.sweep_folder import TRIALS_FOLDER, ResultRow, SweepManifest, rows_of
-from tune.results.trial_status import State
+from tune.results.sweep_folder import ResultRow, SweepManifest, for_each, rows_of
+from tune.results.trial_status import State, TrialStatus
+from tune.search.trials import TRIALS_FOLDER
 from wm.evaluation.metrics import METRICS
+from wm.runs.run_files import RunFiles
 
 STATE_FILE = "experiment_state-sweep.json"
 HPARAMS_FOLDER = "hparams"
+HPARAMS_FILE = "events.out.tfevents.0.hparams"
+"""One name, so that a command on another machine replaces it; TensorBoard's own names contain the host's."""
 TUNE_STATES: dict[State, str] = {
     "pending": TuneTrial.PENDING, "running": TuneTrial.RUNNING, "interrupted": TuneTrial.PAUSED,
     "finished": TuneTrial.TERMINATED, "stopped": TuneTrial.TERMINATED, "failed": TuneTrial.ERROR,
@@ -45,33 +50,40 @@ TUNE_STATES: dict[State, str] = {
 class Experiment:
     """Writes a sweep in Tune's format. `update` after every validation and change of state."""
 
-    def __init__(self, manifest: SweepManifest) -> None:
-        """Write the sweep as it stands."""
+    def __init__(self, manifest: SweepManifest, files: RunFiles) -> None:
+        """Write the sweep as it stands.
+
+        Args:
+            files: of the sweep; its folder is open.
+        """
         self._manifest = manifest
         self._states: dict[str, tuple[str, str]] = {}
-        self._folder = manifest.out / TRIALS_FOLDER
+        self._folder = files.folder / TRIALS_FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._storage = StorageContext(storage_path=str(manifest.out), experiment_dir_name=TRIALS_FOLDER)
-        for name in manifest.trials:
-            self._write_trial(name)
-        self._write_state()
+        # Tune's readers replace the place that a trial's state names by the one that they read.
+        self._storage = StorageContext(storage_path=str(files.folder), experiment_dir_name=TRIALS_FOLDER)
+        self._write_trials(list(manifest.trials))
 
     def update(self, name: str) -> None:
         """Write one trial anew."""
-        self._write_trial(name)
-        self._write_state()
+        self._write_trials([name])
 
     def add_trials(self, manifest: SweepManifest) -> None:
         """Take over a manifest that has more trials than before."""
         self._manifest = manifest
-        for name in manifest.trials.keys() - self._states.keys():
-            self._write_trial(name)
+        self._write_trials([name for name in manifest.trials if name not in self._states])
+
+    def _write_trials(self, names: Sequence[str]) -> None:
+        for name, facts in zip(names, for_each(self._read, names, self._manifest.out), strict=True):
+            self._write_trial(name, *facts)
         self._write_state()
 
-    def _write_trial(self, name: str) -> None:
-        status = self._manifest.status(name)
+    def _read(self, name: str) -> tuple[TrialStatus, list[ResultRow]]:
+        return self._manifest.status(name), rows_of(self._manifest, name)
+
+    def _write_trial(self, name: str, status: TrialStatus, found: Sequence[ResultRow]) -> None:
         axes = self._manifest.trials[name]["axes"]
-        rows = result_rows(name, axes, rows_of(self._manifest, name), status.state)
+        rows = result_rows(name, axes, found, status.state)
         folder = self._folder / name
         if rows:  # a trial that has not begun has no folder: it would not be known as a run's
             _replace(folder / "params.json", json.dumps(axes, indent=2, sort_keys=True))
@@ -129,14 +141,19 @@ def result_rows(
 
 def write_hparams(folder: Path, axes: Mapping[str, AxisValue], result: Mapping[str, Any]) -> None:
     """The axes and the last result of a trial for TensorBoard's HParams page; replaces what is there."""
-    shutil.rmtree(folder, ignore_errors=True)
     metrics = {key: value for key, value in result.items() if key.startswith("eval_") and value is not None}
-    writer = FileWriter(str(folder))
-    for summary in hparams(hparam_dict=dict(axes), metric_dict=metrics):
-        writer.add_summary(summary)
-    for key, value in metrics.items():
-        writer.add_summary(scalar(key, value), result["targets_seen"])
-    writer.close()
+    with tempfile.TemporaryDirectory(prefix="wm-hparams-") as scratch:
+        writer = FileWriter(scratch)
+        for summary in hparams(hparam_dict=dict(axes), metric_dict=metrics):
+            writer.add_summary(summary)
+        for key, value in metrics.items():
+            writer.add_summary(scalar(key, value), result["targets_seen"])
+        writer.close()
+        (events,) = Path(scratch).iterdir()
+        content = events.read_bytes()
+    shutil.rmtree(folder, ignore_errors=True)  # older versions wrote other names
+    folder.mkdir(parents=True)
+    replace_file(folder / HPARAMS_FILE, content, survives_power_loss=False)
 
 
 def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -150,5 +167,5 @@ def _as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _replace(path: Path, content: str) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, content.encode(), survives_power_loss=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -19,7 +20,9 @@ from rich.table import Table
 from rich.text import Text
 from scipy import stats
 
+from datasets.runtime.errors import UserError
 from datasets.runtime.text_format import format_duration
+from datasets.runtime.uris import is_remote
 from tune.analysis.scores import score_and_influence
 from tune.config import SweepConfig
 from tune.report.table import flops_text, number_text
@@ -28,10 +31,14 @@ from tune.running.spending import Spending
 from tune.search.trials import Trial, axes_text
 from wm.config.run_config import Context
 from wm.evaluation.game_sums import GameSums, metric_values
+from wm.runs.run_files import open_run_files
 from wm.runs.run_log import LOG_FILE, parse_row
 
 LINE_EVERY_S = 30.0
 REDRAW_EVERY_S = 1.0
+READ_BUCKET_EVERY_S = 3.0
+"""By a thread; a trial uploads its log as often."""
+CLOSE_S = 1.0
 TAIL_BYTES = 1 << 16
 """Of a trial's log; a progress line takes about 300."""
 
@@ -43,7 +50,8 @@ class TrialView:
     title: str
     total_targets: int
     flops_per_target: float
-    log: Path
+    run: Path | str
+    """Folder or URI of the trial."""
     state: State = "pending"
     targets_seen: int = 0
     targets_per_s: float | None = None
@@ -63,7 +71,8 @@ class TrialView:
 
     def read_progress(self) -> None:
         """Take targets seen and speed from the newest progress line in the trial's log."""
-        for line in reversed(_tail(self.log)):
+        lines = _tail(self.run / LOG_FILE) if isinstance(self.run, Path) else _stored_lines(self.run)
+        for line in reversed(lines):
             row = parse_row(line)
             if row is not None and row["kind"] == "train":
                 self.targets_seen, self.targets_per_s = int(row["targets_seen"]), float(row["targets_per_s"])
@@ -87,20 +96,30 @@ class LiveTable:
             console = Console(file=self._output)
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
             self._live.start()
+        self._is_closed = threading.Event()
+        self._reader: threading.Thread | None = None
+        if is_remote(str(sweep.out)):
+            self._reader = threading.Thread(target=self._read_repeatedly, name="trial-progress", daemon=True)
+            self._reader.start()
+
+    def running(self) -> list[str]:
+        """Names of the trials whose processes work."""
+        with self._lock:
+            return [name for name, view in self._trials.items() if view.state == "running"]
 
     def add(self, trial: Trial, flops_per_target: float, state: State, targets_seen: int) -> None:
         """Make a trial known."""
         with self._lock:
             self._trials[trial.name] = TrialView(
                 title=axes_text(trial.axes), total_targets=trial.config.optimizer.total_targets,
-                flops_per_target=flops_per_target, log=Path(trial.config.out) / LOG_FILE, state=state,
+                flops_per_target=flops_per_target, run=trial.config.out, state=state,
                 targets_seen=targets_seen,
             )  # fmt: skip
 
     def set_state(self, name: str, state: State, reason: str = "") -> None:
         """A trial started or ended; an end is printed."""
         with self._lock:
-            self._spending.tick(self._names_running())
+            self._spending.tick(self.running())
             self._trials[name].state = state
             if state in ENDED:
                 self.say(f"{self._trials[name].title}: {state}" + (f" ({reason})" if reason else ""))
@@ -128,8 +147,8 @@ class LiveTable:
             return
         with self._lock:
             self._last_tick = now
-            self._spending.tick(self._names_running())
-            for name in self._names_running():
+            self._spending.tick(self.running())
+            for name in self.running() if self._reader is None else ():
                 self._trials[name].read_progress()
             if self._live is not None:
                 self._live.update(self._table(self._live.console.height - 4), refresh=True)
@@ -139,6 +158,9 @@ class LiveTable:
 
     def close(self) -> None:
         """End the display; what was spent is saved."""
+        self._is_closed.set()
+        if self._reader is not None:
+            self._reader.join(CLOSE_S)  # a request may hang
         with self._lock:
             if self._live is not None:
                 self._live.stop()
@@ -161,7 +183,7 @@ class LiveTable:
 
     def _totals(self) -> str:
         ended = sum(view.state in ENDED for view in self._trials.values())
-        running = len(self._names_running())
+        running = len(self.running())
         usd = self._spending.usd()
         cost = [f"{format_duration(self._spending.device_seconds.total())} of devices", flops_text(self.train_flops)]
         cost += [] if usd is None else [f"{usd:.2f} USD"]
@@ -179,11 +201,14 @@ class LiveTable:
         )
         return left / speed if speed else None
 
-    def _names_running(self) -> list[str]:
-        return [name for name, view in self._trials.items() if view.state == "running"]
-
     def _running(self) -> list[TrialView]:
-        return [self._trials[name] for name in self._names_running()]
+        return [self._trials[name] for name in self.running()]
+
+    def _read_repeatedly(self) -> None:
+        while not self._is_closed.wait(READ_BUCKET_EVERY_S):
+            for view in self._running():
+                with contextlib.suppress(OSError, UserError):  # shown when it can be read again
+                    view.read_progress()
 
     def _table(self, max_rows: int) -> Group:
         """The running trials first, then those with results, then the others."""
@@ -229,6 +254,18 @@ def accuracy_interval(sums: GameSums) -> tuple[float, float] | None:
         return value, math.inf
     error = math.sqrt(num_games / (num_games - 1) * float(influence @ influence))
     return value, float(stats.t.ppf(0.975, num_games - 1)) * error
+
+
+def _stored_lines(uri: str) -> list[bytes]:
+    """The lines of the log of a trial in object storage; none if there is no log yet.
+
+    Raises:
+        OSError: it cannot be read at the moment.
+    """
+    try:
+        return open_run_files(uri).read(LOG_FILE).splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _tail(path: Path) -> list[bytes]:

@@ -35,7 +35,7 @@ def refuse_relative_paths(sweep: SweepConfig) -> None:
             field = name if name == "out" else f"base.{name}"
             raise UserError(
                 f"{field}={path} is relative, but the sweep is on a cluster (RAY_ADDRESS); give a path that every node "
-                "sees"
+                "sees, or an s3:// or gs:// URI"
             )
 
 

@@ -13,20 +13,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from datasets.runtime.errors import UserError
 from tune.analysis.paired import Difference, paired_differences
 from tune.config import SEED, SweepConfig
 from tune.results.rung_record import RungDecision, decisions_of, record_decision, stop_decision
-from tune.results.trial_status import ENDED, status_of
+from tune.results.sweep_folder import for_each
+from tune.results.trial_status import ENDED, run_of, status_of
 from tune.search.axes import compared_axes, level_of, setting_of
 from tune.search.cost import cost_of
 from tune.search.trials import Trial, axes_text, check_first_rung
 from wm.config.run_config import Context
 from wm.evaluation.game_sums import GameSums, metric_values
 from wm.runs.run import Run
-from wm.runs.run_log import read_log
+from wm.runs.run_log import log_rows
 
 Sums = Mapping[Context, GameSums]
 ReadSums = Callable[[Trial, int], Sums | None]
@@ -116,6 +116,14 @@ class Rungs:
         before = set(self.stopped)
         self._stop(name, decision)
         return {name: decision} | {other: self.stopped[other] for other in set(self.stopped) - before}
+
+    def record(self, name: str, decision: RungDecision) -> None:
+        """Store a decision with its trial, also if the trial has not begun; returns when the storage has it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        record_decision(run_of(self._trials[name].config).files, decision)
 
     def _rung_of(self, name: str, targets_seen: int) -> float | None:
         """The highest rung that a validation has reached; None before the first and at the end of the run.
@@ -233,25 +241,22 @@ def open_rungs(sweep: SweepConfig, trials: Sequence[Trial]) -> Rungs:
 
     What a killed command logged and did not decide on is decided here, before any trial goes on.
     """
-    runs = {trial.name: Run(trial.config) for trial in trials}
+    runs = {trial.name: run_of(trial.config) for trial in trials}
     costs = {name: cost_of(run.config).train_flops_per_target for name, run in runs.items()}
-    rungs = Rungs(sweep, trials, costs, lambda trial, targets_seen: Run(trial.config).evaluations.read(targets_seen))
+    rungs = Rungs(sweep, trials, costs, lambda trial, targets_seen: run_of(trial.config).evaluations.read(targets_seen))
     undecided = []
-    for name, run in runs.items():
-        logged = {row["targets_seen"] for row in read_log(run.files.folder) if row["kind"] == "eval"}
-        found = rungs.restore(name, decisions_of(run.files.folder), sorted(logged))
-        undecided += [(name, targets_seen) for targets_seen in found]
+    for name, (decisions, validations) in zip(runs, for_each(_history, runs.values(), sweep.out), strict=True):
+        undecided += [(name, targets_seen) for targets_seen in rungs.restore(name, decisions, validations)]
     for name, targets_seen in undecided:
         for other, decision in rungs.decide(name, targets_seen).items():
-            record(runs[other].files.folder, decision)
+            rungs.record(other, decision)
     for name, decision in rungs.stopped.items():
-        folder = runs[name].files.folder
-        if stop_decision(folder) is None and status_of(runs[name]).state not in ENDED:
-            record(folder, decision)
+        if stop_decision(runs[name].files) is None and status_of(runs[name]).state not in ENDED:
+            rungs.record(name, decision)
     return rungs
 
 
-def record(folder: Path, decision: RungDecision) -> None:
-    """Write a decision to a trial's folder, also if the trial has not begun."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record_decision(folder, decision)
+def _history(run: Run) -> tuple[list[RungDecision], list[int]]:
+    """What earlier commands decided about a trial, and targets seen at each validation in its log."""
+    logged = {row["targets_seen"] for row in log_rows(run.files) if row["kind"] == "eval"}
+    return decisions_of(run.files), sorted(logged)

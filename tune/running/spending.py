@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from datasets.runtime.durable_files import write_json_atomically
+from datasets.runtime.durable_files import replace_file
 from tune.config import SweepConfig
+from wm.runs.problem_report import report_once
+from wm.runs.run_files import RunFiles
 
 SPENT_FILE = "spent.json"
 SAVE_EVERY_S = 10.0
-"""A kill loses so much of the account at most."""
+"""A kill loses so much of the account at most; in object storage the seconds between two uploads as well."""
 
 
 class Spending:
@@ -22,17 +24,22 @@ class Spending:
     while it starts and validates.
     """
 
-    def __init__(self, sweep: SweepConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        """Go on from what earlier commands have used."""
-        self._sweep, self._clock, self._path = sweep, clock, sweep.out / SPENT_FILE
+    def __init__(self, sweep: SweepConfig, files: RunFiles, clock: Callable[[], float] = time.monotonic) -> None:
+        """Go on from what earlier commands have used.
+
+        Args:
+            files: of the sweep; its folder is open.
+        """
+        self._sweep, self._files, self._clock = sweep, files, clock
+        self._reported: set[str] = set()
         self._last = self._saved = clock()
         self.seconds = 0.0
         self.device_seconds: Counter[str] = Counter()
         try:
-            stored = json.loads(self._path.read_bytes())
+            stored = json.loads(files.read(SPENT_FILE))
             self.seconds = float(stored["seconds"])
             self.device_seconds.update({name: float(value) for name, value in stored["device_seconds"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             self.seconds = 0.0  # a new sweep
 
     def tick(self, running: Collection[str]) -> None:
@@ -46,9 +53,13 @@ class Spending:
             self.save()
 
     def save(self) -> None:
-        """Write the account."""
+        """Write the account; a full disk is reported, not raised."""
         self._saved = self._clock()
-        write_json_atomically(self._path, {"seconds": self.seconds, "device_seconds": dict(self.device_seconds)})
+        content = {"seconds": self.seconds, "device_seconds": dict(self.device_seconds)}
+        try:
+            replace_file(self._files.folder / SPENT_FILE, json.dumps(content, indent=1).encode())
+        except OSError as error:
+            report_once(f"{self._files.path_of(SPENT_FILE)} cannot be written", error, self._reported)
 
     def usd(self, trial: str | None = None) -> float | None:
         """Price of a trial's device seconds, or of all trials'; None if no price is given."""

@@ -1,20 +1,22 @@
 """`wm sweep`: trials of the training function under Ray Tune; ASHA stops the weak ones early.
 
-The trials' folders hold the state: their logs contain the results, their checkpoints resume them. Ray Tune's
-experiment state is written and never read, because `Tuner.restore` loses ASHA's rungs (ray issue 30838). When the
-command runs again, it starts a new Tuner for the trials that have not ended, and ASHA gets the results of all of them.
+The trials' folders hold the state, on a disk or in object storage: their logs contain the results, their checkpoints
+resume them. Ray Tune's experiment state is written and never read, because `Tuner.restore` loses ASHA's rungs (ray
+issue 30838). When the command runs again, here or on another machine, it starts a new Tuner for the trials that have
+not ended, and ASHA gets the results of all of them.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.ray_cluster import uses_cluster
+from datasets.runtime.uris import is_remote
 from tune.config import SweepConfig
 from tune.report.choice_text import choice_or_reason
 from tune.report.table import trials_table
@@ -23,11 +25,12 @@ from tune.results.sweep_folder import (
     SweepManifest,
     check_folder,
     collect_results,
+    for_each,
     lock_sweep,
     open_sweep,
     write_manifest,
 )
-from tune.results.trial_status import ENDED, TrialStatus, forget_failure, status_of
+from tune.results.trial_status import ENDED, OUTAGE_S, State, TrialStatus, forget_failure, run_of, status_of
 from tune.running.live_table import LiveTable
 from tune.running.observer import Observer
 from tune.running.resources import refuse_relative_paths, with_workers
@@ -39,8 +42,9 @@ from tune.search.cost import Cost, cost_of
 from tune.search.source import TrialSource
 from tune.search.suggest import check_optuna
 from tune.search.trials import Trial, axes_text, distinct_trials, trials_of, with_absolute_paths
+from wm.checkpoints.store import reason_of
 from wm.data.training_data import open_data
-from wm.runs.run import Run
+from wm.runs.run_files import RunFiles, open_run_files
 from wm.runs.stop_request import RunStoppedError, StopRequest
 
 if TYPE_CHECKING:
@@ -64,63 +68,85 @@ def run_sweep(sweep: SweepConfig, *, retry_failed: bool = False) -> None:
     check_optuna(sweep)
     callbacks = user_callbacks(sweep)
     open_data(max((trial.config for trial in trials), key=lambda config: config.objective.example_frames))
-    with lock_sweep(sweep.out):
+    files = open_run_files(sweep.out, OUTAGE_S)
+    with _reporting_outages(files), lock_sweep(sweep.out):
         check_folder(sweep)
-        trials = _with_suggested(sweep, trials)
+        trials = _with_suggested(sweep, files, trials)
         if retry_failed:
-            for trial in trials:
-                forget_failure(Path(trial.config.out))
+            for_each(lambda trial: forget_failure(run_of(trial.config).files), trials, sweep.out)
         costs = [cost_of(trial.config) for trial in trials]
         manifest = write_manifest(sweep, trials, costs)
-        budget = _run(sweep, trials, costs, manifest, callbacks)
-        manifest = open_sweep(sweep.out)
+        files.open_folder(())
+        try:
+            budget = _run(sweep, files, trials, costs, manifest, callbacks)
+        finally:
+            files.close_folder()
+        manifest = open_sweep(sweep.out, OUTAGE_S)
         rows = collect_results(manifest)
-    print(f"\n{trials_table(manifest, rows)}\n", flush=True)
-    if budget is not None:
-        print(budget, flush=True)
-    _report_end(manifest, needs_result=budget is None)
+        print(f"\n{trials_table(manifest, rows)}\n", flush=True)
+        if budget is not None:
+            print(budget, flush=True)
+        _report_end(manifest, needs_result=budget is None)
     print(choice_or_reason(sweep.out), flush=True)
 
 
-def _with_suggested(sweep: SweepConfig, trials: list[Trial]) -> list[Trial]:
+@contextmanager
+def _reporting_outages(files: RunFiles) -> Iterator[None]:
+    """Turn an OSError of object storage that is away for long into a user's error."""
+    try:
+        yield
+    except OSError as error:
+        if not is_remote(str(files.location)):
+            raise
+        raise UserError(
+            f"{files.location} cannot be reached ({reason_of(error)}); run the same command again to resume"
+        ) from error
+
+
+def _with_suggested(sweep: SweepConfig, files: RunFiles, trials: list[Trial]) -> list[Trial]:
     """The trials, and those that a search suggested in earlier commands."""
-    if sweep.search != "optuna" or not (sweep.out / SWEEP_FILE).exists():
+    if sweep.search != "optuna" or not files.exists(SWEEP_FILE):
         return trials
-    return distinct_trials(sweep, [t["axes"] for t in (open_sweep(sweep.out).trials).values()])
+    return distinct_trials(sweep, [t["axes"] for t in (open_sweep(sweep.out, OUTAGE_S).trials).values()])
 
 
 def _run(
-    sweep: SweepConfig, trials: list[Trial], costs: list[Cost], manifest: SweepManifest, callbacks: list[Callback]
-) -> str | None:
+    sweep: SweepConfig, files: RunFiles, trials: list[Trial], costs: list[Cost], manifest: SweepManifest,
+    callbacks: list[Callback],
+) -> str | None:  # fmt: skip
     """Run the trials that have not ended, and those that a search suggests; returns which budget ended the sweep.
 
     Raises:
         RunStoppedError: a signal stopped the sweep.
     """
     rungs = open_rungs(sweep, trials)
-    ended = sum(status_of(Run(trial.config)).state in ENDED for trial in trials)
-    print(f"{len(trials)} trials in {sweep.out}; {ended} of them ended before", flush=True)
+    ended = sum(state in ENDED for state in _states(sweep, trials))
+    print(f"{len(trials)} trials in {files.location}; {ended} of them ended before", flush=True)
     command = uuid.uuid4().hex
-    spending = Spending(sweep)
+    spending = Spending(sweep, files)
     table = LiveTable(sweep, spending)
     try:
-        observer = Observer(sweep, trials, costs, manifest, rungs, table, command)
+        observer = Observer(sweep, files, trials, costs, manifest, rungs, table, command)
         source = TrialSource(sweep, trials, observer.outcome_of)
         left = source.num_expected - ended
         if not left:
             return None
         if (budget := spending.used_up(table.train_flops)) is not None:
             return budget
-        stopped_by, budget = run_tuner(sweep, source, left, rungs, observer, table, spending, callbacks, command)
+        stopped_by, budget = run_tuner(sweep, files, source, left, rungs, observer, table, spending, callbacks, command)
     finally:
         table.close()
     if stopped_by is not None:
-        _raise_stopped(stopped_by, source.trials)
+        _raise_stopped(stopped_by, _states(sweep, source.trials))
     return budget
 
 
-def _raise_stopped(number: int, trials: Sequence[Trial]) -> None:
-    states = Counter(status_of(Run(trial.config)).state for trial in trials)
+def _states(sweep: SweepConfig, trials: Sequence[Trial]) -> list[State]:
+    return for_each(lambda trial: status_of(run_of(trial.config)).state, trials, sweep.out)
+
+
+def _raise_stopped(number: int, found: Sequence[State]) -> None:
+    states = Counter(found)
     left = states["interrupted"] + states["running"] + states["pending"]
     if left:
         print(
@@ -139,18 +165,19 @@ def _report_end(manifest: SweepManifest, *, needs_result: bool) -> None:
     Raises:
         UserError: none has come to a good end.
     """
-    found = {name: manifest.status(name) for name in manifest.trials}
+    found = dict(zip(manifest.trials, for_each(manifest.status, manifest.trials, manifest.out), strict=True))
     failed = {name: status for name, status in found.items() if status.state == "failed"}
     left = [name for name, status in found.items() if status.state not in ENDED]
     for name, status in failed.items():
-        print(f"failed: {axes_text(manifest.trials[name]['axes'])} ({status.reason}); see {manifest.folder(name)}")
+        text = axes_text(manifest.trials[name]["axes"])
+        print(f"failed: {text} ({status.reason}); see {manifest.run(name).location}")
     if failed:
         print("--retry-failed runs failed trials again", flush=True)
     for name in left:
         print(f"not at its end: {_left_text(name, found[name], manifest)}; the same command resumes it", flush=True)
     if needs_result and not any(status.state == "finished" for status in found.values()):
         reason = next((status.reason for status in failed.values()), "all were stopped or have not ended")
-        raise UserError(f"no trial of {manifest.out} has finished: {reason}")
+        raise UserError(f"no trial of {manifest.location} has finished: {reason}")
 
 
 def _left_text(name: str, status: TrialStatus, manifest: SweepManifest) -> str:

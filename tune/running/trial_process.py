@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.ray_cluster import uses_cluster
+from datasets.runtime.uris import is_remote
 from tune.config import SweepConfig
-from tune.results.trial_status import ENDED, Failure, mark_failed, status_of
+from tune.results.trial_status import ENDED, OUTAGE_S, Failure, mark_failed, status_of
 from tune.running.trial_reports import ReportToTune, TuneReporter
 from tune.search.trials import trial_of
 from wm.config.typed_yaml import from_plain, to_plain
@@ -29,6 +29,7 @@ from wm.launch.train_worker import RepeatedCrashError, work
 from wm.runs.console import print_progress
 from wm.runs.crash_history import NO_TRACEBACK, CrashHistory
 from wm.runs.run import ORPHAN_TIMEOUT_S, Run
+from wm.runs.run_files import open_run_files
 from wm.training.device import set_num_threads
 from wm.training.divergence import DivergedError
 from wm.training.memory_check import InsufficientMemoryError
@@ -67,20 +68,23 @@ def run_trial(axes: dict[str, Any], setup: dict[str, Any]) -> None:
     if setup["address"]:
         os.environ["RAY_ADDRESS"] = setup["address"]
     sweep = from_plain(setup["sweep"], SweepConfig, "trial")
-    run = Run(trial_of(sweep, axes).config, stops_with=sweep.out)
+    run = Run(trial_of(sweep, axes).config, stops_with=sweep.out, retry_s=OUTAGE_S)
     if status_of(run).state in ENDED:  # since the command began
         return
 
     def fit(run: Run) -> None:
         run.stop_request.create()
-        with _output_to(run.files.folder / OUTPUT_FILE):
+        with _output_of(run):
             _train(run, sweep, setup)
 
     try:
         check_folders(replace(sweep.base, out=sweep.out), setup["command"])
-        drive(run, setup["arguments"], fit, ORPHAN_TIMEOUT_S)
-    except UserError as error:  # not raised, so that Tune does not retry
-        mark_failed(run.files.folder, failure_of_error(error))
+        # Tune starts a trial again only when its process has ended: the lock of that one is taken over at once.
+        drive(run, setup["arguments"], fit, ORPHAN_TIMEOUT_S, lock_owner=setup["command"])
+    except UserError as error:
+        if is_remote(str(sweep.out)) and isinstance(error.__cause__, OSError):
+            raise  # the bucket is away: Tune tries again
+        mark_failed(run.files, failure_of_error(error))  # not raised, so that Tune does not try again
 
 
 def _train(run: Run, sweep: SweepConfig, setup: dict[str, Any]) -> None:
@@ -125,6 +129,13 @@ def failure_of_death(run: Run, command: str, error: Exception | None) -> Failure
 
 
 @contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    with path.open("a", buffering=1) as output, contextlib.redirect_stdout(output):
-        yield
+def _output_of(run: Run) -> Iterator[None]:
+    """Write what is printed to a file of the run, after what earlier attempts printed."""
+    files = open_run_files(run.config.out, run.retry_s)  # its folder is open for longer than rank 0's
+    files.open_folder([OUTPUT_FILE])
+    path = files.folder / OUTPUT_FILE
+    try:
+        with path.open("a", buffering=1) as output, contextlib.redirect_stdout(output):
+            yield
+    finally:
+        files.close_folder()

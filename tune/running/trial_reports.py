@@ -30,7 +30,7 @@ class TuneReporter(Reporter):
     """
 
     def __init__(self, run: Run) -> None:
-        self._total_targets = run.config.optimizer.total_targets
+        self._files, self._total_targets = run.files, run.config.optimizer.total_targets
         self._final: list[Row] = []
 
     def on_validation(self, rows: list[Row]) -> None:
@@ -38,6 +38,7 @@ class TuneReporter(Reporter):
         if rows[0]["targets_seen"] >= self._total_targets:
             self._final = rows
         else:
+            self._files.upload()  # the scheduler reads the sums by game
             ray_tune.report(result_of(rows))
 
     def on_end(self) -> None:

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from datasets.runtime.errors import UserError
@@ -28,6 +29,8 @@ from wm.config.run_config import RunConfig
 from wm.config.run_identity import identity, short_hash
 from wm.config.typed_yaml import from_plain, to_plain
 
+TRIALS_FOLDER = "trials"
+"""In the sweep's folder."""
 Values = Mapping[str, AxisValue]
 """Axis -> value."""
 
@@ -47,7 +50,8 @@ class Trial:
 def with_absolute_paths(sweep: SweepConfig) -> SweepConfig:
     """The sweep with absolute paths, because trials run in another working directory."""
     base = replace(run_paths.with_absolute_paths(sweep.base), out=sweep.base.out)  # each trial has an `out` of its own
-    return replace(sweep, out=sweep.out.expanduser().resolve(), base=base)
+    out = sweep.out.expanduser().resolve() if isinstance(sweep.out, Path) else sweep.out
+    return replace(sweep, out=out, base=base)
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
@@ -109,7 +113,15 @@ def trial_of(sweep: SweepConfig, values: Values) -> Trial:
     name = _name(axes, short_hash(identity(config)))
     place = config.checkpoint.storage_path
     checkpoint = replace(config.checkpoint, storage_path=place and child_location(place, name))
-    return Trial(name=name, axes=axes, config=replace(config, out=sweep.out / "trials" / name, checkpoint=checkpoint))
+    return Trial(
+        name=name, axes=axes, config=replace(config, out=trial_location(sweep.out, name), checkpoint=checkpoint)
+    )
+
+
+def trial_location(sweep: Path | str, name: str) -> Path | str:
+    """Folder or URI of a trial, below that of its sweep."""
+    below = f"{TRIALS_FOLDER}/{name}"
+    return sweep / below if isinstance(sweep, Path) else child_location(sweep, below)
 
 
 def axes_text(axes: Values) -> str:

@@ -30,16 +30,18 @@ from wm.checkpoints.store import RUN_SUBFOLDER, Checkpoint, CheckpointStore, rea
 from wm.model.world_model import WorldModel, build_model
 
 
-def open_store(location: str | Path) -> CheckpointStore:
+def open_store(location: str | Path, retry_s: float = 0.0) -> CheckpointStore:
     """The store at a path or URI.
 
+    Args:
+        retry_s: how long a request to a server that cannot be reached is tried again.
     Raises:
         UserError: the URI's scheme is unknown, or its server cannot be reached.
     """
     if not is_remote(str(location)):
         return LocalStore(Path(location))
     try:
-        return RemoteStore(str(location))
+        return RemoteStore(str(location), retry_s)
     except OSError as error:
         raise UserError(f"{without_credentials(str(location))} cannot be reached ({reason_of(error)})") from error
 

@@ -24,13 +24,15 @@ class RemoteStore(CheckpointStore):
 
     retry_s = 120.0
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, request_retry_s: float = 0.0) -> None:
         """
+        Args:
+            request_retry_s: how long each request is tried again while the server cannot be reached.
         Raises:
             UserError: the scheme is unknown.
             OSError: the server cannot be reached.
         """
-        self._folder = RemoteFolder(uri)
+        self._folder = RemoteFolder(uri, request_retry_s)
         self.location = self._folder.location
         self._folder.filesystem()
 

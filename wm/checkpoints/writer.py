@@ -31,6 +31,7 @@ class CheckpointWriter:
 
     Attributes:
         written: the last committed checkpoint of this writer.
+        written_bytes: its size.
         blocked_s: seconds that the last `save` blocked training: on a CPU the copy, on a GPU queueing it.
         num_skipped: checkpoints not written because the previous one was still being written.
         num_failed: writes that failed.
@@ -66,6 +67,7 @@ class CheckpointWriter:
         self._metas: dict[CheckpointName, dict[str, Any] | None] = {}  # None: the checkpoint is damaged
         self._failure: Exception | None = None
         self.written: CheckpointName | None = None
+        self.written_bytes: int | None = None
         self.blocked_s = 0.0
         self.num_skipped = self.num_failed = 0
         self._idle = threading.Event()
@@ -167,10 +169,13 @@ class CheckpointWriter:
             self._report(f"older checkpoints in {self._store.location} cannot be deleted ({reason})")
 
     def _files(self, snapshot: Snapshot, meta: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+        size = 0
         for name, content in serialize(snapshot.model_state, snapshot.config, meta, snapshot.resume):
             if name == META_FILE:
                 self._before_commit()
+            size += len(content)
             yield name, content
+        self.written_bytes = size
 
     def _prune(self, newest: CheckpointName) -> None:
         """Delete checkpoints older than the newest that are not retained; the newest is known to be intact."""

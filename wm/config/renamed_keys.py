@@ -27,7 +27,7 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
 RENAMED_VALUES: dict[str, dict[str, dict[str, str]]] = {"ModelConfig": {"scan_backend": {"kernels": "triton"}}}
 """Name of the dataclass -> new key -> old value -> new value."""
 
-VALUES_BEFORE: dict[str, dict[str, Any]] = {"ModelConfig": {"encoding": 2}}
+VALUES_BEFORE: dict[str, dict[str, Any]] = {"ModelConfig": {"encoding": 2, "physics": False}}
 """Name of the dataclass -> field -> its value in configs stored before the field existed, if it is not the default."""
 
 

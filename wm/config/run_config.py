@@ -14,6 +14,7 @@ from datasets.runtime.uris import URI, mistake_in
 from datasets.schema.splits import Split, SplitConfig
 from datasets.schema.suspect_rules import SuspectGames
 from wm.config.model_config import ModelConfig
+from wm.config.rollout_config import RolloutConfig
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -52,10 +53,29 @@ class ObjectiveConfig:
     """Augmentation: exchange players 0 and 1 in half of the examples."""
     mirror: bool = False
     """Augmentation: mirror half of the examples left to right."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Training on inputs that are as wrong as those of a dream."""
 
     def __post_init__(self) -> None:
         if self.num_windows > 1 and self.context_frames == 1:
             raise ValueError(f"num_windows={self.num_windows}: windows of one frame share no frame; expected 1")
+        self._check_rollout()
+
+    def _check_rollout(self) -> None:
+        """Check that a sequence has room for what `rollout` asks for."""
+        rollout, num_frames = self.rollout, self.sequence_frames
+        if rollout.is_on and self.kind != "sequence":
+            raise ValueError(f"rollout: takes kind: sequence; found kind: {self.kind}")
+        if rollout.two_passes.share > 0 and num_frames < rollout.two_passes.longest_run + 2:
+            raise ValueError(
+                f"rollout.two_passes.longest_run={rollout.two_passes.longest_run}: expected at most "
+                f"sequence_frames - 2 = {num_frames - 2}"
+            )
+        if rollout.unroll.share > 0 and max(rollout.unroll.frames) > num_frames // 2:
+            raise ValueError(
+                f"rollout.unroll.frames={list(rollout.unroll.frames)}: expected at most half of "
+                f"sequence_frames={num_frames}, since a dream needs frames before it"
+            )
 
     @property
     def predictions(self) -> int:
@@ -109,6 +129,8 @@ class EvalConfig:
     game before, as a Mamba-2 plays (an MLP is evaluated at its own K)."""
     num_targets: PositiveInt = 20_000
     """Evaluation frames at the end of the run, chosen by hash."""
+    num_dreams: NonNegativeInt = 300
+    """Dreams of 20 frames at the end of the run, by which its coherence is measured (`wm rollout`); 0 for none."""
     validation_targets: PositiveInt = 2_000
     """Evaluation frames of a validation during training: the first of num_targets."""
     validation_contexts: Annotated[tuple[Context, ...], Field(min_length=1)] | None = None
@@ -135,7 +157,7 @@ class DataConfig:
     """
 
     pool_frames: PositiveInt = 4_000_000
-    """Size of a pool (the shuffle buffer), in frames of about 156 bytes; the next pool is prefetched beside it."""
+    """Size of a pool (the shuffle buffer), in frames of about 188 bytes; the next pool is prefetched beside it."""
     lanes: PositiveInt = 8
     """Parts of a pool that are shuffled separately; every batch takes as many examples from each. With more workers
     than lanes, several workers read the same files."""
@@ -252,6 +274,8 @@ class RunConfig:
             raise ValueError(f"cuda_graph=True takes one worker; found num_workers={self.num_workers}")
         if self.cuda_graph and self.optimizer.kind == "muon":
             raise ValueError("cuda_graph=True takes optimizer.kind=adamw; with muon the host takes part in each update")
+        if self.cuda_graph and self.objective.rollout.is_on:
+            raise ValueError("cuda_graph=True takes no objective.rollout: its updates differ from each other")
         if batch_size == "auto" and self.min_workers < workers:
             raise ValueError(
                 f"optimizer.batch_size=auto depends on the number of workers, which changes with "

@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from datasets.loading.frames import GameIndex
+from datasets.loading.frames import BYTES_PER_FRAME, GameIndex
 from datasets.loading.sequences import Cursor, SequenceOrder, rank_slice
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes, num_cores
 from wm.config.run_config import DataConfig
-from wm.data.pools import BYTES_PER_FRAME, FrameBuffer, LoadedPool, PoolReader
+from wm.data.pools import FrameBuffer, LoadedPool, PoolReader
 from wm.model.encoding import Frames
 
 MAX_READ_THREADS = 8
@@ -49,7 +49,7 @@ class BatchLoader:
 
     A context manager; otherwise call `close`.
 
-    Device memory: two pools of the worker (its part of `pool_frames`, 156 bytes per frame), or the whole corpus if it
+    Device memory: two pools of the worker (its part of `pool_frames`, 188 bytes per frame), or the whole corpus if it
     is cached. Host memory with CUDA: the row groups in transfer.
     """
 

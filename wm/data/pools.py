@@ -19,11 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays, GameIndex, read_games, row_group_numbers
+from datasets.loading.frames import (
+    CODE_COLUMNS,
+    FLOAT_COLUMNS,
+    FrameArrays,
+    GameIndex,
+    read_games,
+    row_group_numbers,
+)
 from datasets.loading.sequences import Cursor, SequenceOrder, rank_slice
 from datasets.schema.columns import NUM_PLAYERS
 
-BYTES_PER_FRAME = NUM_PLAYERS * (4 * len(FLOAT_COLUMNS) + 2 * len(CODE_COLUMNS))
 GROWTH = 1.1
 """Smallest growth factor of a buffer that is too small: pools differ by a few games."""
 

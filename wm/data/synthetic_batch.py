@@ -15,6 +15,7 @@ POSITION_SPREAD = 10.0
 CODE_RANGES: dict[str, tuple[int, int]] = {
     "stocks": (0, 4), "combo": (0, 12), "airborne": (0, 1), "facing": (-1, 1), "trigger": (0, int(TRIGGER_GRID)),
     "buttons": (0, 0x0FFF), "ground": (-1, EMBEDDINGS["ground"][0] - 2),
+    "last_hit_by": (0, 6), **dict.fromkeys(("flags_0", "flags_1", "flags_2", "flags_3", "flags_4"), (0, 255)),
     **{name: (-int(STICK_GRID), int(STICK_GRID)) for name in STICKS},
 }  # fmt: skip
 """Lowest and highest value of a code column; the others are categories, from 0."""

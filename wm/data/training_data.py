@@ -33,9 +33,8 @@ def open_data(config: RunConfig) -> TrainingData:
     size = config.data.disk_cache_size
     separate = config.eval_corpus is not None
     cache = FileCache(config.data.disk_cache, None if size == "auto" else size)
-    corpus = open_corpus(config.train_corpus, cache)
-    train_split = config.train_split or ("all" if separate else "train")
-    train = index_games(corpus, train_split, config.split, suspect=config.data.suspect)
+    train = open_train_games(config, cache)
+    corpus = train.corpus
     eval_corpus = open_corpus(config.eval_corpus, cache) if config.eval_corpus is not None else corpus
     eval_split = config.eval.split or ("all" if separate else "validation")
     evaluation = index_games(eval_corpus, eval_split, config.split, for_evaluation=True)
@@ -53,6 +52,16 @@ def open_data(config: RunConfig) -> TrainingData:
             f"num_workers={config.max_workers}"
         )
     return TrainingData(train=train, evaluation=evaluation)
+
+
+def open_train_games(config: RunConfig, cache: FileCache | None) -> GameIndex:
+    """The games that a run trains on.
+
+    Raises:
+        UserError: the corpus is missing, incomplete or of another version, or the split is empty.
+    """
+    split = config.train_split or ("train" if config.eval_corpus is None else "all")
+    return index_games(open_corpus(config.train_corpus, cache), split, config.split, suspect=config.data.suspect)
 
 
 def games_digest(data: TrainingData) -> str:

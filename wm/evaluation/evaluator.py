@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from wm.objective.losses import ground_truth, val_loss_parts
 from wm.objective.weights import VAL_LOSS_WEIGHTS
 
 C = TypeVar("C", bound=Context)
-F = TypeVar("F", Frames, Prediction)
 WINDOW_BATCH_FRAMES = {"cpu": 2_048, "cuda": 65_536}
 """Frames of a batch of windows, by type of device. On a GPU a frame takes about 20 KB in the medium network."""
 STREAM_GAMES = 32
@@ -133,7 +132,7 @@ def _stream_games(
             yield (
                 chosen[here],
                 _records(
-                    _select(prediction, batch_rows, positions),
+                    prediction.map(partial(_at, rows=batch_rows, positions=positions)),
                     _select(before, batch_rows, positions),
                     _select(after, batch_rows, positions),
                     targets.games[chosen[here]],
@@ -141,15 +140,15 @@ def _stream_games(
             )
 
 
-def _select(frames: F, rows: Tensor, positions: Tensor) -> F:
-    """One frame from each of some rows of a batch, as a batch with T = 1; `game` has no axis T."""
+def _at(values: Tensor, rows: Tensor, positions: Tensor) -> Tensor:
+    """One frame from each of some rows of a batch, (B, T, ...) -> (rows, 1, ...)."""
+    return values[rows, positions][:, None]
 
-    def select(name: str, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: select(name, item) for key, item in value.items()}
-        return value[rows] if name == "game" else value[rows, positions][:, None]
 
-    return replace(frames, **{field.name: select(field.name, getattr(frames, field.name)) for field in fields(frames)})
+def _select(frames: Frames, rows: Tensor, positions: Tensor) -> Frames:
+    """As `_at`, of frames."""
+    floats, codes = (_at(values, rows, positions) for values in (frames.floats, frames.codes))
+    return Frames(floats=floats, codes=codes, game=frames.game[rows])
 
 
 def _records(prediction: Prediction, before: Frames, after: Frames, games: np.ndarray) -> EvalRecords:

@@ -125,9 +125,9 @@ def _pair_metrics(records: EvalRecords, chosen: np.ndarray, resampling: Resampli
     columns = (chosen, correct & chosen, changed, correct & changed, records.position_error * chosen)
     pairs, right, changes, changes_right, error = resampling.sums(columns)
     return {
-        "action_acc": _ratio(right, pairs),
-        "change_acc": _ratio(changes_right, changes),
-        "pos_mae": _ratio(error, pairs),
+        "action_acc": ratio(right, pairs),
+        "change_acc": ratio(changes_right, changes),
+        "pos_mae": ratio(error, pairs),
     }
 
 
@@ -176,7 +176,7 @@ class Resampling:
         return np.concatenate([by_game.sum(1, keepdims=True), by_game @ self._draws.T], axis=1)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Metric:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Metric:
     """The ratio of two sums with its interval."""
     return _metric(np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0))
 
@@ -185,8 +185,14 @@ def _metric(values: np.ndarray) -> Metric:
     resampled = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or not len(resampled):
         return Metric(value=None, low=None, high=None)
-    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = interval_of(resampled)
     return Metric(value=float(values[0]), low=float(low), high=float(high))
+
+
+def interval_of(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval of resampled values, over the last axis."""
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=-1)
+    return low, high
 
 
 def metrics_by_label(records: EvalRecords, labels_MP: np.ndarray, names: list[str]) -> dict[str, Any]:

@@ -17,19 +17,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.loading.frames import FrameArrays, GameIndex, allocate_frames, read_ranges, row_group_numbers
+from datasets.loading.frames import (
+    BYTES_PER_FRAME,
+    FrameArrays,
+    GameIndex,
+    allocate_frames,
+    read_ranges,
+    row_group_numbers,
+)
 from datasets.loading.targets import Targets, evaluation_targets
 from wm.data.batches import gather_sequences
-from wm.data.pools import BYTES_PER_FRAME
 from wm.evaluation.metrics import Context
 from wm.model.encoding import Frames
 
 KEPT_FRAMES = 500_000
-"""Most frames that are kept between evaluations: 78 MB, 4,000 targets of as many games at K = 120."""
+"""Most frames that are kept between evaluations: 94 MB, 4,000 targets of as many games at K = 120."""
 GROUP_FRAMES = 1_000_000
-"""Frames of a group that is not kept, approximately: 156 MB. While one is evaluated, the next is read."""
+"""Frames of a group that is not kept, approximately: 188 MB. While one is evaluated, the next is read."""
 MAX_DEVICE_FRACTION = 0.01
-"""Of a GPU's memory: more frames stay in host memory, and each batch is copied. 2,000 targets at K = 120 take 38 MB,
+"""Of a GPU's memory: more frames stay in host memory, and each batch is copied. 2,000 targets at K = 120 take 45 MB,
 and so lie on every GPU of 4 GB or more."""
 
 

@@ -9,7 +9,10 @@ from wm.data.training_data import check_same_games, open_data
 from wm.runs.run import Run
 
 
-def drive(run: Run, command: Sequence[str], fit: Callable[[Run], None], lock_timeout_s: float = 0.0) -> dict | None:
+def drive(
+    run: Run, command: Sequence[str], fit: Callable[[Run], None], lock_timeout_s: float = 0.0,
+    lock_owner: str | None = None,
+) -> dict | None:  # fmt: skip
     """Bring a run to its end with `fit`, unless it is complete.
 
     Args:
@@ -17,6 +20,7 @@ def drive(run: Run, command: Sequence[str], fit: Callable[[Run], None], lock_tim
         command: as `sys.argv`, to be stored with the run.
         fit: trains the run, whose lock is held, from its newest intact checkpoint.
         lock_timeout_s: how long an earlier driver, which may be ending, is awaited.
+        lock_owner: see `Run.lock`.
     Returns:
         meta.json of the run's newest checkpoint; None if there is none.
     Raises:
@@ -30,7 +34,7 @@ def drive(run: Run, command: Sequence[str], fit: Callable[[Run], None], lock_tim
         if run.is_complete(found.meta):
             print(f"{run.location} is complete at {found.meta['targets_seen']:,} targets", flush=True)
             return found.meta
-    with run.lock(lock_timeout_s):
+    with run.lock(lock_timeout_s, lock_owner):
         run.describe(data, command)
         fit(run)
     newest: dict[str, Any] | None = run.checkpoints.newest_meta()

@@ -69,6 +69,7 @@ class RayReporter(Reporter):
         newest, is_away = None, False
         if distributed.rank() == 0:
             try:
+                self._run.files.upload()  # who reads the report may read what it is about
                 newest = self._newest_checkpoint()
                 self._probe_disk()
             except (OSError, UserError):  # the run goes on while its storage is away or full; Ray would end it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import uuid
 from typing import Any
 
@@ -19,16 +20,18 @@ from wm.runs.stop_request import RunStoppedError
 from wm.training.trainer import TrainResult
 
 
-def train_on_ray(config: RunConfig) -> TrainResult:
+def train_on_ray(config: RunConfig, started_at: float | None = None) -> TrainResult:
     """Start or resume a training run with Ray Train.
 
+    Args:
+        started_at: when the command began, as `time.time()`, for the throughput profile; None: now.
     Raises:
         UserError: the run cannot start as configured, its loss diverged, or its workers crashed too often.
         RunStoppedError: SIGTERM or Ctrl-C stopped it, and it has saved.
     """
     if uses_cluster():
         refuse_relative_paths(config)
-    run = Run(with_absolute_paths(config))
+    run = Run(with_absolute_paths(config), started_at=started_at or time.time())
     meta = drive(run, sys.argv, _fit)
     if meta is None:
         log = run.files.path_of(LOG_FILE)

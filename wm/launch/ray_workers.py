@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -64,7 +63,7 @@ def fit_workers(
     stops_with = None if run.stops_with is None else str(run.stops_with)
     task = {
         "config": to_plain(run.config), "command": command, "stops_with": stops_with, "min_report_s": min_report_s,
-        "num_runs": num_runs,
+        "num_runs": num_runs, "started_at": run.started_at, "retry_s": run.retry_s,
     }  # fmt: skip
     with print_progress(run), tokens(run.config, command):
         failure = _fit_in_thread(_trainer(run, task, [FailurePolicy(), *callbacks]))
@@ -155,7 +154,7 @@ def _resources(config: RunConfig, num_runs: int) -> dict[str, float] | None:
 def _worker(task: dict[str, Any]) -> None:
     """Runs on each Ray Train worker."""
     config = from_plain(task["config"], RunConfig, "config")
-    run = Run(config, stops_with=None if task["stops_with"] is None else Path(task["stops_with"]))
+    run = Run(config, task["stops_with"], task["started_at"], task["retry_s"])
     if config.use_gpu:
         torch.cuda.set_device(ray.train.torch.get_device())
     set_num_threads(config, ray.train.get_context().get_local_world_size() * task["num_runs"])

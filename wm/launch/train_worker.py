@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from datasets.runtime.errors import UserError
+from datasets.runtime.process.stacks import dumping_stacks
 from wm.config.run_config import RunConfig
 from wm.data.training_data import TrainingData, open_data
 from wm.runs.crash_history import CrashHistory
@@ -75,7 +76,7 @@ def work(run: Run, command: str, reporter: Reporter | None = None) -> None:
     """
     history = CrashHistory(run.files, command)
     lock: Lock | None = None
-    with _marked_as_training():
+    with _marked_as_training(), dumping_stacks(run.location):
         try:
             lock = run.lock_as_rank_0(command) if distributed.rank() == 0 else None
             _attempt(run, history, reporter or Reporter())

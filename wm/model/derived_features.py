@@ -188,6 +188,25 @@ def surface_table() -> Tensor:
     return table
 
 
+def surfaces_of(frames: Frames, surfaces: Tensor) -> Tensor:
+    """The rows of a `surface_table` for the stages of games: (B, 1, 1, NUM_SURFACES, 3)."""
+    return surfaces[frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1)][:, None, None]
+
+
+def surface_below(x: Tensor, y: Tensor, surfaces: Tensor) -> Tensor:
+    """Height of the surface on which a player at a place would land, or NO_SURFACE.
+
+    Args:
+        x, y: (B, T, P), game units.
+        surfaces: see `surfaces_of`.
+    Returns:
+        float32 (B, T, P), game units.
+    """
+    height, left, right = surfaces.unbind(-1)
+    is_below = (x[..., None] >= left) & (x[..., None] <= right) & (y[..., None] >= height - SURFACE_TOLERANCE)
+    return torch.where(is_below, height, NO_SURFACE).amax(-1)
+
+
 def geometry_features(frames: Frames, displacement_BTPC: Tensor, surfaces: Tensor) -> Tensor:
     """Each player's height above the surface below, and distance from the edge of the stage, if the motion continues.
 
@@ -201,12 +220,10 @@ def geometry_features(frames: Frames, displacement_BTPC: Tensor, surfaces: Tenso
     here = positions(frames)
     x, y = (here + displacement_BTPC).unbind(-1)
     y_before = here[..., 1]
-    table = surfaces[frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1)][:, None, None]
-    height, left, right = table.unbind(-1)
-    is_below = (x[..., None] >= left) & (x[..., None] <= right) & (y_before[..., None] >= height - SURFACE_TOLERANCE)
-    surface = torch.where(is_below, height, NO_SURFACE).amax(-1)
+    table = surfaces_of(frames, surfaces)
+    surface = surface_below(x, y_before, table)
     gap, gap_before = y - surface, y_before - surface
-    beyond_edge = x.abs() - right[..., 0]
+    beyond_edge = x.abs() - table[..., 0, 2]
     features = [
         (gap / 20).clamp(-1, 3),
         (gap / 8).clamp(-1, 1),

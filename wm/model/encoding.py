@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
 from datasets.loading.sequences import Batch
 from datasets.schema.columns import NUM_PLAYERS
-from wm.model.lookup import lookup
+from wm.model.ops.lookup import lookup
 
 POSITION_SCALE = 0.05
 CONTINUOUS_SCALES: dict[str, float] = {
@@ -40,7 +40,11 @@ BUTTON_BITS: dict[str, int] = {
 
 NUM_CONTROLLER = len(STICKS) + 1 + len(BUTTON_BITS)
 NUM_STATE = len(CONTINUOUS_SCALES) + len(BINARY) + sum(width for _, width in EMBEDDINGS.values())
-PRESENCE = GAME_COLUMNS[1:]
+PRESENCE = ("has_velocity", "has_hitlag", "has_hurtbox")
+"""Columns of a game that every encoding sees."""
+_FIRST_PRESENCE = GAME_COLUMNS.index(PRESENCE[0])
+_PRESENCE_COLUMNS = slice(_FIRST_PRESENCE, _FIRST_PRESENCE + len(PRESENCE))
+assert GAME_COLUMNS[_PRESENCE_COLUMNS] == PRESENCE
 
 Layout = tuple[tuple[int, int], ...]
 """Blocks of a feature vector, in order: number of players (1: shared by both) and features of each."""
@@ -173,8 +177,8 @@ def controllers(frames: Frames) -> Tensor:
     """Controller features of both players, sticks and trigger in [0, 1], buttons 0 or 1: float32 (B, T, 26)."""
     sticks = (frames.codes[..., _STICK_COLUMNS].float() / STICK_GRID + 1) / 2
     trigger = frames.code_column("trigger")[..., None] / TRIGGER_GRID
-    pressed = frames.code_column("buttons")
-    buttons = torch.stack([(pressed & bit) != 0 for bit in BUTTON_BITS.values()], dim=-1)
+    bits = cached_tensor(tuple(BUTTON_BITS.values()), frames.codes.device, torch.int16)
+    buttons = (frames.codes[..., _CODE["buttons"], None] & bits) != 0
     return torch.cat([sticks, trigger, buttons.float()], dim=-1).flatten(2)
 
 
@@ -205,6 +209,6 @@ class FrameEncoder(nn.Module):
         ]
         players = torch.cat([*numbers, *embedded], dim=-1).flatten(2)
         stage = lookup(self.stage.weight, frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1))
-        facts = torch.cat([stage, frames.game[:, 1:].float()], dim=-1)
+        facts = torch.cat([stage, frames.game[:, _PRESENCE_COLUMNS].float()], dim=-1)
         facts = facts[:, None].expand(-1, frames.num_frames, -1)
         return torch.cat([players, controllers(frames), facts], dim=-1)

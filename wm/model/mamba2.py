@@ -1,6 +1,6 @@
 """Mamba-2 blocks with one state dict and two scan backends: plain torch, and Triton kernels.
 
-The kernels are those of `wm.model.fused_ops` for sequences of one chunk, and mamba-ssm's, if installed, for others.
+The kernels are those of `wm.model.ops.fused_ops` for sequences of one chunk, and mamba-ssm's, if installed, for others.
 
 Parameter names are those of `mamba_ssm.modules.mamba2.Mamba2`, which loads them strictly, both ways.
 Shape legend: B = batch, T = frames, C = channels, H = heads, D = head width, N = state size.
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from datasets.runtime.errors import UserError
 from wm.config.model_config import ScanBackend
-from wm.model import fused_ops, ssd, ssd_triton
-from wm.model.aligned import aligned_linear
-from wm.model.autograd_ops import CausalConvolution, RMSNorm
+from wm.model.ops import fused_ops, ssd, ssd_triton
+from wm.model.ops.aligned import aligned_linear
+from wm.model.ops.autograd_ops import CausalConvolution, RMSNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,8 @@ class BlockState:
     """(B, d_conv - 1, C), the last inputs of the convolution."""
     ssm: Tensor
     """float32 (B, H, D, N)."""
+    is_scratch: bool = False
+    """Whether a step may overwrite `ssm`: nobody else sees this state."""
 
 
 class Mamba2Mixer(nn.Module):
@@ -65,6 +67,8 @@ class Mamba2Mixer(nn.Module):
         Returns:
             (B, T, d_model), and the final state if `return_state`.
         """
+        if state is not None and return_state and u_BTC.shape[1] == 1:
+            return self.step(u_BTC, state)
         channels = self.d_inner + 2 * self.d_state
         projected = aligned_linear(u_BTC, self.in_proj.weight)
         z, xbc, dt = projected.split([self.d_inner, channels, self.num_heads], dim=-1)
@@ -88,6 +92,23 @@ class Mamba2Mixer(nn.Module):
             return out, None
         assert conv_state is not None and ssm_state is not None
         return out, BlockState(conv=conv_state, ssm=ssm_state)
+
+    def step(self, u_B1C: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """`forward` of a single frame, with fewer operations (`wm.model.ops.ssd.step`)."""
+        channels = self.d_inner + 2 * self.d_state
+        projected = aligned_linear(u_B1C, self.in_proj.weight)
+        z, xbc, dt = projected.split([self.d_inner, channels, self.num_heads], dim=-1)
+        window = torch.cat([state.conv.to(xbc.dtype), xbc], dim=1)
+        assert self.conv1d.bias is not None
+        weight_TC, bias = self.conv1d.weight[:, 0].t().to(xbc.dtype), self.conv1d.bias.to(xbc.dtype)
+        x, b, c = F.silu((window * weight_TC).sum(1) + bias).split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        x = x.unflatten(-1, (self.num_heads, self.headdim))
+        dt_BH = F.softplus(dt[:, 0].float() + self.dt_bias)
+        a_H = -self.A_log.float().exp()
+        y, ssm_state = ssd.step(x, dt_BH, a_H, b, c, state.ssm, in_place=state.is_scratch)
+        y = (y + self.D.to(x.dtype)[:, None] * x).flatten(-2)[:, None]
+        following = BlockState(conv=window[:, 1:], ssm=ssm_state, is_scratch=state.is_scratch)
+        return self.out_proj(self.norm(y * F.silu(z))), following
 
     def _convolve(self, xbc: Tensor, state: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor | None]:
         """The causal convolution, and its final state if `return_state`."""

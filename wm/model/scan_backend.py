@@ -16,8 +16,8 @@ from torch import Tensor
 
 from datasets.runtime.errors import UserError
 from wm.config.model_config import ModelConfig
-from wm.model import fused_ops, ssd_triton
 from wm.model.mamba2 import Mamba2Mixer
+from wm.model.ops import fused_ops, ssd_triton
 from wm.model.precision import autocast, uses_bf16
 
 TOLERANCES = {torch.bfloat16: 5e-2, torch.float32: 1e-2}

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from datasets.schema.columns import NUM_PLAYERS
 from wm.config.model_config import ModelConfig
-from wm.model.aligned import aligned_linear
 from wm.model.derived_features import DerivedFeatures
 from wm.model.encoding import (
     CONTROLLER_LAYOUT,
@@ -29,6 +28,9 @@ from wm.model.encoding import (
 )
 from wm.model.heads import Heads, Prediction, displacement_prior
 from wm.model.mamba2 import BlockState, Mamba2Backbone
+from wm.model.motion.candidates import MOTION_LAYOUT, Physics, motion_features
+from wm.model.ops.aligned import aligned_linear
+from wm.model.state_fields import state_features, state_fields
 
 
 class PlayerLinear(nn.Linear):
@@ -52,6 +54,9 @@ class PlayerLinear(nn.Linear):
         """(B, T, C) -> (B, T, P, width) if shared, else (B, T, width)."""
         if self.swapped_order is None:
             return aligned_linear(input, self.weight, self.bias)
+        if input.numel() < self.weight.numel() and not torch.is_grad_enabled():  # few frames: then features are fewer
+            both = torch.stack([input, input.index_select(-1, self.swapped_order)], dim=-2)
+            return aligned_linear(both, self.weight, self.bias)
         weight = torch.cat([self.weight, self.weight.index_select(1, self.swapped_order)])
         bias = None if self.bias is None else self.bias.repeat(NUM_PLAYERS)
         return aligned_linear(input, weight, bias).unflatten(-1, (NUM_PLAYERS, self.out_features))
@@ -65,6 +70,8 @@ class WorldState:
     """From encoding 3 on, rows 2b and 2b + 1 of a block's state belong to players 0 and 1 of row b."""
     position: Tensor
     """(B, 1, P, 2), positions in the last frame, game units."""
+    motion: Tensor | None = None
+    """(B, 2, P, 7), `wm.model.motion.candidates.MOTION` of the last two frames; None without candidates."""
 
 
 class Mamba2WorldModel(nn.Module):
@@ -74,8 +81,11 @@ class Mamba2WorldModel(nn.Module):
         super().__init__()
         self.shared = config.encoding >= 3
         self.encoder = FrameEncoder()
+        self.fields = state_fields(config)
         self.derived = DerivedFeatures(config.encoding, fourier=True)
-        layout = (*FRAME_LAYOUT, *CONTROLLER_LAYOUT, *self.derived.layout)
+        self.physics = Physics() if config.chooses_motion else None
+        motion_layout = MOTION_LAYOUT if config.chooses_motion else ()
+        layout = (*FRAME_LAYOUT, *self.fields.layout, *CONTROLLER_LAYOUT, *self.derived.layout, *motion_layout)
         self.input = PlayerLinear(layout, config.d_model, shared=self.shared)
         self.backbone = Mamba2Backbone(
             config.d_model,
@@ -87,7 +97,9 @@ class Mamba2WorldModel(nn.Module):
             scan_backend=config.scan_backend,
         )
         self.controller = PlayerLinear(CONTROLLER_LAYOUT, config.d_model, shared=self.shared, bias=False)
-        self.heads = Heads(config.d_model, shared=self.shared, use_age_bias=True)
+        self.heads = Heads(
+            config.d_model, shared=self.shared, use_age_bias=True, fields=self.fields, physics=config.chooses_motion
+        )
 
     def forward(self, frames: Frames, last_only: bool = False) -> Prediction:
         """Predict frames 1 .. T-1, or only the last, from zero state.
@@ -116,7 +128,12 @@ class Mamba2WorldModel(nn.Module):
             state: recurrent state before the first frame; None is zero.
         """
         prior = displacement_prior(context, None if state is None else state.position, stops_in_hitlag=self.shared)
-        features = [self.encoder(context), controllers_BTC, self.derived(context, controllers_BTC, prior)]
+        derived = self.derived(context, controllers_BTC, prior)
+        features = [self.encoder(context), *state_features(self.fields, context), controllers_BTC, derived]
+        candidates, motion = None, None
+        if self.physics is not None:
+            candidates, motion = self.physics(context, controllers_BTC, None if state is None else state.motion)
+            features.append(motion_features(candidates, context))
         inputs = self.input(torch.cat(features, dim=-1)).float()
         if self.shared:
             inputs = inputs.transpose(1, 2).flatten(0, 1)  # each player's point of view is a sequence
@@ -124,14 +141,15 @@ class Mamba2WorldModel(nn.Module):
         final_state = None
         if return_state:
             assert blocks is not None
-            final_state = WorldState(blocks=blocks, position=positions(context)[:, -1:])
+            final_state = WorldState(blocks=blocks, position=positions(context)[:, -1:], motion=motion)
         if last_only:
             hidden, controllers_BTC, prior = hidden[:, -1:], controllers_BTC[:, -1:], prior[:, -1:]
             context = context.slice(context.num_frames - 1, context.num_frames)
+            candidates = None if candidates is None else candidates.since(-1)
         if self.shared:
             hidden = hidden.unflatten(0, (-1, NUM_PLAYERS)).transpose(1, 2)
         hidden = hidden + self.controller(controllers_BTC)
-        return self.heads(hidden, context, prior), final_state
+        return self.heads(hidden, context, prior, candidates), final_state
 
     def step(self, state: WorldState | None, frame: Frames, controllers_BTC: Tensor) -> tuple[Prediction, WorldState]:
         """One frame; equals the same position of a sequence pass. `controllers_BTC` is (B, 1, 26)."""
@@ -148,26 +166,44 @@ class MLPWorldModel(nn.Module):
         self.context_frames = context_frames
         self.encoder = FrameEncoder()
         self.shared = shared = config.encoding >= 3
+        self.fields = state_fields(config)
         self.derived = DerivedFeatures(config.encoding, fourier=False)
-        layout = (*context_frames * FRAME_LAYOUT, *CONTROLLER_LAYOUT, *self.derived.layout)
+        frame_layout = (*FRAME_LAYOUT, *self.fields.layout)
+        self.physics = Physics() if config.chooses_motion else None
+        motion_layout = MOTION_LAYOUT if config.chooses_motion else ()
+        layout = (*context_frames * frame_layout, *CONTROLLER_LAYOUT, *self.derived.layout, *motion_layout)
         first = PlayerLinear(layout, config.hidden_sizes[0], shared=shared)
         others = (nn.Linear(a, b) for a, b in itertools.pairwise(config.hidden_sizes))
         self.layers = nn.ModuleList([first, *others])
-        self.heads = Heads(config.hidden_sizes[-1], shared=shared, use_age_bias=False)  # the older system has none
+        # No bias of ages: the older system has none.
+        self.heads = Heads(
+            config.hidden_sizes[-1],
+            shared=shared,
+            use_age_bias=False,
+            fields=self.fields,
+            physics=config.chooses_motion,
+        )
 
     def forward(self, frames: Frames, last_only: bool = True) -> Prediction:
         """Predict every frame that has context_frames frames before it: T - context_frames predictions."""
         assert last_only and frames.num_frames > self.context_frames
         last, first = frames.num_frames - 1, self.context_frames - 1
         context = frames.slice(0, last)
-        stacked = self.encoder(context).unfold(1, self.context_frames, 1).transpose(2, 3).flatten(2)
+        encoded = torch.cat([self.encoder(context), *state_features(self.fields, context)], dim=-1)
+        stacked = encoded.unfold(1, self.context_frames, 1).transpose(2, 3).flatten(2)
         newest = context.slice(first, last)
         prior = displacement_prior(context, stops_in_hitlag=self.shared)[:, first:]
-        following = controllers(frames.slice(first + 1, last + 1))
-        hidden = torch.cat([stacked, following, self.derived(newest, following, prior)], dim=-1)
+        controllers_BTC = controllers(frames.slice(1, last + 1))
+        following = controllers_BTC[:, first:]
+        features = [stacked, following, self.derived(newest, following, prior)]
+        candidates = None
+        if self.physics is not None:
+            candidates = self.physics(context, controllers_BTC, None)[0].since(first)
+            features.append(motion_features(candidates, newest))
+        hidden = torch.cat(features, dim=-1)
         for layer in self.layers:
             hidden = F.gelu(layer(hidden))
-        return self.heads(hidden, newest, prior)
+        return self.heads(hidden, newest, prior, candidates)
 
 
 WorldModel = Mamba2WorldModel | MLPWorldModel

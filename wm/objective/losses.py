@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from datasets.loading.frames import GAME_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS
-from wm.model.encoding import Frames, binary, cached_tensor, category, present
+from wm.model.animation import FIRST_AGES
+from wm.model.encoding import Frames, binary, cached_tensor, category, positions, present
 from wm.model.heads import (
     BINARIES,
     CATEGORIES,
@@ -26,7 +27,10 @@ from wm.model.heads import (
     feature_scales,
     raw_values,
 )
-from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, TRAINING_LOSS_WEIGHTS
+from wm.model.motion.candidates import MOTION, motion_values
+from wm.model.motion.choice import right_modes
+from wm.model.state_fields import PRESENCE, flags_of
+from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, STATE_LOSS_WEIGHTS, TRAINING_LOSS_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +68,14 @@ def ground_truth(context: Frames, targets: Frames) -> GroundTruth:
 
 
 OPTIONAL_FIELDS: dict[str, str] = dict.fromkeys(VELOCITIES, "velocity") | {
-    "hitlag": "hitlag", "invulnerable": "hurtbox", "hurtbox": "hurtbox",
+    "hitlag": "hitlag", "invulnerable": "hurtbox", "hurtbox": "hurtbox", "hitstun": PRESENCE, "flags": PRESENCE,
 }  # fmt: skip
 """Field that a version may lack -> the metadata flag that tells; all other fields are always present."""
 TRAINING_LOSS_FIELDS: dict[str, tuple[str, ...]] = {
     "position": ("x", "y"), "continuous": ("percent", "shield"), "velocity": VELOCITIES, "dynamics": DYNAMICS,
     "binary": BINARIES, **{name: (name,) for name in CATEGORIES},
+    **{name: (name,) for name in STATE_LOSS_WEIGHTS},
+    "motion": tuple(f"mode of {name}" for name in MOTION),
 }  # fmt: skip
 """Part of the training loss -> its fields."""
 _PART_WEIGHTS = tuple(TRAINING_LOSS_WEIGHTS[part] for part in TRAINING_LOSS_FIELDS)
@@ -124,7 +130,10 @@ def val_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> 
 
 
 def training_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
-    """The parts of the training loss (TRAINING_LOSS_FIELDS): smooth-L1 in raw units, and cross-entropies."""
+    """The parts of the training loss (TRAINING_LOSS_FIELDS): smooth-L1 in raw units, and cross-entropies.
+
+    Without those of STATE_LOSS_WEIGHTS that the network does not predict.
+    """
     truth = ground_truth(context, targets)
     device = prediction.deltas.device
 
@@ -137,12 +146,67 @@ def training_loss_parts(prediction: Prediction, context: Frames, targets: Frames
     def pair(deltas: Tensor, first: int, second: int) -> Tensor:
         return torch.stack([deltas[..., first], deltas[..., second]], dim=-1)
 
-    return {
-        "position": smooth(prediction.deltas[..., 1:3], truth.deltas[..., 1:3], "position"),
-        "continuous": smooth(pair(prediction.deltas, 0, 3), pair(truth.deltas, 0, 3), "continuous"),
-        "velocity": smooth(prediction.velocities, truth.velocities, "velocity"),
-        "dynamics": smooth(prediction.dynamics, truth.dynamics, "dynamics"),
-    } | _classification_parts(prediction, truth, targets)
+    return (
+        {
+            "position": smooth(prediction.deltas[..., 1:3], truth.deltas[..., 1:3], "position"),
+            "continuous": smooth(pair(prediction.deltas, 0, 3), pair(truth.deltas, 0, 3), "continuous"),
+            "velocity": smooth(prediction.velocities, truth.velocities, "velocity"),
+            "dynamics": smooth(prediction.dynamics, truth.dynamics, "dynamics"),
+        }
+        | _classification_parts(prediction, truth, targets)
+        | _state_parts(prediction, context, targets)
+    )
+
+
+def _state_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
+    """The parts of STATE_LOSS_WEIGHTS that a network predicts."""
+    parts = {}
+    if prediction.hitstun is not None:
+        truth = targets.float_column("hitstun")
+        errors = F.smooth_l1_loss(prediction.hitstun, truth, reduction="none", beta=SMOOTH_L1_BETA)
+        parts["hitstun"] = _part((errors * RAW_UNIT_WEIGHTS["hitstun"])[..., None], targets, ("hitstun",))
+    if prediction.animation is not None:
+        errors = animation_errors(prediction.animation, context, targets)
+        parts["animation"] = _part(errors[..., None], targets, ("animation",))
+    if prediction.flags is not None:
+        bce = F.binary_cross_entropy_with_logits(
+            prediction.flags, flags_of(targets, prediction.flags.shape[-1]), reduction="none"
+        )
+        parts["flags"] = _part(bce.mean(-1, keepdim=True), targets, ("flags",))
+    if (motion := prediction.motion) is not None:
+        truth = motion_values(targets, positions(context))
+        right = right_modes(motion.candidates.detach(), motion.values, truth)
+        errors = -motion.logits.log_softmax(-1).masked_fill(~right, -torch.inf).logsumexp(-1)
+        parts["motion"] = _part(errors, targets, TRAINING_LOSS_FIELDS["motion"])
+    return parts
+
+
+def animation_errors(animation: Tensor, context: Frames, targets: Frames) -> Tensor:
+    """Errors of the age of the action: whether it begins again, and how far it advances or where it begins.
+
+    Args:
+        animation: as `Prediction.animation`.
+    Returns:
+        float32 (B, T, P), cross-entropy plus smooth-L1 in animation frames.
+    """
+    before, after = context.float_column("state_age"), targets.float_column("state_age")
+    action = category(targets, "action")
+    same = action == category(context, "action")
+    restarts = same & (after < before)
+    restart_logit, step, first = animation.unbind(-1)
+    entropy = F.binary_cross_entropy_with_logits(restart_logit, restarts.float(), reduction="none") * same
+    first_age = cached_tensor(FIRST_AGES, animation.device)[action]
+    predicted = torch.where(same & ~restarts, before + step, first_age + first)
+    return entropy + F.smooth_l1_loss(predicted, after, reduction="none", beta=SMOOTH_L1_BETA)
+
+
+def weighted_sum(factors: Tensor, parts: dict[str, PartSum]) -> Tensor:
+    """The training loss: the total of each part times its factor (`training_loss_factors`)."""
+    chosen = [(number, name) for number, name in enumerate(TRAINING_LOSS_FIELDS) if name in parts]
+    totals = torch.stack([parts[name].total.sum() for _, name in chosen])
+    if len(chosen) < len(factors):
+        factors = torch.stack([factors[number] for number, _ in chosen])
+    return (factors * totals).sum()
 
 
 def training_loss_factors(game_BC: Tensor, num_predictions: int) -> Tensor:

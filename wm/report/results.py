@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wm.config.run_config import MetricName
-from wm.evaluation.metrics import SIGN, context_order
+from wm.evaluation.metrics import context_order
 from wm.report.charts import Axis, Estimate
 from wm.report.numbers import Kind, finite
 
@@ -16,17 +15,20 @@ from wm.report.numbers import Kind, finite
 class MetricInfo:
     """How a metric is named and read."""
 
-    key: MetricName
+    key: str
+    """A MetricName, or a key of the coherence."""
     title: str
     """For a reader who does not know the key."""
     unit: str
     kind: Kind
+    sign: int
+    """+1 if higher values are better, otherwise -1."""
     meaning: str = ""
     """Completes the sentence that begins with the value."""
 
     @property
     def direction(self) -> str:
-        return "higher is better" if SIGN[self.key] > 0 else "lower is better"
+        return "higher is better" if self.sign > 0 else "lower is better"
 
     @property
     def axis(self) -> Axis:
@@ -34,11 +36,12 @@ class MetricInfo:
 
     def is_better(self, a: float, b: float) -> bool:
         """Whether a is better than b."""
-        return SIGN[self.key] * a > SIGN[self.key] * b
+        return self.sign * a > self.sign * b
 
 
 CHANGE_ACC = MetricInfo(
     key="change_acc",
+    sign=1,
     title="New actions predicted",
     unit="share correct",
     kind="share",
@@ -46,6 +49,7 @@ CHANGE_ACC = MetricInfo(
 )
 ACTION_ACC = MetricInfo(
     key="action_acc",
+    sign=1,
     title="All actions predicted",
     unit="share correct",
     kind="share",
@@ -53,14 +57,17 @@ ACTION_ACC = MetricInfo(
 )
 POS_MAE = MetricInfo(
     key="pos_mae",
+    sign=-1,
     title="Position error",
     unit="game units",
     kind="amount",
     meaning="game units per frame and axis, on average; the stage Final Destination is 171 units wide",
 )
-VAL_LOSS = MetricInfo(key="val_loss", title="Validation loss", unit="weighted sum", kind="amount")
+VAL_LOSS = MetricInfo(key="val_loss", title="Validation loss", unit="weighted sum", kind="amount", sign=-1)
 HEADLINE_METRICS = (CHANGE_ACC, ACTION_ACC, POS_MAE)
 METRICS = (*HEADLINE_METRICS, VAL_LOSS)
+COHERENCE = MetricInfo(key="coherence", title="Position error of dreams", unit="game units", kind="amount", sign=-1)
+DREAM_ACTIONS = MetricInfo(key="dream_action_acc", title="Actions right in dreams", unit="share", kind="share", sign=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,8 @@ from datasets.runtime.text_format import format_duration
 from datasets.schema.reject_reasons import REJECT_REASONS
 from wm.checkpoints.retention import best_text
 from wm.evaluation.metrics import context_text
+from wm.report.dreams import dream_report
+from wm.report.morning import Morning
 from wm.report.numbers import finite, format_count
 from wm.report.page import render_page, write_page
 from wm.report.results import (
@@ -74,6 +76,7 @@ def render_report(
     corpus: CorpusInfo | None,
     environment: Mapping[str, Any] | None = None,
     config: str = "",
+    morning: Morning | None = None,
 ) -> str:
     """The page as text. Any of the inputs may be empty (the corpus None); the page then says what is missing.
 
@@ -84,6 +87,7 @@ def render_report(
         corpus: counts over the corpus that the run was trained on.
         environment: JSON data of the run's environment.json: commands, code, software, machine.
         config: the run's config as YAML.
+        morning: what happened in the night, costs, and the run before; None leaves these sections out.
     """
     results, environment = read_results(evaluation), environment or {}
     model = headline_model(results)
@@ -104,6 +108,7 @@ def render_report(
         learning_charts=learning_charts(log_rows, results),
         has_validation=any(row.get("kind") == "eval" for row in log_rows),
         context_charts=context_charts(results),
+        dreams=dream_report(evaluation.get("coherence")),
         breakdown=breakdown_charts(model, results) if model else {},
         corpus=corpus,
         corpus_facts=_corpus_facts(corpus) if corpus else [],
@@ -112,6 +117,7 @@ def render_report(
         commands=_commands(evaluation, results, environment),
         environment_facts=_environment_facts(environment),
         config=config,
+        morning=morning,
     )
 
 

@@ -47,6 +47,11 @@ def format_row(row: dict[str, Any], config: RunConfig) -> str:
         metrics = ((name, row[name]) for name in METRICS)
         values = "  ".join(f"{name} {'–' if value is None else f'{value:.3f}'}" for name, value in metrics)
         text = f"{context_text(row['context']):<10} {values}"
+    elif kind == "dreams":
+        text = (
+            f"coherence {row['coherence_20']:.2f} game units over 20 frames ({row['still_20']:.2f} of standing still), "
+            f"actions right at frame 20 {row['action_acc_20']:.3f}"
+        )
     elif kind == "checkpoint":
         text = f"at {row['targets_seen']:,} targets, training paused for {1e3 * row['seconds_held']:,.0f} ms"
     elif kind == "rollback":

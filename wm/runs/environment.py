@@ -52,11 +52,16 @@ def machine() -> dict[str, Any]:
     """Processor, memory and GPUs."""
     devices = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
     return {
-        "cpu": _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.machine(),
+        "cpu": processor_name(),
         "cores": num_cores(),
         "memory_bytes": total_memory_bytes(),
         "gpus": [{"name": device.name, "memory_bytes": device.total_memory} for device in devices],
     }
+
+
+def processor_name() -> str:
+    """The model of this machine's processor."""
+    return _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.machine()
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pyarrow import fs
 from datasets.runtime.errors import UserError
 from datasets.runtime.remote_folder import RemoteFolder
 from datasets.runtime.storage.bucket_folder import BucketFolder
+from datasets.runtime.storage.lease import LEASE_SECONDS
 from wm.runs.mirror import Mirror
 from wm.runs.run_files import Lock, RunFiles
 
@@ -20,8 +21,8 @@ from wm.runs.run_files import Lock, RunFiles
 class RemoteRunFiles(RunFiles):
     """A run in object storage."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri, self._store = uri, RemoteFolder(uri)
+    def __init__(self, uri: str, retry_s: float = 0.0) -> None:
+        self._uri, self._store = uri, RemoteFolder(uri, retry_s)
         self.location = self._store.location
         self._mirror = Mirror(self._store)
 
@@ -63,6 +64,13 @@ class RemoteRunFiles(RunFiles):
         with contextlib.suppress(OSError, UserError):
             return self._store.version(name) or ()
         return ()
+
+    def exists(self, name: str) -> bool:
+        return self._mirror.read(name) is not None or self._store.version(name) is not None
+
+    def is_locked(self, name: str) -> bool:
+        lease = self._store.version(name)
+        return lease is not None and time.time() - lease.mtime_ns / 1e9 < LEASE_SECONDS
 
     def lock(self, name: str, owner: str, held_message: str) -> Lock:
         return BucketFolder(self._uri).lock(name, owner, held_message)

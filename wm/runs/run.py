@@ -7,7 +7,8 @@ data.json         the corpora: digests of manifest and games, numbers of games a
 environment.json  start times of commands and of workers; code, versions and machine of the newest start
 profile.json      throughput, for planning; replaced at each progress line
 log.jsonl         a row per event, see below
-evaluations/      a Parquet file per evaluation: sums by game and context, see `wm.evaluation.game_sums`
+evaluations/      a Parquet file per evaluation: sums by game and context, see `wm.evaluation.game_sums`; of the final
+                  one also the coherence of dreams as JSON, see `wm.rollout.judge`
 tensorboard/      progress lines and validations, for TensorBoard
 checkpoints/      see `wm.checkpoints`; `checkpoint.storage_path` in the config names another folder or a URI
 ray/              Ray Train's files, a folder for each command
@@ -22,6 +23,7 @@ start       num_parameters, workers, device, batch_size, learning_rate (its peak
             initial_weights: checkpoint and targets_seen of `init_from`
 train       a progress line: loss, action_acc, change_acc, targets_per_s, learning_rate, wait_share, data, peak_gb
 eval        one evaluated context: context, num_targets and its metrics
+dreams      after the final evaluation, see `wm.training.validation`: coherence_5, coherence_10, coherence_20, ...
 checkpoint  seconds_held: time that training was blocked
 rollback    to_targets, reason, rate_factor
 problem     message: a warning about something that did not end the run
@@ -86,8 +88,9 @@ PROFILE_FILE = "profile.json"
 CONTINUED_FILES = (LOG_FILE,)
 """Files that grow, and that a resumed run continues; new files in folders, like the curves, need no entry."""
 DRIVER_LOCK, WORKER_LOCK = "run.lock", "worker.lock"
-PROFILE_VERSION = 1
-"""1: first."""
+PROFILE_VERSION = 2
+"""1: device, workers, precision, core, batch_size, targets_per_s, wait_share, checkpoint_held_s, memory.
+2: and what predicts other runs: device_name, threads, num_parameters, model, objective, seconds of every part."""
 ORPHAN_TIMEOUT_S = 120.0
 """How long rank 0 waits for the workers of an earlier command to end: they outlive their driver by two seconds on one
 machine, and by the lease of their lock if a machine with a network file system was lost."""
@@ -101,16 +104,24 @@ class Run:
         files: the run's files, by their names.
         location: the run's folder or URI as messages show it, without credentials.
         name: the last part of it, by which Ray shows the run.
-        stops_with: see `__init__`.
+        stops_with, retry_s: see `__init__`.
     """
 
-    def __init__(self, config: RunConfig, stops_with: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        stops_with: Path | str | None = None,
+        started_at: float | None = None,
+        retry_s: float = 0.0,
+    ) -> None:
         """
         Args:
-            stops_with: local folder of the sweep that the run belongs to; its stop request stops the run too.
+            stops_with: folder or URI of the sweep that the run belongs to; its stop request stops the run too.
+            started_at: when the command began, as `time.time()`, for the throughput profile.
+            retry_s: how long a request to object storage that cannot be reached is tried again.
         """
-        self.config, self.stops_with = config, stops_with
-        self.files = open_run_files(config.out)
+        self.config, self.stops_with, self.started_at, self.retry_s = config, stops_with, started_at, retry_s
+        self.files = open_run_files(config.out, retry_s)
         self.location = self.files.location
         self.name = self.location.rstrip("/").rpartition("/")[2] or "run"
         self.stop_request = StopRequest(self.files, None if stops_with is None else open_run_files(stops_with))
@@ -122,7 +133,8 @@ class Run:
         Raises:
             UserError: the URI's scheme is unknown, or its server cannot be reached.
         """
-        return open_store(self.config.checkpoint.storage_path or child_location(self.config.out, RUN_SUBFOLDER))
+        place = self.config.checkpoint.storage_path or child_location(self.config.out, RUN_SUBFOLDER)
+        return open_store(place, self.retry_s)
 
     @cached_property
     def evaluations(self) -> Evaluations:
@@ -172,16 +184,17 @@ class Run:
             )
         return InitialWeights(**facts)
 
-    def lock(self, timeout_s: float = 0.0) -> Lock:
+    def lock(self, timeout_s: float = 0.0, owner: str | None = None) -> Lock:
         """Keep other drivers out of the folder until the returned lock is closed.
 
         Args:
             timeout_s: how long another driver, or storage that is away, is awaited.
+            owner: in object storage, takes over the lock of an earlier driver of the same owner, which has ended.
         Raises:
             UserError: another process trains in the folder, or the lock cannot be written.
         """
         refusal = f"another process is training in {self.location}; wait for it, or name another --out"
-        return self._lock_within(timeout_s, DRIVER_LOCK, uuid.uuid4().hex, refusal)
+        return self._lock_within(timeout_s, DRIVER_LOCK, owner or uuid.uuid4().hex, refusal)
 
     def lock_as_rank_0(self, command: str) -> Lock:
         """Keep other workers out of the folder. Workers of a killed driver, which live a little longer, are awaited.
@@ -245,8 +258,11 @@ class Run:
         """Replace the throughput profile. Disk errors are ignored: the log, written at the same time, reports them.
 
         Args:
-            numbers: device, workers, precision, core, batch_size, targets_per_s (steady median), wait_share,
-                checkpoint_held_s, peak_gb, device_peak_gb, as far as they are known.
+            numbers: as far as they are known: device, device_name, workers, threads (CPU threads of each worker),
+                precision, core, compiled, cuda_graph, batch_size (over all workers), resident; num_parameters, model,
+                objective; train_games, train_frames; targets_seen, train_s; targets_per_s (median of the log's
+                intervals, without the first), wait_share (of the last interval), the keys of `Throughput.steady` and of
+                `PartTimes.plain`; checkpoint_held_s, checkpoint_bytes; peak_gb, device_peak_gb.
         """
         with contextlib.suppress(OSError):
             text = json.dumps({"profile_version": PROFILE_VERSION, **numbers}, indent=1)

@@ -17,7 +17,7 @@ from typing import Any
 from pyarrow import fs
 
 from datasets.runtime.durable_files import replace_file
-from datasets.runtime.file_lock import exclusive_lock
+from datasets.runtime.file_lock import exclusive_lock, is_locked
 from datasets.runtime.storage.folder import Lock
 from datasets.runtime.uris import is_remote
 
@@ -82,7 +82,7 @@ class RunFiles(ABC):
 
     @abstractmethod
     def append(self, name: str, content: bytes) -> None:
-        """Append to a file that any process of the run may append to; `read_appended` reads it.
+        """Append to a file that any process of the run may append to; returns when the storage has it.
 
         Raises:
             OSError: it cannot be written.
@@ -115,6 +115,24 @@ class RunFiles(ABC):
     @abstractmethod
     def version(self, name: str) -> tuple[int, ...]:
         """Numbers that change with a file's content; empty if there is no such file, or it cannot be read now."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether there is a file.
+
+        Raises:
+            OSError: that cannot be found out at the moment.
+        """
+
+    @abstractmethod
+    def is_locked(self, name: str) -> bool:
+        """Whether another process holds the lock of a name; never takes it. False for locks of this process on a disk.
+
+        In object storage a killed holder's lock counts for the rest of its lease, by this machine's clock.
+
+        Raises:
+            OSError: that cannot be found out at the moment.
+        """
 
     @abstractmethod
     def lock(self, name: str, owner: str, held_message: str) -> Lock:
@@ -183,13 +201,17 @@ class RunFiles(ABC):
         return f"{self.location}/{name}"
 
 
-def open_run_files(location: Path | str) -> RunFiles:
-    """The files of the run at a path or URI; touches no file and no server."""
+def open_run_files(location: Path | str, retry_s: float = 0.0) -> RunFiles:
+    """The files of the run at a path or URI; touches no file and no server.
+
+    Args:
+        retry_s: how long a request to object storage that cannot be reached is tried again.
+    """
     if not is_remote(str(location)):
         return LocalRunFiles(Path(location))
     from wm.runs.remote_run_files import RemoteRunFiles
 
-    return RemoteRunFiles(str(location))
+    return RemoteRunFiles(str(location), retry_s)
 
 
 class LocalRunFiles(RunFiles):
@@ -224,13 +246,16 @@ class LocalRunFiles(RunFiles):
             os.close(descriptor)
 
     def append(self, name: str, content: bytes) -> None:
-        with (self._folder / name).open("ab") as file:
+        path = self._folder / name
+        with path.open("ab") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
     def read_appended(self, name: str) -> bytes:
         try:
             return self.read(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return b""
 
     def delete(self, name: str) -> None:
@@ -246,6 +271,12 @@ class LocalRunFiles(RunFiles):
         except OSError:
             return ()
         return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+    def exists(self, name: str) -> bool:
+        return (self._folder / name).exists()
+
+    def is_locked(self, name: str) -> bool:
+        return is_locked(self._folder / name)
 
     def lock(self, name: str, owner: str, held_message: str) -> Lock:
         return exclusive_lock(self._folder / name, held_message)

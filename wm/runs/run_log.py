@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.runtime.durable_files import replace_file
 from wm.runs.problem_report import report_once
+from wm.runs.run_files import RunFiles
 
 if TYPE_CHECKING:
     from wm.runs.tensorboard import Curves
@@ -30,6 +31,18 @@ MAX_PENDING_ROWS = 10_000
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Rows of the log of a run on a disk, without a line that a kill cut off."""
     return parse_log("\n".join(_lines(folder / LOG_FILE)))
+
+
+def log_rows(files: RunFiles) -> list[dict[str, Any]]:
+    """Rows of the log of a run, wherever it is; none if there is no log.
+
+    Raises:
+        OSError: it cannot be read at the moment.
+    """
+    try:
+        return parse_log(files.read(LOG_FILE).decode(errors="replace"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def parse_log(content: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,9 @@ POLL_SECONDS = 0.5
 """`ray job stop` sends SIGKILL three seconds after SIGTERM; the run must have saved by then."""
 RETRY_SECONDS = 0.5
 JOIN_SECONDS = 5.0
+REPEATED_SECONDS = 2.0
+"""A second SIGTERM within this time is the same request: `ray job stop` signals a watch and its command, and the watch
+passes the signal on."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _process_stops = threading.Event()
@@ -133,7 +137,8 @@ class StopRequest:
     def on_signals(self) -> Iterator[None]:
         """Turn SIGTERM and Ctrl-C into a request while a driver waits for its workers; withdraw it at the end.
 
-        A second signal ends the driver at once. Outside the main thread signals stay as they are.
+        A second signal ends the driver at once, unless it is a SIGTERM just after the first. Outside the main thread
+        signals stay as they are.
 
         Raises:
             UserError: nothing can be written to the run.
@@ -144,11 +149,15 @@ class StopRequest:
             raise UserError(f"{self._files.path_of(STOP_FILE)} cannot be written ({error})") from error
         is_over = threading.Event()
         writer = threading.Thread(target=self._request_until, args=(is_over,), name="stop-request", daemon=True)
+        first_at = 0.0
 
         def handle(number: int, _frame: Any) -> None:
+            nonlocal first_at
             if self.signal is not None:
+                if number == signal.SIGTERM and time.monotonic() - first_at < REPEATED_SECONDS:
+                    return
                 raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-            self.signal = number
+            self.signal, first_at = number, time.monotonic()
             writer.start()  # a signal handler must not wait for storage
 
         is_main = threading.current_thread() is threading.main_thread()

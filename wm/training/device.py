@@ -8,6 +8,7 @@ from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from wm.config.run_config import RunConfig
 from wm.model.scan_backend import ScanChoice, choose_scan_backend
+from wm.runs.environment import processor_name
 from wm.training import distributed
 
 
@@ -23,6 +24,11 @@ def select_device(config: RunConfig) -> torch.device:
         raise UserError("use_gpu is set, but there is no CUDA device; set use_gpu: false, or install a CUDA torch")
     torch.backends.cuda.matmul.allow_tf32 = True
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, or of this machine's processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def agreed_scan_backend(config: RunConfig, device: torch.device) -> ScanChoice:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from datasets.loading.frames import GameIndex
+from datasets.loading.frames import BYTES_PER_FRAME
 from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import available_memory_bytes
 from datasets.runtime.process.host_memory import PeakHostMemory, malloc_trim
 from wm.data.batches import unused_gpu_bytes
-from wm.data.pools import BYTES_PER_FRAME
 from wm.data.synthetic_batch import synthetic_batch
 from wm.model.precision import uses_bf16
 from wm.model.world_model import num_parameters
@@ -65,16 +64,17 @@ def check_memory(step: TrainStep, batch_size: int, reserved_bytes: int = 0) -> N
         raise InsufficientMemoryError(problems[0])
 
 
-def largest_batch_size(step: TrainStep, train: GameIndex, reserved_bytes: int = 0) -> int:
+def largest_batch_size(step: TrainStep, num_frames: int, reserved_bytes: int = 0) -> int:
     """Examples of this worker for `batch_size: auto`: the largest power of two that fits in its memory.
 
     A GPU is filled to MAX_GPU_SHARE, found by trying; a CPU machine to MAX_CPU_SHARE of its free memory, extrapolated
     from small steps. At most `largest_useful_batch`.
 
     Args:
+        num_frames: of the training games.
         reserved_bytes: of the device, for the frames.
     """
-    useful = largest_useful_batch(step.config, int(train.num_frames.sum()))
+    useful = largest_useful_batch(step.config, num_frames)
     largest = max(1, useful // distributed.world_size())
     with preserve_state(step):
         if step.device.type == "cuda":

@@ -25,6 +25,8 @@ class Batches:
     batch_size: int
     """Examples over all ranks."""
     schedule: Schedule
+    shuffle_units: str
+    """`SequenceOrder.units_digest`: a run that resumes with others gets another order of batches."""
 
 
 def open_batches(
@@ -59,7 +61,7 @@ def open_batches(
     elif config.optimizer.batch_size != "auto":
         batch_size = config.optimizer.batch_size
     else:
-        fits = largest_batch_size(step, train, reserved_bytes(order_of(ranks)))
+        fits = largest_batch_size(step, int(train.num_frames.sum()), reserved_bytes(order_of(ranks)))
         batch_size = min(distributed.all_gather_object(fits)) * ranks
     schedule = Schedule(**meta["schedule"]) if "schedule" in meta else schedule_for(config, batch_size)
     step.optimizer.set_betas(schedule.beta1, schedule.beta2)
@@ -68,16 +70,22 @@ def open_batches(
     cursor = _resumed_cursor(order, meta, warn) if meta else None
     loader = BatchLoader(order, train, device, rank=distributed.rank(), cursor=cursor, **sharing)
     closing.callback(loader.close)
-    return Batches(loader=loader, batch_size=batch_size, schedule=schedule)
+    return Batches(loader=loader, batch_size=batch_size, schedule=schedule, shuffle_units=order.units_digest)
 
 
 def _resumed_cursor(order: SequenceOrder, meta: dict[str, Any], warn: Callable[[str], None]) -> Cursor:
-    """The next batch of a resumed run; a warning if an older version had another order of batches."""
+    """The next batch of a resumed run; a warning if the order of batches is not that of the checkpoint."""
     saved = Cursor(**meta["cursor"])
     cursor = order.nearest(saved, meta.get("order_version", 1))
     if cursor != saved:
         warn(
             "the checkpoint is of a version with another order of batches; continuing at the beginning of pool "
             f"{cursor.pool} of epoch {cursor.epoch}: some of its examples are seen again"
+        )
+    elif meta.get("shuffle_units", order.units_digest) != order.units_digest:
+        warn(
+            "the shards of the training corpus were merged since the checkpoint (`wm corpus compact`), which changes "
+            f"the order of batches: in the rest of epoch {cursor.epoch} some examples are seen again, and as many are "
+            "not seen; the result is not that of an uninterrupted run"
         )
     return cursor

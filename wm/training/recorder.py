@@ -63,6 +63,17 @@ class Recorder:
         for row in evaluation.rows:
             self.log(**row)
 
+    def log_dreams(self, targets_seen: int, coherence: dict[str, Any], row: dict[str, Any]) -> None:
+        """Store the coherence of dreams, then append a row to the log."""
+        if self._log is not None:
+            write = self._run.evaluations.write_dreams
+            self._try(lambda: write(targets_seen, coherence), "the coherence of dreams cannot be written")
+        self.log("dreams", targets_seen=targets_seen, **row)
+
+    def has_dreams(self, targets_seen: int) -> bool:
+        """Whether their coherence is stored; only rank 0 knows."""
+        return self._log is not None and self._run.evaluations.read_dreams(targets_seen) is not None
+
     def evaluation(self, targets_seen: int) -> Sums | None:
         """A stored evaluation, the same on every rank; every rank must call."""
         return distributed.broadcast_object(None if self._log is None else self._run.evaluations.read(targets_seen))
@@ -90,6 +101,11 @@ class Recorder:
         self.blocked_s = self._writer.blocked_s
         self.log("checkpoint", targets_seen=taken.meta["targets_seen"], seconds_held=self.blocked_s)
         return True
+
+    @property
+    def checkpoint_bytes(self) -> int | None:
+        """Size of the last checkpoint that this process has written, on rank 0."""
+        return None if self._writer is None else self._writer.written_bytes
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written."""

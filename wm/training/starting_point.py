@@ -35,6 +35,8 @@ class StartingPoint:
     """Where the run's first weights came from, if it began with another run's."""
     changed: str = ""
     """Options that changed since the checkpoint, for the log."""
+    rollout: dict[str, Any] = field(default_factory=dict)
+    """State of `wm.objective.rollout_inputs.RolloutInputs`."""
 
 
 def restore(checkpoint: Path, run: Run, data: TrainingData, model: WorldModel, optimizer: Optimizer) -> StartingPoint:
@@ -52,6 +54,7 @@ def restore(checkpoint: Path, run: Run, data: TrainingData, model: WorldModel, o
         meta=saved.meta,
         initial_weights=saved.meta.get("initial_weights"),
         changed=changed_options(saved.config, run.config),
+        rollout=state.get("rollout", {}),
     )
 
 

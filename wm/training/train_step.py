@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,25 @@ from wm.model.encoding import Frames, category
 from wm.model.heads import Prediction
 from wm.model.precision import autocast
 from wm.model.world_model import WorldModel
-from wm.objective.losses import TRAINING_LOSS_FIELDS, training_loss_factors, training_loss_parts
+from wm.objective.losses import training_loss_factors, training_loss_parts, weighted_sum
+from wm.objective.rollout_inputs import RolloutInputs
 from wm.training import distributed
 from wm.training.compilation import GraphedUpdate
 from wm.training.optimizer import Optimizer
 
 NUM_SUMS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdatePlace:
+    """Where a share of a batch lies in the run: what the random numbers of its inputs are made of."""
+
+    number: int
+    """Of the update in the run."""
+    num_examples: int
+    """Of the global batch."""
+    first: int
+    """Index of the share's first example in the global batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +77,11 @@ class TrainStep:
         self._graphed: GraphedUpdate | None = None
         if config.cuda_graph and device.type == "cuda":
             self._graphed = GraphedUpdate(self._update, on_problem or (lambda _line: None))
+        self.rollout = RolloutInputs(config, device) if config.objective.rollout.is_on else None
+        """Makes the inputs of each update; None: they are the true frames."""
         self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
         self._num_steps = 0
+        self._is_alone = False
 
     def __call__(self, share: LocalBatch, learning_rate: float, number: int) -> None:
         """
@@ -76,11 +92,16 @@ class TrainStep:
         """
         frames = augment(share, self.config.objective, (self.config.seed, number))
         self.optimizer.set_learning_rate(learning_rate)
-        update = self._graphed or self._update
-        update(frames.floats, frames.codes, frames.game, share.game)
+        tensors = frames.floats, frames.codes, frames.game, share.game
+        if self.rollout is None:
+            (self._graphed or self._update)(*tensors)
+        else:
+            self._update(*tensors, UpdatePlace(number=number, num_examples=share.num_examples, first=share.first))
         self._num_steps += 1
 
-    def _update(self, floats: Tensor, codes: Tensor, game: Tensor, global_game: Tensor) -> None:
+    def _update(
+        self, floats: Tensor, codes: Tensor, game: Tensor, global_game: Tensor, place: UpdatePlace | None = None
+    ) -> None:
         """Accumulate gradients over micro-batches, and update; on the device alone, so that it can be captured."""
         config, frames = self.config, Frames(floats=floats, codes=codes, game=game)
         factors = training_loss_factors(global_game, config.objective.predictions)
@@ -92,12 +113,15 @@ class TrainStep:
         for start in range(0, size, micro_batch):
             is_last = start + micro_batch >= size
             with contextlib.nullcontext() if is_last else no_sync():
-                self._accumulate(frames.examples(start, start + micro_batch), factors)
+                self._accumulate(frames.examples(start, start + micro_batch), factors, _moved(place, start))
         # The gradient, hence its norm, is the same on every rank, so every rank decides the same.
         is_finite = torch.isfinite(self.optimizer.clip_and_step())
         self._sums[1] += ~is_finite
         if self.optimizer.waits_for_norm and not bool(is_finite):
             raise NonFiniteGradientError
+        if self.rollout is not None and self.rollout.errors is not None and not self._is_alone:
+            distributed.all_reduce_sum(self.rollout.errors.sums)
+            self.rollout.errors.update()
 
     @property
     def is_captured(self) -> bool:
@@ -133,28 +157,44 @@ class TrainStep:
     @contextmanager
     def bypass_ddp(self) -> Iterator[None]:
         """Updates on this rank alone: DistributedDataParallel would wait for the other ranks' gradients. They are not
-        captured as a CUDA graph either, since their shapes may differ from those of the run."""
+        captured as a CUDA graph either, since their shapes may differ from those of the run, and what is estimated
+        from their errors is forgotten."""
         replicated, graphed = self._replicated, self._graphed
-        self._replicated, self._graphed = self.model, None
+        self._replicated, self._graphed, self._is_alone = self.model, None, True
         try:
             yield
         finally:
-            self._replicated, self._graphed = replicated, graphed
+            self._replicated, self._graphed, self._is_alone = replicated, graphed, False
+            if self.rollout is not None and self.rollout.errors is not None:
+                self.rollout.errors.sums.zero_()
 
-    def _accumulate(self, frames: Frames, factors: Tensor) -> None:
+    def _accumulate(self, frames: Frames, factors: Tensor, place: UpdatePlace | None) -> None:
         """Forward and backward over some examples."""
+        truth, inputs = frames, None
+        if self.rollout is not None:
+            assert place is not None
+            inputs = self.rollout(self.model, truth, place.number, place.num_examples, place.first)
+            frames = inputs.frames
         last = frames.num_frames - 1
         last_only = self.config.objective.kind == "window"
         with autocast(self.device, self.config.precision):
             prediction = self._replicated(frames, last_only=last_only)
         first = last - self.config.objective.predictions
-        before, after = frames.slice(first, last), frames.slice(first + 1, last + 1)
+        # Differences are measured from the frames that were seen, so that a step from a wrong one leads to the truth.
+        before, after = frames.slice(first, last), truth.slice(first + 1, last + 1)
         parts = training_loss_parts(prediction, before, after)
-        loss = (factors * torch.stack([parts[name].total.sum() for name in TRAINING_LOSS_FIELDS])).sum()
+        loss = weighted_sum(factors, parts)
         # DDP averages gradients over ranks, and the factors already count all ranks' entries.
         (loss * distributed.world_size()).backward()
         self._sums[0] += loss.detach()
-        self._sums[2:6] += _counts_of_actions(prediction, before, after)
+        self._sums[2:6] += _counts_of_actions(prediction, truth.slice(first, last), after)
+        if self.rollout is not None and inputs is not None:
+            self.rollout.observe(prediction, truth, inputs)
+
+
+def _moved(place: UpdatePlace | None, examples: int) -> UpdatePlace | None:
+    """The place of a micro-batch that begins some examples later."""
+    return None if place is None else replace(place, first=place.first + examples)
 
 
 class NonFiniteGradientError(RuntimeError):

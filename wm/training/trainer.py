@@ -17,6 +17,7 @@ from datasets.loading.sequences import ORDER_VERSION
 from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from datasets.runtime.uris import without_credentials
 from wm.checkpoints.staging import Snapshot
+from wm.config.typed_yaml import to_plain
 from wm.data.batches import LocalBatch
 from wm.data.training_data import TrainingData, games_digest
 from wm.model.precision import uses_bf16
@@ -24,15 +25,15 @@ from wm.model.world_model import build_model, num_parameters
 from wm.runs.run import Run
 from wm.training import distributed
 from wm.training.compilation import compile_during, is_compiled, restore_eager, should_compile
-from wm.training.device import agreed_scan_backend, select_device
+from wm.training.device import agreed_scan_backend, device_name, select_device
 from wm.training.divergence import DivergedError, DivergenceDetector
 from wm.training.open_batches import open_batches
 from wm.training.optimizer import Optimizer
 from wm.training.recorder import Recorder
 from wm.training.starting_point import agreed_checkpoint, begin, restore
-from wm.training.throughput import Throughput, peak_gb
+from wm.training.throughput import PartTimes, Throughput, evaluated_frames, peak_gb
 from wm.training.train_step import NonFiniteGradientError, StepStats, TrainStep
-from wm.training.validation import Evaluation, Row, Validation
+from wm.training.validation import Evaluation, Row, Validation, measure_dreams
 
 OnValidation = Callable[[list[Row]], None]
 """Takes the rows of one validation, one per context; called on every rank equally often."""
@@ -132,13 +133,18 @@ class Trainer:
         self._compiles = should_compile(self.model, config, self.device)
         closing.callback(restore_eager, self.model)
         self._step = TrainStep(self.model, self.optimizer, config, self.device, self._recorder.warn)
+        if self._step.rollout is not None:
+            self._step.rollout.load_state_dict(start.rollout)
         batches = open_batches(self._step, data, meta, self._recorder.warn, closing)
         self._feed, self.batch_size, self._schedule = batches.loader, batches.batch_size, batches.schedule
+        self._shuffle_units = batches.shuffle_units
         self._epoch = self._feed.cursor.epoch
         self._validation = Validation(config, data, self.device, meta.get("best", {}))
         closing.callback(self._validation.close)
         self._next_validation = self._validation.next_at(self.targets_seen)
         self._last_log = self._last_save = self._last_progress = time.monotonic()
+        self._parts = PartTimes(run.started_at)
+        self._measured: dict[str, Any] = {}
         # A run that began with other weights saves at once: from then on it does not need their checkpoint.
         self._is_save_due = resume is None and start.initial_weights is not None
         self.is_interrupted = False
@@ -156,6 +162,7 @@ class Trainer:
     def train(self) -> TrainResult:
         """Update until the loop is over, with validations and checkpoints in between, then evaluate."""
         batches = iter(self._feed)
+        self._parts.is_ready()
         while not self.is_over:
             self._throughput.start()
             self.update(next(batches))
@@ -237,8 +244,10 @@ class Trainer:
         """Evaluate the model on the frames of every validation, and request a checkpoint if it is the best so far."""
         self._throughput.stop()
         self._next_validation = self._validation.next_at(self.targets_seen)
-        evaluation = self._validation.validate(self.model, self.targets_seen, self._throughput.seconds)
-        self._is_save_due |= self._record(evaluation)
+        with self._parts.validations.once():
+            evaluation = self._validation.validate(self.model, self.targets_seen, self._throughput.seconds)
+            self._is_save_due |= self._record(evaluation)
+        self._parts.validations.frames += evaluated_frames(evaluation.rows)
 
     def evaluate_at_end(self) -> None:
         """Evaluate the trained model, and save the result, unless the checkpoint of this run holds it already."""
@@ -250,11 +259,20 @@ class Trainer:
         if stored is not None and self._validation.is_at_end(stored):  # by a command that was killed before it saved
             evaluation = self._validation.validate(self.model, *at)
             evaluation = replace(evaluation, rows=self._validation.rows(stored, *at), sums=stored)
+            self._record(evaluation)
         else:
-            evaluation = self._validation.evaluate_at_end(self.model, *at)
-        self._record(evaluation)
+            with self._parts.final_evaluation.once():
+                evaluation = self._validation.evaluate_at_end(self.model, *at)
+                self._record(evaluation)
+            self._parts.final_evaluation.frames += evaluated_frames(evaluation.rows)
+        measure_dreams(
+            self.model, self.data.evaluation, self._recorder, targets_seen=self.targets_seen,
+            num_dreams=self.config.eval.num_dreams,
+        )  # fmt: skip
         self._evaluated = self.config.final_evaluation
         self.save(wait=True)
+        if self._measured:  # otherwise the profile of the command that trained stays
+            self._write_profile()
 
     def _record(self, evaluation: Evaluation) -> bool:
         """Log and report an evaluation; returns whether it is the best so far."""
@@ -268,7 +286,9 @@ class Trainer:
         """Copy the state; a thread of rank 0 writes it."""
         self._throughput.stop()
         self._is_save_due, self._last_save = False, time.monotonic()
-        if not self._recorder.save(self._snapshot, wait=wait):
+        with self._parts.checkpoints.once():
+            is_taken = self._recorder.save(self._snapshot, wait=wait)
+        if not is_taken:
             self._last_save = -math.inf  # the previous write still runs: every rank tries again after a later sync
 
     def roll_back(self, reason: str) -> Path | None:
@@ -303,6 +323,7 @@ class Trainer:
             "best": self._validation.best,
             "cursor": asdict(self._feed.cursor),
             "order_version": ORDER_VERSION,
+            "shuffle_units": self._shuffle_units,
             "batch_size": self.batch_size,
             "schedule": asdict(self._schedule),
             "initial_weights": self._start.initial_weights,
@@ -310,6 +331,8 @@ class Trainer:
             "divergence": self._divergence.state(),
         }
         resume = {"optimizer": self.optimizer.state_dict()}
+        if self._step.rollout is not None:
+            resume["rollout"] = self._step.rollout.state_dict()
         return Snapshot(model_state=self.model.state_dict(), config=self.config, meta=meta, resume=resume)
 
     def _log_start(self) -> None:
@@ -337,11 +360,21 @@ class Trainer:
             action_acc=stats.action_acc, change_acc=stats.change_acc, **speed, learning_rate=self._learning_rate(),
             data="resident" if self._feed.is_cached else "pools", **memory,
         )  # fmt: skip
+        self._measured = {"wait_share": speed["wait_share"], **memory}
+        self._write_profile()
+
+    def _write_profile(self) -> None:
+        """The throughput profile; keys in `wm.runs.run.Run.write_profile`."""
         self._recorder.write_profile(
-            device=self.device.type, workers=distributed.world_size(), batch_size=self.batch_size,
+            device=self.device.type, device_name=device_name(self.device), workers=distributed.world_size(),
+            threads=torch.get_num_threads(), batch_size=self.batch_size,
             precision="bf16" if uses_bf16(self.device, self.config.precision) else "fp32",
             resident=self._feed.is_cached, targets_per_s=self._throughput.steady_targets_per_s,
-            wait_share=speed["wait_share"], checkpoint_held_s=self._recorder.blocked_s,
-            core=self._scan.backend, compiled=is_compiled(self.model),
-            cuda_graph=self._step.is_captured, **memory,
+            checkpoint_held_s=self._recorder.blocked_s, checkpoint_bytes=self._recorder.checkpoint_bytes,
+            core=self._scan.backend, compiled=is_compiled(self.model), cuda_graph=self._step.is_captured,
+            num_parameters=num_parameters(self.model), model=to_plain(self.config.model),
+            objective=to_plain(self.config.objective), train_games=len(self.data.train),
+            train_frames=int(self.data.train.num_frames.sum()),
+            targets_seen=self.targets_seen, train_s=self._throughput.seconds,
+            **self._measured, **self._throughput.steady, **self._parts.plain(),
         )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Evaluation of a run: on the same frames at every validation, on more frames at its end; divided among the ranks.
+"""Evaluation of a run: on the same frames at every validation, on more frames at its end, divided among the ranks; and
+dreams at its end, on rank 0 while the other ranks wait.
 
 A validation reads nothing: its frames are gathered once, while the run starts.
 Guarded by `benchmarks/measures/validation.py`.
@@ -8,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from datasets.loading.frames import BYTES_PER_FRAME, GameIndex
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets
+from datasets.runtime.errors import UserError
 from datasets.runtime.hardware import num_cores
 from wm.checkpoints.retention import Row, is_better
 from wm.config.run_config import Context, RunConfig
 from wm.data.batches import MAX_READ_THREADS
-from wm.data.pools import BYTES_PER_FRAME
 from wm.data.training_data import TrainingData
 from wm.evaluation.evaluator import evaluate_contexts
 from wm.evaluation.game_sums import GameSums, concatenate_sums, metric_values, sums_by_game
@@ -26,12 +28,26 @@ from wm.evaluation.metrics import EvalRecords, longest_context
 from wm.evaluation.slices import NEEDED_CONTEXT, labels_of, since_hit, slice_sums
 from wm.evaluation.target_frames import EvaluationFrames, TargetFrames, max_device_bytes
 from wm.model.world_model import WorldModel
+from wm.rollout.judge import judge
 from wm.training import distributed
+
+if TYPE_CHECKING:  # the recorder stores what this module measures
+    from wm.training.recorder import Recorder
 
 Sums = dict[Context, GameSums]
 """Context -> sums by game, over all ranks."""
 Records = dict[Context, EvalRecords]
 """Context -> records of this rank, in the order of its targets."""
+LOGGED_DREAMS = (
+    "coherence_5",
+    "coherence_10",
+    "coherence_20",
+    "position_20",
+    "action_acc_20",
+    "percent_20",
+    "possible_20",
+)
+"""Keys of the coherence that the row of the log has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,3 +204,39 @@ def _is_among(targets: Targets, others: Targets) -> np.ndarray:
     """Whether each target is one of the others: bool (targets,)."""
     keys, other_keys = (one.games.astype(np.int64) << 32 | one.frames for one in (targets, others))
     return np.isin(keys, other_keys)
+
+
+def measure_dreams(
+    model: WorldModel, evaluation: GameIndex, recorder: Recorder, *, targets_seen: int, num_dreams: int
+) -> None:
+    """Measure the coherence, unless the run has it already, and store and log it; every rank must call.
+
+    A model whose weights have diverged, or games that are too short, are a warning: the run is complete without.
+
+    Args:
+        num_dreams: 0 for none.
+    """
+    is_stored = recorder.has_dreams(targets_seen)
+    if num_dreams and not is_stored and distributed.rank() == 0:
+        try:
+            coherence = _coherence(model, evaluation, num_dreams)
+        except UserError as error:
+            recorder.warn(f"no coherence: {error}")
+        else:
+            still = coherence["baselines"]["stand still"]["coherence_20"]
+            row = {key: coherence[key] for key in LOGGED_DREAMS} | {"still_20": still}
+            recorder.log_dreams(targets_seen, coherence, row)
+    distributed.broadcast_object(None)
+
+
+def _coherence(model: WorldModel, evaluation: GameIndex, num_dreams: int) -> dict[str, Any]:
+    """Without the baseline of the nearest situation, which takes longer than the dreams of a small model.
+
+    Raises:
+        UserError: no game is long enough for a dream, or the predictions are not finite.
+    """
+    is_training = model.training
+    try:
+        return judge(model, evaluation, next(model.parameters()).device, num_starts=num_dreams)
+    finally:
+        model.train(is_training)

@@ -19,6 +19,8 @@ from datasets.runtime.ray_files import ray_logs
 FAILED = 1
 USAGE_ERROR = 2
 STOPPED = "stopped by SIGTERM"
+WORKS_FOR = "WM_WORKS_FOR"
+"""Environment variable: the location of what a watched command works on."""
 
 
 def parse_and_run(command: Callable[..., int | None], verb: str, args: Sequence[str]) -> int:
@@ -56,7 +58,7 @@ def run_command(
 def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Exception], ...], resume: str) -> int:
     try:
         try:
-            return command()
+            return _run_watched(command)
         finally:
             sys.stdout.flush()
     except user_errors as error:
@@ -79,6 +81,17 @@ def _exit_code(name: str, command: Callable[[], int], user_errors: tuple[type[Ex
         raise
     print(f"{name}: {message}", file=sys.stderr)
     return code
+
+
+def _run_watched(command: Callable[[], int]) -> int:
+    """Run a command that answers a watch which asks for its stacks (`wm watch` sets the variable)."""
+    works_for = os.environ.get(WORKS_FOR)
+    if works_for is None:
+        return command()
+    from datasets.runtime.process.stacks import dumping_stacks
+
+    with dumping_stacks(works_for):
+        return command()
 
 
 def _os_error_text(error: OSError) -> str:

@@ -165,6 +165,7 @@ def _cell(setting: str, context: Context, value: float, *, is_on_front: bool) ->
         play=PlayCost(
             ms_per_frame=4.0 * size, flops_per_frame=7.8e6 * size, state_bytes=int(1.1e6 * size), carries_state=True
         ),
+        coherence_20=2.7 if setting == BEST else 3.4,
         is_on_play_front=is_on_front,
         is_on_train_front=is_on_front,
     )

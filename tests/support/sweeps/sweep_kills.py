@@ -29,14 +29,15 @@ import psutil
 from killing import descendants, send, start_printing_to, still_alive
 from tiny_sweeps import tiny_sweep
 
+from datasets.runtime.file_lock import is_locked
 from tune.config import SweepConfig
 from tune.results.rung_record import decisions_of
-from tune.results.sweep_folder import SWEEP_FILE, TRIALS_FOLDER, open_sweep
+from tune.results.sweep_folder import SWEEP_FILE, open_sweep
 from tune.results.trial_status import ENDED, TrialStatus
-from tune.running.stopping import running_trials
-from tune.search.trials import trials_of
+from tune.search.trials import TRIALS_FOLDER, trials_of
 from wm.config.typed_yaml import to_plain
 from wm.runs.run import DRIVER_LOCK
+from wm.runs.run_files import open_run_files
 from wm.runs.run_log import LOG_FILE, read_log
 
 KINDS = {
@@ -108,6 +109,12 @@ def trainers(root: int, out: Path) -> list[int]:
     return found
 
 
+def running_trials(out: Path) -> list[str]:
+    """Names of the trials that a process trains, of whatever command."""
+    locks = sorted((out / TRIALS_FOLDER).glob(f"*/{DRIVER_LOCK}"))
+    return [lock.parent.name for lock in locks if is_locked(lock)]
+
+
 def strike(process: subprocess.Popen[bytes], kind: str, sweep: SweepConfig, choose: random.Random) -> Kill:
     """Send a sweep the signal of a kind, and wait until the command has ended if it is to end."""
     tree = descendants(process.pid)
@@ -158,7 +165,7 @@ def problems(sweep: SweepConfig, before: dict[str, tuple[TrialStatus, bytes]]) -
     found = [f"{name} had ended and changed" for name in before if now.get(name) != before[name]]
     for trial in trials_of(sweep):
         folder = sweep.out / TRIALS_FOLDER / trial.name
-        decisions = decisions_of(folder)
+        decisions = decisions_of(open_run_files(folder))
         decided = [decision.rung for decision in decisions]
         if len(set(decided)) < len(decided):
             found.append(f"{trial.name} was decided twice at a rung: {decided}")

@@ -30,7 +30,13 @@ def tiny_sweep(corpus: Path, out: Path, total_targets: int = TOTAL, **content: A
         "model": {"d_model": 32, "headdim": 32, "d_state": 16, "num_layers": 1},
         "objective": {"sequence_frames": 16},
         "optimizer": {"total_targets": total_targets, "batch_size": 4, "warmup_targets": 64},
-        "eval": {"contexts": [1, 5], "num_targets": 60, "validation_targets": 30, "every_targets": 128},
+        "eval": {
+            "contexts": [1, 5],
+            "num_targets": 60,
+            "validation_targets": 30,
+            "every_targets": 128,
+            "num_dreams": 8,
+        },
         "log_every_s": 0.2,
     }
     usual = {"out": str(out), "axes": {"optimizer.learning_rate": [1e-2, 1e-3]}, "asha": {"enabled": False}}

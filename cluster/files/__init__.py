@@ -1,0 +1,1 @@
+"""Cluster files (`cluster.yaml` and those in `cluster/`): read and checked before `ray up` rents anything."""

@@ -1,0 +1,1 @@
+"""`wm plan` and `wm profile` on the command line: options, text, the page."""

@@ -1,0 +1,1 @@
+"""`wm report`: the page of the morning."""

@@ -1,0 +1,1 @@
+"""Checking and mending a corpus: `wm corpus verify`, `repair` and `compact`."""

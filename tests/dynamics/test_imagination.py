@@ -1,0 +1,231 @@
+"""Carried state, windows and sequences agree where they must, and a batch's games do not touch each other."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datasets.loading.frames import GameIndex, read_games
+from datasets.loading.sequences import take_rows
+from datasets.loading.targets import COUNTDOWN_FRAMES
+from wm.config.model_config import ModelConfig
+from wm.model.dynamics.imagination import Imagination, controller_columns, observed_clock
+from wm.model.dynamics.next_frame import ActionClock, GameRules
+from wm.model.encoding import Frames, to_frames
+from wm.model.heads import Prediction
+from wm.model.ops import ssd
+from wm.model.world_model import WorldModel, build_model
+
+K, NUM_IMAGINED = 12, 8
+
+
+def lively(model: WorldModel) -> WorldModel:
+    """Weights moved away from their start, at which numbers are the prior alone."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["encoding 2", "encoding 3", "encoding 4", "physics", "mlp"])
+def model(request: pytest.FixtureRequest) -> WorldModel:
+    if request.param == "mlp":
+        return lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), K))
+    config = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16)
+    if request.param == "physics":
+        return lively(build_model(replace(config, physics=True), K))
+    return lively(build_model(replace(config, encoding=int(request.param.removeprefix("encoding "))), K))
+
+
+@pytest.fixture(scope="module")
+def frames(index: GameIndex) -> Frames:
+    """A stretch of three games, one of which lacks velocities if real replays are there."""
+    games = np.argsort(index.facts[:, 1], kind="stable")[[0, -2, -1]]
+    starts = np.cumsum(index.num_frames[games]) - index.num_frames[games] + COUNTDOWN_FRAMES + 400
+    rows = starts[:, None] + np.arange(K + 100)
+    return to_frames(take_rows(read_games(index, games), index.facts[games], rows))
+
+
+class Truth:
+    """Feeds the true frames back instead of the predictions."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames, self.next = frames, 0
+
+    def __call__(
+        self, last: Frames, clock: ActionClock, prediction: Prediction, controllers_BTPC: Tensor
+    ) -> tuple[Frames, ActionClock]:
+        frame = self.frames.slice(self.next, self.next + 1)
+        self.next += 1
+        return frame, clock
+
+
+def numbers(prediction: Prediction) -> Tensor:
+    """All outputs of a prediction, in one vector for each player."""
+    others = ("categories", "motion")
+    plain = [getattr(prediction, field.name) for field in fields(prediction) if field.name not in others]
+    if prediction.motion is not None:
+        plain += [prediction.motion.logits.softmax(-1), prediction.motion.candidates]
+    shape = prediction.deltas.shape[:3]
+    given = [part.reshape(*shape, -1) for part in plain if part is not None]
+    return torch.cat([*given, *prediction.categories.values()], dim=-1)
+
+
+def test_a_carried_state_and_a_window_imagine_the_same_first_frame(model, frames):
+    seen, following = frames.slice(0, K), controller_columns(frames.slice(K, K + 1))
+    by_window = Imagination(model, GameRules(), window=K)
+    carried = Imagination(model, GameRules())
+    with torch.inference_mode():
+        first, _ = by_window.step(by_window.observe(None, seen), following)
+        second, _ = carried.step(carried.observe(None, seen), following)
+        whole = model(frames.slice(0, K + 1), last_only=True)
+    torch.testing.assert_close(numbers(first), numbers(whole))
+    torch.testing.assert_close(numbers(second), numbers(whole), rtol=1e-4, atol=1e-4)
+
+
+def test_fed_with_the_truth_a_carried_state_predicts_as_a_sequence_does(model, frames):
+    if not hasattr(model, "observe"):
+        pytest.skip("an MLP carries no state")
+    frames = frames.slice(0, K + NUM_IMAGINED)
+    imagination = Imagination(model, Truth(frames.slice(K, K + NUM_IMAGINED)))
+    with torch.inference_mode():
+        whole = numbers(model(frames))[:, -NUM_IMAGINED:]
+        state = imagination.observe(None, frames.slice(0, K))
+        for t in range(NUM_IMAGINED):
+            prediction, state = imagination.step(state, controller_columns(frames.slice(K + t, K + t + 1)))
+            torch.testing.assert_close(numbers(prediction)[:, 0], whole[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_fed_with_the_truth_a_window_predicts_from_its_last_frames_alone(model, frames):
+    imagination = Imagination(model, Truth(frames.slice(K, K + 3)), window=K)
+    with torch.inference_mode():
+        state = imagination.observe(None, frames.slice(0, K))
+        for t in range(3):
+            prediction, state = imagination.step(state, controller_columns(frames.slice(K + t, K + t + 1)))
+            expected = model(frames.slice(t, K + t + 1), last_only=True)
+            torch.testing.assert_close(numbers(prediction), numbers(expected))
+
+
+@pytest.mark.parametrize("window", [None, K])
+def test_frames_may_be_observed_at_once_or_in_parts(model, frames, window):
+    imagination = Imagination(model, GameRules(), window=window)
+    following = controller_columns(frames.slice(90, 92))
+    with torch.inference_mode():
+        at_once = imagination.observe(None, frames.slice(0, 90))
+        state = None
+        for start, end in ((0, 1), (1, 40), (40, 41), (41, 90)):
+            state = imagination.observe(state, frames.slice(start, end))
+        assert state is not None
+        first, _ = imagination.step(at_once, following[:, :1])
+        second, _ = imagination.step(state, following[:, :1])
+    torch.testing.assert_close(numbers(first), numbers(second), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(at_once.clock.speed, state.clock.speed)
+    assert torch.equal(at_once.clock.frames, state.clock.frames)
+
+
+@pytest.mark.parametrize("window", [None, K])
+def test_the_games_of_a_batch_do_not_touch_each_other(model, frames, window):
+    imagination = Imagination(model, GameRules(), window=window)
+    following = controller_columns(frames.slice(K, K + NUM_IMAGINED))
+    with torch.inference_mode():
+        state = imagination.observe(None, frames.slice(0, K))
+        all_games, _ = imagination.imagine(state, following)
+        rows = torch.tensor([2, 0])
+        some, after = imagination.imagine(state.rows(rows), following[rows])
+    torch.testing.assert_close(some.floats, all_games.floats[rows], rtol=1e-4, atol=1e-3)
+    assert torch.equal(some.codes, all_games.codes[rows])
+    assert torch.equal(some.game, frames.game[rows])
+    assert torch.equal(after.last.codes, some.codes[:, -1:])
+
+
+def test_the_controllers_of_imagined_frames_are_those_that_were_given(model, frames):
+    imagination = Imagination(model, GameRules(), window=K)
+    following = controller_columns(frames.slice(K, K + NUM_IMAGINED))
+    with torch.inference_mode():
+        dream, _ = imagination.imagine(imagination.observe(None, frames.slice(0, K)), following)
+    assert torch.equal(controller_columns(dream), following)
+    assert dream.num_frames == NUM_IMAGINED
+
+
+@pytest.mark.parametrize("window", [None, K])
+def test_imagining_twice_gives_the_same_frames(model, frames, window):
+    imagination = Imagination(model, GameRules(), window=window)
+    following = controller_columns(frames.slice(K, K + NUM_IMAGINED))
+    with torch.inference_mode():
+        state = imagination.observe(None, frames.slice(0, K))
+        first, second = (imagination.imagine(state, following)[0] for _ in range(2))
+    assert torch.equal(first.floats, second.floats)
+    assert torch.equal(first.codes, second.codes)
+
+
+@pytest.mark.parametrize("window", [None, K])
+def test_frames_imagined_at_once_are_those_of_single_steps(model, frames, window):
+    imagination = Imagination(model, GameRules(), window=window)
+    following = controller_columns(frames.slice(K, K + NUM_IMAGINED))
+    with torch.inference_mode():
+        state = imagination.observe(None, frames.slice(0, K))
+        at_once, after = imagination.imagine(state, following)
+        for t in range(NUM_IMAGINED):
+            _, state = imagination.step(state, following[:, t : t + 1])
+            assert torch.equal(state.last.floats, at_once.floats[:, t : t + 1])
+            assert torch.equal(state.last.codes, at_once.codes[:, t : t + 1])
+        _, again = imagination.step(after, following[:, :1])
+        _, branch = imagination.step(after, following[:, :1])  # the returned state is not overwritten by a step
+    assert torch.equal(again.last.floats, branch.last.floats)
+
+
+def test_a_gradient_flows_through_imagined_frames(model, frames):
+    imagination = Imagination(model, GameRules(), window=None)
+    state = imagination.observe(None, frames.slice(0, K))
+    dream, _ = imagination.imagine(state, controller_columns(frames.slice(K, K + 2)))
+    model.zero_grad()
+    dream.float_column("x")[:, -1].sum().backward()
+    assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None) > 0
+
+
+def test_an_mlp_needs_its_whole_window(frames):
+    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), K))
+    imagination = Imagination(mlp, GameRules())
+    state = imagination.observe(None, frames.slice(0, K - 1))
+    with pytest.raises(ValueError, match=f"{K - 1} frames were observed"):
+        imagination.step(state, controller_columns(frames.slice(K, K + 1)))
+
+
+def test_the_clock_knows_how_long_an_action_lasts_and_how_fast_it_runs(frames):
+    action = torch.tensor([[30, 30, 43, 43, 43]])
+    age = torch.tensor([[5.0, 6.0, 0.0, 2.0, 4.0]])
+    one = Frames(floats=frames.floats[:1, :5].clone(), codes=frames.codes[:1, :5].clone(), game=frames.game[:1])
+    one.codes[..., 0] = action[..., None]
+    one.floats[..., 9] = age[..., None]
+    one.floats[..., 10] = 0.0
+    clock = observed_clock(one, None)
+    assert clock.frames.flatten().tolist() == [2, 2]
+    assert clock.speed.flatten().tolist() == [2.0, 2.0]
+    longer = observed_clock(one.slice(3, 5), replace(clock, frames=clock.frames - 1))
+    assert torch.equal(longer.frames, clock.frames)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 10**9], ids=["row by row", "all rows at once"])
+def test_a_single_step_of_the_scan_equals_the_scan(monkeypatch, block_bytes):
+    monkeypatch.setattr(ssd, "STEP_BLOCK_BYTES", block_bytes)
+    generator = torch.Generator().manual_seed(0)
+    batch, heads, width, size = 3, 2, 4, 5
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x, b, c = normal(batch, 1, heads, width), normal(batch, 1, size), normal(batch, 1, size)
+    dt, a, state = normal(batch, 1, heads).exp(), -normal(heads).exp(), normal(batch, heads, width, size)
+    before = state.clone()
+    expected, after = ssd.scan(x, dt, a, b, c, state, return_state=True)
+    for context in (torch.inference_mode(), torch.enable_grad()):
+        with context:
+            y, updated = ssd.step(x[:, 0], dt[:, 0], a, b[:, 0], c[:, 0], state)
+        torch.testing.assert_close(y, expected[:, 0])
+        torch.testing.assert_close(updated, after)
+    assert torch.equal(state, before)

@@ -1,0 +1,107 @@
+"""`wm rollout` from the outside: what it writes, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_runs import checkpoints, run, tiny_run
+
+from datasets.replays.slp_reader import parse_replay
+from datasets.runtime.errors import UserError
+from wm.checkpoints.files import CHECKSUM
+from wm.launch.rollout_checkpoint import parse_temperatures, rollout_checkpoint
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    config = tiny_run(tiny_corpus, tmp_path_factory.mktemp("rollout") / "run")
+    run(replace(config, optimizer=replace(config.optimizer, total_targets=config.optimizer.total_targets // 2)))
+    return config.out
+
+
+def test_many_dreams_are_judged_and_kept_as_json(trained, tiny_corpus, tmp_path, capsys):
+    out = tmp_path / "new" / "coherence.json"
+    rollout_checkpoint(trained, tiny_corpus, num_starts=20, json=out)
+    kept = json.loads(out.read_text())
+    assert kept["num_starts"] == 20
+    assert kept["coherence_20"] > 0
+    assert kept["baselines"].keys() == {"stand still", "keep velocity", "nearest situation"}
+    assert sum(kept["by_game"]["num_dreams"]) == 20
+    assert "nearest situation" in capsys.readouterr().out
+
+
+def test_without_the_training_games_a_line_says_what_is_left_out(tiny_corpus, tmp_path, capsys):
+    away = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, away)
+    config = tiny_run(away, tmp_path / "run")
+    run(replace(config, optimizer=replace(config.optimizer, total_targets=config.optimizer.total_targets // 10)))
+    shutil.rmtree(away)
+    found = rollout_checkpoint(config.out, tiny_corpus, num_starts=5)
+    assert found["baselines"].keys() == {"stand still", "keep velocity"}
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "nearest situation" in line]
+    assert line.startswith("without the baseline of the nearest situation") and str(away) in line
+
+
+def test_one_dream_is_kept_as_a_replay_and_as_json(trained, tiny_corpus, tmp_path):
+    slp, out = tmp_path / "dream.slp", tmp_path / "dream.json"
+    result = rollout_checkpoint(trained, tiny_corpus, game="0", start=50, num_frames=40, slp=slp, json=out)
+    assert json.loads(out.read_text()) == result
+    assert result["first_frame"] == 50
+    parsed = parse_replay(slp.read_bytes())
+    assert len(parsed.players[0]["x"]) == 123 + 50 + 40
+    imagined = [frame[0] for frame in result["imagined"]["x"]]
+    assert parsed.players[0]["x"][-40:].tolist() == pytest.approx(imagined, abs=1e-3)
+
+
+def test_a_dream_may_be_sampled_with_a_seed(trained, tiny_corpus):
+    def actions(temperature: str, seed: int) -> list[list[float]]:
+        found = rollout_checkpoint(trained, tiny_corpus, game="0", num_frames=20, temperature=[temperature], seed=seed)
+        return found["imagined"]["action"]
+
+    assert actions("action=1", 1) == actions("action=1", 1) != actions("action=1", 2)
+    assert actions("action=0", 1) == actions("action=0", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"game": "zzz"}, "0 games of this split have an id that begins so"),
+        ({"game": "0", "start": -120}, "the model needs 60 frames before it"),
+        ({"game": "0", "start": 2**30}, "end beyond game"),
+        ({"num_frames": 10**6}, "the longest of .* games has"),
+        ({"split": "test"}, "the test split of .* holds none of its"),
+        ({"temperature": ["1"]}, "coherence is measured with the most probable values"),
+        ({"game": "0", "rule": "theirs"}, "only coherence is measured by it"),
+    ],
+)
+def test_a_mistake_is_one_line(trained, tiny_corpus, options, message):
+    with pytest.raises(UserError, match=message) as raised:
+        rollout_checkpoint(trained, tiny_corpus, **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["hot", "-1", "nan", "percent=1", "action="])
+def test_a_temperature_that_is_none_is_a_mistake(text):
+    with pytest.raises(UserError, match="expected a number of 0 or more"):
+        parse_temperatures([text])
+
+
+def test_temperatures_are_for_all_fields_or_one():
+    found = parse_temperatures(["0.5", "action=1"])
+    assert found["action"] == 1.0
+    assert found["jumps"] == 0.5
+
+
+def test_a_checkpoint_of_another_encoding_is_a_mistake(trained, tiny_corpus, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(checkpoints(tiny_run(tiny_corpus, trained))[-1], other)
+    meta = json.loads((other / "meta.json").read_text())
+    del meta[CHECKSUM]
+    (other / "meta.json").write_text(json.dumps(meta | {"encoding_version": 9}))
+    with pytest.raises(UserError, match="encoding 9"):
+        rollout_checkpoint(other, tiny_corpus)

@@ -1,0 +1,127 @@
+"""A head node on loopback, as a user starts it, with a token of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from process_guard import guarded, kill_marked, marked
+
+VENV_BIN = Path(sys.executable).parent
+MARK = "WM_TEST_CLUSTER"
+"""Environment variable that all processes of a head node inherit: its end ends these and no others."""
+START_S = 120
+SHUT_DOWN_S = 90
+"""systemd's default between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    url: str
+    token_path: Path
+    process: subprocess.Popen[bytes]
+    mark: str
+
+    def kill(self) -> None:
+        """End all processes of the node at once, as when its machine is lost."""
+        kill_marked(self.mark)
+        self.process.wait()
+
+    def shut_down(self) -> None:
+        """Ask all processes of the node to end, as `shutdown` does with those of a machine; then kill the rest."""
+        for process_id in marked(self.mark):
+            with suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGTERM)
+        deadline_s = time.monotonic() + SHUT_DOWN_S
+        while marked(self.mark) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        self.kill()
+
+
+@contextmanager
+def head_node(**variables: str) -> Iterator[Head]:
+    """`ray start --head` with its own folder and ports.
+
+    Args:
+        variables: environment variables of its jobs; WM_STORAGE is by default a folder that ends with the node.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="wmc", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        guarded(f"{MARK}={folder}"),
+    ):
+        token_path = Path(folder) / "auth_token"
+        token_path.touch(mode=0o600)
+        token_path.write_text(secrets.token_hex(32))
+        gcs, dashboard, client, agent, agent_grpc = free_ports(5)
+        mark = f"{MARK}={folder}"
+        # Settings of another Ray cluster must not reach this one.
+        foreign = ("RAY_AUTH", "RAY_ADDRESS", "RAY_API_SERVER")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
+            "PATH": f"{VENV_BIN}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_path),
+            "WM_STORAGE": f"{folder}/storage",
+            MARK: folder,
+            **variables,
+        }
+        command = [VENV_BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8"]
+        command += ["--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={folder}"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", "--min-worker-port=0", "--max-worker-port=0"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--dashboard-agent-grpc-port={agent_grpc}"]
+        log_path = Path(folder) / "head.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            _wait_until_listening(dashboard, process, log_path)
+            yield Head(f"http://127.0.0.1:{dashboard}", token_path, process, mark)
+        finally:
+            _end(process, mark)
+
+
+def free_ports(num_ports: int) -> list[int]:
+    """Ports of the loopback interface on which nothing listens."""
+    sockets = [socket.socket() for _ in range(num_ports)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log_path: Path) -> None:
+    deadline_s = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"the head node did not come up:\n{log_path.read_text()}")
+
+
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
+    """Terminate the head node, then kill the processes that it left, by process id."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    kill_marked(mark)

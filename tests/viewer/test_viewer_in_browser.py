@@ -1,0 +1,204 @@
+"""The viewer in a real browser without a network: what it shows at a moment, and what keys, buttons and links do."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import BROWSER, Browser, Page
+from viewed import DRIFT, NUM_CONTEXT, NUM_FRAMES, viewed
+
+from wm.report.page import write_page
+from wm.viewer.page import render_viewer
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the PATH")
+PHONE = (390, 844)
+NUM_DREAMS = 3
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def path(index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of three dreams."""
+    dreams = [viewed(index, game, 400 + 100 * game, f"hit, {game}") for game in range(NUM_DREAMS)]
+    page = render_viewer(dreams, title="Dreams", subtitle="a test", about="about")
+    return write_page(tmp_path_factory.mktemp("viewer") / "dreams.html", page)
+
+
+def state(page: Page) -> dict[str, Any]:
+    """What the page says that it shows."""
+    return page.evaluate("({...document.documentElement.dataset, hash: location.hash})")
+
+
+def text(page: Page, selector: str) -> str:
+    return page.evaluate(f"document.querySelector({selector!r}).textContent")
+
+
+def test_a_page_without_a_moment_plays_in_real_time_and_says_nothing(browser, path):
+    page = browser.open(path)
+    assert state(page)["playing"] == "true"
+    first = int(state(page)["frame"])
+    page.evaluate("new Promise(done => setTimeout(done, 500))")
+    assert 10 <= int(state(page)["frame"]) - first <= 60
+    assert page.messages == []
+
+
+@pytest.mark.parametrize("frame", [-60, 0, 1, 59, NUM_FRAMES - 1])
+def test_a_link_opens_its_moment_paused(browser, path, frame):
+    page = browser.open(path, f"#dream=2&frame={frame}&speed=0.25&mode=ghost&view=stage")
+    found = state(page)
+    assert found["playing"] == "false"
+    assert (found["dream"], found["frame"], found["speed"]) == ("2", str(frame), "0.25")
+    assert (found["mode"], found["view"]) == ("ghost", "stage")
+    assert found["hash"] == f"#dream=2&frame={frame}&speed=0.25&mode=ghost&view=stage"
+    if frame < 0:
+        assert text(page, "#error") == "\u2013"
+    else:
+        assert float(text(page, "#error")) == pytest.approx(DRIFT / 2 * (frame + 1), abs=0.01)
+    assert page.messages == []
+
+
+@pytest.mark.parametrize("link", ["#dream=99&frame=1e9", "#frame=x&speed=7&mode=no", "#%E0%A4%A", "#dream=-1"])
+def test_a_broken_link_opens_the_page(browser, path, link):
+    page = browser.open(path, link)
+    assert state(page)["dream"] == "1"
+    assert page.messages == []
+
+
+def test_numbers_beside_the_figures_are_those_of_the_frame(browser, path, index):
+    dream = viewed(index, 0, 400)
+    for frame in (5, 100):
+        page = browser.open(path, f"#dream=1&frame={frame}&mode=both")
+        for player in (0, 1):
+            row = f"#card-{player} tr[data-row=truth]"
+            percent = float(dream.truth.float_column("percent")[0, NUM_CONTEXT + frame, player])
+            assert float(text(page, f"{row} [data-cell=percent]").rstrip("%")) == pytest.approx(percent, abs=0.06)
+            stocks = int(dream.truth.code_column("stocks")[0, NUM_CONTEXT + frame, player])
+            assert text(page, f"{row} [data-cell=stocks]") == str(stocks)
+            action = int(dream.truth.code_column("action")[0, NUM_CONTEXT + frame, player])
+            cell = f"#card-{player} tr[data-row=dream] [data-cell=action]"
+            if frame >= NUM_FRAMES // 2:
+                assert text(page, cell) == "Wait"
+                differs = page.evaluate(f"document.querySelector('{cell}').classList.contains('differs')")
+                assert differs == (action != 14)
+
+
+def test_keys_step_change_the_speed_and_the_mode(browser, path):
+    page = browser.open(path, "#dream=1&frame=10&mode=both")
+    for key, shift, frame in (
+        ("ArrowRight", False, 11), ("ArrowRight", True, 21), ("ArrowLeft", False, 20), ("Home", False, 0),
+        ("ArrowLeft", True, -10), ("End", False, NUM_FRAMES - 1), ("ArrowRight", False, NUM_FRAMES - 1),
+    ):  # fmt: skip
+        page.key(key, shift=shift)
+        assert state(page)["frame"] == str(frame)
+        assert f"frame={frame}&" in state(page)["hash"]
+    for key, speed in (("ArrowDown", "0.5"), ("ArrowDown", "0.25"), ("ArrowDown", "0.125"), ("ArrowDown", "0.125")):
+        page.key(key)
+        assert state(page)["speed"] == speed
+    for mode in ("ghost", "truth", "dream", "both"):
+        page.key("m")
+        assert state(page)["mode"] == mode
+    page.key("n")
+    assert state(page)["dream"] == "2"
+    page.key("c")
+    assert state(page)["view"] == "stage"
+    page.key("t")
+    assert state(page)["theme"] == "light"
+    page.key(" ")
+    assert state(page)["playing"] == "true"
+    page.key(" ")
+    assert state(page)["playing"] == "false"
+    assert page.messages == []
+
+
+def test_buttons_do_what_keys_do(browser, path):
+    page = browser.open(path, "#dream=1&frame=10&mode=both")
+
+    def press(selector: str) -> dict[str, Any]:
+        page.evaluate(f"document.querySelector({selector!r}).click()")
+        return state(page)
+
+    assert press("#forward")["frame"] == "11"
+    assert press("#back")["frame"] == "10"
+    assert press("#first")["frame"] == "0"
+    assert press("[data-mode-button=ghost]")["mode"] == "ghost"
+    assert press('[data-speed="2"]')["speed"] == "2"
+    assert press("#view")["view"] == "stage"
+    assert press("#dreams button:nth-child(3)")["dream"] == "3"
+    assert press("#play")["playing"] == "true"
+    assert page.messages == []
+
+
+@pytest.mark.parametrize(("speed", "frames"), [("0.125", 3.75), ("0.5", 15), ("1", 30), ("2", 60)])
+def test_half_a_second_is_as_many_frames_as_the_speed_says(browser, path, speed, frames):
+    page = browser.open(path, f"#dream=1&frame=0&speed={speed}&mode=truth")
+    moved = page.evaluate(
+        "(() => { const { playback } = viewer; playback.playing = true; const from = playback.position;"
+        "for (let i = 0; i < 30; i++) playback.advance(1 / 60); playback.playing = false;"
+        "return playback.position - from; })()"
+    )
+    assert moved == pytest.approx(frames)
+
+
+def test_the_time_line_is_sought_with_the_pointer(browser, path):
+    page = browser.open(path, "#dream=1&frame=0&mode=both")
+    box = page.evaluate("document.getElementById('slider').getBoundingClientRect().toJSON()")
+    page.click(box["right"] - 14, box["top"] + 40)
+    assert int(state(page)["frame"]) >= NUM_FRAMES - 3
+    page.click(box["left"] + 48, box["top"] + 40)
+    assert int(state(page)["frame"]) <= -NUM_CONTEXT + 2
+
+
+@pytest.mark.parametrize("mode", ["both", "ghost", "truth", "dream"])
+def test_the_canvases_show_something_that_changes_with_the_frame(browser, path, mode):
+    page = browser.open(path, f"#dream=1&frame=0&mode={mode}")
+    numbers = (0, 1) if mode == "both" else (0,)
+
+    def pixels() -> list[str]:
+        return [page.evaluate(f"document.getElementById('panel-{number}').toDataURL()") for number in numbers]
+
+    before = pixels()
+    for _ in range(6):
+        page.key("ArrowRight", shift=True)
+    assert all(len(image) > 5_000 for image in before)
+    assert all(a != b for a, b in zip(before, pixels(), strict=True))
+    assert page.messages == []
+
+
+@pytest.mark.parametrize("mode", ["both", "ghost"])
+def test_a_phone_in_portrait_shows_everything_without_scrolling_sideways(browser, path, mode):
+    page = browser.open(path, f"#dream=1&frame=10&mode={mode}", size=PHONE, scale=2, phone=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    outside = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1"
+        " && e.id !== 'tip').map(e => e.tagName + '#' + e.id)"
+    )
+    assert outside == []
+    assert page.evaluate("document.getElementById('panel-0').getBoundingClientRect().bottom") < PHONE[1]
+    assert page.messages == []
+
+
+def test_a_phone_begins_with_the_ghost(browser, path):
+    assert state(browser.open(path, size=PHONE, phone=True))["mode"] == "ghost"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_colors_follow_the_system(browser, path, theme):
+    page = browser.open(path, "#dream=1&frame=0", theme=theme)
+    assert state(page)["theme"] == theme
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    channels = [int(part) for part in background.removeprefix("rgb(").removesuffix(")").split(",")]
+    assert (sum(channels) > 600) == (theme == "light")
+
+
+def test_a_screenshot_has_the_size_of_the_window(browser, path):
+    image = browser.open(path, "#dream=1&frame=10", size=(800, 600)).screenshot()
+    assert struct.unpack(">II", image[16:24]) == (800, 600)

@@ -1,0 +1,193 @@
+"""A world model in use: `observe` true frames, then `imagine` what follows given the controllers.
+
+Two ways to see the past. Carried: the recurrent state of a Mamba-2 passes from frame to frame, at a constant cost.
+A window: the network runs again over the last K frames for each frame, which is what an MLP needs and what the K of an
+evaluation means. The first imagined frame is the same either way if exactly K frames were observed.
+
+Shape legend: B = batch, T = frames, P = players (2), C = columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wm.model.animation import age_table
+from wm.model.dynamics.action_age import speed_of_ages
+from wm.model.dynamics.next_frame import NUM_CONTROLLER_COLUMNS, ActionClock, FeedBack
+from wm.model.encoding import Frames, controllers
+from wm.model.heads import Prediction
+from wm.model.mamba2 import BlockState
+from wm.model.world_model import Mamba2WorldModel, WorldModel, WorldState
+
+OBSERVED_AT_ONCE = 64
+"""Frames of one pass while observing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImaginationState:
+    """Everything that the next frame depends on, but the controllers."""
+
+    last: Frames
+    """The newest frame, T = 1; the network has not read it, since the controllers of the next frame belong to it."""
+    clock: ActionClock
+    recurrent: WorldState | None
+    """After all frames before `last`; None in a window, and after a single frame."""
+    window: Frames | None
+    """The last K frames or fewer, with `last`; None if the state is carried."""
+
+    def rows(self, rows: Tensor) -> ImaginationState:
+        """Some of the batch's games, in any order and number: int64 (n,) or bool (B,)."""
+
+        def take(frames: Frames) -> Frames:
+            return Frames(floats=frames.floats[rows], codes=frames.codes[rows], game=frames.game[rows])
+
+        clock = ActionClock(speed=self.clock.speed[rows], frames=self.clock.frames[rows])
+        window = None if self.window is None else take(self.window)
+        recurrent = None if self.recurrent is None else _recurrent_rows(self.recurrent, rows, len(self.last.game))
+        return replace(self, last=take(self.last), clock=clock, recurrent=recurrent, window=window)
+
+
+def _recurrent_rows(state: WorldState, rows: Tensor, num_games: int) -> WorldState:
+    """`ImaginationState.rows` of a recurrent state, whose blocks may have a row for each player of a game."""
+
+    def take(values: Tensor) -> Tensor:
+        return values.unflatten(0, (num_games, -1))[rows].flatten(0, 1)
+
+    blocks = tuple(BlockState(conv=take(block.conv), ssm=take(block.ssm)) for block in state.blocks)
+    return WorldState(
+        blocks=blocks, position=state.position[rows], motion=None if state.motion is None else state.motion[rows]
+    )
+
+
+class Imagination:
+    """A model with a way to feed its predictions back."""
+
+    def __init__(self, model: WorldModel, feed_back: FeedBack, *, window: int | None = None) -> None:
+        """
+        Args:
+            window: K, frames that the network sees again for each frame; None carries the state.
+        """
+        if isinstance(model, Mamba2WorldModel):
+            self.carried: Mamba2WorldModel | None = model if window is None else None
+        else:
+            self.carried, window = None, model.context_frames
+        self.model, self.feed_back, self.window = model, feed_back, window
+
+    def observe(self, state: ImaginationState | None, frames: Frames) -> ImaginationState:
+        """Read true frames.
+
+        Args:
+            state: before the first frame; None: nothing was seen before.
+            frames: T frames that follow.
+        """
+        known = frames if state is None else concatenate([state.last, frames])
+        last = known.slice(known.num_frames - 1, known.num_frames)
+        recurrent, window = None if state is None else state.recurrent, None
+        if self.window is not None:
+            seen = known if state is None or state.window is None else concatenate([state.window, frames])
+            window = seen.slice(max(0, seen.num_frames - self.window), seen.num_frames)
+        elif self.carried is not None:
+            for start in range(0, known.num_frames - 1, OBSERVED_AT_ONCE):
+                end = min(start + OBSERVED_AT_ONCE, known.num_frames - 1)
+                following = controllers(known.slice(start + 1, end + 1))
+                context = known.slice(start, end)
+                _, recurrent = self.carried.observe(context, following, recurrent, return_state=True, last_only=True)
+        clock = observed_clock(known, None if state is None else state.clock)
+        return ImaginationState(last=last, clock=clock, recurrent=recurrent, window=window)
+
+    def predict(self, state: ImaginationState, controllers_BTPC: Tensor) -> tuple[Prediction, WorldState | None]:
+        """Predict the next frame.
+
+        Args:
+            controllers_BTPC: int16 (B, 1, P, 6), of the next frame.
+        Returns:
+            The prediction (T = 1), and the recurrent state after the newest frame if it is carried.
+        """
+        if self.carried is not None:
+            return self.carried.step(
+                state.recurrent, state.last, controllers(_with_controllers(state, controllers_BTPC))
+            )
+        assert state.window is not None
+        if not isinstance(self.model, Mamba2WorldModel) and state.window.num_frames < self.model.context_frames:
+            raise ValueError(f"{state.window.num_frames} frames were observed; this MLP reads {self.window}")
+        frames = concatenate([state.window, _with_controllers(state, controllers_BTPC)])
+        return self.model(frames, last_only=True), None
+
+    def step(self, state: ImaginationState, controllers_BTPC: Tensor) -> tuple[Prediction, ImaginationState]:
+        """Imagine one frame: the prediction, and the state whose newest frame was made of it."""
+        prediction, recurrent = self.predict(state, controllers_BTPC)
+        frame, clock = self.feed_back(state.last, state.clock, prediction, controllers_BTPC)
+        window = None
+        if state.window is not None:
+            assert self.window is not None
+            window = concatenate([state.window, frame])
+            window = window.slice(max(0, window.num_frames - self.window), window.num_frames)
+        return prediction, ImaginationState(last=frame, clock=clock, recurrent=recurrent, window=window)
+
+    def imagine(self, state: ImaginationState, controllers_BTPC: Tensor) -> tuple[Frames, ImaginationState]:
+        """Imagine T frames.
+
+        Args:
+            controllers_BTPC: int16 (B, T, P, 6), CONTROLLER_COLUMNS of these frames.
+        Returns:
+            The imagined frames, and the state after them.
+        """
+        controllers_BTPC = controllers_BTPC.long()
+        state = _while_imagining(state, torch.int64, is_scratch=False)
+        frames = []
+        for t in range(controllers_BTPC.shape[1]):
+            _, state = self.step(state, controllers_BTPC[:, t : t + 1])
+            frames.append(state.last)
+            if t == 0:  # nobody else sees the recurrent state from now on
+                state = _while_imagining(state, torch.int64, is_scratch=True)
+        imagined = concatenate(frames)
+        return _with_codes(imagined, torch.int16), _while_imagining(state, torch.int16, is_scratch=False)
+
+
+def _while_imagining(state: ImaginationState, codes: torch.dtype, *, is_scratch: bool) -> ImaginationState:
+    """With codes of a type: int64 saves a conversion for each column that a step reads, a sixth of its operations."""
+    window = None if state.window is None else _with_codes(state.window, codes)
+    recurrent = state.recurrent
+    if recurrent is not None:
+        blocks = tuple(replace(block, is_scratch=is_scratch) for block in recurrent.blocks)
+        recurrent = replace(recurrent, blocks=blocks)
+    return replace(state, last=_with_codes(state.last, codes), window=window, recurrent=recurrent)
+
+
+def _with_codes(frames: Frames, codes: torch.dtype) -> Frames:
+    return replace(frames, codes=frames.codes.to(codes))
+
+
+def controller_columns(frames: Frames) -> Tensor:
+    """CONTROLLER_COLUMNS of frames: int16 (B, T, P, 6)."""
+    return frames.codes[..., -NUM_CONTROLLER_COLUMNS:]
+
+
+def _with_controllers(state: ImaginationState, controllers_BTPC: Tensor) -> Frames:
+    """The newest frame with other controllers: what is known of the next one."""
+    codes = torch.cat([state.last.codes[..., :-NUM_CONTROLLER_COLUMNS], controllers_BTPC], dim=-1)
+    return replace(state.last, codes=codes)
+
+
+def concatenate(parts: list[Frames]) -> Frames:
+    """Frames that follow each other."""
+    floats, codes = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("floats", "codes"))
+    return Frames(floats=floats, codes=codes, game=parts[0].game)
+
+
+def observed_clock(frames: Frames, before: ActionClock | None) -> ActionClock:
+    """The action clock of the last frame. An action that began before the first frame began with it.
+
+    Args:
+        before: of the first frame; None if nothing is known.
+    """
+    action = frames.code_column("action")
+    table = age_table().to(frames.floats.device)
+    speed = speed_of_ages(frames, None if before is None else before.speed[:, 0], table)
+    count = torch.zeros_like(action[:, 0]) if before is None else before.frames[:, 0]
+    for t in range(1, frames.num_frames):
+        count = torch.where(action[:, t] == action[:, t - 1], count + 1, 0)
+    return ActionClock(speed=speed[:, None], frames=count[:, None])

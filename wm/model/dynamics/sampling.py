@@ -1,0 +1,52 @@
+"""How a category is chosen from its logits: the most probable value, or a random one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wm.model.heads import BINARIES, CATEGORIES
+
+SAMPLED_FIELDS = (*CATEGORIES, *BINARIES, "flags")
+"""Fields whose prediction is a distribution; numbers are predicted as one value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """Temperatures of the fields that are sampled."""
+
+    temperatures: Mapping[str, float] = field(default_factory=dict)
+    """Field -> temperature; 0, or no entry: the most probable value."""
+    generator: torch.Generator | None = None
+    """On the device of the logits; None: torch's own."""
+
+    def __post_init__(self) -> None:
+        for name, temperature in self.temperatures.items():
+            if name not in SAMPLED_FIELDS:
+                raise ValueError(f"{name} is not sampled; expected one of {', '.join(SAMPLED_FIELDS)}")
+            if not temperature >= 0:
+                raise ValueError(f"temperature {temperature} of {name}: expected 0 or more")
+
+    def category(self, name: str, logits: Tensor) -> Tensor:
+        """Choose a value: (..., values) -> int64 (...)."""
+        temperature = self.temperatures.get(name, 0.0)
+        if not temperature:
+            return logits.argmax(-1)
+        probabilities = (logits.float() / temperature).softmax(-1)
+        flat = torch.multinomial(probabilities.flatten(0, -2), 1, generator=self.generator)
+        return flat.view(logits.shape[:-1])
+
+    def binary(self, name: str, logit: Tensor) -> Tensor:
+        """Choose yes or no: (...) -> bool (...)."""
+        temperature = self.temperatures.get(name, 0.0)
+        if not temperature:
+            return logit > 0
+        random = torch.rand(logit.shape, device=logit.device, generator=self.generator)
+        return random < (logit.float() / temperature).sigmoid()
+
+
+MOST_PROBABLE = Sampling()
+"""Every field takes its most probable value."""

@@ -1,0 +1,80 @@
+"""The choice among candidates: means for losses and metrics, the most probable ones for dreams, and what is right.
+
+Shape legend: B = batch, T = frames, P = players (2), N = numbers (7), M = modes, candidates of a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from wm.model.encoding import cached_tensor
+from wm.model.motion.candidates import (
+    AS_GROUND,
+    EXISTING_MODES,
+    MOTION,
+    NUM_MODES,
+    NUM_VELOCITIES,
+    REGRESSED,
+    TOLERANCE,
+    VELOCITY,
+    total_velocity,
+)
+
+_AIR, _GROUND = MOTION.index("self_air_x"), MOTION.index("self_ground_x")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MotionPrediction:
+    """Logits of the candidates and what they are."""
+
+    logits: Tensor
+    """(B, T, P, N, M); -inf for modes that do not exist."""
+    candidates: Tensor
+    """(B, T, P, N, M), changes; those that depend on other numbers are 0."""
+    values: Tensor
+    """(B, T, P, N), MOTION in the context frame."""
+
+    def mean(self) -> Tensor:
+        """Mean changes: (B, T, P, N)."""
+        return self._resolved(self.logits.softmax(-1))
+
+    def most_probable(self) -> Tensor:
+        """Changes of the most probable candidates, with the gradient of the mean (straight through): (B, T, P, N)."""
+        weights = F.one_hot(self.logits.argmax(-1), NUM_MODES).to(self.candidates.dtype)
+        if torch.is_grad_enabled():
+            soft = self.logits.softmax(-1)
+            weights = weights + soft - soft.detach()
+        return self._resolved(weights)
+
+    def _resolved(self, weights: Tensor) -> Tensor:
+        changes = (weights * self.candidates).sum(-1)
+        following = self.values + changes
+        air_x = following[..., _AIR] + weights[..., _AIR, AS_GROUND] * (
+            following[..., _GROUND] - self.values[..., _AIR]
+        )
+        velocities = torch.cat([air_x[..., None], following[..., 1:NUM_VELOCITIES]], dim=-1)
+        place = weights[..., NUM_VELOCITIES:, VELOCITY] * total_velocity(velocities)
+        place = changes[..., NUM_VELOCITIES:] + place
+        return torch.cat([velocities - self.values[..., :NUM_VELOCITIES], place], dim=-1)
+
+
+def right_modes(candidates: Tensor, values: Tensor, truth: Tensor) -> Tensor:
+    """Which candidates hold: bool (B, T, P, N, M). `regressed` where no other does.
+
+    Args:
+        candidates: (B, T, P, N, M), changes.
+        values: (B, T, P, N), MOTION in the context frame.
+        truth: (B, T, P, N), MOTION in the next frame.
+    """
+    changes = truth - values
+    known = candidates.clone()
+    known[..., _AIR, AS_GROUND] = truth[..., _GROUND] - values[..., _AIR]
+    known[..., NUM_VELOCITIES:, VELOCITY] = total_velocity(truth)
+    holds = (known - changes[..., None]).abs() < TOLERANCE
+    holds = holds & cached_tensor(EXISTING_MODES, holds.device, torch.bool)
+    holds[..., REGRESSED] = ~holds[..., REGRESSED + 1 :].any(-1)
+    return holds

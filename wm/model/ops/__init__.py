@@ -1,0 +1,1 @@
+"""Operators of the networks: plain torch, autograd functions and Triton kernels with equal results."""

@@ -1,0 +1,66 @@
+"""Imagined frames beside the true ones, of many starts at once.
+
+Shape legend: S = starts, T = imagined frames, P = players (2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from datasets.loading.frames import GameIndex
+from datasets.runtime.errors import UserError
+from wm.model.dynamics.imagination import Imagination, controller_columns
+from wm.model.encoding import Frames
+from wm.model.precision import autocast
+from wm.rollout.starts import Starts, read_frames
+
+BATCH_STARTS = {"cpu": 64, "cuda": 4_096}
+"""Dreams at once, by type of device. The recurrent state of a medium network takes 1 MB for each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dreams:
+    """Some dreams, on the CPU."""
+
+    starts: Starts
+    context: Frames
+    """What was observed."""
+    truth: Frames
+    """The frames that followed in the game."""
+    imagined: Frames
+    """What the model made of their controllers."""
+
+
+def dream(
+    imagination: Imagination, index: GameIndex, starts: Starts, device: torch.device, precision: str = "fp32"
+) -> Iterator[Dreams]:
+    """Dream from all starts, in order, in batches.
+
+    Args:
+        precision: bf16 autocast casts all weights in every frame, so float32 is faster on a CPU.
+    Raises:
+        UserError: the model predicts numbers that are not finite.
+    """
+    imagination.model.to(device).eval()
+    for first in range(0, len(starts), BATCH_STARTS[device.type]):
+        part = starts.part(first, first + BATCH_STARTS[device.type])
+        frames = read_frames(index, part, device)
+        context, truth = frames.slice(0, starts.num_context), frames.slice(starts.num_context, frames.num_frames)
+        with torch.inference_mode(), autocast(device, precision):
+            imagined, _ = imagination.imagine(imagination.observe(None, context), controller_columns(truth))
+        if not bool(imagined.floats.isfinite().all()):
+            bad = np.flatnonzero(~imagined.floats.isfinite().flatten(1).all(1).cpu().numpy())
+            raise UserError(
+                f"the model predicts numbers that are not finite, in {len(bad)} of {len(part)} dreams; "
+                "its weights have diverged: use an earlier checkpoint"
+            )
+        yield Dreams(starts=part, context=to_cpu(context), truth=to_cpu(truth), imagined=to_cpu(imagined))
+
+
+def to_cpu(frames: Frames) -> Frames:
+    """The same frames in host memory."""
+    return Frames(floats=frames.floats.cpu(), codes=frames.codes.cpu(), game=frames.game.cpu())
