@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 AGENT_TIMEOUT_S = 60.0
+LOST_CONNECTION_TIMEOUT_S = 20.0
+"""How long a request is tried again whose connection was refused or broke: a port forward restarts, a head is busy."""
 RETRY_WAIT_S = 1.0
 NO_AGENT = "No available agent to submit job"
 """Ray's answer while the agent of a new head node registers."""
@@ -135,7 +137,20 @@ def start_job(client: "JobSubmissionClient", start: Start, url: str) -> str:
     Returns:
         The submission id.
     """
-    return call_api(lambda: _start(client, start), url)
+    requested = False
+
+    def submit_once() -> str:
+        nonlocal requested
+        if requested and _is_known(client, start.submission_id):  # only the answer to the last request was lost
+            return start.submission_id
+        requested = True
+        return _start(client, start)
+
+    return call_api(submit_once, url)
+
+
+def _is_known(client: "JobSubmissionClient", submission_id: str) -> bool:
+    return any(job.submission_id == submission_id for job in client.list_jobs())
 
 
 def _start(client: "JobSubmissionClient", start: Start) -> str:
@@ -155,14 +170,33 @@ def _start(client: "JobSubmissionClient", start: Start) -> str:
 
 
 def call_api(request: Callable[[], Result], url: str) -> Result:
-    """Call the Jobs API; a failure becomes a UserError."""
+    """Call the Jobs API; a failure becomes a UserError.
+
+    Args:
+        request: called again if its connection is lost; a second call must do no more than the first.
+        url: of the Jobs API, for messages.
+    """
     import requests
     from ray.exceptions import AuthenticationError
 
-    try:
-        return request()
-    except AuthenticationError as error:
-        raise token_error(url) from error
-    except (RuntimeError, requests.RequestException) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{url} refused the request: {reason}; expected it to accept the job; try again") from error
+    deadline = time.monotonic() + LOST_CONNECTION_TIMEOUT_S
+    while True:
+        try:
+            return request()
+        except AuthenticationError as error:
+            raise token_error(url) from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"lost the connection to {url} ({_one_line(error)}); expected an answer within "
+                    f"{LOST_CONNECTION_TIMEOUT_S:.0f} s; check the port forward and the head node, then try again"
+                ) from error
+        except (RuntimeError, requests.RequestException) as error:
+            raise UserError(
+                f"{url} refused the request: {_one_line(error)}; expected it to accept the job; try again"
+            ) from error
+        time.sleep(RETRY_WAIT_S)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

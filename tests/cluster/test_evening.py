@@ -22,7 +22,7 @@ TINY_SWEEP = (
     "--base.eval.validation-targets", "50", "--base.eval.every-targets", "1280", "--base.log-every-s", "0.2",
 )  # fmt: skip
 """Overrides of the sweep `demo`: two trials of some seconds, judged on several games."""
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 
 def start_training(cluster: RayCluster, corpus: str, name: str) -> tuple[BucketRun, subprocess.Popen[str]]:
@@ -48,7 +48,6 @@ def test_replays_in_a_bucket_become_a_corpus_and_a_model_although_a_worker_dies(
     ), "each evaluation once"
 
 
-@pytest.mark.slow
 def test_a_sweep_and_an_evaluation_run_on_the_cluster_with_everything_in_the_bucket(cluster, corpus, tmp_path):
     out = f"{STORAGE}/sweeps/rates"
     cluster.submit_and_wait("sweep", "demo", "--", "--base.train-corpus", corpus, "--out", out, *TINY_SWEEP)

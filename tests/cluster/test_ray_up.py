@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aws import AwsServer, aws_server
+from free_ports import free_ports
 from ray.autoscaler._private.autoscaler import StandardAutoscaler
 from ray.autoscaler._private.load_metrics import LoadMetrics
 from ray.autoscaler._private.providers import _clear_provider_cache
@@ -229,15 +230,6 @@ def test_a_task_that_needs_gpus_makes_the_head_node_of_the_file_rent_a_spot_mach
         for process in reversed(processes):
             process.terminate()
             process.wait(60)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nothing listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def connects(port: int) -> bool:

@@ -25,7 +25,7 @@ except OSError as error:
     print(error.reason)
 """
 CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.cluster_resources())"
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module", params=[None, "wr0ng"], ids=["no token", "a wrong token"])

@@ -1,6 +1,7 @@
 """`wm submit` against a real head node on loopback, with the Jobs API and a token."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from checkouts import copy_of_the_code, track
 from head_node import VENV_BIN, head_node
+from lossy_proxy import lossy_proxy
 from sweep_kills import running_trials
 from tiny_sweeps import ENDLESS, seen_by, tiny_sweep, wait_until
 
@@ -108,6 +110,28 @@ def test_a_job_that_fails_gives_exit_code_1_and_can_be_tried_again_under_a_new_n
     assert submit_and_follow(request) == 1
     assert "FAILED" in capsys.readouterr().out
     assert re.fullmatch(r"train-tiny-[0-9a-f]{8}-2", submit(request))
+
+
+def test_a_request_whose_answer_is_lost_is_made_again_and_starts_one_job(request_, head):
+    listing, start = ("GET", "/api/jobs/"), ("POST", "/api/jobs/")
+    with lossy_proxy(head.url) as proxy:
+        proxy.to_lose = {listing: 1, start: 1}
+        request = replace(request_, address=proxy.url)
+        job_id = submit(request)
+        assert proxy.lost == [listing, start]
+        assert follow(job_id, head.url) == 0
+    ids = [job.submission_id for job in connect(head.url).list_jobs() if job.submission_id.startswith(job_id)]
+    assert ids == [job_id]
+
+
+def test_a_connection_that_stays_lost_is_one_line(request_, head, monkeypatch):
+    monkeypatch.setattr("cluster.jobs.submit.LOST_CONNECTION_TIMEOUT_S", 2)
+    with lossy_proxy(head.url) as proxy:
+        proxy.to_lose = {("GET", "/api/jobs/"): math.inf}
+        with pytest.raises(UserError, match=rf"lost the connection to {proxy.url} .* within 2 s") as lost:
+            submit(replace(request_, address=proxy.url))
+        assert len(proxy.lost) > 1
+    _is_one_line(lost)
 
 
 @pytest.fixture(params=["silent", "steady"])

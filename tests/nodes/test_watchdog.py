@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from loopback_cluster import LoopbackCluster, Node, free_ports, loopback_cluster
+from free_ports import free_ports
+from loopback_cluster import LoopbackCluster, Node, loopback_cluster
 
 from cluster.nodes.watchdog import Limits, Sight, Watch
 
@@ -141,7 +142,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_failed_set_up_ends_the_machine_and_a_second_watchdog_goes_on_counting(tmp_path):
-    head = f"127.0.0.1:{free_ports(1, '127.0.0.1')[0]}"
+    head = f"127.0.0.1:{free_ports(1)[0]}"
     with watchdogs() as running:
         first = Watchdog(tmp_path, head, "--setup-minutes", "600")
         running.append(first)

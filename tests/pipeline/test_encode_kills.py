@@ -31,6 +31,7 @@ def check(replays: Path, tmp_path: Path, kinds: list[str], num_moments: int, sto
     assert all(one.exit_code in (0, SIGTERM_EXIT) for one in trials if one.kind == "sigterm")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_or_process_tree_does_not_change_the_corpus(replays, tmp_path):
     check(replays, tmp_path, ["worker", "tree"], 1)
 

@@ -45,6 +45,7 @@ def threads_of_a_worker(config):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads_of_a_worker")
 def test_preemptions_a_killed_worker_and_a_killed_driver_change_no_bit_of_the_weights(config):
     run = Run(config)

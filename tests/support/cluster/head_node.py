@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from free_ports import free_ports
 from process_guard import guarded, kill_marked, marked
 
 VENV_BIN = Path(sys.executable).parent
@@ -93,17 +94,6 @@ def head_node(**variables: str) -> Iterator[Head]:
             yield Head(f"http://127.0.0.1:{dashboard}", token_path, process, mark)
         finally:
             _end(process, mark)
-
-
-def free_ports(num_ports: int) -> list[int]:
-    """Ports of the loopback interface on which nothing listens."""
-    sockets = [socket.socket() for _ in range(num_ports)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from free_ports import free_ports
 from process_guard import guarded, kill_marked
 
 MARK = "WM_TEST_LOOPBACK_CLUSTER"
@@ -22,17 +23,6 @@ HEAD = "127.0.0.2"
 START_TIMEOUT_S = 180.0
 NUM_STARTS = 3
 FAST_FAILURE = "health_check_initial_delay_ms=0", "health_check_period_ms=500", "health_check_failure_threshold=3"
-
-
-def free_ports(num_ports: int, host: str) -> list[int]:
-    """Ports that nothing listens at."""
-    sockets = [socket.socket() for _ in range(num_ports)]
-    for one in sockets:
-        one.bind((host, 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def answers(host: str, port: int) -> bool:
@@ -83,7 +73,7 @@ class LoopbackCluster:
             **dict(f"RAY_{setting}".split("=") for setting in FAST_FAILURE),
             **env,
         }
-        gcs, dashboard, client = free_ports(3, "127.0.0.1")
+        gcs, dashboard, client = free_ports(3)
         self.address, self.url = f"{HEAD}:{gcs}", f"http://127.0.0.1:{dashboard}"
         args = [
             "--head", f"--port={gcs}", f"--num-cpus={head_cpus}", "--num-gpus=0", f"--temp-dir={folder}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from free_ports import free_ports
 from moto.server import ThreadedMotoServer
 
 
@@ -21,7 +21,7 @@ class S3Server:
     """A server with the S3 protocol and one bucket. It can be stopped and started again, and keeps what it stores."""
 
     def __init__(self) -> None:
-        self.port = 0
+        (self.port,) = free_ports(1)
         self.start()
         # What servers store belongs to the process: forget that of an earlier one.
         urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.port}/moto-api/reset", method="POST"))
@@ -31,7 +31,6 @@ class S3Server:
     def start(self) -> None:
         self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self.server.start()
-        self.port = self.server.get_host_and_port()[1]
 
     def stop(self) -> None:
         self.server.stop()
@@ -70,9 +69,7 @@ def s3_server() -> Iterator[S3Server]:
 @contextmanager
 def google_server() -> Iterator[str]:
     """Address of a server with Google's protocol and one bucket: in a process of its own, as it blocks ours."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, str(Path(__file__).with_name("google_emulator.py")), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 import ray.util
+from free_ports import free_ports
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 EMPTY: dict[str, Any] = {
@@ -41,9 +41,7 @@ def autoscaling_cluster(
         worker: resources of each node that the autoscaler may start.
         num_workers: most of them at once.
     """
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1, "")
     address = f"{ray.util.get_node_ip_address()}:{port}"
     provider = {
         "type": "external", "disable_node_updaters": True, "launch_multiple": True, "gcs_address": address,
