@@ -328,6 +328,7 @@ def test_waiting_is_counted(feed):
     assert made.waited_s - first < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("input-benchmark")
 def test_the_benchmark_of_the_data_path_runs_and_gives_its_figures():
     command = [sys.executable, "benchmarks/input.py", "--tiny"]

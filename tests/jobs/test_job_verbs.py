@@ -108,6 +108,7 @@ def last_evaluation(run: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in meta["metrics"]]
 
 
+@pytest.mark.slow
 def test_the_line_of_a_dry_run_pasted_into_a_shell_submits_the_job(head, use, place, capsys):
     use(head)
     out = place / "runs/pasted"
@@ -153,6 +154,7 @@ def test_a_stopped_job_has_saved_and_its_place_is_free_again(head, use, place, c
     assert listed(capsys)[job]["status"] == "stopped", "a stopped job is not taken up"
 
 
+@pytest.mark.slow
 def test_a_job_that_preflight_finds_red_is_not_submitted(head, use, place, tmp_path, capsys):
     use(head)
     out = tmp_path / "run"

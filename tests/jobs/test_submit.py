@@ -267,6 +267,7 @@ def test_wm_train_runs_as_a_job(head, with_token, tiny_corpus, tmp_path, capfd):
     assert meta["finished"] and meta["targets_seen"] >= 2_000
 
 
+@pytest.mark.slow
 def test_wm_encode_runs_as_a_job_on_all_cpus_of_the_cluster(head, with_token, synthetic_replays, tmp_path, capfd):
     out = tmp_path / "corpus"
     arguments = ["encode", str(synthetic_replays), "--no-preflight", "--address", head.url]

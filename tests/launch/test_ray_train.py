@@ -64,6 +64,7 @@ def test_a_run_on_ray_ends_resumes_and_refuses_the_folders_of_others(config, ray
     assert [path.name for path in other.iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_a_run_on_ray_keeps_everything_in_a_bucket(config, ray_session, capfd, tmp_path, monkeypatch):
     from wm.launch.ray_train import train_on_ray
 
@@ -81,6 +82,7 @@ def test_a_run_on_ray_keeps_everything_in_a_bucket(config, ray_session, capfd, t
     assert "s3://bucket/run is complete at" in printed and "eval K = 5" in printed and "hidden@" not in printed
 
 
+@pytest.mark.slow
 def test_a_diverged_run_on_ray_is_a_users_error_and_is_not_restarted(config, ray_session):
     from wm.launch.ray_train import train_on_ray
 

@@ -18,6 +18,8 @@ import pytest
 from archive_making import write_archive
 from chunks import same_rows
 
+pytestmark = pytest.mark.slow
+
 NODE_DIES = """
 import json, os, sys, time
 from pathlib import Path
@@ -136,7 +138,6 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout.decode()
 
 
-@pytest.mark.slow
 def test_a_node_that_dies_during_an_encode_does_not_change_the_corpus(synthetic_many, tmp_path):
     from datasets.corpus.chunk import EncodeOptions
     from datasets.pipeline.encode import encode, encode_in_process

@@ -40,7 +40,7 @@ def replays(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [*list(MOMENTS)[:2], pytest.param(list(MOMENTS)[2], marks=pytest.mark.slow)])
 def test_sigterm_ends_an_encode_with_one_line_and_it_can_be_resumed(moment, replays, tmp_path):
     out = tmp_path / "corpus"
     command = [sys.executable, "-m", "wm.cli", "encode", str(replays), "--out", str(out)]

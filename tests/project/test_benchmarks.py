@@ -274,6 +274,7 @@ def gpu_script(out: Path, corpus: Path, python: str, **settings: str) -> subproc
     )
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("gpu-script")
 def test_the_gpu_script_runs_with_tiny_sizes_where_there_is_no_gpu(tmp_path, tiny_corpus):
     done = gpu_script(tmp_path / "out", tiny_corpus, sys.executable)

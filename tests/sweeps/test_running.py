@@ -83,7 +83,9 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     assert not errors, errors[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["Ctrl-C", "SIGTERM"]
+)
 def test_a_signal_makes_all_running_trials_save_and_starts_no_other(tiny_corpus, tmp_path, capsys, number):
     axes = {"optimizer.learning_rate": [1e-2, 1e-3, 1e-4]}
     sweep = tiny_sweep(tiny_corpus, tmp_path / "sweep", ENDLESS, axes=axes)
@@ -102,6 +104,7 @@ def test_a_signal_makes_all_running_trials_save_and_starts_no_other(tiny_corpus,
     assert {path.read_bytes() for path in sweep.out.rglob(STOP_FILE)} == {RUN}
 
 
+@pytest.mark.slow
 def test_a_request_to_one_trial_stops_it_alone_and_the_next_command_resumes_it_from_its_newest_intact_checkpoint(
     tiny_corpus, tmp_path, capsys
 ):
@@ -131,6 +134,7 @@ def test_a_request_to_one_trial_stops_it_alone_and_the_next_command_resumes_it_f
     assert any(damaged.name in problem for problem in problems)
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_fails_alone_with_its_reason_and_runs_again_only_if_asked(tiny_corpus, tmp_path, capsys):
     axes = {"optimizer.learning_rate": [1e-2, 1e30]}
     base = {"divergence": {"action": "stop"}}
@@ -179,6 +183,7 @@ def test_a_trial_whose_process_dies_resumes_until_it_died_too_often(tiny_corpus,
     assert failure.reason.startswith("died 2 times, last at about ")
 
 
+@pytest.mark.slow
 def test_a_trial_of_several_workers_reports_each_validation(tiny_corpus, tmp_path):
     axes = {"optimizer.learning_rate": [1e-2]}
     sweep = tiny_sweep(tiny_corpus, tmp_path / "sweep", axes=axes, base={"num_workers": 2})

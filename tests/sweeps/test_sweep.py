@@ -86,6 +86,7 @@ def test_asha_stops_the_weak_setting_and_a_resumed_sweep_is_the_same(
         run_sweep(tiny_sweep(tiny_corpus, out, axes={"seed": [1]}))
 
 
+@pytest.mark.slow
 def test_optuna_suggests_from_results_and_a_budget_ends_the_sweep_until_it_is_raised(
     tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -90,6 +90,7 @@ def printed_by(command: subprocess.Popen[str]) -> str:
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_another_machine_goes_on_with_a_sweep_from_the_bucket_alone_and_everything_reads_it_there(
     server, tiny_corpus, tmp_path, monkeypatch, capsys

@@ -12,9 +12,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+EXEC_S = 0.05
+"""Pause between two looks; while a program is loaded (`execve`), Linux shows an empty environment."""
 
 
 def marked(mark: str) -> list[int]:
@@ -31,13 +35,15 @@ def marked(mark: str) -> list[int]:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill them until there are none: a process may start another one meanwhile."""
-    while pids := marked(mark):
+    """Kill them until two looks find none: a process may start another one, whose environment is empty for a moment."""
+    num_looks = 0
+    while num_looks < 2:
+        pids = marked(mark)
+        num_looks = 0 if pids else num_looks + 1
         for pid in pids:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        time.sleep(EXEC_S)
 
 
 @contextmanager
