@@ -49,10 +49,10 @@ import sys, threading, time
 from datasets.runtime.process.stacks import dumping_stacks
 
 def wait_for_another_rank():
+    print("ready", flush=True)
     threading.Event().wait()
 
 with dumping_stacks(sys.argv[1]):
-    print("ready", flush=True)
     wait_for_another_rank()
 """
 

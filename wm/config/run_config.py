@@ -178,7 +178,8 @@ class CheckpointConfig:
     """When and where the run is saved, and how many checkpoints are kept."""
 
     every_s: NonNegativeFloat = 300.0
-    """Seconds between checkpoints; one is also written at the end of each epoch and of the run."""
+    """Seconds between checkpoints; one is also written at the end of each epoch and of the run. 0: one after each
+    update, which waits until the one before is written."""
     keep_last: PositiveInt = 2
     """Newest checkpoints to keep, in addition to the best one (eval.best_metric)."""
     storage_path: str | None = None

@@ -129,10 +129,16 @@ def val_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> 
     } | _classification_parts(prediction, truth, targets)
 
 
-def training_loss_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
+def training_loss_parts(
+    prediction: Prediction, context: Frames, targets: Frames, true_modes: Tensor | None = None
+) -> dict[str, PartSum]:
     """The parts of the training loss (TRAINING_LOSS_FIELDS): smooth-L1 in raw units, and cross-entropies.
 
     Without those of STATE_LOSS_WEIGHTS that the network does not predict.
+
+    Args:
+        true_modes: bool (B, T, P, N, M), candidates of the motion that hold from the true frame before
+            (`wm.model.motion.choice.modes_of`), where `context` is not true; None: those that hold from `context`.
     """
     truth = ground_truth(context, targets)
     device = prediction.deltas.device
@@ -154,11 +160,13 @@ def training_loss_parts(prediction: Prediction, context: Frames, targets: Frames
             "dynamics": smooth(prediction.dynamics, truth.dynamics, "dynamics"),
         }
         | _classification_parts(prediction, truth, targets)
-        | _state_parts(prediction, context, targets)
+        | _state_parts(prediction, context, targets, true_modes)
     )
 
 
-def _state_parts(prediction: Prediction, context: Frames, targets: Frames) -> dict[str, PartSum]:
+def _state_parts(
+    prediction: Prediction, context: Frames, targets: Frames, true_modes: Tensor | None
+) -> dict[str, PartSum]:
     """The parts of STATE_LOSS_WEIGHTS that a network predicts."""
     parts = {}
     if prediction.hitstun is not None:
@@ -174,8 +182,9 @@ def _state_parts(prediction: Prediction, context: Frames, targets: Frames) -> di
         )
         parts["flags"] = _part(bce.mean(-1, keepdim=True), targets, ("flags",))
     if (motion := prediction.motion) is not None:
-        truth = motion_values(targets, positions(context))
-        right = right_modes(motion.candidates.detach(), motion.values, truth)
+        right = true_modes
+        if right is None:
+            right = right_modes(motion.candidates.detach(), motion.values, motion_values(targets, positions(context)))
         errors = -motion.logits.log_softmax(-1).masked_fill(~right, -torch.inf).logsumexp(-1)
         parts["motion"] = _part(errors, targets, TRAINING_LOSS_FIELDS["motion"])
     return parts

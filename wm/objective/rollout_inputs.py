@@ -18,6 +18,7 @@ from wm.config.run_config import RunConfig
 from wm.model.dynamics.next_frame import GameRules
 from wm.model.encoding import Frames
 from wm.model.heads import Prediction
+from wm.model.motion.choice import modes_of
 from wm.model.precision import autocast
 from wm.model.world_model import Mamba2WorldModel, WorldModel
 from wm.objective.counter_random import chance, key_of
@@ -34,6 +35,9 @@ class Inputs:
     """T input frames, and the last target as it was."""
     first_changed: Tensor
     """int64 (B,), the first input frame that is not true; T if all are."""
+    true_modes: Tensor | None = None
+    """bool (B, T, P, N, M), the rules that the true motion follows: those that it should follow from other frames,
+    too. From a position that is wrong by a hundredth no rule leads to the true one. None without candidates."""
 
     @property
     def is_clean(self) -> Tensor:
@@ -67,6 +71,7 @@ class RolloutInputs:
         """
         assert isinstance(model, Mamba2WorldModel)
         rollout, seed = self._rollout, self._config.seed
+        true_modes = None if model.physics is None else modes_of(model.physics, frames)
         example_B = torch.arange(first, first + len(frames.game), device=self._device)
         changed = torch.full_like(example_B, frames.num_frames - 1)
         if self.errors is not None:
@@ -85,7 +90,7 @@ class RolloutInputs:
                 self._rules.sampling = sampling_of(rollout.two_passes.temperature, key, example_B)
                 frames, begin = two_passes(model, self._rules, frames, rollout.two_passes, key, example_B)
                 changed = torch.minimum(changed, begin)
-        return Inputs(frames=frames, first_changed=changed)
+        return Inputs(frames=frames, first_changed=changed, true_modes=true_modes)
 
     def observe(self, prediction: Prediction, truth: Frames, inputs: Inputs) -> None:
         """Take an update's predictions into the sums of the running estimates.

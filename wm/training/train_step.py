@@ -182,7 +182,7 @@ class TrainStep:
         first = last - self.config.objective.predictions
         # Differences are measured from the frames that were seen, so that a step from a wrong one leads to the truth.
         before, after = frames.slice(first, last), truth.slice(first + 1, last + 1)
-        parts = training_loss_parts(prediction, before, after)
+        parts = training_loss_parts(prediction, before, after, None if inputs is None else inputs.true_modes)
         loss = weighted_sum(factors, parts)
         # DDP averages gradients over ranks, and the factors already count all ranks' entries.
         (loss * distributed.world_size()).backward()

@@ -285,6 +285,8 @@ class Trainer:
     def save(self, wait: bool = False) -> None:
         """Copy the state; a thread of rank 0 writes it."""
         self._throughput.stop()
+        if self.config.checkpoint.every_s == 0:  # none may be skipped because the one before is still being written
+            self._recorder.wait()
         self._is_save_due, self._last_save = False, time.monotonic()
         with self._parts.checkpoints.once():
             is_taken = self._recorder.save(self._snapshot, wait=wait)

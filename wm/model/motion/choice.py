@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wm.model.encoding import cached_tensor
+from wm.model.encoding import Frames, cached_tensor, controllers, positions
 from wm.model.motion.candidates import (
     AS_GROUND,
     EXISTING_MODES,
@@ -21,6 +21,8 @@ from wm.model.motion.candidates import (
     REGRESSED,
     TOLERANCE,
     VELOCITY,
+    Physics,
+    motion_values,
     total_velocity,
 )
 
@@ -78,3 +80,11 @@ def right_modes(candidates: Tensor, values: Tensor, truth: Tensor) -> Tensor:
     holds = holds & cached_tensor(EXISTING_MODES, holds.device, torch.bool)
     holds[..., REGRESSED] = ~holds[..., REGRESSED + 1 :].any(-1)
     return holds
+
+
+def modes_of(physics: Physics, frames: Frames) -> Tensor:
+    """Which candidates hold in the transitions between T + 1 true frames: bool (B, T, P, N, M)."""
+    last = frames.num_frames - 1
+    before, after = frames.slice(0, last), frames.slice(1, last + 1)
+    candidates, _ = physics(before, controllers(after), None)
+    return right_modes(candidates.changes, candidates.values, motion_values(after, positions(before)))
