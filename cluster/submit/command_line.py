@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction
 
 from cluster.card.limit_options import LimitOptions, limits_of
 from cluster.card.run_card import Verb
@@ -39,8 +39,8 @@ def submit(args: Sequence[str]) -> int:
         why: str | None = None,
         dry_run: bool = False,
         preflight: bool = True,
-        profile: tuple[str, ...] = (),
-        upload_anyway: tuple[str, ...] = (),
+        profile: UseAppendAction[tuple[str, ...]] = (),
+        upload_anyway: UseAppendAction[tuple[str, ...]] = (),
         limits: OmitArgPrefixes[LimitOptions] = LimitOptions(),  # noqa: B008
     ) -> int:
         """Submit a command to a Ray cluster: `wm submit CONFIG` trains, `wm submit sweep CONFIG` runs a sweep, `wm
@@ -58,8 +58,8 @@ def submit(args: Sequence[str]) -> int:
             why: what the job is for; kept with it.
             dry_run: submit nothing, and print the `ray job submit` line that would.
             preflight: check the cluster before; a job is refused if a check is red.
-            profile: throughput profiles for the card's estimate, as for `wm plan`.
-            upload_anyway: tracked files that are uploaded though they look like secrets.
+            profile: a throughput profile for the card's estimate, as for `wm plan`; may be given several times.
+            upload_anyway: a tracked file that is uploaded though it looks like a secret; may be given several times.
         """
         config, arguments, is_shipped = None, (*what, *overrides), False
         if verb in WITH_CONFIG:

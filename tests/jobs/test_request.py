@@ -94,7 +94,8 @@ def test_the_command_line_submits_every_verb(arguments, command, tmp_path, monke
 @pytest.mark.parametrize(
     "arguments",
     [["--why", "a check", "sweep", "sweep.yaml"], ["--why=a check", "sweep", "sweep.yaml"],
-     ["sweep", "--why", "a check", "sweep.yaml"], ["sweep", "sweep.yaml", "--why", "a check"]],
+     ["sweep", "--why", "a check", "sweep.yaml"], ["sweep", "sweep.yaml", "--why", "a check"],
+     ["--why", "a check", "sweep", "--profile", "/m/p", "--profile", "/m/q", "--upload-anyway", "x", "sweep.yaml"]],
 )  # fmt: skip
 def test_options_may_stand_before_the_verb_between_it_and_its_config_or_after_them(
     arguments, tmp_path, monkeypatch, capsys

@@ -26,11 +26,13 @@ from wm.model.motion.candidates import (
     motion_values,
     total_velocity,
 )
-from wm.model.motion.choice import MotionPrediction, right_modes
+from wm.model.motion.choice import MotionPrediction, modes_of
 from wm.model.world_model import build_model
 from wm.objective.losses import training_loss_parts
 
 FOX, UNKNOWN_CHARACTER, FINAL_DESTINATION = 1, 32, 32
+DRIFT = 0.05
+"""Of a dream's x and y, game units."""
 PHYSICS = ModelConfig(d_model=32, num_layers=1, d_state=8, headdim=16, physics=True, scan_backend="torch")
 
 
@@ -211,7 +213,7 @@ def test_the_right_modes_are_those_that_hold_one_by_one(frames):
     context, target = frames.slice(0, 119), frames.slice(1, 120)
     candidates, _ = Physics()(context, controllers(target), None)
     truth = motion_values(target, positions(context))
-    right = right_modes(candidates.changes, candidates.values, truth)
+    right = modes_of(Physics(), frames)
     assert right.any(-1).all()
     assert not right[..., ~mode_mask()].any()
     for row, t, player in [(0, 3, 0), (1, 50, 1), (2, 90, 0), (2, 91, 0), (1, 118, 1)]:
@@ -219,6 +221,19 @@ def test_the_right_modes_are_those_that_hold_one_by_one(frames):
             at = row, t, player
             expected = slow_right(candidates.changes[at], candidates.values[at], truth[at], number)
             assert {MODES[name][m] for m in range(NUM_MODES) if right[(*at, number, m)]} == expected
+
+
+def test_from_a_drifted_position_the_rules_of_the_true_motion_are_right(frames):
+    floats = frames.floats.clone()
+    floats[..., [FLOAT_COLUMNS.index(name) for name in ("x", "y")]] += DRIFT
+    drifted = replace(frames, floats=floats)
+    context, target, rules = drifted.slice(0, 119), frames.slice(1, 120), modes_of(Physics(), frames)
+    prediction = build_model(PHYSICS, 10)(drifted)
+    sure = replace(prediction, motion=replace(prediction.motion, logits=prediction.motion.logits + 100 * rules))
+    with_rules = training_loss_parts(sure, context, target, rules)["motion"]
+    from_drifted = training_loss_parts(sure, context, target)["motion"]
+    assert with_rules.total.sum() / with_rules.count.sum() < 0.1
+    assert from_drifted.total.sum() / from_drifted.count.sum() > 10, "there every number is off the rules"
 
 
 def test_training_learns_the_modes_and_every_logit_of_a_real_mode_gets_a_finite_gradient(frames):

@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_distributed import assert_equal_to_rounding, job, run_on_one_rank, run_on_two_ranks, unclipped
 from tiny_runs import assert_same_weights, checkpoints, losses, run, tiny_run, weights, with_targets
 
+from datasets.loading.frames import read_games
+from datasets.loading.sequences import take_rows
+from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.runtime.errors import UserError
 from wm.checkpoints.reader import load_resume
 from wm.config.rollout_config import NoiseConfig, RolloutConfig, TwoPassConfig, UnrollConfig
 from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import from_plain, to_plain
+from wm.model.encoding import to_frames
+from wm.model.motion.candidates import Physics
+from wm.model.motion.choice import modes_of
 from wm.objective import rollout_inputs
+from wm.objective.rollout_inputs import RolloutInputs
 from wm.training.memory_check import preserve_state
 from wm.training.optimizer import Optimizer
 from wm.training.train_step import TrainStep
@@ -66,6 +74,17 @@ def test_each_recipe_changes_what_a_run_learns(config, tmp_path, rollout):
     run(other)
     assert losses(config) != losses(other)
     assert all(loss < 100 for loss in losses(other))
+
+
+def test_inputs_that_are_not_true_keep_the_rules_of_the_true_motion(config, index):
+    config = with_rollout(config, RolloutConfig(two_passes=TwoPassConfig(share=1.0)))
+    rows = np.add.outer(np.arange(4) * 300 + COUNTDOWN_FRAMES, np.arange(17))
+    frames = to_frames(take_rows(read_games(index, [0]), index.facts[[0] * 4], rows))
+    model = build_model(config.model, 10)
+    inputs = RolloutInputs(config, torch.device("cpu"))(model, frames, 0, 4, 0)
+    assert not torch.equal(inputs.frames.floats, frames.floats)
+    assert torch.equal(inputs.true_modes, modes_of(Physics(), frames))
+    assert not torch.equal(inputs.true_modes, modes_of(Physics(), inputs.frames))
 
 
 def test_a_resumed_run_gets_the_inputs_of_an_uninterrupted_one(config, tmp_path):
