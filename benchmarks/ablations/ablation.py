@@ -1,6 +1,6 @@
 """Variants of a config, trained on equal numbers of targets with several seeds and judged on other games.
 
-    PYTHONPATH=.:benchmarks python benchmarks/ablations/ablation.py TRAIN_CORPUS EVAL_CORPUS \
+    PYTHONPATH=.:benchmarks python benchmarks/ablations/ablation.py TRAIN_CORPUS [EVAL_CORPUS] \
         --variants benchmarks/ablations/encoding.yaml --total-targets 500000 --seeds 1 2 3 --num-threads 1
 
 The file of variants maps names to changes, dotted names of config fields and their values; the first variant is what
@@ -140,8 +140,8 @@ def parsed() -> argparse.Namespace:
     if options.tiny:
         options.further = [*TINY_NETWORK, *options.further]
         options.total_targets, options.num_targets, options.num_starts = 256, 20, 4
-    elif options.train_corpus is None or options.eval_corpus is None:
-        parser.error("name a training corpus and an evaluation corpus")
+    elif options.train_corpus is None:
+        parser.error("name a training corpus")
     return options
 
 
@@ -157,7 +157,8 @@ def cells_of(options: argparse.Namespace, variants: dict[str, dict[str, Any]]) -
     cells = [
         Cell(
             variant=name, seed=seed, changes=variants[name], config=options.config,
-            train_corpus=str(options.train_corpus), eval_corpus=str(options.eval_corpus),
+            train_corpus=str(options.train_corpus),
+            eval_corpus=None if options.eval_corpus is None else str(options.eval_corpus),
             total_targets=options.total_targets, num_targets=options.num_targets, num_starts=options.num_starts,
             further=tuple(options.further),
         )
@@ -193,7 +194,7 @@ def main() -> None:
     """Measure; --tiny uses synthetic games unless corpora are named."""
     options = parsed()
     try:
-        if options.tiny and options.eval_corpus is None:
+        if options.tiny and options.train_corpus is None:
             with tempfile.TemporaryDirectory() as folder:
                 options.train_corpus = options.eval_corpus = synthetic_corpus(Path(folder), 4, 2_000)
                 measure(options)

@@ -60,7 +60,8 @@ class Cell:
     """Dotted name of a config field -> value."""
     config: str
     train_corpus: str
-    eval_corpus: str
+    eval_corpus: str | None
+    """None: the validation games of the training corpus, which are not trained on."""
     total_targets: int
     num_targets: int
     num_starts: int
@@ -80,9 +81,12 @@ class Cell:
 
 def config_of(cell: Cell, out: Path) -> RunConfig:
     """The run's config. A change of the variant counts more than an option of every variant."""
+    games: list[Any] = ["--train-split", "train", "--eval.split", "validation"]
+    if cell.eval_corpus is not None:
+        games = ["--eval-corpus", Path(cell.eval_corpus).resolve(), "--eval.split", "all"]
     words: list[Any] = [
         *folder_options(Path(cell.train_corpus), out),
-        *("--eval-corpus", Path(cell.eval_corpus).resolve(), "--eval.split", "all", "--seed", cell.seed),
+        *(*games, "--seed", cell.seed),
         *("--optimizer.total-targets", cell.total_targets, "--compile", "never", "--checkpoint.keep-last", 1),
         *("--eval.every-targets", cell.total_targets, "--eval.contexts", CONTEXT),
         *("--eval.num-targets", VALIDATION_TARGETS, "--eval.validation-targets", VALIDATION_TARGETS),
@@ -124,11 +128,12 @@ def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
 
 
 def judged(cell: Cell, out: Path) -> dict[str, Any]:
-    """Metrics of a trained run on all games of the evaluation corpus."""
+    """Metrics of a trained run on the evaluation games."""
     opened = open_checkpoint(out)
     model = load_model(opened)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index = index_games(open_corpus(cell.eval_corpus), "all", opened.config.split, for_evaluation=True)
+    corpus, split = (cell.train_corpus, "validation") if cell.eval_corpus is None else (cell.eval_corpus, "all")
+    index = index_games(open_corpus(corpus), split, opened.config.split, for_evaluation=True)
     context = CONTEXT if isinstance(model, Mamba2WorldModel) else model.context_frames
     found = evaluate(model.to(device), index, contexts=[context], num_targets=cell.num_targets, device=device)
     per_frame = found["results"][0]["metrics"]

@@ -37,7 +37,7 @@ import train_step  # noqa: E402
 from ablations import ablation  # noqa: E402
 from gpu import gpu_correctness  # noqa: E402
 from measures import host_traffic, results_file, step_cases, validation  # noqa: E402
-from measures.ablation_runs import COHERENCE  # noqa: E402
+from measures.ablation_runs import COHERENCE, Cell, config_of  # noqa: E402
 from measures.flops import flops_per_target  # noqa: E402
 from older_system import networks as older_networks  # noqa: E402
 from older_system import recipe as older_recipe  # noqa: E402
@@ -358,9 +358,20 @@ def test_a_file_of_variants_that_is_none_is_refused_in_one_line(tmp_path):
         ablation.read_variants(path)
 
 
+@pytest.mark.parametrize("others", [None, "other/corpus"])
+def test_an_ablation_is_judged_on_games_that_it_does_not_train_on(tmp_path, others):
+    cell = Cell(
+        variant="a", seed=1, changes={}, config="mamba2-medium", train_corpus="corpus", eval_corpus=others,
+        total_targets=1_000, num_targets=10, num_starts=10, further=(),
+    )  # fmt: skip
+    config = config_of(cell, tmp_path)
+    splits = config.train_split, config.eval.split, config.eval_corpus
+    assert splits == (("train", "validation", None) if others is None else ("all", "all", Path(others).resolve()))
+
+
 @pytest.mark.slow
 def test_an_ablation_continues_after_what_is_done(tmp_path, tiny_corpus, monkeypatch, capsys):
-    command = ["ablation.py", str(tiny_corpus), str(tiny_corpus), "--tiny", "--out", str(tmp_path), "--seeds"]
+    command = ["ablation.py", str(tiny_corpus), "--tiny", "--out", str(tmp_path), "--seeds"]
     monkeypatch.setattr(sys, "argv", [*command, "1", "--only", "encoding-3"])
     ablation.main()
     assert "1 of 1: encoding-3, seed 1" in capsys.readouterr().out
