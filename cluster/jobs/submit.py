@@ -150,7 +150,8 @@ def start_job(client: "JobSubmissionClient", start: Start, url: str) -> str:
 
 
 def _is_known(client: "JobSubmissionClient", submission_id: str) -> bool:
-    return any(job.submission_id == submission_id for job in client.list_jobs())
+    jobs: list[Any] = client.list_jobs()  # Ray's annotation is wrong: JobDetails may be None
+    return any(job.submission_id == submission_id for job in jobs)
 
 
 def _start(client: "JobSubmissionClient", start: Start) -> str:
