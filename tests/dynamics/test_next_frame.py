@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from datasets.corpus.reader import open_corpus
-from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, index_games, read_games
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, index_games, read_games
 from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.schema.splits import SplitConfig
 from datasets.synth.stages import STAGES
 from wm.model.animation import FIRST_AGES
-from wm.model.dynamics.deaths import DEAD_DOWN, REBIRTH, REBIRTH_WAIT
+from wm.model.dynamics.deaths import DEAD_DOWN, DEATHS_ABOVE, REBIRTH, REBIRTH_WAIT
 from wm.model.dynamics.imagination import controller_columns, observed_clock
 from wm.model.dynamics.next_frame import ActionClock, GameRules
 from wm.model.dynamics.sampling import Sampling
@@ -161,6 +161,28 @@ def test_beyond_every_blast_zone_is_death_and_nowhere_else(frame: Frames):
         after, _ = rules(at, still_clock(at), without_change(at), controller_columns(at))
         assert after.code_column("action")[0, 0, 0] == expected, (x, y)
         assert after.code_column("stocks")[0, 0].tolist() == [2 if expected < 3 else 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("knockback", "has_velocity", "wants_to_die", "dies"),
+    [(2.5, 1, False, True), (2.3, 1, True, False), (0.0, 0, True, True), (0.0, 0, False, False)],
+    ids=["launched", "jumped", "the network says so", "the network says no"],
+)
+def test_above_the_upper_blast_zone_knockback_kills_and_without_velocities_the_network_decides(
+    frame: Frames, knockback: float, has_velocity: int, wants_to_die: bool, dies: bool
+):
+    high = BLAST_ZONES[int(frame.game[0, 0])][3]
+    at = with_columns(frame.examples(0, 1), 0, x=0.0, y=high + 1, attack_y=knockback)
+    game = at.game.clone()
+    game[:, GAME_COLUMNS.index("has_velocity")] = has_velocity
+    at = replace(at, game=game)
+    prediction = without_change(at)
+    action = prediction.categories["action"].clone()
+    action[..., DEATHS_ABOVE[0]] = 1e4 if wants_to_die else -1e4
+    action[..., DEATHS_ABOVE[1]] = -2e4
+    said = replace(prediction, categories=prediction.categories | {"action": action})
+    after, _ = GameRules()(at, still_clock(at), said, controller_columns(at))
+    assert (after.code_column("action")[0, 0, 0] == DEATHS_ABOVE[0]) == dies
 
 
 def test_a_death_takes_sixty_frames_and_the_respawn_resets_the_player(frame: Frames):

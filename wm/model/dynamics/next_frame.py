@@ -31,6 +31,7 @@ from wm.model.animation import age_table
 from wm.model.dynamics.action_age import next_age
 from wm.model.dynamics.consistency import NO_GROUND, flag_columns, hurtbox_logits, surface
 from wm.model.dynamics.deaths import (
+    KILLING_KNOCKBACK,
     LAST_DEAD,
     MANY_JUMPS,
     NUM_SCRIPTED,
@@ -160,7 +161,9 @@ class GameRules(nn.Module):
     def _fates(self, last: Frames, clock: ActionClock, prediction: Prediction, place: Tensor, zone: Tensor) -> Fates:
         before = last.code_column("action")
         logits = prediction.categories["action"]
-        allowed = allowed_actions(before, place[..., 1], zone[..., 3], logits.shape[-1])
+        beyond, launched = place[..., 1] > zone[..., 3], last.float_column("attack_y") > KILLING_KNOCKBACK
+        has_velocity = last.present("velocity")[:, None, None] > 0
+        allowed = allowed_actions(before, beyond, launched, has_velocity, logits.shape[-1])
         chosen = self.sampling.category("action", logits.masked_fill(~allowed, -torch.inf))
         return decide(before, clock.frames, last.code_column("stocks"), chosen, place, zone, self.script)
 

@@ -1,7 +1,7 @@
 """Where players die and where they come back, by stage.
 
 In the 73 games of the project's training replays 535 of 537 players who cross the left, right or lower blast zone die
-in that frame; crossing the upper one kills 64 of 71.
+in that frame; crossing the upper one kills those whom knockback launches (`deaths.KILLING_KNOCKBACK`).
 """
 
 from __future__ import annotations
