@@ -88,7 +88,8 @@ def train_ours(
         words += ["--optimizer.total-targets", total_targets]
     if objective != load_yaml(options.config, RunConfig).objective.kind:
         words += ["--objective.kind", objective, "--objective.context-frames", CONTEXT_FRAMES]
-        words += ["--optimizer.batch-size", WINDOW_BATCH] if objective == "window" else []
+        if objective == "window":
+            words += ["--optimizer.batch-size", WINDOW_BATCH, "--objective.rollout.two-passes.share", 0]
     gpu = ["--use-gpu"] if torch.cuda.is_available() else []
     words += [*options.further, *gpu]
     subprocess.run([*wm, "train", options.config, *map(str, words)], check=True)

@@ -35,6 +35,7 @@ import torch
 from inputs.synthetic_corpus import synthetic_corpus
 from measures.results_file import ResultsFile
 from measures.scan_checks import DTYPES, Check, Scene, check_scans, max_error, norm_error
+from measures.step_cases import plain_config
 from torch import Tensor
 
 from datasets.corpus.reader import open_corpus
@@ -71,7 +72,7 @@ POOL_FRAMES = 4_000
 
 def base_config(tiny: bool) -> RunConfig:
     """Medium under `sequence`, small where tiny."""
-    config = load_yaml(SHIPPED_CONFIGS / "mamba2-medium.yaml", RunConfig)
+    config = plain_config("mamba2-medium")
     if not tiny:
         return config
     model = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16)

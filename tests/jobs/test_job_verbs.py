@@ -135,6 +135,7 @@ def test_the_line_of_a_dry_run_pasted_into_a_shell_submits_the_job(head, use, pl
     assert f"{job} has ended already: succeeded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stopped_job_has_saved_and_its_place_is_free_again(head, use, place, capsys):
     use(head)
     out = place / "runs/stopped"

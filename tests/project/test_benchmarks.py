@@ -106,7 +106,7 @@ def test_waits_count_within_the_work_and_bytes_by_direction():
 
 
 def test_a_mamba_2_sees_as_many_frames_in_windows_as_in_sequences():
-    medium = shipped("mamba2-medium")
+    medium = step_cases.plain_config("mamba2-medium")
     window = replace(medium, objective=replace(medium.objective, kind="window"))
     frames = [
         step_cases.batch_of("mamba2-medium", config, CPU, None) * (config.objective.example_frames - 1)

@@ -6,6 +6,7 @@ import pytest
 from sweep_kills import KINDS, run_kills
 
 
+@pytest.mark.slow
 def test_after_a_killed_trial_and_a_killed_command_the_same_command_goes_on(tiny_corpus, tmp_path):
     kills, problems = run_kills(tiny_corpus, tmp_path, ["trial", "driver"], num_kills=2, seed=5)
     assert problems == []

@@ -77,6 +77,12 @@ class RolloutConfig:
             )
 
     @property
+    def positive_shares(self) -> list[str]:
+        """Dotted names of the shares above 0."""
+        names = (name for name in ("noise", "two_passes", "unroll") if getattr(self, name).share > 0)
+        return [f"objective.rollout.{name}.share" for name in names]
+
+    @property
     def is_on(self) -> bool:
         """Whether any input changes."""
-        return any(part.share > 0 for part in (self.noise, self.two_passes, self.unroll))
+        return bool(self.positive_shares)

@@ -65,7 +65,8 @@ class ObjectiveConfig:
         """Check that a sequence has room for what `rollout` asks for."""
         rollout, num_frames = self.rollout, self.sequence_frames
         if rollout.is_on and self.kind != "sequence":
-            raise ValueError(f"rollout: takes kind: sequence; found kind: {self.kind}")
+            shares = " and ".join(rollout.positive_shares)
+            raise ValueError(f"rollout: takes kind: sequence; found kind: {self.kind}; set {shares} to 0")
         if rollout.two_passes.share > 0 and num_frames < rollout.two_passes.longest_run + 2:
             raise ValueError(
                 f"rollout.two_passes.longest_run={rollout.two_passes.longest_run}: expected at most "
@@ -276,7 +277,10 @@ class RunConfig:
         if self.cuda_graph and self.optimizer.kind == "muon":
             raise ValueError("cuda_graph=True takes optimizer.kind=adamw; with muon the host takes part in each update")
         if self.cuda_graph and self.objective.rollout.is_on:
-            raise ValueError("cuda_graph=True takes no objective.rollout: its updates differ from each other")
+            shares = " and ".join(self.objective.rollout.positive_shares)
+            raise ValueError(
+                f"cuda_graph=True takes no objective.rollout, whose updates differ from each other; set {shares} to 0"
+            )
         if batch_size == "auto" and self.min_workers < workers:
             raise ValueError(
                 f"optimizer.batch_size=auto depends on the number of workers, which changes with "
