@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from measures.flops import flops_per_target
 from measures.results_file import ResultsFile
-from measures.step_cases import MODES, config_of_mode, smaller
+from measures.step_cases import MODES, config_of_mode, plain_config, smaller
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from train_step import matmul_flops, seconds_of, step_of, synchronise
 
 from wm.config.run_config import RunConfig
-from wm.config.shipped import SHIPPED_CONFIGS
-from wm.config.typed_yaml import load_yaml
 from wm.model.precision import uses_bf16
 
 NUM_STEPS = 5
@@ -103,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = ResultsFile(options.json, config=options.config, backend=options.backend)
-    shipped = load_yaml(SHIPPED_CONFIGS / f"{options.config}.yaml", RunConfig)
+    shipped = plain_config(options.config)
     for mode in options.modes:
         config = config_of_mode(smaller(shipped) if options.tiny else shipped, options.backend, mode)
         try:

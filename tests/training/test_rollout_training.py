@@ -76,6 +76,13 @@ def test_each_recipe_changes_what_a_run_learns(config, tmp_path, rollout):
     assert all(loss < 100 for loss in losses(other))
 
 
+def test_a_network_that_predicts_flags_feeds_back_sampled_ones(config):
+    fed_back = RolloutConfig(two_passes=TwoPassConfig(share=0.5), unroll=UnrollConfig(share=0.5, temperature=1.0))
+    config = with_rollout(replace(config, model=replace(config.model, encoding=4)), fed_back)
+    run(config)
+    assert all(loss < 100 for loss in losses(config))
+
+
 def test_inputs_that_are_not_true_keep_the_rules_of_the_true_motion(config, index):
     config = with_rollout(config, RolloutConfig(two_passes=TwoPassConfig(share=1.0)))
     rows = np.add.outer(np.arange(4) * 300 + COUNTDOWN_FRAMES, np.arange(17))

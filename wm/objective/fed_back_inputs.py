@@ -46,7 +46,7 @@ class SamplingByExample(Sampling):
         return (cumulative <= drawn[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
     def binary(self, name: str, logit: Tensor) -> Tensor:
-        """See `Sampling`; the logit is (B, T, P)."""
+        """See `Sampling`; the logit is (B, T, P), or (B, T, P, flags)."""
         temperature = self.temperatures.get(name, 0.0)
         if not temperature:
             return logit > 0
@@ -55,8 +55,9 @@ class SamplingByExample(Sampling):
     def _uniform(self, name: str, like: Tensor) -> Tensor:
         number = self.calls[name]
         self.calls[name] += 1
-        place, player = (torch.arange(size, device=like.device) for size in like.shape[1:])
-        return uniform(key_of(self.key, name, number), [self.examples[:, None, None], place[:, None], player])
+        axes = [self.examples, *(torch.arange(size, device=like.device) for size in like.shape[1:])]
+        axes = [axis.view(-1, *[1] * (like.ndim - 1 - at)) for at, axis in enumerate(axes)]
+        return uniform(key_of(self.key, name, number), axes)
 
 
 def sampling_of(temperature: float, key: int, example_B: Tensor) -> Sampling:
