@@ -33,12 +33,14 @@ class Cost:
 def cost_of(config: RunConfig) -> Cost:
     """Count a run's parameters and FLOPs."""
     objective = config.objective
+    # Two passes, and a sequence whose end is a dream, are passed forward once more.
+    ratio = TRAIN_FLOPS_RATIO + objective.rollout.two_passes.share + objective.rollout.unroll.share
     forward = _forward_flops(config, objective.example_frames, last_only=objective.kind == "window")
     with torch.device("meta"):
         parameters = num_parameters(build_model(config.model, objective.context_frames))
     return Cost(
         num_parameters=parameters,
-        train_flops_per_target=TRAIN_FLOPS_RATIO * forward / objective.predictions,
+        train_flops_per_target=ratio * forward / objective.predictions,
         window_flops={
             k: _forward_flops(config, 2 if k == "stream" else k + 1, last_only=True) for k in config.contexts
         },
