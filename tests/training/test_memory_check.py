@@ -313,14 +313,16 @@ def test_auto_fills_only_a_share_of_the_free_memory(config, monkeypatch):
 
 
 def test_available_memory_is_less_than_the_machines_and_falls_with_an_allocation():
-    free = available_memory_bytes()
-    assert 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with PeakHostMemory() as peak:
-        block = np.ones(50_000_000)
-        held = available_memory_bytes()
-        del block
-    assert peak.bytes is not None and 380e6 < peak.bytes < 450e6
-    assert free - held > 100e6
+    falls = []
+    for _ in range(5):  # other processes allocate and free memory as well
+        free = available_memory_bytes()
+        assert 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with PeakHostMemory() as peak:
+            block = np.ones(50_000_000)
+            falls.append(free - available_memory_bytes())
+            del block
+        assert peak.bytes is not None and 380e6 < peak.bytes < 450e6
+    assert np.median(falls) > 100e6
 
 
 TWO_RANKS = """
