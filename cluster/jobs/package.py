@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.jobs.secret_files import refuse_secrets
-from datasets.runtime.errors import UserError
+from datasets.runtime.errors import UserError, one_line
 
 MAX_PACKAGE_BYTES = 50 * 2**20
 """Code and configs have a few megabytes; a package many times as large contains data."""
@@ -152,7 +152,7 @@ def _git_files(root: Path, *options: str) -> list[str]:
     else:
         if done.returncode == 0:
             return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-        reason = " ".join(done.stderr.decode(errors="replace").split())[:200]
+        reason = one_line(done.stderr.decode(errors="replace"))[:200]
     raise UserError(
         f"working dir {root}: its files cannot be listed ({reason}); expected a git checkout, because exactly the "
         "tracked files are uploaded; `git init && git add .` there (a .gitignore names secrets and data)"

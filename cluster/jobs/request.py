@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from cluster.jobs.package import Upload, tracked_upload
-from datasets.runtime.errors import UserError
+from datasets.runtime.errors import UserError, one_line
 
 HASH_CHARACTERS = 8
 """Hex characters of the config's hash in a job's name: 32 bits tell a person's runs apart."""
@@ -163,7 +163,7 @@ def _load_mapping(path: Path) -> dict:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"config {path} is not YAML ({reason}); expected a mapping of fields") from error
     except OSError as error:
         raise UserError(f"config {path} cannot be read ({error.strerror}); expected a YAML file") from error

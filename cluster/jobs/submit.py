@@ -17,7 +17,7 @@ from cluster.jobs.client import connect, resolve_address, token_error
 from cluster.jobs.follow import follow, log_and_stop_commands
 from cluster.jobs.package import package
 from cluster.jobs.request import SubmitRequest, entrypoint, job_name, upload_of
-from datasets.runtime.errors import UserError
+from datasets.runtime.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -26,6 +26,8 @@ AGENT_TIMEOUT_S = 60.0
 LOST_CONNECTION_TIMEOUT_S = 20.0
 """How long a request is tried again whose connection was refused or broke: a port forward restarts, a head is busy."""
 RETRY_WAIT_S = 1.0
+MAX_REASON = 300
+"""Characters of an error that a message shows."""
 NO_AGENT = "No available agent to submit job"
 """Ray's answer while the agent of a new head node registers."""
 
@@ -96,7 +98,11 @@ def submit_and_follow(request: SubmitRequest) -> int:
 
 def list_jobs(client: "JobSubmissionClient", url: str) -> list[Any]:
     """Ray's JobDetails of all jobs that were submitted."""
-    jobs: list[Any] = call_api(client.list_jobs, url)  # Ray's annotation is wrong: JobDetails may be None
+    return call_api(lambda: _submitted(client), url)
+
+
+def _submitted(client: "JobSubmissionClient") -> list[Any]:
+    jobs: list[Any] = client.list_jobs()  # Ray's annotation is wrong: JobDetails may be None
     return [job for job in jobs if job.submission_id]
 
 
@@ -141,17 +147,12 @@ def start_job(client: "JobSubmissionClient", start: Start, url: str) -> str:
 
     def submit_once() -> str:
         nonlocal requested
-        if requested and _is_known(client, start.submission_id):  # only the answer to the last request was lost
-            return start.submission_id
+        if requested and any(job.submission_id == start.submission_id for job in _submitted(client)):
+            return start.submission_id  # only the answer to the last request was lost
         requested = True
         return _start(client, start)
 
     return call_api(submit_once, url)
-
-
-def _is_known(client: "JobSubmissionClient", submission_id: str) -> bool:
-    jobs: list[Any] = client.list_jobs()  # Ray's annotation is wrong: JobDetails may be None
-    return any(job.submission_id == submission_id for job in jobs)
 
 
 def _start(client: "JobSubmissionClient", start: Start) -> str:
@@ -189,15 +190,11 @@ def call_api(request: Callable[[], Result], url: str) -> Result:
         except (requests.ConnectionError, requests.Timeout) as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"lost the connection to {url} ({_one_line(error)}); expected an answer within "
+                    f"lost the connection to {url} ({one_line(error)[:MAX_REASON]}); expected an answer within "
                     f"{LOST_CONNECTION_TIMEOUT_S:.0f} s; check the port forward and the head node, then try again"
                 ) from error
         except (RuntimeError, requests.RequestException) as error:
             raise UserError(
-                f"{url} refused the request: {_one_line(error)}; expected it to accept the job; try again"
+                f"{url} refused the request: {one_line(error)[:MAX_REASON]}; expected it to accept the job; try again"
             ) from error
         time.sleep(RETRY_WAIT_S)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

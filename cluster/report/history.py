@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from cluster.report.stored_run import Row, StoredRun, time_of
+from datasets.runtime.errors import one_line
 from wm.report.morning import Moment, Tone
 
 MAX_MOMENTS = 120
@@ -92,4 +93,4 @@ def _of_log(log: Sequence[Row]) -> Iterator[Moment]:
             text = f"from {row['targets_seen']:,} to {row['to_targets']:,} targets: {row['reason']}"
             yield Moment(at=at, kind="rollback", text=text, tone="bad")
         elif row["kind"] == "problem":
-            yield Moment(at=at, kind="warning", text=" ".join(str(row.get("message")).split()), tone="bad")
+            yield Moment(at=at, kind="warning", text=one_line(row.get("message")), tone="bad")

@@ -27,6 +27,11 @@ class ReplayError(Exception):
         self.message = message
 
 
+def one_line(text: object) -> str:
+    """A text, or what an error says, without line breaks and repeated blanks."""
+    return " ".join(str(text).split())
+
+
 def first_difference(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> str:
     """Text for an error message: the dotted name and both values of the first option that differs."""
     for name in sorted(there.keys() | here.keys()):

@@ -6,7 +6,6 @@ Real: Ray's launcher, its autoscaler and our node provider, and each request to 
 import base64
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aws import AwsServer, aws_server
-from free_ports import free_ports
+from ports import answers, free_ports
 from ray.autoscaler._private.autoscaler import StandardAutoscaler
 from ray.autoscaler._private.load_metrics import LoadMetrics
 from ray.autoscaler._private.providers import _clear_provider_cache
@@ -217,7 +216,7 @@ def test_a_task_that_needs_gpus_makes_the_head_node_of_the_file_rent_a_spot_mach
     processes = [run(by_ray_up + start)]
     try:
         deadline = time.monotonic() + 300
-        while not connects(gcs):
+        while not answers("127.0.0.1", gcs):
             assert processes[0].poll() is None, log.read_text()[-3000:]
             time.sleep(0.5)
         processes.append(run(f"exec {sys.executable} -c '{task}'"))
@@ -230,12 +229,6 @@ def test_a_task_that_needs_gpus_makes_the_head_node_of_the_file_rent_a_spot_mach
         for process in reversed(processes):
             process.terminate()
             process.wait(60)
-
-
-def connects(port: int) -> bool:
-    """Whether something listens on the port."""
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_ray_down_leaves_no_machine(started, monkeypatch):

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from checkouts import copy_of_the_code
 from head_node import VENV_BIN, Head, head_node
+from waiting import wait_until
 
 from cluster import cli as cluster_cli
 from cluster.card.job_folder import JobState, job_folder
@@ -88,13 +88,6 @@ def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict]:
     return {row["job"]: row for row in json.loads(capsys.readouterr().out)}
 
 
-def wait_until(is_true, what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not is_true():
-        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
-        time.sleep(0.2)
-
-
 def newest(run: Path) -> dict:
     """meta.json of a run's newest checkpoint; empty without one."""
     found = sorted(run.glob("checkpoints/targets-*/meta.json"))
@@ -140,7 +133,7 @@ def test_a_stopped_job_has_saved_and_its_place_is_free_again(head, use, place, c
     use(head)
     out = place / "runs/stopped"
     job = submitted(capsys, "train", "long.yaml", "--", "--out", str(out))
-    wait_until(lambda: newest(out), "a checkpoint")
+    wait_until(lambda: newest(out), "a checkpoint", WAIT_S)
     with pytest.raises(UserError, match=f"the same run is already RUNNING as {job}"):
         cluster_cli.submit(["train", "long.yaml", "--no-preflight", "--", "--out", str(out)])
     with pytest.raises(UserError, match=rf"{job} is RUNNING and writes to {out}"):
@@ -205,7 +198,7 @@ def test_stop_now_kills_the_run_and_frees_its_place(head, use, place, capsys):
     use(head)
     out = place / "runs/killed"
     job = submitted(capsys, "train", "long.yaml", "--", "--out", str(out))
-    wait_until(lambda: newest(out), "a checkpoint")
+    wait_until(lambda: newest(out), "a checkpoint", WAIT_S)
     assert cluster_cli.stop([job, "--now"]) == 0
     printed = capsys.readouterr().out
     assert f"{job} was asked to end now" in printed and f"{job}: stopped" in printed
@@ -221,7 +214,7 @@ def test_a_job_of_a_lost_head_tells_what_happened_and_can_be_stopped_for_good(us
     with head_node(WM_STORAGE=f"{place}/storage") as lost:
         use(lost)
         job = submitted(capsys, "train", "long.yaml", "--", "--out", str(out))
-        wait_until(lambda: newest(out), "a checkpoint")
+        wait_until(lambda: newest(out), "a checkpoint", WAIT_S)
         lost.kill()
     assert cluster_cli.logs([job]) == 0
     printed = capsys.readouterr().out
@@ -239,7 +232,7 @@ def test_a_head_that_is_shut_down_interrupts_its_job_which_costs_no_retry(use, h
     with head_node(WM_STORAGE=f"{place}/storage") as first:
         use(first)
         job = submitted(capsys, "train", "long.yaml", "--retries", "0", "--", "--out", str(out))
-        wait_until(lambda: newest(out), "a checkpoint")
+        wait_until(lambda: newest(out), "a checkpoint", WAIT_S)
         first.shut_down()
     assert newest(out)["targets_seen"] < LONG
     state = job_folder(job).read_state()
@@ -258,7 +251,7 @@ def test_a_job_whose_head_was_killed_goes_on_with_a_new_head_to_the_same_result(
     with head_node(WM_STORAGE=f"{place}/storage") as lost:
         use(lost)
         job = submitted(capsys, "train", "long.yaml", "--retries", "1", "--", "--out", str(out))
-        wait_until(lambda: newest(out), "a checkpoint")
+        wait_until(lambda: newest(out), "a checkpoint", WAIT_S)
         lost.kill()
     assert newest(out)["targets_seen"] < LONG
     found = listed(capsys)[job]

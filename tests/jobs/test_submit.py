@@ -18,7 +18,8 @@ from checkouts import copy_of_the_code, track
 from head_node import VENV_BIN, head_node
 from lossy_proxy import lossy_proxy
 from sweep_kills import running_trials
-from tiny_sweeps import ENDLESS, seen_by, tiny_sweep, wait_until
+from tiny_sweeps import ENDLESS, seen_by, tiny_sweep
+from waiting import wait_until
 
 from cluster import cli as cluster_cli
 from cluster.jobs.client import connect

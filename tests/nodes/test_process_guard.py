@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from process_guard import marked
+from waiting import wait_until
 
 TEST = """
 import os, subprocess, sys
@@ -22,13 +21,6 @@ with guarded(sys.argv[2]):
 """
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_processes_of_a_killed_test_end(tmp_path):
     mark = f"WM_TEST_GUARD={tmp_path}"
     support = Path(__file__).resolve().parents[1] / "support/servers"
@@ -36,7 +28,7 @@ def test_processes_of_a_killed_test_end(tmp_path):
         [sys.executable, "-c", TEST, str(support), mark], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert test.stdout is not None and test.stdout.readline() == "started\n"
-    wait_until(lambda: len(marked(mark)) == 1)  # Linux shows no environment while the program is loaded
+    wait_until(lambda: len(marked(mark)) == 1, within_s=60)  # Linux shows no environment while the program is loaded
     test.kill()
     test.wait()
-    wait_until(lambda: not marked(mark))
+    wait_until(lambda: not marked(mark), within_s=60)

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from free_ports import free_ports
 from loopback_cluster import LoopbackCluster, Node, loopback_cluster
+from ports import free_ports
+from waiting import wait_until
 
 from cluster.nodes.watchdog import Limits, Sight, Watch
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(setup_s=1200, head_s=300, idle_s=1800)
-PATIENCE_S = 120.0
 
 BUSY = Sight(head_answers=True, raylet_runs=True, is_used=True)
 IDLE = Sight(head_answers=True, raylet_runs=True, is_used=False)
@@ -91,13 +91,6 @@ def test_what_the_gcs_says_moves_the_end():
     assert watch.see(4000.0, IDLE)
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
-
-
 class Watchdog:
     """A watchdog process in the background, which ends its machine by writing a file."""
 
@@ -108,7 +101,7 @@ class Watchdog:
         self.seconds_to_start = time.monotonic()
         subprocess.run(command, cwd=ROOT, env=env, check=True)
         self.seconds_to_start = time.monotonic() - self.seconds_to_start
-        wait_until(lambda: bool(self.pid), "no watchdog")
+        wait_until(lambda: bool(self.pid), "a watchdog")
 
     @property
     def pid(self) -> int | None:
@@ -146,11 +139,11 @@ def test_a_failed_set_up_ends_the_machine_and_a_second_watchdog_goes_on_counting
     with watchdogs() as running:
         first = Watchdog(tmp_path, head, "--setup-minutes", "600")
         running.append(first)
-        wait_until(lambda: "watching" in first.log, "no log")
+        wait_until(lambda: "watching" in first.log, "its log")
         pid, began = first.pid, time.monotonic()
         time.sleep(1)
         second = Watchdog(tmp_path, head, "--setup-minutes", str((time.monotonic() - began) / 60))
-        wait_until(lambda: not is_alive(pid) and second.pid != pid, "two watchdogs")
+        wait_until(lambda: not is_alive(pid) and second.pid != pid, "the second watchdog")
         wait_until(second.ended.exists, second.log)
         assert "Ray has not started on this machine" in second.log
 
@@ -178,7 +171,7 @@ def driver(cluster: LoopbackCluster, code: str, file: Path) -> Iterator[None]:
     environment = cluster.environment | {"RAY_ADDRESS": cluster.address}
     process = subprocess.Popen([sys.executable, "-c", code.format(file=str(file))], env=environment)
     try:
-        wait_until(lambda: file.exists() or process.poll() is not None, "the driver does nothing")
+        wait_until(lambda: file.exists() or process.poll() is not None, "the driver")
         yield
     finally:
         process.kill()
@@ -194,7 +187,7 @@ def test_a_node_is_ended_when_its_work_has_ended_and_not_before(cluster, tmp_pat
         with driver(cluster, code, tmp_path / "works"):
             watchdog = watchdog_of(node, cluster, tmp_path, "--idle-minutes", "0.05")
             running.append(watchdog)
-            wait_until(lambda: "raylet_runs=True" in watchdog.log, "no raylet is seen")
+            wait_until(lambda: "raylet_runs=True" in watchdog.log, "a raylet")
             assert ("is_used=True" in watchdog.log) == (code == HOLD_TASK)
             time.sleep(3 * 0.05 * 60)
             assert not watchdog.ended.exists(), watchdog.log
@@ -211,7 +204,7 @@ def test_a_head_is_ended_when_no_driver_runs_although_a_job_was_submitted_before
         with driver(cluster, WAIT, tmp_path / "works"):
             watchdog = watchdog_of(cluster.head, cluster, tmp_path, "--on-head", "--idle-minutes", "0.05")
             running.append(watchdog)
-            wait_until(lambda: "raylet_runs=True" in watchdog.log, "no raylet is seen")
+            wait_until(lambda: "raylet_runs=True" in watchdog.log, "a raylet")
             time.sleep(3 * 0.05 * 60)
             assert not watchdog.ended.exists(), watchdog.log
         wait_until(watchdog.ended.exists, watchdog.log)
@@ -225,7 +218,7 @@ def test_the_death_of_the_head_ends_the_machines_of_the_cluster(cluster, tmp_pat
         for one, args in ((cluster.head, ["--on-head"]), (node, [])):
             folder = tmp_path / one.address
             running.append(watchdog_of(one, cluster, folder, "--head-minutes", "0.02", *args))
-        wait_until(lambda: all("raylet_runs=True" in one.log for one in running), "no raylet is seen")
+        wait_until(lambda: all("raylet_runs=True" in one.log for one in running), "a raylet")
         assert not any(one.ended.exists() for one in running)
         cluster.head.kill()
         for one in running:

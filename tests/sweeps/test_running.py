@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 from snapshots import list_checkpoints
-from tiny_sweeps import ENDLESS, TOTAL, seen_by, tiny_sweep, wait_until
+from tiny_sweeps import ENDLESS, TOTAL, seen_by, tiny_sweep
+from waiting import wait_until
 
 from datasets.runtime.errors import UserError
 from tune.config import SweepConfig

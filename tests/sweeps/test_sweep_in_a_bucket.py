@@ -19,7 +19,8 @@ import ray
 from killing import descendants, send, still_alive
 from object_stores import S3Server, s3_server
 from ray.tune import ExperimentAnalysis
-from tiny_sweeps import TOTAL, tiny_sweep, wait_until
+from tiny_sweeps import TOTAL, tiny_sweep
+from waiting import wait_until
 
 from cluster.report.write import write_report
 from cluster.watch.subject import SweepSubject

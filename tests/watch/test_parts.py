@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from killing import is_alive
 from object_stores import s3_server
+from waiting import wait_until
 from webhook_server import SECRET, webhook_server
 
 from cluster.card.job_folder import JobFolder, JobState
@@ -31,13 +32,6 @@ from datasets.corpus.reader import open_corpus
 from datasets.runtime.process.stacks import collect_stacks, kill_registered, registered
 
 PATIENCE_S = 120.0
-
-
-def wait_until(is_so: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def a_card(**facts: Any) -> RunCard:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from datasets.runtime.errors import UserError
+from datasets.runtime.errors import UserError, one_line
 from datasets.runtime.hardware import num_cores
 from datasets.runtime.ray_cluster import uses_cluster
 from datasets.runtime.uris import is_remote
@@ -101,7 +101,7 @@ def _train(run: Run, sweep: SweepConfig, setup: dict[str, Any]) -> None:
 
 def failure_of_error(error: Exception | str) -> Failure:
     """Why a trial failed: from what its training raised, or from the text of what ended its process."""
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     if isinstance(error, InsufficientMemoryError) or any(
         sign in reason.replace(NO_TRACEBACK, "") for sign in OUT_OF_MEMORY
     ):

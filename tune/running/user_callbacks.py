@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from datasets.runtime.errors import UserError
+from datasets.runtime.errors import UserError, one_line
 from tune.config import SweepConfig
 
 
@@ -39,4 +39,4 @@ def _make(path: str, arguments: dict[str, Any]) -> Callback:
 
 
 def _text(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error) or type(error).__name__

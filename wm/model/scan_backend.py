@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datasets.runtime.errors import UserError
+from datasets.runtime.errors import UserError, one_line
 from wm.config.model_config import ModelConfig
 from wm.model.mamba2 import Mamba2Mixer
 from wm.model.ops import fused_ops, ssd_triton
@@ -69,8 +69,7 @@ def kernel_problem(config: ModelConfig, device: torch.device, precision: str, nu
     try:
         return _wrong_numbers(config, device, precision, num_frames)
     except Exception as error:
-        text = " ".join(str(error).split())
-        return f"they fail on this device ({type(error).__name__}: {text})"[:MAX_REASON]
+        return f"they fail on this device ({type(error).__name__}: {one_line(error)})"[:MAX_REASON]
     finally:
         ssd_triton.forget_tuning()
 

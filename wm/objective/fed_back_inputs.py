@@ -36,21 +36,10 @@ class SamplingByExample(Sampling):
     calls: Counter[str] = field(default_factory=Counter)
     """How often each field was sampled."""
 
-    def category(self, name: str, logits: Tensor) -> Tensor:
-        """See `Sampling`; logits are (B, T, P, values)."""
-        temperature = self.temperatures.get(name, 0.0)
-        if not temperature:
-            return logits.argmax(-1)
-        cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
-        drawn = self._uniform(name, logits[..., 0]) * cumulative[..., -1]
-        return (cumulative <= drawn[..., None]).sum(-1).clamp(max=logits.shape[-1] - 1)
-
-    def binary(self, name: str, logit: Tensor) -> Tensor:
-        """See `Sampling`; the logit is (B, T, P), or (B, T, P, flags)."""
-        temperature = self.temperatures.get(name, 0.0)
-        if not temperature:
-            return logit > 0
-        return self._uniform(name, logit) < (logit.float() / temperature).sigmoid()
+    def _draw(self, name: str, probabilities: Tensor) -> Tensor:
+        cumulative = probabilities.cumsum(-1)
+        drawn = self._uniform(name, probabilities[..., 0]) * cumulative[..., -1]
+        return (cumulative <= drawn[..., None]).sum(-1).clamp(max=probabilities.shape[-1] - 1)
 
     def _uniform(self, name: str, like: Tensor) -> Tensor:
         number = self.calls[name]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
+from datasets.runtime.errors import one_line
 from datasets.runtime.text_format import format_duration
 from wm.config.run_config import RunConfig
 from wm.evaluation.metrics import METRICS, context_text
@@ -60,7 +61,7 @@ def format_row(row: dict[str, Any], config: RunConfig) -> str:
             f"{row['reason']}"
         )
     else:
-        kind, text = "warning", " ".join(str(row["message"]).split())
+        kind, text = "warning", one_line(row["message"])
     return f"{kind:>10} {text}"
 
 

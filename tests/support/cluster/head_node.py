@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from free_ports import free_ports
+from ports import answers, free_ports
 from process_guard import guarded, kill_marked, marked
 
 VENV_BIN = Path(sys.executable).parent
@@ -99,9 +98,8 @@ def head_node(**variables: str) -> Iterator[Head]:
 def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline_s = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline_s:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if answers("127.0.0.1", port):
+            return
         time.sleep(0.2)
     pytest.fail(f"the head node did not come up:\n{log_path.read_text()}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from free_ports import free_ports
+from ports import answers, free_ports
 from process_guard import guarded, kill_marked
 
 MARK = "WM_TEST_LOOPBACK_CLUSTER"
@@ -23,12 +22,6 @@ HEAD = "127.0.0.2"
 START_TIMEOUT_S = 180.0
 NUM_STARTS = 3
 FAST_FAILURE = "health_check_initial_delay_ms=0", "health_check_period_ms=500", "health_check_failure_threshold=3"
-
-
-def answers(host: str, port: int) -> bool:
-    """Whether something listens there."""
-    with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
 
 
 class Node:

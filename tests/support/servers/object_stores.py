@@ -13,8 +13,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from free_ports import free_ports
 from moto.server import ThreadedMotoServer
+from ports import free_ports
 
 
 class S3Server:

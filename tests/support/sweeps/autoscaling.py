@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import ray.util
-from free_ports import free_ports
+from ports import free_ports
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
 EMPTY: dict[str, Any] = {

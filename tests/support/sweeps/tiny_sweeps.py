@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +44,3 @@ def tiny_sweep(corpus: Path, out: Path, total_targets: int = TOTAL, **content: A
 def seen_by(folder: Path) -> int:
     """Targets seen by a trial, by its log."""
     return max((row["targets_seen"] for row in read_log(folder)), default=0)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + 120
-    while not is_true():
-        assert time.monotonic() < deadline, "waited for two minutes"
-        time.sleep(0.05)

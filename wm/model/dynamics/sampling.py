@@ -35,17 +35,23 @@ class Sampling:
         temperature = self.temperatures.get(name, 0.0)
         if not temperature:
             return logits.argmax(-1)
-        probabilities = (logits.float() / temperature).softmax(-1)
-        flat = torch.multinomial(probabilities.flatten(0, -2), 1, generator=self.generator)
-        return flat.view(logits.shape[:-1])
+        return self._draw(name, (logits.float() / temperature).softmax(-1))
 
     def binary(self, name: str, logit: Tensor) -> Tensor:
         """Choose yes or no: (...) -> bool (...)."""
         temperature = self.temperatures.get(name, 0.0)
         if not temperature:
             return logit > 0
-        random = torch.rand(logit.shape, device=logit.device, generator=self.generator)
-        return random < (logit.float() / temperature).sigmoid()
+        return self._uniform(name, logit) < (logit.float() / temperature).sigmoid()
+
+    def _draw(self, name: str, probabilities: Tensor) -> Tensor:
+        """Random values: (..., values) -> int64 (...)."""
+        flat = torch.multinomial(probabilities.flatten(0, -2), 1, generator=self.generator)
+        return flat.view(probabilities.shape[:-1])
+
+    def _uniform(self, name: str, like: Tensor) -> Tensor:
+        """Random numbers in (0, 1) for each element: float32."""
+        return torch.rand(like.shape, device=like.device, generator=self.generator)
 
 
 MOST_PROBABLE = Sampling()

@@ -23,3 +23,9 @@ def free_ports(num_ports: int, host: str = "127.0.0.1") -> list[int]:
         if len(found) == num_ports:
             return found
     raise OSError(f"{host} has no {num_ports} free ports between {PORTS.start} and {PORTS.stop}")
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
