@@ -1,4 +1,5 @@
-"""Frames per second of dreams: one game on one core, a batch on two, and a window that is run again for each frame.
+"""Frames per second of dreams: one game on one core, a batch on two, each eager and compiled (`wm rollout --compile`),
+and a window that is run again for each frame.
 
     python benchmarks/rollout.py [--config mamba2-medium] [--window 10] [--batch 64] [--profile]
 
@@ -13,9 +14,10 @@ Aims for mamba2-medium: 450 frames/s for one game on one core, 25,000 frames/s i
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,6 +45,7 @@ class Case:
     games: int
     threads: int
     window: int | None
+    compiled: bool = False
 
 
 def random_frames(games: int, num_frames: int) -> Frames:
@@ -70,7 +73,7 @@ def seconds_of(work: Callable[[], object], threads: int, wall: bool) -> float:
 
 def prepared(model: WorldModel, case: Case, context: int) -> tuple[Imagination, ImaginationState, torch.Tensor]:
     """A dream that is about to go on."""
-    imagination = Imagination(model, GameRules(), window=case.window)
+    imagination = Imagination(model, GameRules(), window=case.window, compiled=case.compiled)
     frames = random_frames(case.games, context)
     return imagination, imagination.observe(None, frames), controller_columns(frames)[:, :1]
 
@@ -123,22 +126,30 @@ def main() -> None:
     one = Case(name="one game, one core", games=1, threads=1, window=None)
     many = Case(name="batch", games=arguments.batch, threads=arguments.threads, window=None)
     print(f"{arguments.config}: {num_parameters(model):,} parameters, float32; {arguments.batch} games in a batch")
-    print(f"{'':<22}{'threads':>9}{'carried':>12}{f'window {arguments.window}':>12}{'ratio':>8}{'aim':>10}")
+    names = ("carried", "compiled", f"window {arguments.window}")
+    print(f"{'':<22}{'threads':>9}" + "".join(f"{name:>12}" for name in names) + f"{'ratio':>8}{'aim':>10}")
+    rows = []
     with torch.inference_mode():
         for case in (one, many):
             carried = measure(model, case, arguments.window, arguments.steps, arguments.wall)
-            again = Case(name=case.name, games=case.games, threads=case.threads, window=arguments.window)
-            window = measure(model, again, arguments.window, arguments.steps, arguments.wall)
+            others = (replace(case, compiled=True), replace(case, window=arguments.window))
+            compiled, window = (
+                measure(model, other, arguments.window, arguments.steps, arguments.wall) for other in others
+            )
             aim = AIMS.get(case.threads, 0.0)
-            cells = f"{carried:>12,.0f}{window:>12,.0f}{carried / window:>8.1f}{aim:>10,.0f}"
-            print(f"{case.name:<22}{case.threads:>9}{cells}")
+            cells = f"{carried:>12,.0f}{compiled:>12,.0f}{window:>12,.0f}{carried / window:>8.1f}{aim:>10,.0f}"
+            print(f"{case.name:<22}{case.threads:>9}{cells}", flush=True)
             multiplying, moving = floor(model, case.threads, arguments.wall)
+            speeds = {"carried": carried, "compiled": compiled, "window": window}
+            floors = {"by_multiplications": multiplying, "by_state_traffic": moving}
+            rows.append({"case": case.name, "games": case.games, "threads": case.threads} | speeds | floors)
             print(
                 f"{'  at most':<22}{'':>9}  {multiplying:,.0f} by multiplications, {moving:,.0f} by the state's traffic"
             )
         if arguments.profile:
             for case in (one, many):
                 print(f"\n{case.name}\n{profile(model, case, arguments.window)}")
+    print(json.dumps({"config": arguments.config, "frames_per_s": rows}))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def rollout(args: Sequence[str]) -> int:
         seed: NonNegativeInt = 42,
         split: Literal["train", "validation", "test", "all"] = "validation",
         use_gpu: bool = False,
+        compile: bool = False,
         slp: Path | None = None,
         json: Path | None = None,
         html: Path | None = None,
@@ -103,6 +104,7 @@ def rollout(args: Sequence[str]) -> int:
             seed: of the choice of starts, and of sampling.
             split: which of the corpus' games; `all` for a corpus that was not trained on.
             use_gpu: run on the GPU.
+            compile: compile the network and the rules: half a minute once, then dreams are two to four times as fast.
             slp: write one dream as a replay.
             json: write the result as JSON.
             html: write a page that plays the dream beside the truth; without --game, of dreams by what happens in them.
@@ -127,6 +129,7 @@ def rollout(args: Sequence[str]) -> int:
             seed=seed,
             split=split,
             use_gpu=use_gpu,
+            compiled=compile,
             slp=slp,
             json=json,
             html=html,

@@ -188,6 +188,26 @@ def test_a_gradient_flows_through_imagined_frames(model, frames):
     assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None) > 0
 
 
+@pytest.mark.slow
+def test_a_compiled_step_imagines_the_same_frames_and_is_compiled_for_one_number_of_games(frames):
+    model = lively(build_model(ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16), K))
+    eager, compiled = Imagination(model, GameRules()), Imagination(model, GameRules(), compiled=True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for rows in (slice(0, 3), slice(0, 3), slice(1, 3)):
+        some = Frames(floats=frames.floats[rows], codes=frames.codes[rows], game=frames.game[rows])
+        following = controller_columns(some.slice(K, K + NUM_IMAGINED))
+        with torch.inference_mode():
+            first, second = (
+                imagination.imagine(imagination.observe(None, some.slice(0, K)), following)
+                for imagination in (eager, compiled)
+            )
+        assert torch.equal(first[0].codes, second[0].codes)
+        torch.testing.assert_close(first[0].floats, second[0].floats)
+        assert first[1].last.codes.dtype == second[1].last.codes.dtype
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_an_mlp_needs_its_whole_window(frames):
     mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), K))
     imagination = Imagination(mlp, GameRules())

@@ -337,6 +337,18 @@ def test_time_to_quality_trains_and_judges_both_recipes():
     assert found["runs"][0]["curve"]
 
 
+@pytest.mark.slow
+def test_dreams_are_timed_carried_compiled_and_in_a_window():
+    options = ["--batch", "2", "--steps", "3"]
+    done = run([sys.executable, "benchmarks/rollout.py", *options], dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    rows = last_line(done.stdout)["frames_per_s"]
+    assert [(row["games"], row["threads"]) for row in rows] == [(1, 1), (2, 2)]
+    names = ("carried", "compiled", "window", "by_multiplications", "by_state_traffic")
+    assert all(row[name] > 0 for row in rows for name in names)
+    assert all(row["carried"] < min(row["by_multiplications"], row["by_state_traffic"]) for row in rows)
+
+
 def ablation_row(variant: str, seed: int, loss: float) -> dict:
     metrics = dict.fromkeys(["val_loss", "change_acc", "action_acc", "pos_mae", *COHERENCE], 1.0) | {"val_loss": loss}
     return {"variant": variant, "seed": seed, "metrics": metrics, "train_s": 1.0}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import ray
 from killing import descendants, send, still_alive
-from object_stores import S3Server, s3_server
+from object_stores import S3Server, google_server, s3_server
 from ray.tune import ExperimentAnalysis
 from tiny_sweeps import TOTAL, tiny_sweep
 from waiting import wait_until
@@ -147,6 +147,26 @@ def test_another_machine_goes_on_with_a_sweep_from_the_bucket_alone_and_everythi
     analysis = ExperimentAnalysis(f"{path}/trials", storage_filesystem=filesystem)
     assert [len(frame) for frame in analysis.trial_dataframes.values()] == [4, 4]
     assert [trial.status for trial in analysis.trials] == ["TERMINATED", "TERMINATED"]
+
+
+@pytest.mark.slow
+def test_a_sweep_may_live_in_google_cloud_storage(tiny_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"max_concurrent": 1, "base": {"split": SPLIT}}
+    with google_server() as address:
+        uri = f"gs://anonymous@bucket/sweeps/rates?endpoint_override={address}&scheme=http&retry_limit_seconds=5"
+        sweep = tiny_sweep(tiny_corpus, uri, **options)
+        on_disk = tiny_sweep(tiny_corpus, tmp_path / "undisturbed", **options)
+        first, second = trials_of(sweep)
+        run_sweep(tiny_sweep(tiny_corpus, uri, max_flops=1e6, **options))
+        assert "(max_flops) is used up" in capsys.readouterr().out
+        assert status_of(Run(second.config)).state == "pending"
+        run_sweep(sweep)
+        run_sweep(on_disk)
+        assert rows_of_results(sweep) == rows_of_results(on_disk)
+        assert [len(starts_of(trial)) for trial in (first, second)] == [1, 1]
+        assert choose_k([uri, "--json", "choice.json"]) == 0
+        assert json.loads(Path("choice.json").read_text())["num_trials"] == 2
 
 
 @pytest.fixture

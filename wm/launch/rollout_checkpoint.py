@@ -24,6 +24,7 @@ from wm.model.dynamics.imagination import Imagination
 from wm.model.dynamics.next_frame import GameRules
 from wm.model.dynamics.sampling import SAMPLED_FIELDS, Sampling
 from wm.model.encoding import Frames
+from wm.model.world_model import Mamba2WorldModel
 from wm.rollout.dreams import Dreams, dream
 from wm.rollout.judge import NUM_FRAMES, NUM_STARTS, SEED, Rule, check_window, judge, num_context_of, table
 from wm.rollout.slp_file import dream_as_slp
@@ -47,6 +48,7 @@ def rollout_checkpoint(
     seed: int = SEED,
     split: Split = "validation",
     use_gpu: bool = False,
+    compiled: bool = False,
     slp: Path | None = None,
     json: Path | None = None,
     html: Path | None = None,
@@ -62,6 +64,7 @@ def rollout_checkpoint(
         start: Slippi frame id of the first imagined frame of one dream.
         num_frames: imagined frames; by default NUM_FRAMES, for one dream FRAMES_OF_ONE_DREAM if the game has them, for
             a page of several MAX_SHOWN_FRAMES.
+        compiled: compile the steps of the dreams (`Imagination`).
     Returns:
         The JSON data.
     Raises:
@@ -79,6 +82,8 @@ def rollout_checkpoint(
         window = check_window(model, window)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if compiled and (window is not None or not isinstance(model, Mamba2WorldModel)):
+        raise UserError("--compile is for a carried state, which an MLP and --window do not have; leave it out")
     index = index_games(open_corpus(corpus, cache), split, opened.config.split, for_evaluation=True)
     observed = num_context_of(model, num_context, window)
     if html is not None and game is None and slp is None:
@@ -86,7 +91,7 @@ def rollout_checkpoint(
             raise UserError(
                 "--html shows the most probable values, fed back by our rule; for --temperature name a --game"
             )
-        imagination = Imagination(model, GameRules().to(device), window=window)
+        imagination = Imagination(model, GameRules().to(device), window=window, compiled=compiled)
         viewed = viewed_by_event(
             imagination, index, device, num_starts=num_starts, num_frames=num_frames, num_context=observed, seed=seed
         )
@@ -103,6 +108,7 @@ def rollout_checkpoint(
             num_context=observed,
             window=window,
             rule=rule,
+            compiled=compiled,
             seed=seed,
             train=games_to_search(opened.config, cache),
         )
@@ -118,7 +124,7 @@ def rollout_checkpoint(
         rules = GameRules(Sampling(temperatures=temperatures, generator=torch.Generator(device).manual_seed(seed))).to(
             device
         )
-        (found,) = dream(Imagination(model, rules, window=window), index, starts, device)
+        (found,) = dream(Imagination(model, rules, window=window, compiled=compiled), index, starts, device)
         result = {"checkpoint": opened.location} | dream_as_json(index, number, found)
         print(one_dream_text(result))
         if slp is not None:

@@ -43,7 +43,7 @@ def dream(
     Args:
         precision: bf16 autocast casts all weights in every frame, so float32 is faster on a CPU.
     Raises:
-        UserError: the model predicts numbers that are not finite.
+        UserError: the model predicts numbers that are not finite, or a compiled step cannot be compiled.
     """
     imagination.model.to(device).eval()
     for first in range(0, len(starts), BATCH_STARTS[device.type]):
@@ -51,7 +51,7 @@ def dream(
         frames = read_frames(index, part, device)
         context, truth = frames.slice(0, starts.num_context), frames.slice(starts.num_context, frames.num_frames)
         with torch.inference_mode(), autocast(device, precision):
-            imagined, _ = imagination.imagine(imagination.observe(None, context), controller_columns(truth))
+            imagined = _imagined(imagination, context, truth)
         if not bool(imagined.floats.isfinite().all()):
             bad = np.flatnonzero(~imagined.floats.isfinite().flatten(1).all(1).cpu().numpy())
             raise UserError(
@@ -59,6 +59,19 @@ def dream(
                 "its weights have diverged: use an earlier checkpoint"
             )
         yield Dreams(starts=part, context=to_cpu(context), truth=to_cpu(truth), imagined=to_cpu(imagined))
+
+
+def _imagined(imagination: Imagination, context: Frames, truth: Frames) -> Frames:
+    observed = imagination.observe(None, context)
+    if not imagination.is_compiled:
+        return imagination.imagine(observed, controller_columns(truth))[0]
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    try:
+        return imagination.imagine(observed, controller_columns(truth))[0]
+    except TorchDynamoException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the step of a dream cannot be compiled ({reason}); leave --compile out") from error
 
 
 def to_cpu(frames: Frames) -> Frames:

@@ -49,6 +49,7 @@ def judge(
     num_context: int | None = None,
     window: int | None = None,
     rule: Rule = "ours",
+    compiled: bool = False,
     seed: int = SEED,
     train: GameIndex | None = None,
 ) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def judge(
     Args:
         num_context: true frames before each dream; by default NUM_CONTEXT, an MLP's own K, or the window.
         window: K, frames that a Mamba-2 sees again for each frame; None carries its state.
+        compiled: compile the steps of the dreams (`Imagination`).
         train: games in which NEAREST_SITUATION searches; None, or none but those of the index: without this baseline.
     Returns:
         JSON data: the facts of the measurement, the model's `summary` and sums `by_game`, and `baselines` with their
@@ -67,7 +69,7 @@ def judge(
     observed = num_context_of(model, num_context, window)
     starts = random_starts(index, num_starts, num_context=observed, num_frames=num_frames, seed=seed)
     actions = known_actions(index, np.unique(starts.games))
-    imagination = Imagination(model, _on(feed_back_of(rule), device), window=window)
+    imagination = Imagination(model, _on(feed_back_of(rule), device), window=window, compiled=compiled)
     retrieval = None if train is None else retrieve(train, index, starts, seed=seed)
     parts: dict[str, list[DreamErrors]] = {}
     num_done = 0

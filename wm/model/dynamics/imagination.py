@@ -9,6 +9,7 @@ Shape legend: B = batch, T = frames, P = players (2), C = columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,16 +66,22 @@ def _recurrent_rows(state: WorldState, rows: Tensor, num_games: int) -> WorldSta
 class Imagination:
     """A model with a way to feed its predictions back."""
 
-    def __init__(self, model: WorldModel, feed_back: FeedBack, *, window: int | None = None) -> None:
+    def __init__(
+        self, model: WorldModel, feed_back: FeedBack, *, window: int | None = None, compiled: bool = False
+    ) -> None:
         """
         Args:
             window: K, frames that the network sees again for each frame; None carries the state.
+            compiled: compile what `imagine` does for each frame, for the number of games that it is first called with;
+                other numbers, the first frame after others were observed, and a window run in eager mode.
         """
         if isinstance(model, Mamba2WorldModel):
             self.carried: Mamba2WorldModel | None = model if window is None else None
         else:
             self.carried, window = None, model.context_frames
         self.model, self.feed_back, self.window = model, feed_back, window
+        self._compiled = torch.compile(self.step, dynamic=False) if compiled and self.carried is not None else None
+        self._compiled_games: int | None = None
 
     def observe(self, state: ImaginationState | None, frames: Frames) -> ImaginationState:
         """Read true frames.
@@ -137,14 +144,27 @@ class Imagination:
         """
         controllers_BTPC = controllers_BTPC.long()
         state = _while_imagining(state, torch.int64, is_scratch=False)
-        frames = []
+        step, frames = self.step, []
         for t in range(controllers_BTPC.shape[1]):
-            _, state = self.step(state, controllers_BTPC[:, t : t + 1])
+            _, state = step(state, controllers_BTPC[:, t : t + 1].contiguous())
             frames.append(state.last)
             if t == 0:  # nobody else sees the recurrent state from now on
                 state = _while_imagining(state, torch.int64, is_scratch=True)
+                step = self._step_for(len(controllers_BTPC))
         imagined = concatenate(frames)
         return _with_codes(imagined, torch.int16), _while_imagining(state, torch.int16, is_scratch=False)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `imagine` compiles its steps."""
+        return self._compiled is not None
+
+    def _step_for(self, num_games: int) -> Callable[[ImaginationState, Tensor], tuple[Prediction, ImaginationState]]:
+        """The compiled `step` if it is there for so many games."""
+        if self._compiled is None or self._compiled_games not in (None, num_games):
+            return self.step
+        self._compiled_games = num_games
+        return self._compiled
 
 
 def _while_imagining(state: ImaginationState, codes: torch.dtype, *, is_scratch: bool) -> ImaginationState:
