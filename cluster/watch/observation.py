@@ -35,6 +35,8 @@ class Observation:
     """Progress: targets seen (train, sweep), games committed (encode); None if there is none or it is unknown."""
     signs_of_life: int = 0
     """A number that changes with every row of the log, also where `targets` does not."""
+    starts: int | None = None
+    """Rows `start` of the log; None where there is no log."""
     total_targets: int | None = None
     """At which only the final evaluation is left."""
     evaluations: tuple[dict[str, Any], ...] = ()

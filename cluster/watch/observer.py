@@ -82,6 +82,7 @@ class Observer:
             exit_code=exit_code,
             targets=progress.targets,
             signs_of_life=progress.signs_of_life,
+            starts=progress.starts,
             total_targets=progress.total_targets,
             evaluations=progress.evaluations,
             nodes=None if machines is None else machines.nodes,

@@ -8,7 +8,8 @@ SILENT_FACTOR = 4.0
 """The start of a command (workers, copies of a corpus, compilation) and the final evaluation write no rows while they
 run; they may take so many times as long as a stall."""
 ORPHANS_S = 30.0
-"""Workers of the attempt before may still write rows so long after a command has started: these are not its own."""
+"""Workers of the attempt before may still write rows so long after a command has started: these are not its own, unless
+they follow a row `start`, with which an attempt begins."""
 
 
 class ProgressClock:
@@ -27,6 +28,8 @@ class ProgressClock:
         self._last: tuple[int | None, int] = (0, 0)
         self._since_s = self._started_s = 0.0
         self._has_moved = False
+        self._starts: int | None = None
+        self._starts_before: int | None = None
         self.is_known = False
         """Whether any progress was ever seen: a verb without progress has none."""
 
@@ -34,18 +37,27 @@ class ProgressClock:
         """The command was started."""
         self._since_s = self._started_s = now_s
         self._has_moved = False
+        self._starts_before = self._starts
 
     def stalled_s(self, now_s: float, seen: Observation) -> float | None:
         """Seconds without progress if that is a stall now; None if it is not."""
         self.is_known = self.is_known or seen.targets is not None
         state = (seen.targets, seen.signs_of_life)
         if state != self._last or seen.missing is not None:
-            is_own = now_s - self._started_s >= ORPHANS_S
+            is_own = now_s - self._started_s >= ORPHANS_S or self._follows_a_start
             self._has_moved = self._has_moved or (is_own and state != self._last)
             self._last, self._since_s = state, now_s
+        self._starts = seen.starts
+        if self._starts_before is None:
+            self._starts_before = seen.starts
         if self._limit_s is None or seen.targets is None:
             return None
         is_evaluating = seen.total_targets is not None and seen.targets >= seen.total_targets
         limit_s = self._limit_s * (SILENT_FACTOR if is_evaluating or not self._has_moved else 1.0)
         stalled_s = now_s - self._since_s
         return stalled_s if stalled_s >= limit_s else None
+
+    @property
+    def _follows_a_start(self) -> bool:
+        """Whether the present attempt had begun its log when it was last seen."""
+        return self._starts is not None and self._starts_before is not None and self._starts > self._starts_before

@@ -42,6 +42,7 @@ class Progress:
 
     targets: int | None = None
     signs_of_life: int = 0
+    starts: int | None = None
     total_targets: int | None = None
     evaluations: tuple[dict[str, Any], ...] = ()
 
@@ -100,6 +101,7 @@ class RunSubject(Subject):
         return Progress(
             targets=_targets(rows),
             signs_of_life=_signs(rows),
+            starts=_starts(rows),
             total_targets=self._config.optimizer.total_targets,
             evaluations=tuple(row for row in rows if row["kind"] == "eval"),
         )
@@ -122,7 +124,9 @@ class SweepSubject(Subject):
         for trial in self.files.names(TRIALS_FOLDER):
             self._logs.setdefault(trial, _Log(self.files, f"{TRIALS_FOLDER}/{trial}/{LOG_FILE}"))
         logs = [log.rows() for log in self._logs.values()]
-        return Progress(targets=sum(map(_targets, logs)), signs_of_life=sum(map(_signs, logs)))
+        return Progress(
+            targets=sum(map(_targets, logs)), signs_of_life=sum(map(_signs, logs)), starts=sum(map(_starts, logs))
+        )
 
 
 class CorpusSubject(Subject):
@@ -203,6 +207,10 @@ def _targets(rows: Sequence[dict[str, Any]]) -> int:
 
 def _signs(rows: Sequence[dict[str, Any]]) -> int:
     return sum(row["kind"] in SIGNS for row in rows)
+
+
+def _starts(rows: Sequence[dict[str, Any]]) -> int:
+    return sum(row["kind"] == "start" for row in rows)
 
 
 def _option(arguments: Sequence[str], name: str) -> str:

@@ -166,6 +166,17 @@ def test_rows_of_workers_that_outlive_their_driver_are_not_taken_for_the_start_o
     assert night.after(2_399) == [] and kinds(night.after(1)) == [DumpStacks, Terminate]
 
 
+@pytest.mark.parametrize(("targets", "limit_s"), [(1_000, 2_400), (1_100, 600)], ids=["none yet", "one row"])
+def test_rows_that_follow_the_start_of_an_attempt_are_its_own(targets, limit_s):
+    night = Night(stall_minutes=10, retries=1)
+    night.after(100, targets=1_000, signs_of_life=5, starts=1)
+    night.dies()
+    night.runs()
+    night.after(2, signs_of_life=6, starts=2)
+    night.after(0, targets=targets)
+    assert night.after(limit_s - 1) == [] and kinds(night.after(1)) == [DumpStacks, Terminate]
+
+
 def test_a_start_may_take_longer_than_a_stall():
     night = Night(stall_minutes=10)
     assert night.after(2_399) == [] and kinds(night.after(1)) == [DumpStacks, Terminate]

@@ -235,7 +235,7 @@ def test_the_progress_of_a_run_is_that_of_its_newest_rows(tmp_path):
     ]  # fmt: skip
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = subject.progress()
-    assert (found.targets, found.signs_of_life, len(found.evaluations)) == (500, 3, 1)
+    assert (found.targets, found.signs_of_life, found.starts, len(found.evaluations)) == (500, 3, 1, 1)
     assert found.total_targets and found.total_targets > 500
 
 
