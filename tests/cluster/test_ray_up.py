@@ -201,14 +201,13 @@ def test_a_task_that_needs_gpus_makes_the_head_node_of_the_file_rent_a_spot_mach
     start += f" --port={gcs} --object-manager-port={objects} --include-dashboard=false --temp-dir={folder} --block"
     by_ray_up = "export RAY_enable_autoscaler_v2=1; export RAY_CLOUD_INSTANCE_ID=i-1; export RAY_NODE_TYPE_NAME=head; "
     task = "import ray, time; ray.init(); f = ray.remote(num_gpus=8)(lambda: 1).remote(); time.sleep(600)"
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `ray`, also where no environment is activated
-    own = {"PATH": path, "HOME": str(home), "RAY_ADDRESS": f"127.0.0.1:{gcs}", "RAY_AUTH_MODE": "token"}
+    own = {"HOME": str(home), "RAY_ADDRESS": f"127.0.0.1:{gcs}", "RAY_AUTH_MODE": "token"} | started.machines.environ
     log = folder / "log"
 
     def run(command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             ["bash", "-c", command],
-            env=os.environ | own | started.machines.environ,
+            env=os.environ | own,
             start_new_session=True,
             stdout=log.open("a"),
             stderr=log.open("a"),
