@@ -23,7 +23,7 @@ from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, index_games, read_games
 from datasets.loading.sequences import take_rows
 from datasets.schema.splits import SplitConfig
-from wm.model.encoding import STICK_GRID, Frames, controllers, positions, to_frames
+from wm.model.encoding import STICK_GRID, Frames, to_frames
 from wm.model.motion.attributes import ATTRIBUTES, CHARACTERS
 from wm.model.motion.candidates import (
     MODES,
@@ -33,9 +33,8 @@ from wm.model.motion.candidates import (
     STICK_DEADZONE,
     Physics,
     driven,
-    motion_values,
 )
-from wm.model.motion.choice import right_modes
+from wm.model.motion.choice import modes_of
 
 KNEE_BEND, DASH = 24, 20
 JUMPS, DOUBLE_JUMPS = (25, 26), (27, 28)
@@ -202,9 +201,7 @@ def fit_ground(of: Transitions) -> dict[str, float]:
 
 def held(frames: Frames, physics: Physics) -> tuple[np.ndarray, int]:
     """Player frames of a game in which each candidate holds, (numbers, modes), and their number."""
-    context, target = frames.slice(0, frames.num_frames - 1), frames.slice(1, frames.num_frames)
-    candidates, _ = physics(context, controllers(target), None)
-    right = right_modes(candidates.changes, candidates.values, motion_values(target, positions(context)))
+    right = modes_of(physics, frames)
     return right.sum((0, 1, 2)).numpy(), int(right[..., 0, 0].numel())
 
 

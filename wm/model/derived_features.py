@@ -39,10 +39,10 @@ jumps and crouches, dashes. They lie between two steps of the stick, so that no 
 TRIGGER_THRESHOLDS = tuple(steps / TRIGGER_GRID for steps in (0.5, 42.5))
 """Of the analog trigger in [0, 1]: touched, and far enough for a shield."""
 STAGE_SURFACES: dict[int, tuple[tuple[float, float, float], ...]] = {
-    2: ((0.0, -63.35, 63.35), (42.75, -14.25, 14.25)),
+    2: ((0.0029, -63.35, 63.35), (42.75, -14.25, 14.25)),
     3: ((0.0, -87.75, 87.75), (25.0, -55.0, -25.0), (25.0, 25.0, 55.0)),
     8: ((0.0, -56.0, 56.0), (42.0, -15.75, 15.75), (23.45, -59.5, -28.0), (23.45, 28.0, 59.5)),
-    28: ((0.0, -77.27, 77.27), (51.43, -19.02, 19.02), (30.14, -61.39, -31.73), (30.24, 31.70, 63.07)),
+    28: ((0.0089, -77.27, 77.27), (51.4254, -19.02, 19.02), (30.1422, -61.39, -31.73), (30.2426, 31.7, 63.07)),
     31: ((0.0, -68.4, 68.4), (54.4, -18.8, 18.8), (27.2, -57.6, -20.0), (27.2, 20.0, 57.6)),
     32: ((0.0, -85.57, 85.57),),
 }
@@ -188,9 +188,9 @@ def surface_table() -> Tensor:
     return table
 
 
-def surfaces_of(frames: Frames, surfaces: Tensor) -> Tensor:
-    """The rows of a `surface_table` for the stages of games: (B, 1, 1, NUM_SURFACES, 3)."""
-    return surfaces[frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1)][:, None, None]
+def stage_rows(frames: Frames, table: Tensor) -> Tensor:
+    """The rows of a table by stage id, such as `surface_table`, for the stages of games: (B, 1, 1, ...)."""
+    return table[frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1)][:, None, None]
 
 
 def surface_below(x: Tensor, y: Tensor, surfaces: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def surface_below(x: Tensor, y: Tensor, surfaces: Tensor) -> Tensor:
 
     Args:
         x, y: (B, T, P), game units.
-        surfaces: see `surfaces_of`.
+        surfaces: see `stage_rows`.
     Returns:
         float32 (B, T, P), game units.
     """
@@ -220,7 +220,7 @@ def geometry_features(frames: Frames, displacement_BTPC: Tensor, surfaces: Tenso
     here = positions(frames)
     x, y = (here + displacement_BTPC).unbind(-1)
     y_before = here[..., 1]
-    table = surfaces_of(frames, surfaces)
+    table = stage_rows(frames, surfaces)
     surface = surface_below(x, y_before, table)
     gap, gap_before = y - surface, y_before - surface
     beyond_edge = x.abs() - table[..., 0, 2]

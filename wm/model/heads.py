@@ -213,7 +213,9 @@ class Heads(nn.Module):
     def _motion(self, modes: Tensor, candidates: Candidates, regressed: Tensor) -> MotionPrediction:
         logits = modes.unflatten(-1, (len(MOTION), NUM_MODES)).masked_fill(~self.mode_mask, -torch.inf)
         changes = torch.cat([regressed[..., None], candidates.changes[..., 1:]], dim=-1)
-        return MotionPrediction(logits=logits, candidates=changes, values=candidates.values)
+        return MotionPrediction(
+            logits=logits, candidates=changes, values=candidates.values, airborne=candidates.airborne
+        )
 
     def _state_parts(self, outputs: Sequence[Tensor], frames: Frames) -> dict[str, Tensor]:
         """The parts of a prediction that `fields` add."""

@@ -184,7 +184,8 @@ def _state_parts(
     if (motion := prediction.motion) is not None:
         right = true_modes
         if right is None:
-            right = right_modes(motion.candidates.detach(), motion.values, motion_values(targets, positions(context)))
+            truth = motion_values(targets, positions(context))
+            right = right_modes(motion.candidates.detach(), motion.values, truth, motion.airborne)
         errors = -motion.logits.log_softmax(-1).masked_fill(~right, -torch.inf).logsumexp(-1)
         parts["motion"] = _part(errors, targets, TRAINING_LOSS_FIELDS["motion"])
     return parts

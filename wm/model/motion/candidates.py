@@ -10,6 +10,7 @@ Shape legend: B = batch, T = frames, P = players (2), N = numbers (7), M = modes
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from datasets.loading.frames import FLOAT_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS
-from wm.model.derived_features import NO_SURFACE, surface_below, surface_table, surfaces_of
+from wm.model.derived_features import NO_SURFACE, stage_rows, surface_below, surface_table
 from wm.model.encoding import NUM_CONTROLLER, STICK_GRID, STICKS, Frames, Layout, category, facing_sign, positions
 from wm.model.motion.attributes import ATTRIBUTES, attribute_table
+from wm.model.motion.ledges import ledge_table, next_place, place_table
 
 VELOCITIES = ("self_air_x", "self_y", "self_ground_x", "attack_x", "attack_y")
 """Predicted as differences from the previous frame; absent in files of old versions."""
@@ -37,6 +39,7 @@ MODES: dict[str, tuple[str, ...]] = {
         "double_jump",
         "air_dodge",
         "slowed",
+        "run_off",
     ),
     "self_y": (
         "regressed",
@@ -49,21 +52,38 @@ MODES: dict[str, tuple[str, ...]] = {
         "double_jump",
         "air_dodge",
         "slowed",
+        "zero",
     ),
-    "self_ground_x": ("regressed", "same", "repeated", "traction", "twice_traction", "dash", "zero", "dash_start"),
-    "attack_x": ("regressed", "same", "repeated", "decay", "zero"),
-    "attack_y": ("regressed", "same", "repeated", "decay", "zero"),
-    "x": ("regressed", "same", "velocity"),
-    "y": ("regressed", "same", "velocity", "surface"),
+    "self_ground_x": (
+        "regressed",
+        "same",
+        "repeated",
+        "traction",
+        "twice_traction",
+        "dash",
+        "zero",
+        "dash_start",
+        "dash_end",
+        "as_air",
+        "air_dodge",
+    ),
+    "attack_x": ("regressed", "same", "repeated", "decay", "zero", "trajectory_di", "traction"),
+    "attack_y": ("regressed", "same", "repeated", "decay", "zero", "trajectory_di"),
+    "x": ("regressed", "same", "velocity", "automatic_smash_di", "smash_di", "ledge"),
+    "y": ("regressed", "same", "velocity", "automatic_smash_di", "smash_di", "ledge", "surface"),
 }
-"""Number -> its candidates. repeated: changed as in the frame before; velocity: by the velocities of the next frame."""
+"""Number -> its candidates. repeated: changed as in the frame before; velocity: by the velocities of the next frame;
+as_ground, on the ground, and as_air, in the air: equal to the other velocity in the next frame; air_dodge, on the
+ground: out of the jump squat. Trajectory DI turns knockback when hitlag ends, automatic smash DI then moves the player
+beside the velocities, smash DI during hitlag."""
 NUM_MODES = max(map(len, MODES.values()))
 EXISTING_MODES = tuple(tuple(float(mode < len(modes)) for mode in range(NUM_MODES)) for modes in MODES.values())
 """(N, M): 1 where a number has as many modes."""
 REGRESSED = 0
 AS_GROUND = MODES["self_air_x"].index("as_ground")
-VELOCITY = MODES["x"].index("velocity")
-assert MODES["y"].index("velocity") == VELOCITY
+AS_AIR = MODES["self_ground_x"].index("as_air")
+VELOCITY, BESIDE_VELOCITY = (MODES["x"].index(name) for name in ("velocity", "automatic_smash_di"))
+assert tuple(MODES["y"].index(name) for name in ("velocity", "automatic_smash_di")) == (VELOCITY, BESIDE_VELOCITY)
 TOLERANCE = 2e-3
 """Game units: a smaller difference from a candidate is rounding."""
 MAX_REPEATED = 0.5
@@ -72,6 +92,12 @@ KNOCKBACK_DECAY = 0.051
 """Loss of the speed of knockback, game units per frame."""
 AIR_DODGE_SPEED, AIR_DODGE_DECAY = 2.79, 0.9
 """Velocity in the first frame of an air dodge, in the direction of the stick, and what is left of it a frame later."""
+TRAJECTORY_DI = math.radians(18)
+"""Largest angle by which the stick turns knockback."""
+SMASH_DI, AUTOMATIC_SMASH_DI = 6.0, 3.0
+"""By how much a full stick moves a player in hitlag, and at its end, game units."""
+DASH_END = 0.25
+"""Of the speed of a dash, what is left when it ends in a turn or a shield."""
 STICK_DEADZONE = 0.28
 """Of the horizontal stick, below which a character does not accelerate."""
 WATCHED = (
@@ -138,11 +164,14 @@ class Candidates:
     values: Tensor
     """(B, T, P, N), in the context frame."""
     changes: Tensor
-    """(B, T, P, N, M); 0 for `regressed`, `as_ground` and `velocity`, which depend on the heads."""
+    """(B, T, P, N, M), without the velocities of the next frame; 0 for `regressed`, `as_ground` and `as_air`: these
+    depend on the heads."""
     last: Tensor
     """(B, T, P, N), changes from the frame before."""
     missed: Tensor
     """(B, T, P, W), by how much the candidates of WATCHED of the frame before missed the context frame."""
+    airborne: Tensor
+    """bool (B, T, P), in the context frame."""
 
     def since(self, first: int) -> Candidates:
         """Of the context frames from number `first` on; -1 is the last one."""
@@ -151,6 +180,7 @@ class Candidates:
             changes=self.changes[:, first:],
             last=self.last[:, first:],
             missed=self.missed[:, first:],
+            airborne=self.airborne[:, first:],
         )
 
 
@@ -161,6 +191,8 @@ class Physics(nn.Module):
         super().__init__()
         self.register_buffer("attributes", attribute_table(), persistent=False)
         self.register_buffer("surfaces", surface_table(), persistent=False)
+        self.register_buffer("ledges", ledge_table(), persistent=False)
+        self.register_buffer("places", place_table(), persistent=False)
 
     def forward(self, frames: Frames, controllers_BTC: Tensor, history: Tensor | None) -> tuple[Candidates, Tensor]:
         """
@@ -180,21 +212,42 @@ class Physics(nn.Module):
         changes = known.diff(dim=1)
         # One transition more than context frames: that into the first, with the controllers of the first.
         following = controllers_BTC.unflatten(-1, (-1, NUM_CONTROLLER))[..., _MAIN_STICK] * 2 - 1
-        own = torch.stack([frames.code_column("main_x"), frames.code_column("main_y")], dim=-1) / STICK_GRID
-        stick = torch.cat([own[:, :1], following], dim=1)
-        stick_before = torch.cat([own[:, :1], own], dim=1)[..., 0]
-        character = category(frames, "character")
-        attributes = self.attributes[torch.cat([character[:, :1], character], dim=1)]
-        stage = surfaces_of(frames, self.surfaces)
-        steps = _changes(known[:, 1:], changes, stick, stick_before, attributes, stage)
+        names = ("main_x", "main_y", "c_x", "c_y")
+        own = torch.stack([frames.code_column(name) for name in names], dim=-1) / STICK_GRID
+        stick = torch.cat([own[:, :1, :, :2], following], dim=1)
+        stick_before = _from_before(own)
+        character = _from_before(category(frames, "character"))
+        x = known[:, 1:, :, NUM_VELOCITIES]
+        action, age = _from_before(frames.code_column("action")), _from_before(frames.float_column("state_age"))
+        ledge = stage_rows(frames, self.ledges)
+        place = next_place(action, age, character, x, ledge, self.places)
+        surfaces = stage_rows(frames, self.surfaces)
+        steps = _changes(known[:, 1:], changes, stick, stick_before, self.attributes[character], surfaces, place)
         last = changes[:, 1:]
         missed = [steps[:, :-1, :, number, mode] - last[..., number] for number, mode in _WATCHED]
-        candidates = Candidates(values=values, changes=steps[:, 1:], last=last, missed=torch.stack(missed, dim=-1))
+        candidates = Candidates(
+            values=values,
+            changes=steps[:, 1:],
+            last=last,
+            missed=torch.stack(missed, dim=-1),
+            airborne=frames.code_column("airborne") != 0,
+        )
         return candidates, known[:, -NUM_HISTORY:]
 
 
+def _from_before(values: Tensor) -> Tensor:
+    """One frame more, before the first one and equal to it."""
+    return torch.cat([values[:, :1], values], dim=1)
+
+
 def _changes(
-    values: Tensor, last: Tensor, stick: Tensor, stick_before: Tensor, attributes: Tensor, surfaces: Tensor
+    values: Tensor,
+    last: Tensor,
+    stick: Tensor,
+    stick_before: Tensor,
+    attributes: Tensor,
+    surfaces: Tensor,
+    place: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Candidates' changes: (B, T, P, N, M).
 
@@ -202,9 +255,10 @@ def _changes(
         values: (B, T, P, N), MOTION.
         last: (B, T, P, N), its last changes.
         stick: (B, T, P, 2), in [-1, 1], in the next frame.
-        stick_before: (B, T, P), horizontal, in this frame.
+        stick_before: (B, T, P, 4), main stick and C-stick in this frame.
         attributes: (B, T, P, ATTRIBUTES).
         surfaces: (B, 1, 1, S, 3), height, left and right end.
+        place: (B, T, P) twice, x and y on a ledge.
     """
     air_x, own_y, ground_x, attack_x, attack_y, x, y = values.unbind(-1)
     of = dict(zip(ATTRIBUTES, attributes.unbind(-1), strict=True))
@@ -212,12 +266,12 @@ def _changes(
     zero = torch.zeros_like(x)
     direction = stick / torch.linalg.vector_norm(stick, dim=-1, keepdim=True).clamp(min=1e-3)
     dodge_x, dodge_y = (AIR_DODGE_SPEED * direction).unbind(-1)
-    stick = stick[..., 0]
+    stick_next, stick = stick, stick[..., 0]
     stick = torch.where(stick.abs() < STICK_DEADZONE, 0.0, stick)
     air = of["air_stick"], of["air_base"], of["air_speed"], of["air_friction"]
     drift = driven(air_x, stick, *air)
     double_jump = driven(of["double_jump_stick"] * stick, stick, *air)
-    jump = ground_x * of["jump_momentum"] + stick_before * of["jump_stick"]
+    jump = ground_x * of["jump_momentum"] + stick_before[..., 0] * of["jump_stick"]
     jump = jump.clamp(-of["jump_speed"], of["jump_speed"])
     start = of["dash_start"] * stick.sign()
     dash_start = torch.where(ground_x * start < 0, ground_x + start, start)
@@ -231,26 +285,47 @@ def _changes(
     # Clamped before the root, whose gradient at 0 is infinite.
     speed = (attack_x.square() + attack_y.square()).clamp(min=KNOCKBACK_DECAY**2).sqrt()
     decay = -KNOCKBACK_DECAY / speed
+    across = (attack_x * stick_before[..., 1] - attack_y * stick_before[..., 0]) / speed
+    turn = TRAJECTORY_DI * across * across.abs()
+    turned_x, turned_y = attack_x * turn.cos() - attack_y * turn.sin(), attack_x * turn.sin() + attack_y * turn.cos()
+    slowed_ground = toward_zero(ground_x, of["traction"])
+    run_off = slowed_ground.clamp(-of["air_speed"], of["air_speed"])
+    dash_end = toward_zero(DASH_END * ground_x, of["traction"])
+    c_stick = stick_before[..., 2:]
+    is_tilted = torch.linalg.vector_norm(c_stick, dim=-1, keepdim=True) > STICK_DEADZONE
+    automatic = AUTOMATIC_SMASH_DI * torch.where(is_tilted, c_stick, stick_before[..., :2])
+    smash = SMASH_DI * stick_next
+    ledge_x, ledge_y = (torch.nan_to_num(to - value) for to, value in zip(place, (x, y), strict=True))
     surface = surface_below(x, y, surfaces)
     numbers = [
         [
             zero, zero, repeated[..., 0], drift - air_x, toward_zero(air_x, of["air_friction"]) - air_x, zero,
             jump - air_x, double_jump - air_x, dodge_x - air_x, air_x * (AIR_DODGE_DECAY - 1),
+            run_off - air_x,
         ],
         [
             zero, zero, falls_on, fall - own_y, -of["fast_fall_speed"] - own_y, of["full_hop"] - own_y,
             of["short_hop"] - own_y, of["double_jump"] - own_y,
-            dodge_y - own_y, own_y * (AIR_DODGE_DECAY - 1),
+            dodge_y - own_y, own_y * (AIR_DODGE_DECAY - 1), -own_y,
         ],
         [
-            zero, zero, _stopped(ground_x, repeated[..., 2]), toward_zero(ground_x, of["traction"]) - ground_x,
+            zero, zero, _stopped(ground_x, repeated[..., 2]), slowed_ground - ground_x,
             toward_zero(ground_x, 2 * of["traction"]) - ground_x, dash - ground_x, -ground_x,
-            dash_start - ground_x,
+            dash_start - ground_x, dash_end - ground_x, zero, dodge_x - ground_x,
         ],
-        [zero, zero, _stopped(attack_x, repeated[..., 3]), attack_x * decay, -attack_x],
-        [zero, zero, _stopped(attack_y, repeated[..., 4]), attack_y * decay, -attack_y],
-        [zero, zero, zero],
-        [zero, zero, zero, torch.where(surface == NO_SURFACE, 0.0, surface - y)],
+        [
+            zero, zero, _stopped(attack_x, repeated[..., 3]), attack_x * decay, -attack_x,
+            turned_x * (1 + decay) - attack_x, toward_zero(attack_x, of["traction"]) - attack_x,
+        ],
+        [
+            zero, zero, _stopped(attack_y, repeated[..., 4]), attack_y * decay, -attack_y,
+            turned_y * (1 + decay) - attack_y,
+        ],
+        [zero, zero, zero, automatic[..., 0], smash[..., 0], ledge_x],
+        [
+            zero, zero, zero, automatic[..., 1], smash[..., 1], ledge_y,
+            torch.where(surface == NO_SURFACE, 0.0, surface - y),
+        ],
     ]  # fmt: skip
     padded = [torch.stack(row + [zero] * (NUM_MODES - len(row)), dim=-1) for row in numbers]
     return torch.stack(padded, dim=-2)

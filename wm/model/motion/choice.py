@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from wm.model.encoding import Frames, cached_tensor, controllers, positions
 from wm.model.motion.candidates import (
+    AS_AIR,
     AS_GROUND,
+    BESIDE_VELOCITY,
     EXISTING_MODES,
     MOTION,
     NUM_MODES,
@@ -27,6 +29,7 @@ from wm.model.motion.candidates import (
 )
 
 _AIR, _GROUND = MOTION.index("self_air_x"), MOTION.index("self_ground_x")
+assert (_AIR, _GROUND) == (0, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,8 @@ class MotionPrediction:
     """(B, T, P, N, M), changes; those that depend on other numbers are 0."""
     values: Tensor
     """(B, T, P, N), MOTION in the context frame."""
+    airborne: Tensor
+    """bool (B, T, P), in the context frame."""
 
     def mean(self) -> Tensor:
         """Mean changes: (B, T, P, N)."""
@@ -55,27 +60,34 @@ class MotionPrediction:
     def _resolved(self, weights: Tensor) -> Tensor:
         changes = (weights * self.candidates).sum(-1)
         following = self.values + changes
-        air_x = following[..., _AIR] + weights[..., _AIR, AS_GROUND] * (
-            following[..., _GROUND] - self.values[..., _AIR]
-        )
-        velocities = torch.cat([air_x[..., None], following[..., 1:NUM_VELOCITIES]], dim=-1)
-        place = weights[..., NUM_VELOCITIES:, VELOCITY] * total_velocity(velocities)
+        air, ground = following[..., _AIR], following[..., _GROUND]
+        as_ground = weights[..., _AIR, AS_GROUND] * (ground - self.values[..., _AIR])
+        as_air = weights[..., _GROUND, AS_AIR] * (air - self.values[..., _GROUND])
+        air = torch.where(self.airborne, air, air + as_ground)
+        ground = torch.where(self.airborne, ground + as_air, ground)
+        velocities = torch.stack([air, following[..., 1], ground, *following[..., 3:NUM_VELOCITIES].unbind(-1)], dim=-1)
+        moved = weights[..., NUM_VELOCITIES:, VELOCITY] + weights[..., NUM_VELOCITIES:, BESIDE_VELOCITY]
+        place = moved * total_velocity(velocities)
         place = changes[..., NUM_VELOCITIES:] + place
         return torch.cat([velocities - self.values[..., :NUM_VELOCITIES], place], dim=-1)
 
 
-def right_modes(candidates: Tensor, values: Tensor, truth: Tensor) -> Tensor:
+def right_modes(candidates: Tensor, values: Tensor, truth: Tensor, airborne: Tensor) -> Tensor:
     """Which candidates hold: bool (B, T, P, N, M). `regressed` where no other does.
 
     Args:
         candidates: (B, T, P, N, M), changes.
         values: (B, T, P, N), MOTION in the context frame.
         truth: (B, T, P, N), MOTION in the next frame.
+        airborne: bool (B, T, P), in the context frame.
     """
     changes = truth - values
     known = candidates.clone()
-    known[..., _AIR, AS_GROUND] = truth[..., _GROUND] - values[..., _AIR]
-    known[..., NUM_VELOCITIES:, VELOCITY] = total_velocity(truth)
+    known[..., _AIR, AS_GROUND] = (truth[..., _GROUND] - values[..., _AIR]).masked_fill(airborne, torch.inf)
+    known[..., _GROUND, AS_AIR] = (truth[..., _AIR] - values[..., _GROUND]).masked_fill(~airborne, torch.inf)
+    moved = total_velocity(truth)
+    known[..., NUM_VELOCITIES:, VELOCITY] = moved
+    known[..., NUM_VELOCITIES:, BESIDE_VELOCITY] += moved
     holds = (known - changes[..., None]).abs() < TOLERANCE
     holds = holds & cached_tensor(EXISTING_MODES, holds.device, torch.bool)
     holds[..., REGRESSED] = ~holds[..., REGRESSED + 1 :].any(-1)
@@ -87,4 +99,5 @@ def modes_of(physics: Physics, frames: Frames) -> Tensor:
     last = frames.num_frames - 1
     before, after = frames.slice(0, last), frames.slice(1, last + 1)
     candidates, _ = physics(before, controllers(after), None)
-    return right_modes(candidates.changes, candidates.values, motion_values(after, positions(before)))
+    truth = motion_values(after, positions(before))
+    return right_modes(candidates.changes, candidates.values, truth, candidates.airborne)
