@@ -308,7 +308,10 @@ def with_state_parts(prediction: Prediction, seed: int) -> Prediction:
     noise = torch.randn(*shape, 7, generator=torch.Generator().manual_seed(seed))
     modes = torch.randn(*shape, len(MOTION), NUM_MODES, generator=torch.Generator().manual_seed(seed))
     motion = MotionPrediction(
-        logits=modes.masked_fill(~mode_mask(), -torch.inf), candidates=modes / 10, values=modes[..., 0]
+        logits=modes.masked_fill(~mode_mask(), -torch.inf),
+        candidates=modes / 10,
+        values=modes[..., 0],
+        airborne=noise[..., 0] > 0,
     )
     return replace(
         prediction, hitstun=5 * noise[..., 0], animation=noise[..., 1:4], flags=noise[..., 4:], motion=motion

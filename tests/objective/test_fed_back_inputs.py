@@ -95,7 +95,7 @@ def test_two_passes_replace_runs_by_what_the_rules_make_of_the_first_passs_predi
                 categories={name: one(values, example, place - 1) for name, values in prediction.categories.items()},
                 motion=MotionPrediction(
                     **{name: one(getattr(prediction.motion, name), example, place - 1)
-                       for name in ("logits", "candidates", "values")}
+                       for name in ("logits", "candidates", "values", "airborne")}
                 ),
             )  # fmt: skip
             last, clock = rules(last, clock, said, controller_columns(one_frame(frames, example, place)))
