@@ -19,15 +19,21 @@ class SweepSearch(Searcher):
     """
 
     def __init__(
-        self, source: TrialSource, is_due: Callable[[Trial], bool], on_added: Callable[[Sequence[Trial]], None]
+        self,
+        source: TrialSource,
+        is_over: Callable[[], bool],
+        is_due: Callable[[Trial], bool],
+        on_added: Callable[[Sequence[Trial]], None],
     ) -> None:
         """
         Args:
-            is_due: whether a trial is to run: it has not ended, and no budget is used up.
+            is_over: whether no further trial may start, because of a signal or a budget. Then none comes into being
+                either: a later command suggests it, from more results.
+            is_due: whether a trial is to run: it has not ended.
             on_added: records trials that came into being, before any of them starts.
         """
         super().__init__(metric="targets_seen", mode="max")  # Tune wants some; the source knows the results
-        self._source, self._is_due, self._on_added = source, is_due, on_added
+        self._source, self._is_over, self._is_due, self._on_added = source, is_over, is_due, on_added
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune stores what it was given, and no command restores it."""
@@ -35,7 +41,7 @@ class SweepSearch(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial as axis -> value, or FINISHED after the last one."""
-        while True:
+        while not self._is_over():
             trial, added = self._source.next()
             if added:
                 self._on_added(added)
@@ -43,6 +49,7 @@ class SweepSearch(Searcher):
                 return Searcher.FINISHED
             if self._is_due(trial):
                 return dict(trial.axes)
+        return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the source reads the results of the trials themselves."""

@@ -62,7 +62,7 @@ def run_tuner(
     budget: list[str] = []
 
     def is_due(trial: Trial) -> bool:
-        return not request.is_set_for_run() and status_of(run_of(trial.config)).state not in ENDED
+        return status_of(run_of(trial.config)).state not in ENDED
 
     def poll() -> None:
         notice.update(lambda: bool(table.running()))
@@ -80,7 +80,7 @@ def run_tuner(
     ):
         concurrent = min(sweep.max_concurrent, num_left)
         start_ray_for(sweep, concurrent)
-        search = SweepSearch(source, is_due, observer.add)
+        search = SweepSearch(source, request.is_set_for_run, is_due, observer.add)
         scheduler = make_scheduler(sweep, rungs, observer.on_decision)
         setup = command_setup(sweep, concurrent, command)
         # Nothing that Tune stores is read: not worth requests to a bucket, and an outage must not reach it.
