@@ -3,9 +3,9 @@
     PYTHONPATH=.:benchmarks python benchmarks/dreams/attributes.py CORPUS [CORPUS ...]
 
 For each character the constants of its motion are found that most frames follow exactly: the commonest change or value
-where one constant decides, a grid search where several do. Two tables: the constants (`!` where they differ from the
-table that dreams use), and how many frames have a candidate of their next velocity or position that holds. Games
-without velocities are left out. The last line is one JSON object.
+where one constant decides, a grid search where several do. Three tables: the constants (`!` where they differ from the
+table that dreams use), the places on ledges likewise, and how many frames have a candidate of their next velocity or
+position that holds. Games without velocities are left out. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from wm.model.motion.candidates import (
     driven,
 )
 from wm.model.motion.choice import modes_of
+from wm.model.motion.ledges import CATCH, NUM_PLACES, PLACES, WAIT, ledge_table
 
 KNEE_BEND, DASH = 24, 20
 JUMPS, DOUBLE_JUMPS = (25, 26), (27, 28)
@@ -78,6 +79,7 @@ def transitions_of(frames: Frames) -> dict[int, Transitions]:
     columns = {name: floats[..., FLOAT_COLUMNS.index(name)] for name in FLOAT_COLUMNS}
     columns |= {name: codes[..., CODE_COLUMNS.index(name)] for name in CODE_COLUMNS}
     columns["stick"] = columns["main_x"] / STICK_GRID
+    columns["stage"] = np.full(columns["main_x"].shape, int(frames.game[0, 0]))
     found = {}
     for character in np.unique(columns["character"]):
         mask = (columns["character"][1:] == character) & (columns["hitlag"][1:] == 0)
@@ -199,6 +201,30 @@ def fit_ground(of: Transitions) -> dict[str, float]:
     }
 
 
+def ledge_places(of: Transitions) -> list[tuple[float, float]]:
+    """Median places on ledges as in `wm.model.motion.ledges.PLACES`: (outwards, up); NaN where there is no frame."""
+    table = ledge_table().numpy()[of["stage1"]]
+    outwards, up = np.abs(of["x1"]) - table[:, 0], of["y1"] - table[:, 1]
+    found = []
+    for number in range(NUM_PLACES):
+        action, age = (CATCH, number + 1) if number < NUM_PLACES - 1 else (WAIT, 0)
+        there = (of["action1"] == action) & (of["state_age1"] == age) & ~np.isnan(outwards)
+        place = [float(np.median(values[there])) if there.any() else np.nan for values in (outwards, up)]
+        found.append((place[0], place[1]))
+    return found
+
+
+def print_places(found: dict[int, list[tuple[float, float]]]) -> None:
+    """Places on ledges by character; `!` where the table that dreams use has another one, or none."""
+    for character, places in found.items():
+        known = np.array(PLACES.get(character, np.full((2, NUM_PLACES), np.nan))).T
+        cells = []
+        for place, expected in zip(places, known, strict=True):
+            differs = np.abs(np.array(place) - expected).max() >= 3e-3 or np.isnan(expected).any()
+            cells.append("-" if np.isnan(place[0]) else f"{place[0]:.3f},{place[1]:.3f}" + "!" * bool(differs))
+        print(f"ledge {character:<12}" + "".join(f"{cell:>16}" for cell in cells))
+
+
 def held(frames: Frames, physics: Physics) -> tuple[np.ndarray, int]:
     """Player frames of a game in which each candidate holds, (numbers, modes), and their number."""
     right = modes_of(physics, frames)
@@ -229,16 +255,19 @@ def main() -> None:
         holding, frames_of_game = held(frames, physics)
         counts, num_frames = counts + holding, num_frames + frames_of_game
     fitted: dict[int, dict[str, float]] = {}
+    places: dict[int, list[tuple[float, float]]] = {}
     for character, pieces in sorted(parts.items()):
         sides = [
             {name: np.concatenate([getattr(p, side)[name] for p in pieces]) for name in pieces[0].before}
             for side in ("before", "after")
         ]
         of = Transitions(*sides)
+        places[character] = ledge_places(of)
         if len(of) >= MIN_FRAMES:
             air = fit_air(of)
             fitted[character] = air | fit_jumps(of, air) | fit_ground(of) | {"player_frames": len(of)}
     print_table(fitted)
+    print_places(places)
     shares = {
         name: dict(zip(modes, (counts[number] / max(1, num_frames)).tolist(), strict=False))
         for number, (name, modes) in enumerate(MODES.items())
@@ -246,7 +275,11 @@ def main() -> None:
     for name, modes in shares.items():
         others = ", ".join(f"{mode} {value:.1%}" for mode, value in list(modes.items())[1:])
         print(f"{name:<14} no candidate holds {modes[MODES[name][REGRESSED]]:6.1%}; {others}")
-    print(json.dumps({"benchmark": "attributes", "player_frames": num_frames, "held": shares, "fitted": fitted}))
+    print(
+        json.dumps(
+            {"benchmark": "attributes", "player_frames": num_frames, "held": shares, "fitted": fitted, "ledges": places}
+        )
+    )
 
 
 if __name__ == "__main__":
