@@ -37,6 +37,8 @@ class Observation:
     """A number that changes with every row of the log, also where `targets` does not."""
     starts: int | None = None
     """Rows `start` of the log; None where there is no log."""
+    has_moved: bool = False
+    """Whether other rows follow the newest of them, in a log that belongs to one run."""
     total_targets: int | None = None
     """At which only the final evaluation is left."""
     evaluations: tuple[dict[str, Any], ...] = ()

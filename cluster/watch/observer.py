@@ -83,6 +83,7 @@ class Observer:
             targets=progress.targets,
             signs_of_life=progress.signs_of_life,
             starts=progress.starts,
+            has_moved=progress.has_moved,
             total_targets=progress.total_targets,
             evaluations=progress.evaluations,
             nodes=None if machines is None else machines.nodes,

@@ -50,6 +50,7 @@ class ProgressClock:
         self._starts = seen.starts
         if self._starts_before is None:
             self._starts_before = seen.starts
+        self._has_moved = self._has_moved or (seen.has_moved and self._follows_a_start)
         if self._limit_s is None or seen.targets is None:
             return None
         is_evaluating = seen.total_targets is not None and seen.targets >= seen.total_targets

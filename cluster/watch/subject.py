@@ -43,6 +43,7 @@ class Progress:
     targets: int | None = None
     signs_of_life: int = 0
     starts: int | None = None
+    has_moved: bool = False
     total_targets: int | None = None
     evaluations: tuple[dict[str, Any], ...] = ()
 
@@ -102,6 +103,7 @@ class RunSubject(Subject):
             targets=_targets(rows),
             signs_of_life=_signs(rows),
             starts=_starts(rows),
+            has_moved=_has_moved(rows),
             total_targets=self._config.optimizer.total_targets,
             evaluations=tuple(row for row in rows if row["kind"] == "eval"),
         )
@@ -211,6 +213,12 @@ def _signs(rows: Sequence[dict[str, Any]]) -> int:
 
 def _starts(rows: Sequence[dict[str, Any]]) -> int:
     return sum(row["kind"] == "start" for row in rows)
+
+
+def _has_moved(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the newest attempt has written more than its row `start`."""
+    signs = [row["kind"] for row in rows if row["kind"] in SIGNS]
+    return bool(signs) and signs[-1] != "start"
 
 
 def _option(arguments: Sequence[str], name: str) -> str:

@@ -101,7 +101,8 @@ def with_columns(frame: Frames, player: int, **values: float) -> Frames:
 
 
 def still_clock(frame: Frames) -> ActionClock:
-    return ActionClock(speed=torch.ones(frame.floats.shape[:3]), frames=torch.full(frame.floats.shape[:3], 5))
+    shape = frame.floats.shape[:3]
+    return ActionClock(speed=torch.ones(shape), frames=torch.full(shape, 5), log_survival=torch.zeros(shape))
 
 
 def follow(rules: GameRules, frame: Frames, num_frames: int, predict: Callable[[Frames], Prediction]) -> Frames:
@@ -227,7 +228,7 @@ def test_two_heads_that_contradict_each_other_give_one_hurtbox(frame: Frames):
 
 def test_age_goes_on_stands_still_in_hitlag_and_begins_anew(frame: Frames):
     rules, at = GameRules(), with_columns(frame.examples(0, 1), 0, action=66, state_age=7.0)
-    clock = ActionClock(speed=torch.full((1, 1, 2), 1.5), frames=torch.full((1, 1, 2), 5))
+    clock = replace(still_clock(at), speed=torch.full((1, 1, 2), 1.5))
 
     def age(last: Frames, prediction: Prediction) -> float:
         after, _ = rules(last, clock, prediction, controller_columns(last))

@@ -177,6 +177,15 @@ def test_rows_that_follow_the_start_of_an_attempt_are_its_own(targets, limit_s):
     assert night.after(limit_s - 1) == [] and kinds(night.after(1)) == [DumpStacks, Terminate]
 
 
+def test_a_start_and_further_rows_may_be_seen_at_once():
+    night = Night(stall_minutes=10, retries=1)
+    night.after(100, targets=1_000, signs_of_life=5, starts=1, has_moved=True)
+    night.dies()
+    night.runs()
+    night.after(2, targets=1_100, signs_of_life=8, starts=2, has_moved=True)
+    assert night.after(599) == [] and kinds(night.after(1)) == [DumpStacks, Terminate]
+
+
 def test_a_start_may_take_longer_than_a_stall():
     night = Night(stall_minutes=10)
     assert night.after(2_399) == [] and kinds(night.after(1)) == [DumpStacks, Terminate]

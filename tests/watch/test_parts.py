@@ -236,6 +236,10 @@ def test_the_progress_of_a_run_is_that_of_its_newest_rows(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = subject.progress()
     assert (found.targets, found.signs_of_life, found.starts, len(found.evaluations)) == (500, 3, 1, 1)
+    assert found.has_moved
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "start", "targets_seen": 500}) + "\n")
+    assert (subject.progress().starts, subject.progress().has_moved) == (2, False)
     assert found.total_targets and found.total_targets > 500
 
 
