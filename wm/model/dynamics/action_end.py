@@ -1,8 +1,8 @@
 """When an action ends in a dream: at the median of the time that the predictions tell.
 
-In each frame a network says how probable it is that the action goes on. Where it is unsure of the moment, going on is the
-most probable in every single frame, and an action whose end is certain within a few frames would never end. So it ends
-when it is more probable that it has ended than that it has gone on through all imagined frames: the product of the
+In each frame a network says how probable it is that the action goes on. Where it is unsure of the moment, going on is
+the most probable in every single frame, and an action whose end is certain within a few frames would never end. So it
+ends when it is more probable that it has ended than that it has gone on through all imagined frames: the product of the
 probabilities falls below a half.
 
 Shape legend: B = batch, T = frames, P = players (2).

@@ -71,8 +71,8 @@ class ActionClock:
     frames: Tensor
     """int64 (B, 1, P), frames since the action began."""
     log_survival: Tensor
-    """float32 (B, 1, P), log of the predicted probability that the action has gone on through all imagined frames; 0 after
-    true ones (`wm.model.dynamics.action_end`)."""
+    """float32 (B, 1, P), log of the predicted probability that the action has gone on through all imagined frames; 0
+    after true ones (`wm.model.dynamics.action_end`)."""
 
 
 class FeedBack(Protocol):
