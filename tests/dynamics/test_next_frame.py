@@ -302,31 +302,6 @@ def test_hitstun_falls_by_one_unless_another_number_is_predicted(frame):
         assert bool(((after.code_column("flags_3")[..., 0] & 2 != 0) == (expected > 0)).all())
 
 
-def test_a_hit_throws_its_victim_and_stops_both_players(frame):
-    game = frame.game.clone()
-    for name in ("has_velocity", "has_hitlag"):
-        game[:, GAME_COLUMNS.index(name)] = 1
-    last = replace(frame, game=game)
-    for player in (0, 1):
-        last = with_columns(last, player, action=44, percent=20.0, self_air_x=1.0, attack_x=0.5, hitlag=0.0)
-    prediction = without_change(last)
-    prediction = replace(prediction, hit=torch.tensor([9.6, -2.0, 1.5, 6.2, 4.9]).expand(*last.floats.shape[:3], -1))
-    logits = torch.full_like(prediction.categories["action"], -SURE)
-    logits[:, :, 0, 88], logits[:, :, 1, 44] = SURE, SURE
-    hit = replace(prediction, categories=prediction.categories | {"action": logits})
-    after, _ = GameRules()(last, still_clock(last), hit, controller_columns(last))
-    for name, values in {
-        "percent": (29.6, 20.0), "attack_x": (-2.0, 0.5), "attack_y": (1.5, None), "self_air_x": (0.0, 1.0),
-        "hitlag": (6.0, 5.0),
-    }.items():  # fmt: skip
-        for player, value in enumerate(values):
-            if value is not None:
-                found = after.float_column(name)[..., player]
-                torch.testing.assert_close(found, torch.full_like(found, value))
-    after, _ = GameRules()(last, still_clock(last), prediction, controller_columns(last))
-    assert (after.float_column("percent") == 20).all() and not after.float_column("hitlag").any()
-
-
 def test_nobody_falls_fast_on_the_ground(frame):
     last = with_columns(frame, 0, airborne=0, ground=1, flags_1=0)
     fast_fall = torch.full((*last.floats.shape[:3], 1), SURE)

@@ -15,7 +15,7 @@ from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, G
 from datasets.loading.sequences import take_rows
 from wm.model.animation import FIRST_AGES
 from wm.model.encoding import Frames, category, to_frames
-from wm.model.heads import HIT, Prediction
+from wm.model.heads import Prediction
 from wm.model.motion.candidates import MOTION, NUM_MODES, mode_mask
 from wm.model.motion.choice import MotionPrediction
 from wm.model.state_fields import FLAGS
@@ -23,7 +23,6 @@ from wm.objective.losses import (
     TRAINING_LOSS_FIELDS,
     PartSum,
     ground_truth,
-    hit_errors,
     training_loss_factors,
     training_loss_parts,
     val_loss_parts,
@@ -315,12 +314,7 @@ def with_state_parts(prediction: Prediction, seed: int) -> Prediction:
         airborne=noise[..., 0] > 0,
     )
     return replace(
-        prediction,
-        hitstun=5 * noise[..., 0],
-        animation=noise[..., 1:4],
-        flags=noise[..., 4:],
-        hit=5 * noise[..., : len(HIT)],
-        motion=motion,
+        prediction, hitstun=5 * noise[..., 0], animation=noise[..., 1:4], flags=noise[..., 4:], motion=motion
     )
 
 
@@ -358,32 +352,6 @@ def test_hitstun_animation_and_flags_equal_their_entries_summed_one_by_one(predi
                 assert float(fast[name].total[row, number]) == pytest.approx(total, rel=1e-3, abs=1e-5), name
                 valid = name == "animation" or has(frames, row, "state_flags")
                 assert float(fast[name].count[row, number]) == 2.0 * valid
-
-
-@pytest.mark.parametrize("has_velocity", [True, False])
-def test_what_a_hit_does_is_learned_from_those_who_are_hit(frames, has_velocity):
-    before, after = (frames.slice(at, at + 1).examples(0, 1) for at in (0, 1))
-    game = after.game.clone()
-    game[:, GAME_COLUMNS.index("has_velocity")] = int(has_velocity)
-    game[:, GAME_COLUMNS.index("has_hitlag")] = 1
-    codes = {side: frame.codes.clone() for side, frame in (("before", before), ("after", after))}
-    for side, actions in (("before", [14, 44]), ("after", [88, 44])):
-        codes[side][..., CODE_COLUMNS.index("action")] = torch.tensor(actions, dtype=torch.int16)
-    before, floats = replace(before, codes=codes["before"]), before.floats.clone()
-    truth = {"percent": 12.0, "attack_x": -2.0, "attack_y": 1.5, "hitlag": 6.0}
-    for name, value in truth.items():
-        start = floats[..., 0, FLOAT_COLUMNS.index(name)] if name == "percent" else 0.0
-        floats[..., 0, FLOAT_COLUMNS.index(name)] = start + value
-    floats[..., 1, FLOAT_COLUMNS.index("hitlag")] = 5.0
-    after = Frames(floats=floats, codes=codes["after"], game=game)
-    said = torch.tensor([10.0, -1.0, 1.0, 3.0, 5.0]).expand(1, 1, 2, -1)
-    knockback = smooth_l1("attack_x", -1.0, -2.0, 1.0) + smooth_l1("attack_y", 1.0, 1.5, 1.0)
-    expected = smooth_l1("percent", 10.0, 12.0, 1.0) + smooth_l1("hitlag", 3.0, 6.0, 1.0) + has_velocity * knockback
-    errors = hit_errors(said, before, after)
-    assert errors.flatten().tolist() == pytest.approx([expected, 0.0], rel=1e-4)
-    assert not hit_errors(said, before, replace(after, codes=before.codes)).any(), "nobody's action is that of a hit"
-    again = replace(before, codes=after.codes)  # a further hit, of a player who is in that action already
-    assert hit_errors(said, again, after).flatten().tolist() == pytest.approx([expected, 0.0], rel=1e-4)
 
 
 def test_the_loss_is_the_weighted_mean_of_the_parts_that_the_network_predicts(prediction, frames):
