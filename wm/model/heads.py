@@ -28,14 +28,6 @@ DYNAMICS = ("hitlag", "stocks", "combo")
 BINARIES = ("facing", "invulnerable", "on_ground")
 CATEGORIES = ("action", "jumps", "l_cancel", "hurtbox", "ground", "last_attack")
 
-HIT = ("damage", "attack_x", "attack_y", "hitlag", "hitlag_of_opponent")
-"""What a hit would do to a player in the next frame: percent, knockback (game units per frame), frames of hitlag of
-both. Other predictions are means over all that may happen, in which hits are rare."""
-SMALLEST_HIT = 0.5
-"""Percent. In the training replays the smallest of 7,546 rises is 0.91."""
-FIRST_HIT_ACTION, LAST_HIT_ACTION = 75, 91
-"""Actions of a player who was hit."""
-
 NUM_NUMBERS = len(DELTAS) + len(VELOCITIES) + len(DYNAMICS)
 NUM_OUTPUTS = NUM_NUMBERS + len(BINARIES) + sum(EMBEDDINGS[name][0] for name in CATEGORIES)
 """Outputs of the heads per player."""
@@ -72,8 +64,6 @@ class Prediction:
     first age of the next action beyond that of `wm.model.animation`."""
     flags: Tensor | None = None
     """(B, T, P, F), logits, the first ones of `wm.model.state_fields.FLAGS`."""
-    hit: Tensor | None = None
-    """(B, T, P, 5), see HIT: given that the player is hit."""
     motion: MotionPrediction | None = None
     """The choice of which the deltas of x and y and the velocities are the means."""
 
@@ -147,9 +137,7 @@ class Heads(nn.Module):
         num_players = 1 if shared else NUM_PLAYERS
         self.fields = fields
         self.num_mode_logits = len(MOTION) * NUM_MODES if physics else 0
-        self.num_hit_outputs = len(HIT) if physics else 0
-        num_state_outputs = sum(fields.sizes)
-        self.num_outputs = NUM_OUTPUTS + num_state_outputs + self.num_hit_outputs + self.num_mode_logits
+        self.num_outputs = NUM_OUTPUTS + sum(fields.sizes) + self.num_mode_logits
         self.linear = nn.Linear(width, num_players * self.num_outputs)
         with torch.no_grad():
             self.linear.weight.mul_(0.1)
@@ -157,11 +145,8 @@ class Heads(nn.Module):
             rows = self.linear.weight.view(num_players, self.num_outputs, width)
             rows[:, :NUM_NUMBERS] = 0  # numbers start at their prior
             rows[:, NUM_OUTPUTS : NUM_OUTPUTS + sum(fields.sizes[:2])] = 0
-            rows[:, NUM_OUTPUTS + num_state_outputs :][:, : self.num_hit_outputs] = 0
         if physics:
             self.register_buffer("mode_mask", mode_mask(), persistent=False)
-            relative = torch.tensor([name in FACING_RELATIVE for name in HIT])
-            self.register_buffer("hit_facing_relative", relative, persistent=False)
             with torch.no_grad():
                 biases = self.linear.bias.view(num_players, self.num_outputs)
                 biases[:, -self.num_mode_logits :] = INITIAL_STAY_LOGIT * usual_modes().flatten()
@@ -191,8 +176,7 @@ class Heads(nn.Module):
             .view(*prior_BTPC.shape[:-1], self.num_outputs)
             .float()
         )
-        further = [*self.fields.sizes, self.num_hit_outputs, self.num_mode_logits]
-        *state_outputs, hit, modes = out[..., NUM_OUTPUTS:].split(further, dim=-1)
+        *state_outputs, modes = out[..., NUM_OUTPUTS:].split([*self.fields.sizes, self.num_mode_logits], dim=-1)
         sizes = [len(DELTAS) + len(VELOCITIES), len(DYNAMICS), len(BINARIES)]
         differences, dynamics, binaries, *logits = out[..., :NUM_OUTPUTS].split(
             [*sizes, *(EMBEDDINGS[name][0] for name in CATEGORIES)], dim=-1
@@ -210,9 +194,8 @@ class Heads(nn.Module):
                 stay_logit = stay_logit + AGE_BIAS_SCALE * age_bias[..., None]
             categories[name] = values.scatter_add(-1, current[..., None], stay_logit)
         deltas = deltas + torch.cat([zero, prior_BTPC, zero], dim=-1)
-        motion, given_hit = None, None
+        motion = None
         if candidates is not None:
-            given_hit = hit * torch.where(self.hit_facing_relative, facing_sign(frames)[..., None], 1.0)
             motion = self._motion(modes, candidates, torch.cat([velocities, deltas[..., 1:3]], dim=-1))
             changes = motion.mean()
             velocities, place = changes.split([len(VELOCITIES), 2], dim=-1)
@@ -223,7 +206,6 @@ class Heads(nn.Module):
             dynamics=dynamics + _dynamics_prior(frames),
             binaries=binaries,
             categories=categories,
-            hit=given_hit,
             motion=motion,
             **self._state_parts(state_outputs, frames),
         )

@@ -22,9 +22,6 @@ from wm.model.heads import (
     CATEGORIES,
     DELTAS,
     DYNAMICS,
-    FIRST_HIT_ACTION,
-    LAST_HIT_ACTION,
-    SMALLEST_HIT,
     VELOCITIES,
     Prediction,
     feature_scales,
@@ -33,13 +30,7 @@ from wm.model.heads import (
 from wm.model.motion.candidates import MOTION, motion_values
 from wm.model.motion.choice import right_modes
 from wm.model.state_fields import PRESENCE, flags_of
-from wm.objective.weights import (
-    HIT_WEIGHTS,
-    RAW_UNIT_WEIGHTS,
-    SMOOTH_L1_BETA,
-    STATE_LOSS_WEIGHTS,
-    TRAINING_LOSS_WEIGHTS,
-)
+from wm.objective.weights import RAW_UNIT_WEIGHTS, SMOOTH_L1_BETA, STATE_LOSS_WEIGHTS, TRAINING_LOSS_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,9 +181,6 @@ def _state_parts(
             prediction.flags, flags_of(targets, prediction.flags.shape[-1]), reduction="none"
         )
         parts["flags"] = _part(bce.mean(-1, keepdim=True), targets, ("flags",))
-    if prediction.hit is not None:
-        errors = hit_errors(prediction.hit, context, targets)
-        parts["hit"] = _part(errors[..., None], targets, ("hit",))
     if (motion := prediction.motion) is not None:
         right = true_modes
         if right is None:
@@ -201,29 +189,6 @@ def _state_parts(
         errors = -motion.logits.log_softmax(-1).masked_fill(~right, -torch.inf).logsumexp(-1)
         parts["motion"] = _part(errors, targets, TRAINING_LOSS_FIELDS["motion"])
     return parts
-
-
-def hit_errors(hit: Tensor, context: Frames, targets: Frames) -> Tensor:
-    """Errors of what a hit does, where a player is hit; 0 elsewhere.
-
-    Args:
-        hit: as `Prediction.hit`.
-    Returns:
-        float32 (B, T, P), the sum of smooth-L1 errors in raw units times RAW_UNIT_WEIGHTS, of what the game records.
-    """
-    action = targets.code_column("action")
-    rise = targets.float_column("percent") - context.float_column("percent")
-    begins = (action != context.code_column("action")) | (rise > SMALLEST_HIT)
-    is_hit = begins & (action >= FIRST_HIT_ACTION) & (action <= LAST_HIT_ACTION)
-    hitlag = targets.float_column("hitlag")
-    knockback = [targets.float_column(name) for name in ("attack_x", "attack_y")]
-    truth = torch.stack([rise, *knockback, hitlag, hitlag.flip(2)], dim=-1)
-    weights = cached_tensor(HIT_WEIGHTS, hit.device)
-    has_velocity, has_hitlag = (present(targets.game, name) for name in ("velocity", "hitlag"))
-    ones = torch.ones_like(has_velocity)
-    recorded = torch.stack([ones, has_velocity, has_velocity, has_hitlag, has_hitlag], dim=-1)
-    errors = F.smooth_l1_loss(hit, truth, reduction="none", beta=SMOOTH_L1_BETA) * weights
-    return (errors * recorded[:, None, None]).sum(-1) * is_hit
 
 
 def animation_errors(animation: Tensor, context: Frames, targets: Frames) -> Tensor:

@@ -7,12 +7,9 @@ VAL_LOSS_WEIGHTS: dict[str, float] = {
     "l_cancel": 0.3, "hurtbox": 0.3, "ground": 0.3, "last_attack": 0.3,
 }  # fmt: skip
 """Part of `val_loss` -> weight, as in the older system."""
-STATE_LOSS_WEIGHTS: dict[str, float] = {
-    "hitstun": 0.5, "animation": 0.5, "flags": 0.5, "motion": 1.0, "hit": 30.0,
-}  # fmt: skip
+STATE_LOSS_WEIGHTS: dict[str, float] = {"hitstun": 0.5, "animation": 0.5, "flags": 0.5, "motion": 1.0}
 """Parts of the training loss that only networks with these fields have -> weight. `val_loss` has none of them, so that
-all networks can be compared. The errors of `hit` count in the 0.4 % of the frames in which a player is hit alone, and
-are divided by the number of all."""
+all networks can be compared."""
 TRAINING_LOSS_WEIGHTS: dict[str, float] = VAL_LOSS_WEIGHTS | {"position": 5.0} | STATE_LOSS_WEIGHTS
 """Part of the training loss -> weight."""
 SMOOTH_L1_BETA = 0.1
@@ -21,5 +18,3 @@ RAW_UNIT_WEIGHTS: dict[str, float] = {
     "percent": 0.1, "shield": 0.1, "hitlag": 0.1, "stocks": 1.0, "combo": 0.1, "hitstun": 0.1,
 }  # fmt: skip
 """Weight of an error of one raw unit, relative to one game unit of position (default 1)."""
-HIT_WEIGHTS = (0.1, 1.0, 1.0, 0.1, 0.1)
-"""The same of `wm.model.heads.HIT`."""

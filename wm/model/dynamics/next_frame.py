@@ -6,7 +6,6 @@ Field by field:
     shield                     last value plus the predicted difference, within bounds; by rule in death and respawn
     percent                    never falls but by a respawn; a difference below SMALLEST_HIT is no hit
     hitlag                     a whole number that falls by one a frame, or rises
-    percent, velocities, hitlag of a player who is hit: as predicted for a hit (`wm.model.heads.HIT`)
     action                     `wm.model.dynamics.action_end`: when it ends; the next one is the most probable
     action, stocks             `wm.model.dynamics.deaths`: blast zones, times of death and respawn
     state_age                  `wm.model.dynamics.action_age`
@@ -49,21 +48,14 @@ from wm.model.dynamics.deaths import (
 from wm.model.dynamics.sampling import MOST_PROBABLE, Sampling
 from wm.model.dynamics.stage_rules import blast_zone_table, respawn_table
 from wm.model.encoding import Frames, category
-from wm.model.heads import (
-    DELTAS,
-    DYNAMICS,
-    FIRST_HIT_ACTION,
-    HIT,
-    LAST_HIT_ACTION,
-    SMALLEST_HIT,
-    VELOCITIES,
-    Prediction,
-)
+from wm.model.heads import DELTAS, DYNAMICS, VELOCITIES, Prediction
 from wm.model.state_fields import PRESENCE, hitstun_prior, in_hitlag
 
 CONTROLLER_COLUMNS = ("main_x", "main_y", "c_x", "c_y", "trigger", "buttons")
 assert CODE_COLUMNS[-len(CONTROLLER_COLUMNS) :] == CONTROLLER_COLUMNS
 NUM_CONTROLLER_COLUMNS = len(CONTROLLER_COLUMNS)
+SMALLEST_HIT = 0.5
+"""Percent. In the training replays the smallest of 7,546 rises is 0.91."""
 MAX_PERCENT, MAX_SHIELD, MAX_VELOCITY, MAX_HITLAG, MAX_HITSTUN, MAX_COMBO = 999.0, 60.0, 100.0, 100.0, 200.0, 255
 HITSTUN_TOLERANCE = 0.6
 """Frames by which a prediction may differ from what follows by rule, which then counts."""
@@ -123,8 +115,6 @@ class GameRules(nn.Module):
         before = last.code_column("action")
         place = torch.stack([floats["x"], floats["y"]], dim=-1)
         fates, log_survival = self._fates(last, clock, prediction, place, zone)
-        if prediction.hit is not None:
-            _hit(last, prediction.hit, fates.action, floats)
         codes = self._categories(last, prediction, fates, floats)
         same = (fates.action == before) & (fates.frames_in_action > 0)
         entry = self.ages[fates.action.clamp(max=len(self.ages) - 1)]
@@ -260,24 +250,6 @@ class GameRules(nn.Module):
             codes[name] = torch.where(kept, last.code_column(name), codes[name])
         codes["hurtbox"] = torch.where(is_dead | is_reborn | waits, 0, codes["hurtbox"])
         codes["airborne"] = torch.where(is_dead | is_reborn | waits, 1, codes["airborne"])
-
-
-def _hit(last: Frames, hit: Tensor, action: Tensor, floats: dict[str, Tensor]) -> None:
-    """Overwrite, in place, what a hit decides, where the next action is that of a player who was hit."""
-    begins = (action != last.code_column("action")) & (action >= FIRST_HIT_ACTION) & (action <= LAST_HIT_ACTION)
-    given = dict(zip(HIT, hit.unbind(-1), strict=True))
-    damage = torch.where(given["damage"] < SMALLEST_HIT, 0.0, given["damage"])
-    has_velocity, has_hitlag = (last.present(name)[:, None, None] for name in ("velocity", "hitlag"))
-    percent = (last.float_column("percent") + damage).clamp(max=MAX_PERCENT)
-    floats["percent"] = torch.where(begins, percent, floats["percent"])
-    for name in ("attack_x", "attack_y"):
-        floats[name] = torch.where(begins, given[name].clamp(-MAX_VELOCITY, MAX_VELOCITY) * has_velocity, floats[name])
-    for name in ("self_air_x", "self_y", "self_ground_x"):
-        floats[name] = torch.where(begins, 0.0, floats[name])
-    hitlag, of_opponent = (given[name].round().clamp(0.0, MAX_HITLAG) * has_hitlag for name in HIT[3:])
-    floats["hitlag"] = torch.where(begins, hitlag, floats["hitlag"])
-    of_attacker = torch.where(begins, of_opponent, 0.0).flip(2)
-    floats["hitlag"] = torch.maximum(floats["hitlag"], of_attacker)
 
 
 def _hitstun(last: Frames, prediction: Prediction) -> Tensor:
