@@ -24,6 +24,7 @@ from wm.config.run_config import RunConfig
 from wm.config.typed_yaml import to_plain
 from wm.data.training_data import open_data
 from wm.runs.run import Run
+from wm.runs.run_log import read_log
 from wm.training.trainer import train
 
 NUM_UPDATES = 300
@@ -81,8 +82,12 @@ class Night:
             return None
         return None if command is None else command["pid"]
 
-    def trains(self, at_targets: int) -> bool:
-        return self.config.out.exists() and seen_by(self.config) >= at_targets and self.worker() is not None
+    def trains(self, at_targets: int, attempt: int = 1) -> bool:
+        """Whether an attempt has begun its log, which workers of the one before may still write to, and gone on."""
+        if not self.config.out.exists() or self.worker() is None:
+            return False
+        kinds = [row["kind"] for row in read_log(self.config.out) if row["kind"] in ("start", "train")]
+        return kinds.count("start") == attempt and kinds[-1] == "train" and seen_by(self.config) >= at_targets
 
     def worker(self) -> int | None:
         """Process id of the process that trains."""
@@ -113,10 +118,10 @@ def test_a_night_with_a_killed_driver_a_hanging_worker_and_a_killed_watch_ends_l
         night.start(*limits)
         night.wait(lambda: night.trains(2_500))
         os.kill(night.driver() or 0, signal.SIGKILL)
-        night.wait(lambda: len(night.events("started")) == 2 and night.trains(9_000))
+        night.wait(lambda: len(night.events("started")) == 2 and night.trains(9_000, attempt=2))
 
         os.kill(night.worker() or 0, signal.SIGSTOP)
-        night.wait(lambda: len(night.events("started")) == 3 and night.trains(17_000))
+        night.wait(lambda: len(night.events("started")) == 3 and night.trains(17_000, attempt=3))
         (stacks,) = night.events("stacks")
         text = night.folder.files.read(stacks["file"]).decode()
         assert "train_worker.py" in text and "ray_train.py" in text and ", stopped, works for" in text
