@@ -77,6 +77,7 @@ def test_a_dream_may_be_sampled_with_a_seed(trained, tiny_corpus):
         ({"split": "test"}, "the test split of .* holds none of its"),
         ({"temperature": ["1"]}, "coherence is measured with the most probable values"),
         ({"game": "0", "rule": "theirs"}, "only coherence is measured by it"),
+        ({"window": 10, "compiled": True}, "--compile is for a carried state"),
     ],
 )
 def test_a_mistake_is_one_line(trained, tiny_corpus, options, message):
