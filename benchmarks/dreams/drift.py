@@ -92,7 +92,7 @@ class WithTruth:
         floats[..., self._floats] = self._known.floats[:, now, :, self._floats]
         codes[..., self._codes] = self._known.codes[:, now, :, self._codes].to(codes.dtype)
         if self._knows_age:
-            clock = replace(clock, speed=self._clocks.speed[:, now], frames=self._clocks.frames[:, now])
+            clock = ActionClock(speed=self._clocks.speed[:, now], frames=self._clocks.frames[:, now])
         self._frame += 1
         return replace(frames, floats=floats, codes=codes), clock
 

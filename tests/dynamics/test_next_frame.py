@@ -101,8 +101,7 @@ def with_columns(frame: Frames, player: int, **values: float) -> Frames:
 
 
 def still_clock(frame: Frames) -> ActionClock:
-    shape = frame.floats.shape[:3]
-    return ActionClock(speed=torch.ones(shape), frames=torch.full(shape, 5), log_survival=torch.zeros(shape))
+    return ActionClock(speed=torch.ones(frame.floats.shape[:3]), frames=torch.full(frame.floats.shape[:3], 5))
 
 
 def follow(rules: GameRules, frame: Frames, num_frames: int, predict: Callable[[Frames], Prediction]) -> Frames:

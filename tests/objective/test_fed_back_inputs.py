@@ -87,7 +87,7 @@ def test_two_passes_replace_runs_by_what_the_rules_make_of_the_first_passs_predi
                 last = one_frame(frames, example, place - 1)
                 clock = ActionClock(
                     **{name: one(getattr(clocks, name), example, place - 1)
-                       for name in ("speed", "frames", "log_survival")}
+                       for name in ("speed", "frames")}
                 )  # fmt: skip
             assert clock is not None
             said = Prediction(

@@ -92,8 +92,7 @@ def two_passes(
     length_BR = 1 + (uniform(key_of(key, "length"), indices) * config.longest_run).long()
     clocks = clock_of_each(context, rules.get_buffer("ages"))
     last = _frames_at(context, begin_BR - 1)
-    speed, count = _at(clocks.speed, begin_BR - 1), _at(clocks.frames, begin_BR - 1)
-    clock = ActionClock(speed=speed, frames=count, log_survival=torch.zeros_like(speed))
+    clock = ActionClock(speed=_at(clocks.speed, begin_BR - 1), frames=_at(clocks.frames, begin_BR - 1))
     floats, codes = frames.floats.clone(), frames.codes.clone()
     for step in range(config.longest_run):
         place_BR = begin_BR + step

@@ -27,7 +27,7 @@ def clock_of_each(frames: Frames, ages: Tensor) -> ActionClock:
     known = torch.cat([usual[:, :1], torch.where(moved, steps, usual[:, 1:])], dim=1)
     speed = known.gather(1, _last_true(moved | ~same))
     frame = torch.arange(action.shape[1], device=action.device)[:, None]
-    return ActionClock(speed=speed, frames=frame - _last_true(~same), log_survival=torch.zeros_like(speed))
+    return ActionClock(speed=speed, frames=frame - _last_true(~same))
 
 
 def _last_true(is_event: Tensor) -> Tensor:

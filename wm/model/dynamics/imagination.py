@@ -45,9 +45,7 @@ class ImaginationState:
         def take(frames: Frames) -> Frames:
             return Frames(floats=frames.floats[rows], codes=frames.codes[rows], game=frames.game[rows])
 
-        clock = ActionClock(
-            speed=self.clock.speed[rows], frames=self.clock.frames[rows], log_survival=self.clock.log_survival[rows]
-        )
+        clock = ActionClock(speed=self.clock.speed[rows], frames=self.clock.frames[rows])
         window = None if self.window is None else take(self.window)
         recurrent = None if self.recurrent is None else _recurrent_rows(self.recurrent, rows, len(self.last.game))
         return replace(self, last=take(self.last), clock=clock, recurrent=recurrent, window=window)
@@ -212,5 +210,4 @@ def observed_clock(frames: Frames, before: ActionClock | None) -> ActionClock:
     count = torch.zeros_like(action[:, 0]) if before is None else before.frames[:, 0]
     for t in range(1, frames.num_frames):
         count = torch.where(action[:, t] == action[:, t - 1], count + 1, 0)
-    speed = speed[:, None]
-    return ActionClock(speed=speed, frames=count[:, None], log_survival=torch.zeros_like(speed))
+    return ActionClock(speed=speed[:, None], frames=count[:, None])

@@ -6,7 +6,6 @@ Field by field:
     shield                     last value plus the predicted difference, within bounds; by rule in death and respawn
     percent                    never falls but by a respawn; a difference below SMALLEST_HIT is no hit
     hitlag                     a whole number that falls by one a frame, or rises
-    action                     `wm.model.dynamics.action_end`: when it ends; the next one is the most probable
     action, stocks             `wm.model.dynamics.deaths`: blast zones, times of death and respawn
     state_age                  `wm.model.dynamics.action_age`
     jumps, l_cancel, last_attack, combo, facing        as predicted
@@ -30,7 +29,6 @@ from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS, VELOCITY_COLUMNS
 from wm.model.animation import age_table
 from wm.model.dynamics.action_age import next_age
-from wm.model.dynamics.action_end import next_action
 from wm.model.dynamics.consistency import NO_GROUND, flag_columns, hurtbox_logits, surface
 from wm.model.dynamics.deaths import (
     KILLING_KNOCKBACK,
@@ -70,9 +68,6 @@ class ActionClock:
     """float32 (B, 1, P), animation frames per frame."""
     frames: Tensor
     """int64 (B, 1, P), frames since the action began."""
-    log_survival: Tensor
-    """float32 (B, 1, P), log of the predicted probability that the action has gone on through all imagined frames; 0
-    after true ones (`wm.model.dynamics.action_end`)."""
 
 
 class FeedBack(Protocol):
@@ -114,7 +109,7 @@ class GameRules(nn.Module):
         floats = self._numbers(last, prediction)
         before = last.code_column("action")
         place = torch.stack([floats["x"], floats["y"]], dim=-1)
-        fates, log_survival = self._fates(last, clock, prediction, place, zone)
+        fates = self._fates(last, clock, prediction, place, zone)
         codes = self._categories(last, prediction, fates, floats)
         same = (fates.action == before) & (fates.frames_in_action > 0)
         entry = self.ages[fates.action.clamp(max=len(self.ages) - 1)]
@@ -136,8 +131,7 @@ class GameRules(nn.Module):
             ),
             game=last.game,
         )
-        log_survival = torch.where(fates.action == before, log_survival, 0.0)
-        return frames, ActionClock(speed=speed, frames=fates.frames_in_action, log_survival=log_survival)
+        return frames, ActionClock(speed=speed, frames=fates.frames_in_action)
 
     def _numbers(self, last: Frames, prediction: Prediction) -> dict[str, Tensor]:
         """Continuous columns before the rules of death and respawn, but `state_age`."""
@@ -164,18 +158,14 @@ class GameRules(nn.Module):
             "hitstun": _hitstun(last, prediction) * last.present(PRESENCE)[:, None, None],
         } | dict(zip(VELOCITY_COLUMNS, velocities.unbind(-1), strict=True))
 
-    def _fates(
-        self, last: Frames, clock: ActionClock, prediction: Prediction, place: Tensor, zone: Tensor
-    ) -> tuple[Fates, Tensor]:
+    def _fates(self, last: Frames, clock: ActionClock, prediction: Prediction, place: Tensor, zone: Tensor) -> Fates:
         before = last.code_column("action")
         logits = prediction.categories["action"]
         beyond, launched = place[..., 1] > zone[..., 3], last.float_column("attack_y") > KILLING_KNOCKBACK
         has_velocity = last.present("velocity")[:, None, None] > 0
         allowed = allowed_actions(before, beyond, launched, has_velocity, logits.shape[-1])
-        logits = logits.masked_fill(~allowed, -torch.inf)
-        chosen, log_survival = next_action(self.sampling, logits, before, clock.log_survival)
-        fates = decide(before, clock.frames, last.code_column("stocks"), chosen, place, zone, self.script)
-        return fates, log_survival
+        chosen = self.sampling.category("action", logits.masked_fill(~allowed, -torch.inf))
+        return decide(before, clock.frames, last.code_column("stocks"), chosen, place, zone, self.script)
 
     def _categories(
         self, last: Frames, prediction: Prediction, fates: Fates, floats: dict[str, Tensor]
