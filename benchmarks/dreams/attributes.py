@@ -5,7 +5,7 @@
 For each character the constants of its motion are found that most frames follow exactly: the commonest change or value
 where one constant decides, a grid search where several do. Three tables: the constants (`!` where they differ from the
 table that dreams use), the places on ledges likewise, and how many frames have a candidate of their next velocity or
-position that holds. Games without velocities are left out. The last line is one JSON object.
+position that holds. Of games without velocities only the places count. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Transitions:
 
 
 def games_of(corpora: list[Path]) -> Iterator[Frames]:
-    """Every game with velocities, whole."""
+    """Every game, whole."""
     for corpus in corpora:
         index = index_games(open_corpus(corpus), "all", SplitConfig())
-        for number in np.flatnonzero(index.facts[:, GAME_COLUMNS.index("has_velocity")]):
+        for number in range(len(index)):
             game = np.array([number])
             rows = np.arange(index.num_frames[number])[None]
             yield to_frames(take_rows(read_games(index, game), index.facts[game], rows))
@@ -79,7 +79,8 @@ def transitions_of(frames: Frames) -> dict[int, Transitions]:
     columns = {name: floats[..., FLOAT_COLUMNS.index(name)] for name in FLOAT_COLUMNS}
     columns |= {name: codes[..., CODE_COLUMNS.index(name)] for name in CODE_COLUMNS}
     columns["stick"] = columns["main_x"] / STICK_GRID
-    columns["stage"] = np.full(columns["main_x"].shape, int(frames.game[0, 0]))
+    for name in ("stage", "has_velocity"):
+        columns[name] = np.full(columns["main_x"].shape, int(frames.game[0, GAME_COLUMNS.index(name)]))
     found = {}
     for character in np.unique(columns["character"]):
         mask = (columns["character"][1:] == character) & (columns["hitlag"][1:] == 0)
@@ -252,8 +253,9 @@ def main() -> None:
     for frames in games_of(parser.parse_args().corpora):
         for character, of in transitions_of(frames).items():
             parts.setdefault(character, []).append(of)
-        holding, frames_of_game = held(frames, physics)
-        counts, num_frames = counts + holding, num_frames + frames_of_game
+        if bool(frames.present("velocity")):
+            holding, frames_of_game = held(frames, physics)
+            counts, num_frames = counts + holding, num_frames + frames_of_game
     fitted: dict[int, dict[str, float]] = {}
     places: dict[int, list[tuple[float, float]]] = {}
     for character, pieces in sorted(parts.items()):
@@ -263,6 +265,7 @@ def main() -> None:
         ]
         of = Transitions(*sides)
         places[character] = ledge_places(of)
+        of = of.where(of["has_velocity1"] > 0)
         if len(of) >= MIN_FRAMES:
             air = fit_air(of)
             fitted[character] = air | fit_jumps(of, air) | fit_ground(of) | {"player_frames": len(of)}
@@ -275,11 +278,8 @@ def main() -> None:
     for name, modes in shares.items():
         others = ", ".join(f"{mode} {value:.1%}" for mode, value in list(modes.items())[1:])
         print(f"{name:<14} no candidate holds {modes[MODES[name][REGRESSED]]:6.1%}; {others}")
-    print(
-        json.dumps(
-            {"benchmark": "attributes", "player_frames": num_frames, "held": shares, "fitted": fitted, "ledges": places}
-        )
-    )
+    facts = {"benchmark": "attributes", "player_frames": num_frames, "held": shares}
+    print(json.dumps(facts | {"fitted": fitted, "ledges": places}))
 
 
 if __name__ == "__main__":

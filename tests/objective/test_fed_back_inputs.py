@@ -86,9 +86,8 @@ def test_two_passes_replace_runs_by_what_the_rules_make_of_the_first_passs_predi
             if not changed[example, place - 1]:
                 last = one_frame(frames, example, place - 1)
                 clock = ActionClock(
-                    **{name: one(getattr(clocks, name), example, place - 1)
-                       for name in ("speed", "frames")}
-                )  # fmt: skip
+                    speed=one(clocks.speed, example, place - 1), frames=one(clocks.frames, example, place - 1)
+                )
             assert clock is not None
             said = Prediction(
                 **{name: one(getattr(prediction, name), example, place - 1)

@@ -60,15 +60,14 @@ class MotionPrediction:
     def _resolved(self, weights: Tensor) -> Tensor:
         changes = (weights * self.candidates).sum(-1)
         following = self.values + changes
-        air, ground = following[..., _AIR], following[..., _GROUND]
+        air, own_y, ground, *knockback = following[..., :NUM_VELOCITIES].unbind(-1)
         as_ground = weights[..., _AIR, AS_GROUND] * (ground - self.values[..., _AIR])
         as_air = weights[..., _GROUND, AS_AIR] * (air - self.values[..., _GROUND])
         air = torch.where(self.airborne, air, air + as_ground)
         ground = torch.where(self.airborne, ground + as_air, ground)
-        velocities = torch.stack([air, following[..., 1], ground, *following[..., 3:NUM_VELOCITIES].unbind(-1)], dim=-1)
+        velocities = torch.stack([air, own_y, ground, *knockback], dim=-1)
         moved = weights[..., NUM_VELOCITIES:, VELOCITY] + weights[..., NUM_VELOCITIES:, BESIDE_VELOCITY]
-        place = moved * total_velocity(velocities)
-        place = changes[..., NUM_VELOCITIES:] + place
+        place = changes[..., NUM_VELOCITIES:] + moved * total_velocity(velocities)
         return torch.cat([velocities - self.values[..., :NUM_VELOCITIES], place], dim=-1)
 
 

@@ -1,6 +1,6 @@
 """Where players hang on a ledge: the animation of catching it has the same places in every game.
 
-Found in real replays by `benchmarks/dreams/attributes.py`, which prints them and how many frames are there.
+Found in real replays by `benchmarks/dreams/attributes.py`, which prints them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ PLACES: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
         (6.166, 4.8, 3.575, 2.722, 2.301, 2.195, 2.376, 2.731),
         (-19.407, -20.84, -22.177, -22.254, -22.301, -22.318, -22.307, -22.271),
     ),
-}  # fmt: skip
+}
 """Internal character id -> distance outwards and height, relative to the ledge, game units: in the seven frames of
 CATCH (ages 1 to 7), and in WAIT."""
 
