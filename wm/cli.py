@@ -68,9 +68,9 @@ def rollout(args: Sequence[str]) -> int:
         checkpoint: Positional[str],
         corpus: Positional[str],
         game: str | None = None,
-        start: int = 0,
+        start: int | None = None,
         num_frames: PositiveInt | None = None,
-        num_starts: PositiveInt = 300,
+        num_starts: PositiveInt | None = None,
         context: PositiveInt | None = None,
         window: PositiveInt | None = None,
         rule: Literal["ours", "theirs"] = "ours",
@@ -94,17 +94,17 @@ def rollout(args: Sequence[str]) -> int:
             checkpoint: a run's folder, a checkpoint in it, or the URI of one.
             corpus: corpus with the games to begin in: its folder or URI.
             game: id of a game, or its beginning, or its number in the split.
-            start: first imagined frame of one dream, as Slippi counts: players can move from frame 0 on.
+            start: first imagined frame of one dream, as Slippi counts: players can move from frame 0 on (default: 0).
             num_frames: imagined frames (default: 20; one dream: 600, or what the game has; a page of several: 180).
-            num_starts: dreams, if there are many.
-            context: true frames before each dream (default: 60, or the window).
+            num_starts: dreams, if there are many (default: 300).
+            context: true frames before each dream, for a carried state (default: 60).
             window: frames that the network sees again for each frame (default: its state is carried).
             rule: how predictions are fed back: by the rules of the game, or as the published evaluation does.
             temperature: of one dream: a number for all fields, or FIELD=NUMBER (default: the most probable values).
             seed: of the choice of starts, and of sampling.
             split: which of the corpus' games; `all` for a corpus that was not trained on.
             use_gpu: run on the GPU.
-            compile: compile the network and the rules: half a minute once, then dreams are two to four times as fast.
+            compile: compile the network and the rules: half a minute once, then one dream is three times as fast.
             slp: write one dream as a replay.
             json: write the result as JSON.
             html: write a page that plays the dream beside the truth; without --game, of dreams by what happens in them.

@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +31,17 @@ from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from datasets.schema.columns import VELOCITY_COLUMNS
 from wm.checkpoints.reader import load_model, open_checkpoint
 from wm.model.animation import age_table
-from wm.model.dynamics.clocks import clock_of_each
+from wm.model.dynamics.clocks import HISTORY, clock_of_each
 from wm.model.dynamics.imagination import Imagination
 from wm.model.dynamics.next_frame import NUM_CONTROLLER_COLUMNS, ActionClock, FeedBack, GameRules
 from wm.model.encoding import Frames
 from wm.model.heads import Prediction
 from wm.model.world_model import WorldModel
-from wm.rollout.coherence import DreamErrors, join, metrics, summary
-from wm.rollout.dreams import dream
-from wm.rollout.events import known_actions
+from wm.rollout.coherence import HORIZONS, DreamErrors, join, metrics, summary
+from wm.rollout.dreams import BATCH_STARTS, dream
 from wm.rollout.judge import errors_of, num_context_of
 from wm.rollout.starts import Starts, random_starts, read_frames
 
-BATCH_STARTS = 64
 VELOCITIES, AGE, ACTION, HITLAG = tuple(VELOCITY_COLUMNS), ("state_age",), ("action",), ("hitlag",)
 BODY = ("facing", "airborne", "ground", "jumps")
 STATE_COLUMNS = (*FLOAT_COLUMNS, *CODE_COLUMNS[:-NUM_CONTROLLER_COLUMNS])
@@ -69,9 +67,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
 class WithTruth:
     """A feed-back that takes some columns of each frame from the truth. It counts frames, so it serves one dream."""
 
-    def __init__(self, feed_back: FeedBack, known: Frames, first: int, columns: Sequence[str]) -> None:
+    def __init__(
+        self, feed_back: FeedBack, known: Frames, first: int, columns: Sequence[str], *, keeps_speed: bool
+    ) -> None:
         """
         Args:
+            keeps_speed: as in `clock_of_each`.
             known: true frames, those of the dream included.
             first: number of the first imagined frame among them.
             columns: names.
@@ -80,7 +81,7 @@ class WithTruth:
         self._floats = [FLOAT_COLUMNS.index(name) for name in columns if name in FLOAT_COLUMNS]
         self._codes = [CODE_COLUMNS.index(name) for name in columns if name in CODE_COLUMNS]
         self._knows_age = "action" in columns or "state_age" in columns
-        self._clocks = clock_of_each(known, age_table().to(known.floats.device))
+        self._clocks = clock_of_each(known, age_table().to(known.floats.device), keeps_speed=keeps_speed)
 
     def __call__(
         self, last: Frames, clock: ActionClock, prediction: Prediction, controllers_BTPC: torch.Tensor
@@ -97,29 +98,29 @@ class WithTruth:
         return replace(frames, floats=floats, codes=codes), clock
 
 
-def errors_with(
-    model: WorldModel, index: GameIndex, starts: Starts, columns: Sequence[str], actions: np.ndarray
-) -> DreamErrors:
+def errors_with(model: WorldModel, index: GameIndex, starts: Starts, columns: Sequence[str]) -> DreamErrors:
     """Errors of the dreams from all starts with some columns from the truth."""
     device, rules, parts = torch.device("cpu"), GameRules(), []
-    for first in range(0, len(starts), BATCH_STARTS):
-        part = starts.part(first, first + BATCH_STARTS)
-        feed_back = WithTruth(rules, read_frames(index, part, device), starts.num_context, columns)
+    batch = BATCH_STARTS[device.type]
+    for first in range(0, len(starts), batch):
+        part = starts.part(first, first + batch)
+        known = read_frames(index, part, device, HISTORY)
+        feed_back = WithTruth(rules, known, HISTORY, columns, keeps_speed=model.fields.animation)
         (found,) = dream(Imagination(model, feed_back), index, part, device)
-        parts.append(errors_of(part, found.context, found.truth, found.imagined, actions))
+        parts.append(errors_of(part, found.context, found.truth, found.imagined))
     return join(parts)
 
 
 def some(errors: DreamErrors, chosen: np.ndarray) -> DreamErrors:
     """Some of the dreams: bool (S,)."""
-    names = ("games", "events", "position", "action_right", "percent", "lost_stocks", "imagined_losses")
     possible = {name: frames[chosen] for name, frames in errors.possible_frames.items()}
-    return replace(errors, possible_frames=possible, **{name: getattr(errors, name)[chosen] for name in names})
+    others = {name.name: getattr(errors, name.name)[chosen] for name in fields(errors) if name.name != "possible_frames"}
+    return replace(errors, possible_frames=possible, **others)
 
 
 def horizons_of(num_frames: int) -> list[int]:
     """Those of the table."""
-    return [n for n in (5, 10, 20, 60, 120) if n <= num_frames] or [1]
+    return [n for n in HORIZONS if 5 <= n <= num_frames] or [1]
 
 
 def row_of(errors: DreamErrors) -> dict[str, float | None]:
@@ -146,7 +147,6 @@ def measure(options: argparse.Namespace) -> None:
         index, options.num_starts, num_context=num_context_of(model, None, None), num_frames=options.num_frames,
         seed=options.seed,
     )  # fmt: skip
-    actions = known_actions(index, np.unique(starts.games))
     facts = {
         "run": opened.location, "corpus": str(options.corpus), "split": options.split, "num_starts": len(starts),
         "num_games": len(np.unique(starts.games)), "num_frames": options.num_frames, "seed": options.seed,
@@ -156,7 +156,7 @@ def measure(options: argparse.Namespace) -> None:
     rows: dict[str, dict[str, Any]] = {}
     base: DreamErrors | None = None
     for name, columns in GROUPS.items():
-        errors = errors_with(model, index, starts, columns, actions)
+        errors = errors_with(model, index, starts, columns)
         rows[name] = row_of(errors)
         if base is None:
             base = errors

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from datasets.loading.frames import GameIndex, read_games
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
 from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from wm.config.model_config import ModelConfig
-from wm.model.dynamics.imagination import Imagination, controller_columns, observed_clock
+from wm.model.animation import age_table
+from wm.model.dynamics.clocks import clock_of_last
+from wm.model.dynamics.imagination import Imagination, controller_columns
 from wm.model.dynamics.next_frame import ActionClock, GameRules
 from wm.model.encoding import Frames, to_frames
 from wm.model.heads import Prediction
@@ -133,14 +135,13 @@ def test_the_games_of_a_batch_do_not_touch_each_other(model, frames, window):
     imagination = Imagination(model, GameRules(), window=window)
     following = controller_columns(frames.slice(K, K + NUM_IMAGINED))
     with torch.inference_mode():
-        state = imagination.observe(None, frames.slice(0, K))
-        all_games, _ = imagination.imagine(state, following)
-        rows = torch.tensor([2, 0])
-        some, after = imagination.imagine(state.rows(rows), following[rows])
-    torch.testing.assert_close(some.floats, all_games.floats[rows], rtol=1e-4, atol=1e-3)
-    assert torch.equal(some.codes, all_games.codes[rows])
-    assert torch.equal(some.game, frames.game[rows])
-    assert torch.equal(after.last.codes, some.codes[:, -1:])
+        all_games, _ = imagination.imagine(imagination.observe(None, frames.slice(0, K)), following)
+        for row in (2, 0):
+            one = frames.examples(row, row + 1).slice(0, K)
+            alone, after = imagination.imagine(imagination.observe(None, one), following[row : row + 1])
+            torch.testing.assert_close(alone.floats[0], all_games.floats[row], rtol=1e-4, atol=1e-3)
+            assert torch.equal(alone.codes[0], all_games.codes[row])
+            assert torch.equal(after.last.codes, alone.codes[:, -1:])
 
 
 def test_the_controllers_of_imagined_frames_are_those_that_were_given(model, frames):
@@ -223,11 +224,23 @@ def test_the_clock_knows_how_long_an_action_lasts_and_how_fast_it_runs(frames):
     one.codes[..., 0] = action[..., None]
     one.floats[..., 9] = age[..., None]
     one.floats[..., 10] = 0.0
-    clock = observed_clock(one, None)
+    clock = clock_of_last(one, age_table())
     assert clock.frames.flatten().tolist() == [2, 2]
     assert clock.speed.flatten().tolist() == [2.0, 2.0]
-    longer = observed_clock(one.slice(3, 5), replace(clock, frames=clock.frames - 1))
+    longer = clock_of_last(one.slice(3, 5), age_table(), replace(clock, frames=clock.frames - 1))
     assert torch.equal(longer.frames, clock.frames)
+
+
+@pytest.mark.parametrize(("keeps_speed", "speed"), [(False, 0.0), (True, 2.0)])
+def test_an_action_that_stands_still_keeps_its_speed_if_the_network_says_when_it_goes_on(frames, keeps_speed, speed):
+    one = frames.examples(0, 1).slice(0, 4)
+    one = replace(one, floats=one.floats.clone(), codes=one.codes.clone())
+    one.codes[..., CODE_COLUMNS.index("action")] = 65
+    one.floats[..., FLOAT_COLUMNS.index("state_age")] = torch.tensor([1.0, 3.0, 5.0, 5.0])[:, None]
+    one.floats[..., FLOAT_COLUMNS.index("hitlag")] = 0.0
+    one.codes[..., CODE_COLUMNS.index("flags_1")] = 0
+    clock = clock_of_last(one, age_table(), keeps_speed=keeps_speed)
+    assert clock.speed.flatten().tolist() == [speed, speed]
 
 
 @pytest.mark.parametrize("block_bytes", [1, 10**9], ids=["row by row", "all rows at once"])

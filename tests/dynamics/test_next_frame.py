@@ -17,9 +17,10 @@ from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.schema.splits import SplitConfig
 from datasets.synth.stages import STAGES
-from wm.model.animation import FIRST_AGES
+from wm.model.animation import FIRST_AGES, age_table
+from wm.model.dynamics.clocks import HISTORY, clock_of_each, clock_of_last
 from wm.model.dynamics.deaths import DEAD_DOWN, DEATHS_ABOVE, REBIRTH, REBIRTH_WAIT
-from wm.model.dynamics.imagination import controller_columns, observed_clock
+from wm.model.dynamics.imagination import controller_columns
 from wm.model.dynamics.next_frame import ActionClock, GameRules
 from wm.model.dynamics.sampling import Sampling
 from wm.model.dynamics.stage_rules import BLAST_ZONES
@@ -27,6 +28,7 @@ from wm.model.encoding import EMBEDDINGS, Frames, to_frames
 from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
 from wm.model.state_fields import FLAGS, flags_of
 from wm.objective.losses import ground_truth
+from wm.rollout.starts import Starts, read_frames
 
 SURE = 50.0
 """Logit of a certain category."""
@@ -265,13 +267,13 @@ def test_a_perfect_prediction_becomes_the_true_frame_of_real_games(dev_corpus: P
     has_all = np.flatnonzero(index.facts[:, 1:].all(axis=1))[:8]
     truth = stretch(index, has_all, 0, 2_000)
     rules, right = GameRules(), {name: [] for name in (*FLOAT_COLUMNS, *CODE_COLUMNS)}
-    clock = observed_clock(truth.slice(0, WARM_UP), None)
+    clocks = clock_of_each(truth, age_table(), keeps_speed=encoding == 4)
     for t in range(WARM_UP - 1, truth.num_frames - 1):
+        clock = ActionClock(speed=clocks.speed[:, t : t + 1], frames=clocks.frames[:, t : t + 1])
         before, after = truth.slice(t, t + 1), truth.slice(t + 1, t + 2)
         knows = perfect_prediction(before, after)
         knows = with_state(knows, before, after) if encoding == 4 else knows
         said, _ = rules(before, clock, knows, controller_columns(after))
-        clock = observed_clock(truth.slice(t, t + 2), clock)
         for name in FLOAT_COLUMNS:
             error = (said.float_column(name) - after.float_column(name)).abs()
             right[name].append(error < TOLERANCES.get(name, 1e-3))
@@ -328,3 +330,35 @@ def test_a_speed_near_the_observed_one_is_the_observed_one(frame):
         animation = torch.tensor([-SURE, predicted, 0.0]).expand_as(known.animation)
         after, _ = GameRules()(last, clock, replace(known, animation=animation), controller_columns(last))
         assert after.float_column("state_age")[..., 0].unique().tolist() == [9.0 + expected]
+
+
+def test_deaths_and_respawns_that_began_long_before_end_in_time(dev_corpus: Path):
+    index = index_games(open_corpus(dev_corpus), "all", SplitConfig())
+    long_ago = 20
+    games, places, players = [], [], []
+    for game in range(len(index)):
+        action = read_games(index, [game]).codes[..., CODE_COLUMNS.index("action")]
+        scripted = (action < REBIRTH_WAIT) & (action == np.roll(action, long_ago, axis=0))
+        scripted[: COUNTDOWN_FRAMES + HISTORY] = scripted[-2 * HISTORY :] = False
+        for place, player in np.argwhere(scripted)[::97]:
+            games.append(game)
+            places.append(place)
+            players.append(player)
+    starts = Starts(games=np.array(games), frames=np.array(places), num_context=1, num_frames=HISTORY)
+    frames = read_frames(index, starts, torch.device("cpu"), HISTORY)
+    rules, ages, rows, chosen = GameRules(), age_table(), torch.arange(len(games)), torch.tensor(players)
+    assert len(games) > 100
+
+    def share_right(num_known: int) -> float:
+        """Of the players in a death or a respawn, whose action and stocks are right in every frame."""
+        clock = clock_of_last(frames.slice(HISTORY - num_known, HISTORY), ages)
+        last, right = frames.slice(HISTORY - 1, HISTORY), torch.ones(len(games), dtype=torch.bool)
+        for t in range(HISTORY, HISTORY + 60):
+            before, after = frames.slice(t - 1, t), frames.slice(t, t + 1)
+            last, clock = rules(last, clock, perfect_prediction(before, after), controller_columns(after))
+            for name in ("action", "stocks"):
+                right &= (last.code_column(name) == after.code_column(name))[rows, 0, chosen]
+        return float(right.float().mean())
+
+    assert share_right(1) < share_right(60) < share_right(HISTORY)
+    assert share_right(HISTORY) > 0.97

@@ -12,8 +12,8 @@ from datasets.loading.targets import COUNTDOWN_FRAMES
 from wm.config.model_config import ModelConfig
 from wm.config.rollout_config import TwoPassConfig, UnrollConfig
 from wm.model.animation import age_table
-from wm.model.dynamics.clocks import clock_of_each
-from wm.model.dynamics.imagination import controller_columns, observed_clock
+from wm.model.dynamics.clocks import clock_of_each, clock_of_last
+from wm.model.dynamics.imagination import controller_columns
 from wm.model.dynamics.next_frame import ActionClock, GameRules
 from wm.model.encoding import Frames, controllers, to_frames
 from wm.model.heads import Prediction
@@ -59,12 +59,17 @@ def changed_frames(frames: Frames, other: Frames) -> torch.Tensor:
     return ((frames.floats != other.floats).any(-1) | (frames.codes != other.codes).any(-1)).any(-1)
 
 
-def test_the_clock_of_each_frame_is_that_of_a_dream_that_begins_there(frames):
-    clocks = clock_of_each(frames, age_table())
+@pytest.mark.parametrize("keeps_speed", [False, True])
+def test_the_clock_of_each_frame_is_that_of_a_dream_that_begins_there(frames, keeps_speed):
+    clocks = clock_of_each(frames, age_table(), keeps_speed=keeps_speed)
+    clock = None
     for end in range(1, T + 2):
-        expected = observed_clock(frames.slice(0, end), None)
-        assert torch.equal(clocks.speed[:, end - 1 : end], expected.speed)
-        assert torch.equal(clocks.frames[:, end - 1 : end], expected.frames)
+        at_once = clock_of_last(frames.slice(0, end), age_table(), keeps_speed=keeps_speed)
+        known = frames.slice(max(0, end - 2), end)
+        clock = clock_of_last(known, age_table(), clock, keeps_speed=keeps_speed)
+        for found in (at_once, clock):
+            assert torch.equal(clocks.speed[:, end - 1 : end], found.speed)
+            assert torch.equal(clocks.frames[:, end - 1 : end], found.frames)
 
 
 @torch.no_grad()
@@ -74,7 +79,7 @@ def test_two_passes_replace_runs_by_what_the_rules_make_of_the_first_passs_predi
     rules.sampling = MOST_PROBABLE
     found, begin = two_passes(model, rules, frames, config, 5, examples)
     prediction, _ = model.observe(frames.slice(0, T), controllers(frames.slice(1, T + 1)))
-    clocks = clock_of_each(frames, age_table())
+    clocks = clock_of_each(frames, age_table(), keeps_speed=model.fields.animation)
     changed = changed_frames(frames, found)
     assert not changed[:, 0].any() and not changed[:, -1].any()
     for example in range(3):
@@ -91,7 +96,7 @@ def test_two_passes_replace_runs_by_what_the_rules_make_of_the_first_passs_predi
             assert clock is not None
             said = Prediction(
                 **{name: one(getattr(prediction, name), example, place - 1)
-                   for name in ("deltas", "velocities", "dynamics", "binaries")},
+                   for name in ("deltas", "velocities", "dynamics", "binaries", "hitstun", "animation", "flags")},
                 categories={name: one(values, example, place - 1) for name, values in prediction.categories.items()},
                 motion=MotionPrediction(
                     **{name: one(getattr(prediction.motion, name), example, place - 1)
@@ -146,7 +151,7 @@ def test_the_pass_over_a_sequence_that_ends_in_a_dream_predicts_what_the_carried
     _, state = model.observe(
         frames.slice(0, first - 1), controllers(frames.slice(1, first)), return_state=True, last_only=True
     )
-    last, clock = frames.slice(first - 1, first), observed_clock(frames.slice(0, first), None)
+    last, clock = frames.slice(first - 1, first), clock_of_last(frames.slice(0, first), age_table())
     for place in range(first, T + 1):
         prediction, state = model.step(state, last, controllers(frames.slice(place, place + 1)))
         torch.testing.assert_close(dense.deltas[:, place - 1 : place], prediction.deltas, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from cluster.plan.workload import Network, Workload
 
 NOW = datetime(2026, 11, 28, 22, 0, tzinfo=UTC)
 NETWORK = Network(
-    num_parameters=1_000_000, flops_per_target=1e7, kind="mamba2", encoding=3, objective="sequence", predictions=64,
+    num_parameters=1_000_000, flops_per_target=1e7, kind="mamba2", encoding=4, objective="sequence", predictions=64,
     width=1_024,
 )  # fmt: skip
 """10 MFLOP for a target."""

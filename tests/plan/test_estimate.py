@@ -145,7 +145,7 @@ def test_frames_that_stay_on_the_device_count():
     ("content", "message"),
     [
         ({"device": "cpu"}, r"is of a CPU; run `wm profile`"),
-        ({}, "is of encoding 2, the config has 3"),
+        ({}, "is of encoding 2, the config has 4"),
     ],
 )
 def test_profiles_that_do_not_fit_are_named_with_what_to_do(content, message):

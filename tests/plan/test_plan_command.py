@@ -110,7 +110,7 @@ def test_the_machine_of_the_profile_is_the_default_and_costs_what_it_is_said_to(
         (["--budget", "0"], "budget"),
         (["--deadline", "25:00"], "expected a time of day"),
         (["--sizes", "huge"], "expected some of small, medium, large, xl"),
-        (["--", "--model.encoding", "2"], "is of encoding 3, the config has 2"),
+        (["--", "--model.encoding", "2"], "is of encoding 4, the config has 2"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_to_do(tmp_path, words, message):

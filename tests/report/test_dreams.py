@@ -94,4 +94,4 @@ def test_a_coherence_without_intervals_of_curves_and_events_is_shown_without_the
         del one["curves"]["position_low"], one["curves"]["position_high"]
         one["events"]["hit"].pop("intervals")
     older["deaths_right"] = None
-    assert "No player dies in these dreams." in page(older)
+    assert "No player loses a stock in these games; 1.0% die in the dream." in page(older)

@@ -15,7 +15,6 @@ from wm.model.dynamics.imagination import Imagination
 from wm.model.dynamics.next_frame import GameRules
 from wm.model.world_model import build_model
 from wm.rollout.dreams import dream
-from wm.rollout.events import known_actions
 from wm.rollout.starts import Starts, random_starts, read_frames
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -38,7 +37,8 @@ def starts(index: GameIndex) -> Starts:
 
 def test_exactly_the_named_columns_are_true_in_each_frame(model, index, starts):
     columns = drift.GROUPS["velocities, action, age, hitlag"]
-    feed_back = drift.WithTruth(GameRules(), read_frames(index, starts, CPU), starts.num_context, columns)
+    known = read_frames(index, starts, CPU)
+    feed_back = drift.WithTruth(GameRules(), known, starts.num_context, columns, keeps_speed=True)
     (found,) = dream(Imagination(model, feed_back), index, starts, CPU)
     for names, imagined, true in (
         (FLOAT_COLUMNS, found.imagined.floats, found.truth.floats),
@@ -51,10 +51,9 @@ def test_exactly_the_named_columns_are_true_in_each_frame(model, index, starts):
 
 
 def test_with_everything_from_the_truth_nothing_is_wrong_and_with_nothing_it_is_a_dream(model, index, starts):
-    actions = known_actions(index, np.unique(starts.games))
-    everything = drift.errors_with(model, index, starts, drift.STATE_COLUMNS, actions)
+    everything = drift.errors_with(model, index, starts, drift.STATE_COLUMNS)
     assert (everything.position == 0).all() and (everything.action_right == 1).all()
-    nothing = drift.errors_with(model, index, starts, (), actions)
+    nothing = drift.errors_with(model, index, starts, ())
     (found,) = dream(Imagination(model, GameRules()), index, starts, CPU)
     expected = (found.imagined.floats[..., :2] - found.truth.floats[..., :2]).abs().mean((-1, -2))
     assert nothing.position == pytest.approx(expected.double().numpy())

@@ -56,7 +56,6 @@ def test_the_moment_itself_is_the_nearest_and_its_continuation_is_the_truth(few)
     starts = starts_of(few)
     found = retrieve(under_other_names(few), few, starts, seed=0)
     assert found is not None and not found.is_swapped.any()
-    assert found.distances == pytest.approx(0, abs=1e-2)
     context, truth = around(few, starts)
     imagined = found.imagine(0, context, truth)
     torch.testing.assert_close(imagined.floats, truth.floats, rtol=0, atol=1e-3)
@@ -168,7 +167,7 @@ def test_numbers_go_on_from_the_start_until_a_death_and_are_copied_from_then_on(
     codes[row : row + 5, 1, 0] = 30
     found = Retrieval(
         frames=FrameArrays(floats=floats, codes=codes),
-        moments=np.array([row]), is_swapped=np.array([False]), distances=np.zeros(1, np.float32),
+        moments=np.array([row]), is_swapped=np.array([False]),
     )  # fmt: skip
     start = Starts(games=np.array([0]), frames=np.array([row - 99]), num_context=1, num_frames=4)
     context, truth = around(few, start)

@@ -33,7 +33,7 @@ from wm.model.encoding import Frames, positions
 from wm.model.world_model import WorldModel, build_model
 from wm.rollout.baselines import keep_velocity, stand_still
 from wm.rollout.coherence import DreamErrors, by_game, join, metrics, summary
-from wm.rollout.events import CHECKS, EVENTS, event_of, first_impossible, known_actions
+from wm.rollout.events import CHECKS, EVENTS, LAST_ACTIONS, event_of, first_impossible
 from wm.rollout.judge import errors_of, judge, table
 from wm.rollout.slp_file import dream_as_slp, version_of
 from wm.rollout.starts import Starts, one_start, random_starts, read_frames
@@ -166,7 +166,7 @@ def test_sums_by_game_events_and_curves_are_those_of_a_slow_count():
 def test_a_perfect_dream_has_no_error_and_is_possible(index, dreams):
     context, truth = dreams
     starts = random_starts(index, 40, num_context=NUM_CONTEXT, num_frames=NUM_FRAMES, seed=1)
-    errors = errors_of(starts, context, truth, truth, known_actions(index, np.unique(starts.games)))
+    errors = errors_of(starts, context, truth, truth)
     found = metrics(errors)
     assert found["coherence_20"].value == found["percent_20"].value == 0.0
     assert found["action_acc_to_20"].value == found["possible_20"].value == 1.0
@@ -180,10 +180,9 @@ def test_an_impossible_frame_is_found(index, dreams, check, column, value):
     context, truth = dreams
     last = with_column(context.slice(11, 12), "percent", 30.0, frame=0, player=0)
     wrong = with_column(truth, column, value, frame=6, player=1)
-    seen = known_actions(index, range(len(index)))
-    before = first_impossible(replace(last, floats=context.floats[:1, 11:]), truth.examples(0, 1), seen)
+    before = first_impossible(replace(last, floats=context.floats[:1, 11:]), truth.examples(0, 1))
     assert {name: frames.tolist() for name, frames in before.items()} == {name: [NUM_FRAMES] for name in CHECKS}
-    found = first_impossible(replace(last, floats=context.floats[:1, 11:]), wrong, seen)
+    found = first_impossible(replace(last, floats=context.floats[:1, 11:]), wrong)
     assert found[check].tolist() == [6]
 
 
@@ -277,3 +276,20 @@ def test_a_corpus_without_a_needed_column_is_a_users_error(tiny_corpus: Path, tm
         pq.write_table(pq.read_table(shard).drop_columns(["p1_jumps"]), shard)
     with pytest.raises(UserError, match="lacks the columns p1_jumps"):
         read_games(index, [0])
+
+
+def test_frames_before_a_game_are_its_first_frame(index):
+    starts = Starts(games=np.array([0, 1]), frames=np.array([5, 300]), num_context=3, num_frames=4)
+    frames = read_frames(index, starts, torch.device("cpu"), 10)
+    game, other = (read_games(index, [number]) for number in (0, 1))
+    assert np.array_equal(frames.floats[0].numpy(), game.floats[[0] * 5 + list(range(9))])
+    assert np.array_equal(frames.codes[1].numpy(), other.codes[290:304])
+
+
+def test_the_actions_of_real_games_exist(dev_corpus: Path):
+    index = index_games(open_corpus(dev_corpus), "all", SplitConfig())
+    codes = read_games(index, range(len(index))).codes
+    action, character = (codes[..., CODE_COLUMNS.index(name)] for name in ("action", "character"))
+    highest = np.array(LAST_ACTIONS)[character]
+    assert (action <= highest).all()
+    assert (action > 340).sum() > 10_000

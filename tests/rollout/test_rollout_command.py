@@ -64,7 +64,7 @@ def test_a_dream_may_be_sampled_with_a_seed(trained, tiny_corpus):
         return found["imagined"]["action"]
 
     assert actions("action=1", 1) == actions("action=1", 1) != actions("action=1", 2)
-    assert actions("action=0", 1) == actions("action=0", 2)
+    assert actions("action=0", 1) == actions("action=0", 2) == actions("action=1e-38", 1)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,11 @@ def test_a_dream_may_be_sampled_with_a_seed(trained, tiny_corpus):
         ({"temperature": ["1"]}, "coherence is measured with the most probable values"),
         ({"game": "0", "rule": "theirs"}, "only coherence is measured by it"),
         ({"window": 10, "compiled": True}, "--compile is for a carried state"),
+        ({"window": 10, "num_context": 60}, "with --window the network sees 10 frames alone"),
+        ({"start": 100}, "is the place of one dream"),
+        ({"game": "0", "num_starts": 5}, "are for one dream"),
+        ({"json": Path()}, "--json .: a folder"),
+        ({"game": "0", "slp": Path("/")}, "--slp /: a folder"),
     ],
 )
 def test_a_mistake_is_one_line(trained, tiny_corpus, options, message):

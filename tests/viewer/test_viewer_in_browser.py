@@ -97,10 +97,12 @@ def test_keys_step_change_the_speed_and_the_mode(browser, path):
         ("ArrowRight", False, 11), ("ArrowRight", True, 21), ("ArrowLeft", False, 20), ("Home", False, 0),
         ("ArrowLeft", True, -10), ("End", False, NUM_FRAMES - 1), ("ArrowRight", False, NUM_FRAMES - 1),
     ):  # fmt: skip
+        if key in ("Home", "End"):
+            page.evaluate("document.getElementById('slider').focus()")
         page.key(key, shift=shift)
         assert state(page)["frame"] == str(frame)
         assert f"frame={frame}&" in state(page)["hash"]
-    for key, speed in (("ArrowDown", "0.5"), ("ArrowDown", "0.25"), ("ArrowDown", "0.125"), ("ArrowDown", "0.125")):
+    for key, speed in (("-", "0.5"), ("-", "0.25"), ("-", "0.125"), ("-", "0.125"), ("+", "0.25")):
         page.key(key)
         assert state(page)["speed"] == speed
     for mode in ("ghost", "truth", "dream", "both"):
@@ -117,6 +119,44 @@ def test_keys_step_change_the_speed_and_the_mode(browser, path):
     page.key(" ")
     assert state(page)["playing"] == "false"
     assert page.messages == []
+
+
+def test_the_keys_that_scroll_a_page_move_the_time_line_only_where_it_has_the_focus(browser, path):
+    page = browser.open(path, "#dream=1&frame=10&mode=both", size=(1280, 500))
+    for key in ("ArrowDown", "End", "ArrowUp", "Home"):
+        page.key(key)
+        assert state(page)["frame"] == "10"
+    page.evaluate("document.getElementById('slider').focus()")
+    for key, frame in (("ArrowUp", 11), ("ArrowDown", 10), ("End", NUM_FRAMES - 1), ("Home", 0)):
+        page.key(key)
+        assert state(page)["frame"] == str(frame)
+    slider = "document.getElementById('slider').getAttribute"
+    values = [page.evaluate(f"{slider}('aria-value{name}')") for name in ("min", "now", "max")]
+    assert values == [str(-NUM_CONTEXT), "0", str(NUM_FRAMES - 1)]
+
+
+def test_the_space_bar_plays_after_a_click_on_a_button(browser, path):
+    page = browser.open(path, "#dream=1&frame=10&mode=both")
+    box = page.evaluate("document.querySelector('[data-mode-button=ghost]').getBoundingClientRect().toJSON()")
+    page.click(box["left"] + 10, box["top"] + 10)
+    assert (state(page)["mode"], state(page)["playing"]) == ("ghost", "false")
+    page.key(" ")
+    assert (state(page)["mode"], state(page)["playing"]) == ("ghost", "true")
+
+
+def test_the_time_line_names_the_action_that_the_pointer_is_on(browser, path, index):
+    page = browser.open(path, f"#dream=1&frame={NUM_FRAMES - 1}&mode=both")
+    box = page.evaluate("document.getElementById('slider').getBoundingClientRect().toJSON()")
+    assert box["height"] == page.evaluate("document.getElementById('timeline').height / devicePixelRatio")
+    words = []
+    for y in range(int(box["height"])):
+        event = f"new PointerEvent('pointermove', {{clientX: {box['right'] - 12}, clientY: {box['top'] + y}}})"
+        page.evaluate(f"void document.getElementById('slider').dispatchEvent({event})")
+        words.append(text(page, "#tip"))
+    rows = [said.split("(")[1].rstrip(")") for said in words if "(" in said]
+    assert list(dict.fromkeys(rows)) == ["P1, truth", "P1, dream", "P2, truth", "P2, dream"]
+    assert all(rows.count(row) >= 10 for row in set(rows))
+    assert all("Wait" in said for said in words if "dream" in said)
 
 
 def test_buttons_do_what_keys_do(browser, path):

@@ -26,7 +26,17 @@ from wm.model.dynamics.sampling import SAMPLED_FIELDS, Sampling
 from wm.model.encoding import Frames
 from wm.model.world_model import Mamba2WorldModel
 from wm.rollout.dreams import Dreams, dream
-from wm.rollout.judge import NUM_FRAMES, NUM_STARTS, SEED, Rule, check_window, judge, num_context_of, table
+from wm.rollout.judge import (
+    NEAREST_SITUATION,
+    NUM_FRAMES,
+    NUM_STARTS,
+    SEED,
+    Rule,
+    check_window,
+    judge,
+    num_context_of,
+    table,
+)
 from wm.rollout.slp_file import dream_as_slp
 from wm.rollout.starts import one_start
 
@@ -38,9 +48,9 @@ def rollout_checkpoint(
     corpus: str | Path,
     *,
     game: str | None = None,
-    start: int = 0,
+    start: int | None = None,
     num_frames: int | None = None,
-    num_starts: int = NUM_STARTS,
+    num_starts: int | None = None,
     num_context: int | None = None,
     window: int | None = None,
     rule: Rule = "ours",
@@ -61,16 +71,23 @@ def rollout_checkpoint(
         game: id of a game or its beginning, or its number in the split: one dream. None: one of the first game if
             `slp` is given, otherwise `num_starts` dreams: a page of some of them with `html`, or their coherence.
         temperature: for all fields, or FIELD=VALUE for one; later ones count. Empty: the most probable values.
-        start: Slippi frame id of the first imagined frame of one dream.
+        start: Slippi frame id of the first imagined frame of one dream; by default 0.
         num_frames: imagined frames; by default NUM_FRAMES, for one dream FRAMES_OF_ONE_DREAM if the game has them, for
             a page of several MAX_SHOWN_FRAMES.
+        num_starts: dreams, if there are several; by default NUM_STARTS.
         compiled: compile the steps of the dreams (`Imagination`).
     Returns:
         The JSON data.
     Raises:
-        UserError: the checkpoint, the corpus, the game or the place does not fit.
+        UserError: the checkpoint, the corpus, the game or the place does not fit, options contradict each other, or a
+            file cannot be written.
     """
     temperatures = parse_temperatures(temperature)
+    is_one = game is not None or slp is not None
+    _check_options(is_one=is_one, start=start, num_starts=num_starts, num_context=num_context, window=window)
+    for option, path in (("--slp", slp), ("--json", json), ("--html", html)):
+        if path is not None and (not path.name or path.is_dir()):
+            raise UserError(f"{option} {path}: a folder; name a file")
     opened = open_checkpoint(checkpoint)
     model = load_model(opened)
     if use_gpu and not torch.cuda.is_available():
@@ -84,9 +101,12 @@ def rollout_checkpoint(
         raise UserError(str(error)) from error
     if compiled and (window is not None or not isinstance(model, Mamba2WorldModel)):
         raise UserError("--compile is for a carried state, which an MLP and --window do not have; leave it out")
+    if num_context is not None and not isinstance(model, Mamba2WorldModel):
+        raise UserError(f"--context {num_context}: this MLP reads {model.context_frames} frames; leave --context out")
     index = index_games(open_corpus(corpus, cache), split, opened.config.split, for_evaluation=True)
+    num_starts = num_starts or NUM_STARTS
     observed = num_context_of(model, num_context, window)
-    if html is not None and game is None and slp is None:
+    if html is not None and not is_one:
         if any(temperatures.values()) or rule == "theirs":
             raise UserError(
                 "--html shows the most probable values, fed back by our rule; for --temperature name a --game"
@@ -96,9 +116,10 @@ def rollout_checkpoint(
             imagination, index, device, num_starts=num_starts, num_frames=num_frames, num_context=observed, seed=seed
         )
         result = write_dream_page(html, opened, viewed)
-    elif game is None and slp is None:
+    elif not is_one:
         if any(temperatures.values()):
             raise UserError("--temperature: coherence is measured with the most probable values; name a --game")
+        train = games_to_search(opened.config, cache)
         result = judge(
             model,
             index,
@@ -110,15 +131,17 @@ def rollout_checkpoint(
             rule=rule,
             compiled=compiled,
             seed=seed,
-            train=games_to_search(opened.config, cache),
+            train=train,
         )
+        if train is not None and NEAREST_SITUATION not in result["baselines"]:
+            print("without the baseline of the nearest situation: all training games are evaluated or too short")
         result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result
         print(table(result))
     else:
         if rule == "theirs":
             raise UserError("--rule theirs: only coherence is measured by it; leave out --game and --slp")
         number = find_game(index, game or "0")
-        first = start + COUNTDOWN_FRAMES
+        first = (start or 0) + COUNTDOWN_FRAMES
         frames = num_frames or max(1, min(FRAMES_OF_ONE_DREAM, int(index.num_frames[number]) - first))
         starts = one_start(index, number, first, num_context=observed, num_frames=frames)
         rules = GameRules(Sampling(temperatures=temperatures, generator=torch.Generator(device).manual_seed(seed))).to(
@@ -137,6 +160,22 @@ def rollout_checkpoint(
     if json is not None:
         write_result(json, result)
     return result
+
+
+def _check_options(
+    *, is_one: bool, start: int | None, num_starts: int | None, num_context: int | None, window: int | None
+) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        UserError: there is one.
+    """
+    if start is not None and not is_one:
+        raise UserError(f"--start {start} is the place of one dream; name its --game, or leave it out")
+    if num_starts is not None and is_one:
+        raise UserError(f"--num-starts {num_starts}: --game and --slp are for one dream; leave it out")
+    if num_context is not None and window is not None:
+        raise UserError(f"--context {num_context}: with --window the network sees {window} frames alone; leave it out")
 
 
 def find_game(index: GameIndex, name: str) -> int:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 _WEYL = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_BITS = 24
-"""Of a random number in [0, 1): as many as float32 has."""
+_BITS = 23
+"""Of a random number in (0, 1): with the half that is added, as many as float32 has."""
 
 
 def key_of(*parts: int | str) -> int:

@@ -90,7 +90,7 @@ def two_passes(
     offset = (uniform(key_of(key, "begin"), indices) * (spare + 1)).long().sort(dim=-1).values
     begin_BR = 1 + run * (config.longest_run + 1) + offset
     length_BR = 1 + (uniform(key_of(key, "length"), indices) * config.longest_run).long()
-    clocks = clock_of_each(context, rules.get_buffer("ages"))
+    clocks = clock_of_each(context, rules.get_buffer("ages"), keeps_speed=model.fields.animation)
     last = _frames_at(context, begin_BR - 1)
     clock = ActionClock(speed=_at(clocks.speed, begin_BR - 1), frames=_at(clocks.frames, begin_BR - 1))
     floats, codes = frames.floats.clone(), frames.codes.clone()

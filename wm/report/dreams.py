@@ -132,8 +132,10 @@ def _lead(coherence: Mapping[str, Any]) -> str:
 
 def _deaths(coherence: Mapping[str, Any]) -> str:
     right, phantom = finite(coherence.get("deaths_right")), finite(coherence.get("phantom_deaths"))
-    if right is None or phantom is None:
-        return "No player dies in these dreams."
+    if phantom is None:
+        return "Every player loses a stock in these games."
+    if right is None:
+        return f"No player loses a stock in these games; {phantom:.1%} die in the dream."
     return (
         f"Of the players who lose a stock within {coherence['num_frames']} frames, {right:.0%} lose it in the dream; "
         f"of the others, {phantom:.1%} die in the dream alone."

@@ -8,7 +8,7 @@ mean of |dx| and |dy| over both players, in game units.
     action_acc_N    share of players whose action is right in frame N; action_acc_to_N is the mean of frames 1 to N
     percent_N       mean error of the percent of frames 1 to N
     deaths_right    of the players who lose stocks, the share that loses as many in the dream
-    phantom_deaths  of the others, the share that loses a stock in the dream
+    phantom_deaths  of the others, the share that loses stocks in the dream
 
 Shape legend: S = starts, T = imagined frames, P = players (2).
 """
@@ -100,9 +100,9 @@ def metrics(errors: DreamErrors, resampling: Resampling | None = None) -> dict[s
 
 def _deaths(errors: DreamErrors, resampling: Resampling) -> dict[str, Metric]:
     """See the head of the file."""
-    dies = errors.lost_stocks > 0
-    right = errors.lost_stocks == errors.imagined_losses
-    deaths, deaths_right, lives, phantoms = resampling.sums([dies, dies & right, ~dies, ~dies & ~right])
+    dies, dies_in_dream = errors.lost_stocks > 0, errors.imagined_losses > 0
+    right = dies & (errors.lost_stocks == errors.imagined_losses)
+    deaths, deaths_right, lives, phantoms = resampling.sums([dies, right, ~dies, ~dies & dies_in_dream])
     return {"deaths_right": ratio(deaths_right, deaths), "phantom_deaths": ratio(phantoms, lives)}
 
 

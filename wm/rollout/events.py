@@ -5,13 +5,10 @@ Shape legend: S = starts, T = frames, P = players (2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.loading.frames import CODE_COLUMNS, GameIndex, read_games
 from wm.model.dynamics.deaths import LAST_DEAD, REBIRTH, REBIRTH_WAIT
 from wm.model.dynamics.stage_rules import blast_zone_table
 from wm.model.encoding import Frames
@@ -21,9 +18,12 @@ EVENTS = ("death and respawn", "ledge", "hit", "landing", "none")
 LEDGE = (252, 263)
 """First and last action on a ledge."""
 CHECKS = ("stocks", "percent", "position", "action")
-FIRST_SPECIAL = 341
-"""Actions from this one on mean something else for each character."""
-NUM_ACTIONS, NUM_CHARACTERS = 400, 64
+LAST_ACTIONS = (
+    350, 375, 363, 386, 543, 363, 361, 364, 376, 370, 366, 366, 366, 358, 368, 372, 360, 358, 372, 358, 361, 350, 375,
+    366, 380, 363, 372,
+)  # fmt: skip
+"""Internal character id -> its last action. All have those up to 340; the further ones are a character's own. From the
+sizes of the tables `ft*_Init_MotionStateTable` in the game's decompilation (doldecomp/melee, symbols of GALE01)."""
 
 
 def event_of(context: Frames, truth: Frames) -> np.ndarray:
@@ -41,21 +41,7 @@ def event_of(context: Frames, truth: Frames) -> np.ndarray:
     return torch.stack([kind.flatten(1).any(1) for kind in happens], dim=-1).int().argmax(-1).numpy()
 
 
-def known_actions(index: GameIndex, games: Iterable[int]) -> np.ndarray:
-    """Which actions each character performs in some games: bool (characters, actions).
-
-    Below FIRST_SPECIAL an action exists for all characters if it does for one.
-    """
-    seen = np.zeros((NUM_CHARACTERS, NUM_ACTIONS), bool)
-    for game in games:
-        codes = read_games(index, [game]).codes
-        action, character = (codes[..., CODE_COLUMNS.index(name)] for name in ("action", "character"))
-        seen[character.clip(0, NUM_CHARACTERS - 1), action.clip(0, NUM_ACTIONS - 1)] = True
-    seen[:, :FIRST_SPECIAL] |= seen[:, :FIRST_SPECIAL].any(0)
-    return seen
-
-
-def first_impossible(last: Frames, imagined: Frames, actions: np.ndarray) -> dict[str, np.ndarray]:
+def first_impossible(last: Frames, imagined: Frames) -> dict[str, np.ndarray]:
     """Check -> number of imagined frames before the first that no game could show: int64 (S,), T if there is none.
 
     Stocks fall only in a death, one at a time; percent falls only by a respawn; nobody lives beyond a blast zone
@@ -63,7 +49,6 @@ def first_impossible(last: Frames, imagined: Frames, actions: np.ndarray) -> dic
 
     Args:
         last: the last true frame, T = 1.
-        actions: see `known_actions`.
     """
     action = imagined.code_column("action")
     lost = -torch.cat([last.code_column("stocks"), imagined.code_column("stocks")], dim=1).diff(dim=1)
@@ -72,12 +57,12 @@ def first_impossible(last: Frames, imagined: Frames, actions: np.ndarray) -> dic
     zone = blast_zone_table()[imagined.game[:, 0].long().clamp(0, 32)][:, None, None]
     left, right, low, _ = zone.unbind(-1)
     is_alive = action > LAST_DEAD
-    character = imagined.code_column("character").clamp(0, NUM_CHARACTERS - 1)
+    last_action = torch.tensor(LAST_ACTIONS)[imagined.code_column("character").clamp(0, len(LAST_ACTIONS) - 1)]
     wrong = {
         "stocks": (lost < 0) | (lost > 1) | ((lost == 1) & is_alive) | (imagined.code_column("stocks") < 0),
         "percent": ((percent.diff(dim=1) < 0) & (action != REBIRTH)) | (percent[:, 1:] > 999),
         "position": is_alive & ((x < left) | (x > right) | (y < low)),
-        "action": ~torch.from_numpy(actions)[character, action.clamp(0, NUM_ACTIONS - 1)],
+        "action": action > last_action,
     }
     assert tuple(wrong) == CHECKS
     return {name: _frames_before(is_wrong.any(-1)) for name, is_wrong in wrong.items()}

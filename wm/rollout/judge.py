@@ -15,7 +15,7 @@ from wm.model.world_model import Mamba2WorldModel, MLPWorldModel, WorldModel
 from wm.rollout.baselines import BASELINES
 from wm.rollout.coherence import HORIZONS, DreamErrors, by_game, join, summary
 from wm.rollout.dreams import dream
-from wm.rollout.events import event_of, first_impossible, known_actions
+from wm.rollout.events import event_of, first_impossible
 from wm.rollout.older_rule import older_feed_back
 from wm.rollout.retrieval import retrieve
 from wm.rollout.starts import Starts, random_starts
@@ -68,7 +68,6 @@ def judge(
     """
     observed = num_context_of(model, num_context, window)
     starts = random_starts(index, num_starts, num_context=observed, num_frames=num_frames, seed=seed)
-    actions = known_actions(index, np.unique(starts.games))
     imagination = Imagination(model, _on(feed_back_of(rule), device), window=window, compiled=compiled)
     retrieval = None if train is None else retrieve(train, index, starts, seed=seed)
     parts: dict[str, list[DreamErrors]] = {}
@@ -80,7 +79,7 @@ def judge(
             imagined[NEAREST_SITUATION] = retrieval.imagine(num_done, dreams.context, dreams.truth)
         num_done += len(dreams.starts)
         for name, frames in imagined.items():
-            parts.setdefault(name, []).append(errors_of(dreams.starts, dreams.context, dreams.truth, frames, actions))
+            parts.setdefault(name, []).append(errors_of(dreams.starts, dreams.context, dreams.truth, frames))
     errors = {name: join(found) for name, found in parts.items()}
     summaries = {name: summary(found) for name, found in errors.items()}
     facts = {
@@ -96,12 +95,8 @@ def judge(
     return facts | summaries.pop("model") | sums | {"baselines": summaries}
 
 
-def errors_of(starts: Starts, context: Frames, truth: Frames, imagined: Frames, actions: np.ndarray) -> DreamErrors:
-    """Errors of some dreams.
-
-    Args:
-        actions: see `known_actions`.
-    """
+def errors_of(starts: Starts, context: Frames, truth: Frames, imagined: Frames) -> DreamErrors:
+    """Errors of some dreams."""
     position = (positions(imagined) - positions(truth)).abs().mean((-1, -2))
     right = category(imagined, "action") == category(truth, "action")
     percent = (imagined.float_column("percent") - truth.float_column("percent")).abs().mean(-1)
@@ -114,7 +109,7 @@ def errors_of(starts: Starts, context: Frames, truth: Frames, imagined: Frames, 
         percent=percent.double().numpy(),
         lost_stocks=_lost_stocks(last, truth),
         imagined_losses=_lost_stocks(last, imagined),
-        possible_frames=first_impossible(last, imagined, actions),
+        possible_frames=first_impossible(last, imagined),
     )
 
 
@@ -142,11 +137,10 @@ def table(result: dict[str, Any]) -> str:
         values = (found[f"{key}_{longest}"] for key in ("position", "action_acc", "percent", "possible"))
         position, action, percent, possible = values
         lines.append(f"  {name:<26}{position:>12.2f}{action:>12.3f}{percent:>14.2f}{possible:>12.3f}")
-    if result["deaths_right"] is not None:
-        lines.append(
-            f"  deaths of the model: {result['deaths_right']:.2f} of the true ones, "
-            f"{result['phantom_deaths']:.3f} of the players who live"
-        )
+    right, phantom = result["deaths_right"], result["phantom_deaths"]
+    if phantom is not None:
+        of_true = "no true ones" if right is None else f"{right:.2f} of the true ones"
+        lines.append(f"  deaths of the model: {of_true}, {phantom:.3f} of the players who live")
     last = result["num_frames"]
     lines += ["", f"{'the model by event':<28}{'dreams':>12}{'of error':>12}{'action 1-n':>12}{f'1-{last}':>24}"]
     for name, row in result["events"].items():

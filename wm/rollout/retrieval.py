@@ -45,8 +45,6 @@ class Retrieval:
     """int64 (S,), row of each start's moment."""
     is_swapped: np.ndarray
     """bool (S,), whether the moment's players are exchanged."""
-    distances: np.ndarray
-    """float32 (S,)."""
 
     def imagine(self, first: int, context: Frames, truth: Frames) -> Frames:
         """The continuation of some starts.
@@ -119,7 +117,7 @@ def retrieve(train: GameIndex, index: GameIndex, starts: Starts, *, seed: int) -
             best = np.where(is_nearer, found, best)
             nearest = np.where(is_nearer, rows[positions], nearest)
             is_swapped = np.where(is_nearer, bool(swaps), is_swapped)
-    return Retrieval(frames=frames, moments=nearest, is_swapped=is_swapped, distances=best)
+    return Retrieval(frames=frames, moments=nearest, is_swapped=is_swapped)
 
 
 def chosen_games(train: GameIndex, index: GameIndex, starts: Starts, seed: int) -> np.ndarray:

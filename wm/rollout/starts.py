@@ -103,10 +103,17 @@ def one_start(index: GameIndex, game: int, frame: int, *, num_context: int, num_
     return Starts(games=np.array([game]), frames=np.array([frame]), num_context=num_context, num_frames=num_frames)
 
 
-def read_frames(index: GameIndex, starts: Starts, device: torch.device) -> Frames:
-    """The context and the true frames of each start: (S, num_context + num_frames)."""
-    length = starts.num_context + starts.num_frames
-    first = starts.frames - starts.num_context
-    arrays: FrameArrays = read_ranges(index, starts.games, first, first + length)
-    rows = np.arange(len(starts) * length).reshape(len(starts), length)
+def read_frames(index: GameIndex, starts: Starts, device: torch.device, num_before: int | None = None) -> Frames:
+    """True frames around each start: (S, num_before + num_frames).
+
+    Args:
+        num_before: frames before the start, by default the context. Before a game's first frame it is repeated.
+    """
+    num_before = starts.num_context if num_before is None else num_before
+    ends = starts.frames + starts.num_frames
+    first = np.maximum(starts.frames - num_before, 0)
+    arrays: FrameArrays = read_ranges(index, starts.games, first, ends)
+    begin = np.cumsum(ends - first) - (ends - first)
+    wanted = starts.frames[:, None] - num_before + np.arange(num_before + starts.num_frames)
+    rows = begin[:, None] + np.maximum(wanted - first[:, None], 0)
     return to_frames(take_rows(arrays, index.facts[starts.games], rows), device)

@@ -18,6 +18,7 @@ from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.schema.melee_ids import character_name
 from wm.model.dynamics.imagination import concatenate
 from wm.model.encoding import Frames, positions
+from wm.model.state_fields import PRESENCE as STATE_FLAGS
 from wm.rollout.dreams import Dreams
 from wm.viewer.geometry import (
     FOUNTAIN,
@@ -49,6 +50,8 @@ class ViewedDream:
     """One sequence, (1, num_context + T): what was observed, and what followed in the game."""
     imagined: Frames
     """(1, T)."""
+    imagines_hitstun: bool
+    """Whether `imagined` holds hitstun."""
     platforms: np.ndarray | None
     """float32 (2, num_context + T), heights of the moving platforms of Fountain of Dreams; None on other stages."""
 
@@ -84,6 +87,7 @@ def viewed_dream(index: GameIndex, found: Dreams, number: int, label: str) -> Vi
         first_frame=first,
         truth=truth,
         imagined=found.imagined.examples(number, number + 1),
+        imagines_hitstun=found.predicts_hitstun,
         platforms=fountain_platforms(index, game, first - context.num_frames, truth) if stage == FOUNTAIN else None,
     )
 
@@ -146,6 +150,7 @@ def page_data(dreams: Sequence[ViewedDream]) -> dict[str, Any]:
 
 def _dream_as_json(dream: ViewedDream) -> dict[str, Any]:
     heights = dream.platforms
+    has_velocity, has_hitstun = (bool(dream.truth.present(name)) for name in ("velocity", STATE_FLAGS))
     return {
         "label": dream.label,
         "game": dream.game_id[:8],
@@ -157,6 +162,8 @@ def _dream_as_json(dream: ViewedDream) -> dict[str, Any]:
         "positionError": [round(float(value), 3) for value in dream.position_error],
         "truth": _columns(dream.truth),
         "dream": _columns(dream.imagined),
+        "hasVelocity": has_velocity,
+        "hasHitstun": {"truth": has_hitstun, "dream": has_hitstun and dream.imagines_hitstun},
         "platforms": None if heights is None else {"left": _base64(heights[0]), "right": _base64(heights[1])},
     }
 

@@ -54,7 +54,6 @@ def render_viewer(dreams: Sequence[ViewedDream], *, title: str, subtitle: str, a
         script=Markup(script),
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         data=_json(page_data(dreams)),
-        first_frame=-max(dream.num_context for dream in dreams),
     )
 
 

@@ -26,7 +26,8 @@ def drifting(index: GameIndex, game: int, frame: int, num_frames: int = NUM_FRAM
     floats, codes = truth.floats.clone(), truth.codes.clone()
     floats[..., FLOAT_COLUMNS.index("x")] += DRIFT * torch.arange(1, num_frames + 1)[None, :, None]
     codes[:, num_frames // 2 :, :, CODE_COLUMNS.index("action")] = 14
-    return Dreams(starts=starts, context=context, truth=truth, imagined=replace(truth, floats=floats, codes=codes))
+    imagined = replace(truth, floats=floats, codes=codes)
+    return Dreams(starts=starts, context=context, truth=truth, imagined=imagined, predicts_hitstun=True)
 
 
 def viewed(index: GameIndex, game: int = 0, frame: int = 400, label: str = "hit, typical") -> ViewedDream:

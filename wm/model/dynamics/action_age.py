@@ -12,34 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wm.model.encoding import Frames
-from wm.model.state_fields import in_hitlag
-
 SPEED_TOLERANCE = 0.15
 """Animation frames. A predicted speed this close to the last one is the last one, which is exact; this close to 0, the
 animation stands still."""
 MAX_SPEED = 20.0
-
-
-def speed_of_ages(frames: Frames, speed_BP: Tensor | None, table: Tensor) -> Tensor:
-    """Speed of the age in the last frame: of the last frame of the same action that moved, or the table's.
-
-    Args:
-        frames: T frames.
-        speed_BP: speed in the first frame; None if it is not known.
-        table: see `age_table`.
-    Returns:
-        float32 (B, P), animation frames per frame.
-    """
-    action, age = frames.code_column("action"), frames.float_column("state_age")
-    usual = table[:, 1][action.clamp(0, len(table) - 1)]
-    speed = usual[:, 0] if speed_BP is None else speed_BP
-    steps = age[:, 1:] - age[:, :-1]
-    same = action[:, 1:] == action[:, :-1]
-    moved = same & ~in_hitlag(frames)[:, :-1] & (steps >= 0)
-    for t in range(steps.shape[1]):
-        speed = torch.where(moved[:, t], steps[:, t], torch.where(same[:, t], speed, usual[:, t + 1]))
-    return speed
 
 
 def next_age(

@@ -25,7 +25,7 @@ SCRIPT: dict[int, tuple[int, int]] = {
     DEAD_UP_STAR: (176, REBIRTH), DEAD_UP_CAMERA: (51, DEAD_UP_CAMERA_FALL), DEAD_UP_CAMERA_FALL: (78, REBIRTH),
     REBIRTH: (60, REBIRTH_WAIT), REBIRTH_WAIT: (300, FALL),
 }  # fmt: skip
-"""Action -> its frames, and the action that follows."""
+"""Action -> its frames, and the action that follows; after REBIRTH, and during REBIRTH_WAIT, a player may also leave."""
 OTHER_DEATH = (60, REBIRTH)
 STOCK_LOSS_AFTER = {DEAD_UP_STAR: 131, DEAD_UP_CAMERA_FALL: 43}
 """Frames of the action after which the stock is lost; 0 for others that kill, never for those that do not."""
@@ -68,7 +68,7 @@ def allowed_actions(before: Tensor, beyond: Tensor, is_launched: Tensor, is_know
     may_die = beyond & is_alive & (is_launched | ~is_known)
     must_die = beyond & is_alive & is_launched & is_known
     is_death_above = (number == DEATHS_ABOVE[0]) | (number == DEATHS_ABOVE[1])
-    waits = (number == REBIRTH_WAIT) & (before == REBIRTH_WAIT)[..., None]
+    waits = (number == REBIRTH_WAIT) & ((before == REBIRTH) | (before == REBIRTH_WAIT))[..., None]
     return ((number >= NUM_SCRIPTED) & ~must_die[..., None]) | waits | (is_death_above & may_die[..., None])
 
 
@@ -92,7 +92,8 @@ def decide(
     is_over = (frames_in_action + 1 >= duration) & ((stocks > 0) | (before > LAST_DEAD))
     scripted = torch.where(is_over, successor, before)
     is_scripted = before < NUM_SCRIPTED
-    leaves = (before == REBIRTH_WAIT) & (chosen != REBIRTH_WAIT)
+    may_leave = (before == REBIRTH_WAIT) | ((before == REBIRTH) & is_over)
+    leaves = may_leave & (chosen != REBIRTH_WAIT)
     action = torch.where(is_scripted & ~leaves, scripted, torch.where(leaves, chosen, action))
     count = torch.where(action == before, frames_in_action + 1, 0)
     loss_after = table[:, 2][action.clamp(max=NUM_SCRIPTED - 1)]

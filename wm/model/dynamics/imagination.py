@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from wm.model.animation import age_table
-from wm.model.dynamics.action_age import speed_of_ages
+from wm.model.dynamics.clocks import clock_of_last
 from wm.model.dynamics.next_frame import NUM_CONTROLLER_COLUMNS, ActionClock, FeedBack
 from wm.model.encoding import Frames, controllers
 from wm.model.heads import Prediction
-from wm.model.mamba2 import BlockState
 from wm.model.world_model import Mamba2WorldModel, WorldModel, WorldState
 
 OBSERVED_AT_ONCE = 64
@@ -38,29 +37,6 @@ class ImaginationState:
     """After all frames before `last`; None in a window, and after a single frame."""
     window: Frames | None
     """The last K frames or fewer, with `last`; None if the state is carried."""
-
-    def rows(self, rows: Tensor) -> ImaginationState:
-        """Some of the batch's games, in any order and number: int64 (n,) or bool (B,)."""
-
-        def take(frames: Frames) -> Frames:
-            return Frames(floats=frames.floats[rows], codes=frames.codes[rows], game=frames.game[rows])
-
-        clock = ActionClock(speed=self.clock.speed[rows], frames=self.clock.frames[rows])
-        window = None if self.window is None else take(self.window)
-        recurrent = None if self.recurrent is None else _recurrent_rows(self.recurrent, rows, len(self.last.game))
-        return replace(self, last=take(self.last), clock=clock, recurrent=recurrent, window=window)
-
-
-def _recurrent_rows(state: WorldState, rows: Tensor, num_games: int) -> WorldState:
-    """`ImaginationState.rows` of a recurrent state, whose blocks may have a row for each player of a game."""
-
-    def take(values: Tensor) -> Tensor:
-        return values.unflatten(0, (num_games, -1))[rows].flatten(0, 1)
-
-    blocks = tuple(BlockState(conv=take(block.conv), ssm=take(block.ssm)) for block in state.blocks)
-    return WorldState(
-        blocks=blocks, position=state.position[rows], motion=None if state.motion is None else state.motion[rows]
-    )
 
 
 class Imagination:
@@ -83,12 +59,16 @@ class Imagination:
         self._compiled = torch.compile(self.step, dynamic=False) if compiled and self.carried is not None else None
         self._compiled_games: int | None = None
 
-    def observe(self, state: ImaginationState | None, frames: Frames) -> ImaginationState:
+    def observe(
+        self, state: ImaginationState | None, frames: Frames, earlier: Frames | None = None
+    ) -> ImaginationState:
         """Read true frames.
 
         Args:
             state: before the first frame; None: nothing was seen before.
             frames: T frames that follow.
+            earlier: without a state, true frames before the first one. The network does not read them; they tell since
+                when the actions of the first one last (`HISTORY` of `wm.model.dynamics.clocks`).
         """
         known = frames if state is None else concatenate([state.last, frames])
         last = known.slice(known.num_frames - 1, known.num_frames)
@@ -102,7 +82,10 @@ class Imagination:
                 following = controllers(known.slice(start + 1, end + 1))
                 context = known.slice(start, end)
                 _, recurrent = self.carried.observe(context, following, recurrent, return_state=True, last_only=True)
-        clock = observed_clock(known, None if state is None else state.clock)
+        timed = known if earlier is None else concatenate([earlier, known])
+        ages = age_table().to(known.floats.device)
+        before = None if state is None else state.clock
+        clock = clock_of_last(timed, ages, before, keeps_speed=self.model.fields.animation)
         return ImaginationState(last=last, clock=clock, recurrent=recurrent, window=window)
 
     def predict(self, state: ImaginationState, controllers_BTPC: Tensor) -> tuple[Prediction, WorldState | None]:
@@ -196,18 +179,3 @@ def concatenate(parts: list[Frames]) -> Frames:
     """Frames that follow each other."""
     floats, codes = (torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("floats", "codes"))
     return Frames(floats=floats, codes=codes, game=parts[0].game)
-
-
-def observed_clock(frames: Frames, before: ActionClock | None) -> ActionClock:
-    """The action clock of the last frame. An action that began before the first frame began with it.
-
-    Args:
-        before: of the first frame; None if nothing is known.
-    """
-    action = frames.code_column("action")
-    table = age_table().to(frames.floats.device)
-    speed = speed_of_ages(frames, None if before is None else before.speed[:, 0], table)
-    count = torch.zeros_like(action[:, 0]) if before is None else before.frames[:, 0]
-    for t in range(1, frames.num_frames):
-        count = torch.where(action[:, t] == action[:, t - 1], count + 1, 0)
-    return ActionClock(speed=speed[:, None], frames=count[:, None])

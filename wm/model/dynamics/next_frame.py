@@ -31,6 +31,7 @@ from wm.model.animation import age_table
 from wm.model.dynamics.action_age import next_age
 from wm.model.dynamics.consistency import NO_GROUND, flag_columns, hurtbox_logits, surface
 from wm.model.dynamics.deaths import (
+    DEAD_UP_STAR,
     KILLING_KNOCKBACK,
     LAST_DEAD,
     MANY_JUMPS,
@@ -212,7 +213,7 @@ class GameRules(nn.Module):
             return
         is_dead, is_reborn, waits = action <= LAST_DEAD, action == REBIRTH, action == REBIRTH_WAIT
         begins, begins_death = (group & (fates.frames_in_action == 0) for group in (is_reborn, is_dead))
-        stays = ((action < 4) & (fates.frames_in_action > 0)) | waits
+        stays = ((action < DEAD_UP_STAR) & (fates.frames_in_action > 0)) | waits
         side, top, end = respawn.unbind(-1)
         fall = (top - end) / (REBIRTH_FRAMES - 1)
         for name in VELOCITY_COLUMNS:

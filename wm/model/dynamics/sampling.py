@@ -11,7 +11,7 @@ from torch import Tensor
 from wm.model.heads import BINARIES, CATEGORIES
 
 SAMPLED_FIELDS = (*CATEGORIES, *BINARIES, "flags")
-"""Fields whose prediction is a distribution; numbers are predicted as one value."""
+"""Fields that can be sampled. Numbers are not: they take the one predicted value, motion its most probable candidate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,8 @@ class Sampling:
         temperature = self.temperatures.get(name, 0.0)
         if not temperature:
             return logits.argmax(-1)
-        return self._draw(name, (logits.float() / temperature).softmax(-1))
+        below = logits.float() - logits.amax(-1, keepdim=True)  # so that a division by little gives -inf, not inf - inf
+        return self._draw(name, (below / temperature).softmax(-1))
 
     def binary(self, name: str, logit: Tensor) -> Tensor:
         """Choose yes or no: (...) -> bool (...)."""

@@ -56,5 +56,5 @@ function specialName({ airborne, velocityX, velocityY }) {
 
 /** @param {Fighter} fighter @returns {number} frame of its animation; some actions have no age of their own */
 export function animationFrame({ age, frames }) {
-  return age >= 0 ? Math.max(age, 0) : frames;
+  return age >= 0 ? age : frames;
 }

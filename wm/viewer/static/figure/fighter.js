@@ -6,7 +6,7 @@ import { animationFrame, animationOf } from "./choice.js";
 import { sample } from "./poses.js";
 import { silhouetteOf } from "./silhouettes.js";
 import { skeleton } from "./skeleton.js";
-import { actionCategory } from "../page/actions.js";
+import { actionCategory, isDying, LAST_DEAD } from "../page/actions.js";
 import { alpha, mixed } from "../page/colors.js";
 
 /** @typedef {import("../page/types.js").Fighter} Fighter */
@@ -20,7 +20,7 @@ import { alpha, mixed } from "../page/colors.js";
  */
 
 const HITLAG_SHAKE = 0.35; // game units
-const SHIELDS = [178, 179, 180, 181, 182];
+const SHIELDS = [178, 179, 181, 182]; // not while it is put down
 const MAX_SHIELD = 60;
 const HANGING = [252, 253];
 const MAX_HANG_LIFT = 9; // game units between the hands of a hanging figure and the ledge
@@ -28,7 +28,8 @@ const REBIRTH = [12, 13];
 
 /** @param {CanvasRenderingContext2D} ctx @param {Fighter} fighter @param {Look} look */
 export function drawFighter(ctx, fighter, look) {
-  if (fighter.action <= 10) return drawDeath(ctx, fighter, look);
+  if (isDying(fighter.action)) return drawDeath(ctx, fighter, look);
+  if (fighter.action <= LAST_DEAD) return;
   const build = buildOf(fighter.character), shake = fighter.hitlag > 0 ? HITLAG_SHAKE * (fighter.frames % 2 ? 1 : -1) : 0;
   ctx.save();
   ctx.translate(fighter.x + shake, fighter.y);
@@ -216,7 +217,7 @@ function drawStarDeath(ctx, fighter, build, look) {
   const isStar = fighter.action <= 5, scale = isStar ? Math.max(0.12, 1 - fighter.frames / 110) : 1.15;
   const top = look.blast ? look.blast[3] - build.height : fighter.y;
   ctx.save();
-  ctx.translate(fighter.x, isStar ? Math.min(fighter.y, top) : Math.min(fighter.y, top));
+  ctx.translate(fighter.x, Math.min(fighter.y, top));
   ctx.scale(scale, scale);
   const { animation } = animationOf({ ...fighter, action: 91 });
   drawBody(ctx, skeleton(sample(animation, fighter.frames), build, true), build, paintOf(fighter, build.height, look));

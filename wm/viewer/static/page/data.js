@@ -1,24 +1,27 @@
 // The page's data: columns of frames as base64 of the little-endian arrays that wm/viewer/data.py writes.
 
+import { LAST_DEAD } from "./actions.js";
+
 /** @typedef {import("./types.js").Stage} Stage */
 /** @typedef {import("./types.js").Fighter} Fighter */
 /** @typedef {import("./types.js").Controller} Controller */
 
 /**
  * @typedef {{
- *   title: string, model: string, floats: string[], codes: string[], stages: Record<string, Stage>,
+ *   floats: string[], codes: string[], stages: Record<string, Stage>,
  *   randall: { width: number, period: number, path: [number, number, number][] }, dreams: DreamData[],
  * }} PageData
  * @typedef {{
- *   label: string, event: string, game: string, stage: number, names: [string, string], firstFrame: number,
+ *   label: string, game: string, stage: number, names: [string, string], firstFrame: number,
  *   numContext: number, numFrames: number, positionError: number[], truth: Columns, dream: Columns,
- *   platforms: { left: string, right: string } | null,
+ *   platforms: { left: string, right: string } | null, hasVelocity: boolean, hasHitstun: { truth: boolean, dream: boolean },
  * }} DreamData frames of the truth begin numContext before the dream
  * @typedef {{ floats: string, codes: string }} Columns
  */
 
 const PLAYERS = 2;
 const STICK_GRID = 80, TRIGGER_GRID = 140;
+const LONG_DEAD = 1000; // frames, of a player who is dead in the first frame: the death is not shown again
 
 /** @param {string} text base64 @returns {ArrayBuffer} */
 function bytesOf(text) {
@@ -73,6 +76,7 @@ export class Dream {
   framesInActions(which) {
     return [0, 1].map((player) => {
       const counts = new Int32Array(this.length);
+      counts[0] = this.value(which, "action", 0, player) <= LAST_DEAD ? LONG_DEAD : 0;
       for (let frame = 1; frame < this.length; frame++) {
         const same = this.value(which, "action", frame, player) === this.value(which, "action", frame - 1, player);
         const restarts = this.value(which, "state_age", frame, player) < this.value(which, "state_age", frame - 1, player) - 2;
@@ -86,14 +90,26 @@ export class Dream {
   fighter(which, frame, player) {
     const value = (/** @type {string} */ name) => this.value(which, name, frame, player);
     const airborne = value("airborne") > 0;
+    const hasHitstun = this.data.hasHitstun[frame < this.numContext ? "truth" : which];
     return {
       x: value("x"), y: value("y"), percent: value("percent"), shield: value("shield"), stocks: value("stocks"),
       character: value("character"), action: value("action"), age: value("state_age"),
       frames: this.ages[which][player][frame], facing: value("facing"), airborne, hitlag: value("hitlag"),
-      hurtbox: value("hurtbox"), hitstun: value("hitstun"), jumps: value("jumps"), lCancel: value("l_cancel"),
-      velocityX: value("attack_x") + value(airborne ? "self_air_x" : "self_ground_x"),
-      velocityY: value("self_y") + value("attack_y"),
+      hurtbox: value("hurtbox"), hitstun: hasHitstun ? value("hitstun") : NaN, lCancel: value("l_cancel"),
+      ...this.velocity(which, frame, player),
     };
+  }
+
+  /** Of the frame, or how far it is from the one before in games that hold no velocities. @param {"truth" | "dream"} which
+   * @param {number} frame @param {number} player */
+  velocity(which, frame, player) {
+    const value = (/** @type {string} */ name, at = frame) => this.value(which, name, at, player);
+    if (!this.data.hasVelocity) {
+      const before = Math.max(0, frame - 1);
+      return { velocityX: value("x") - value("x", before), velocityY: value("y") - value("y", before) };
+    }
+    const ownX = value(value("airborne") > 0 ? "self_air_x" : "self_ground_x");
+    return { velocityX: value("attack_x") + ownX, velocityY: value("self_y") + value("attack_y") };
   }
 
   /** The same in the truth and in the dream. @param {number} frame @param {number} player @returns {Controller} */

@@ -4,7 +4,7 @@ import { updateCard } from "./cards.js";
 import { CATEGORIES } from "./actions.js";
 import { Dream, readPageData } from "./data.js";
 import { linkOf, MODES, momentOf } from "./link.js";
-import { Playback, SPEEDS } from "./playback.js";
+import { Playback } from "./playback.js";
 import { Screen } from "./screen.js";
 import { frameAt, tipOf } from "./timeline.js";
 import { loadSilhouettes } from "../figure/silhouettes.js";
@@ -14,6 +14,7 @@ import { loadSilhouettes } from "../figure/silhouettes.js";
 const NARROW = "(max-width: 46rem)";
 
 const COUNTDOWN_S = 8 * 60;
+const NOTICE_MS = 1800, ADDRESS_MS = 15_000; // an address is there to be selected
 
 /** @param {string} id @returns {HTMLElement} */
 function element(id) {
@@ -38,6 +39,8 @@ class Viewer {
     this.playback = new Playback(this.dream.length);
     this.shown = -1;
     this.time = 0;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.hiding = undefined;
   }
 
   start() {
@@ -75,8 +78,21 @@ class Viewer {
     const { data } = this.dream;
     element("stage-name").textContent = this.dream.stage.name;
     for (const player of [0, 1]) element(`name-${player}`).textContent = data.names[player];
-    document.querySelectorAll("#dreams button").forEach((button, at) => button.setAttribute("aria-pressed", String(at === number)));
+    const slider = element("slider");
+    slider.setAttribute("aria-valuemin", String(-data.numContext));
+    slider.setAttribute("aria-valuemax", String(data.numFrames - 1));
+    this.markChosen();
     this.update(true);
+  }
+
+  /** Mark the button of the dream that is shown, and scroll to it. */
+  markChosen() {
+    const list = element("dreams");
+    list.querySelectorAll("button").forEach((button, at) => {
+      const isChosen = at === this.number, { offsetLeft, offsetWidth } = button;
+      button.setAttribute("aria-pressed", String(isChosen));
+      if (isChosen) list.scrollLeft = Math.min(offsetLeft, Math.max(list.scrollLeft, offsetLeft + offsetWidth - list.clientWidth));
+    });
   }
 
   /** @param {number} time milliseconds */
@@ -136,16 +152,18 @@ class Viewer {
 
   async copyLink() {
     const address = location.href.split("#")[0] + this.link();
-    const said = await navigator.clipboard?.writeText(address).then(() => "Link copied", () => address) ?? address;
-    this.say(said);
+    const isCopied = await navigator.clipboard?.writeText(address).then(() => true, () => false) ?? false;
+    if (isCopied) this.say("Link copied", NOTICE_MS);
+    else this.say(address, ADDRESS_MS);
   }
 
-  /** @param {string} text */
-  say(text) {
+  /** @param {string} text @param {number} milliseconds */
+  say(text, milliseconds) {
     const toast = element("toast");
     toast.textContent = text;
     toast.classList.add("shown");
-    setTimeout(() => toast.classList.remove("shown"), 1800);
+    clearTimeout(this.hiding);
+    this.hiding = setTimeout(() => toast.classList.remove("shown"), milliseconds);
   }
 
   applyTheme() {
@@ -170,10 +188,7 @@ class Viewer {
       const words = document.createElement("span");
       words.textContent = `${dream.names.join(" \u2013 ")}, ${this.page.stages[String(dream.stage)].name}`;
       button.append(event, words);
-      button.addEventListener("click", () => {
-        this.show(number);
-        this.update(true);
-      });
+      button.addEventListener("click", () => this.show(number));
       list.append(button);
     });
     list.hidden = this.page.dreams.length < 2;
@@ -213,11 +228,15 @@ class Viewer {
     this.systemTheme.addEventListener("change", () => this.applyTheme());
     addEventListener("hashchange", () => this.go(momentOf(location.hash)));
     addEventListener("keydown", (event) => this.key(event));
+    addEventListener("click", (event) => {
+      const isPointer = event.detail > 0, focused = document.activeElement;
+      if (isPointer && focused instanceof HTMLButtonElement) focused.blur(); // the space bar plays again
+    });
     new ResizeObserver(() => this.update(true)).observe(element("panels"));
     this.listenToPointer();
     const folder = /** @type {HTMLInputElement} */ (element("folder"));
     folder.addEventListener("change", async () => {
-      this.say(`${await loadSilhouettes(folder.files ?? [])} silhouettes in use`);
+      this.say(`${await loadSilhouettes(folder.files ?? [])} silhouettes in use`, NOTICE_MS);
       this.update(true);
     });
   }
@@ -256,10 +275,8 @@ class Viewer {
       " ": () => this.playback.toggle(),
       ArrowLeft: () => this.playback.step(-step),
       ArrowRight: () => this.playback.step(step),
-      Home: () => this.playback.step(dream.numContext - this.playback.frame),
-      End: () => this.playback.step(dream.length),
-      ArrowUp: () => this.playback.changeSpeed(1),
-      ArrowDown: () => this.playback.changeSpeed(-1),
+      "+": () => this.playback.changeSpeed(1),
+      "-": () => this.playback.changeSpeed(-1),
       m: () => (this.mode = MODES[(MODES.indexOf(this.mode) + 1) % MODES.length]),
       g: () => (this.mode = this.mode === "ghost" ? "both" : "ghost"),
       c: () => (this.view = this.view === "close" ? "stage" : "close"),
@@ -268,7 +285,15 @@ class Viewer {
       n: () => this.show((this.number + 1) % this.page.dreams.length),
       p: () => this.show((this.number + this.page.dreams.length - 1) % this.page.dreams.length),
     };
-    const act = acts[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    /** @type {Record<string, () => void>} keys that scroll the page elsewhere */
+    const onSlider = {
+      ArrowUp: () => this.playback.step(step),
+      ArrowDown: () => this.playback.step(-step),
+      Home: () => this.playback.step(dream.numContext - this.playback.frame),
+      End: () => this.playback.step(dream.length),
+    };
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const act = acts[key] ?? (event.target === element("slider") ? onSlider[key] : undefined);
     const isButton = event.target instanceof HTMLButtonElement && event.key === " ";
     if (!act || isButton) return;
     event.preventDefault();
@@ -286,4 +311,4 @@ function clockText(frame) {
 
 const viewer = new Viewer();
 viewer.start();
-Object.assign(window, { viewer, SPEEDS });
+Object.assign(window, { viewer });

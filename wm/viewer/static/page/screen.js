@@ -35,8 +35,12 @@ export class Screen {
   constructor(page) {
     this.page = page;
     this.dark = true;
-    /** @type {Map<Dream, Box[]>} */
-    this.boxes = new Map();
+    /** @type {Dream | null} */
+    this.dream = null;
+    /** @type {Box[]} by frame of this dream */
+    this.boxes = [];
+    const slider = /** @type {HTMLElement} */ (document.getElementById("slider"));
+    slider.style.height = `${TIMELINE_HEIGHT}px`;
   }
 
   get theme() {
@@ -46,9 +50,8 @@ export class Screen {
   /** @param {Dream} dream @param {number} frame @param {"close" | "stage"} view @returns {Box} */
   box(dream, frame, view) {
     if (view === "stage") return wholeStage(dream);
-    let boxes = this.boxes.get(dream);
-    if (!boxes) this.boxes.set(dream, (boxes = cameraBoxes(dream)));
-    return boxes[frame];
+    if (dream !== this.dream) [this.dream, this.boxes] = [dream, cameraBoxes(dream)];
+    return this.boxes[frame];
   }
 
   /** Stage, fighters and controllers of a frame. @param {Dream} dream @param {number} frame @param {Mode} mode

@@ -8,6 +8,7 @@ import { alpha } from "./colors.js";
 /** @typedef {{ left: number, right: number, top: number, curve: number, strips: number, strip: number, height: number }} Layout */
 
 const TOP = 14, CURVE = 62, STRIP = 11, GAP = 3, BETWEEN = 9, BOTTOM = 16, LEFT = 46, RIGHT = 12;
+const LABEL = 90; // pixels to the right of the start of a dream that its label needs
 export const TIMELINE_HEIGHT = TOP + CURVE + 8 + 4 * STRIP + 2 * GAP + BETWEEN + BOTTOM;
 
 /** @param {Dream} dream @param {number} frame @param {number} width pixels @returns {number} pixels */
@@ -44,9 +45,10 @@ export function drawTimeline(ctx, dream, theme, width) {
   ctx.stroke();
   ctx.setLineDash([]);
   ctx.fillStyle = theme.accent;
-  ctx.textAlign = "left";
+  const isLate = start > width - LABEL;
+  ctx.textAlign = isLate ? "right" : "left";
   ctx.textBaseline = "alphabetic";
-  ctx.fillText("dream begins", start + 4, TOP - 4);
+  ctx.fillText("dream begins", start + (isLate ? -4 : 4), TOP - 4);
   drawSeconds(ctx, dream, theme, width, bottom);
 }
 
@@ -109,9 +111,9 @@ function drawStrip(ctx, dream, theme, width, row) {
   for (let frame = 1; frame <= dream.length; frame++) {
     const action = dream.value(which, "action", from, player);
     if (frame < dream.length && dream.value(which, "action", frame, player) === action && dream.ages[which][player][frame] > 0) continue;
-    const x = xOf(dream, from - 0.5, width), end = xOf(dream, frame - 0.5, width);
+    const x = Math.max(LEFT, xOf(dream, from - 0.5, width)), end = Math.min(width - RIGHT, xOf(dream, frame - 0.5, width));
     ctx.fillStyle = theme.categories[actionCategory(action)];
-    ctx.fillRect(Math.max(LEFT, x), top, Math.max(0.8, end - Math.max(LEFT, x) - (end - x > 2.5 ? 0.8 : 0)), STRIP);
+    ctx.fillRect(x, top, Math.max(0.8, end - x - (end - x > 2.5 ? 0.8 : 0)), STRIP);
     from = frame;
   }
 }

@@ -15,7 +15,7 @@
  * @typedef {{
  *   x: number, y: number, percent: number, shield: number, stocks: number, character: number,
  *   action: number, age: number, frames: number, facing: number, airborne: boolean, hitlag: number,
- *   hurtbox: number, hitstun: number, jumps: number, lCancel: number, velocityX: number, velocityY: number,
+ *   hurtbox: number, hitstun: number, lCancel: number, velocityX: number, velocityY: number,
  * }} Fighter one player in one frame; `frames` since its action began, `age` of the animation;
  *   hitstun is NaN where the frames do not hold it
  */
@@ -29,14 +29,11 @@
 
 /** @typedef {{ width: number, height: number, scale: number, x: number, y: number }} View pixels; centre in game units */
 
-/**
- */
-
 /** @typedef {"both" | "ghost" | "truth" | "dream"} Mode */
 
 /**
  * @typedef {{
- *   page: string, panel: string, text: string, muted: string, line: string, grid: string, stage: string, stageTop: string,
+ *   page: string, panel: string, text: string, muted: string, grid: string, stage: string, stageTop: string,
  *   stageLine: string, blast: string, platform: string, players: [string, string], ghosts: [string, string], flash: string,
  *   shadow: string, outline: string, accent: string, categories: Record<string, string>, dark: boolean,
  * }} Theme colors

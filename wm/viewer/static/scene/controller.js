@@ -14,8 +14,8 @@ const C_YELLOW = "#f2c230";
 export function drawController(ctx, controller, theme, color) {
   ctx.clearRect(0, 0, CONTROLLER_SIZE.width, CONTROLLER_SIZE.height);
   const held = (/** @type {number} */ bit) => (controller.buttons & bit) !== 0;
-  const digital = held(BUTTON.l) || held(BUTTON.r);
-  trigger(ctx, 8, "L", digital && !held(BUTTON.r) ? 1 : held(BUTTON.l) ? 1 : controller.trigger, held(BUTTON.l), theme, color);
+  const analog = held(BUTTON.r) ? 0 : controller.trigger; // the larger one of both, which a button presses to its end
+  trigger(ctx, 8, "L", held(BUTTON.l) ? 1 : analog, held(BUTTON.l), theme, color);
   trigger(ctx, 118, "R", held(BUTTON.r) ? 1 : 0, held(BUTTON.r), theme, color);
   stick(ctx, 31, 56, 25, controller.mainX, controller.mainY, theme, color);
   stick(ctx, 86, 66, 18, controller.cX, controller.cY, theme, C_YELLOW);
