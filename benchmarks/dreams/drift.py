@@ -114,7 +114,8 @@ def errors_with(model: WorldModel, index: GameIndex, starts: Starts, columns: Se
 def some(errors: DreamErrors, chosen: np.ndarray) -> DreamErrors:
     """Some of the dreams: bool (S,)."""
     possible = {name: frames[chosen] for name, frames in errors.possible_frames.items()}
-    others = {name.name: getattr(errors, name.name)[chosen] for name in fields(errors) if name.name != "possible_frames"}
+    names = [one.name for one in fields(errors) if one.name != "possible_frames"]
+    others = {name: getattr(errors, name)[chosen] for name in names}
     return replace(errors, possible_frames=possible, **others)
 
 

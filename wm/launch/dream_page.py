@@ -64,7 +64,9 @@ def _subtitle(checkpoint: Checkpoint) -> str:
         if model.kind == "mamba2"
         else f"an MLP of widths {', '.join(map(str, model.hidden_sizes))}"
     )
-    return f"The truth beside {shape}, after {checkpoint.meta.get('targets_seen', 0):,} training frames, repeats counted"
+    return (
+        f"The truth beside {shape}, after {checkpoint.meta.get('targets_seen', 0):,} training frames, repeats counted"
+    )
 
 
 def write_dream_page(path: Path, checkpoint: Checkpoint, dreams: Sequence[ViewedDream]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _lead(coherence: Mapping[str, Any]) -> str:
         f"The model plays on by itself from {coherence['num_starts']:,} moments of {coherence['num_games']:,} games: "
         f"it sees {coherence['num_context']} true frames, then only its own frames and the true controllers. The "
         "error is the mean distance from the truth, over both players and both axes. A model that is worse than "
-        f"standing still holds nothing together.{rule}"
+        f"standing still has learned nothing useful about motion.{rule}"
     )
 
 

@@ -14,7 +14,7 @@ from wm.model.encoding import Frames
 from wm.model.state_fields import in_hitlag
 
 HISTORY = SCRIPT[DEAD_UP_STAR][0]
-"""Frames that tell since when an action lasts whose end is a matter of time: the longest one whose age does not tell."""
+"""Frames that tell since when an action lasts whose end is a matter of time: as many as the longest of them has."""
 
 
 def clock_of_each(

@@ -11,7 +11,8 @@ from torch import Tensor
 from wm.model.heads import BINARIES, CATEGORIES
 
 SAMPLED_FIELDS = (*CATEGORIES, *BINARIES, "flags")
-"""Fields that can be sampled. Numbers are not: they take the one predicted value, motion its most probable candidate."""
+"""Fields that can be sampled. Numbers are not: there is one predicted value, and the most probable candidate of
+motion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
