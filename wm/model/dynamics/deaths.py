@@ -25,7 +25,7 @@ SCRIPT: dict[int, tuple[int, int]] = {
     DEAD_UP_STAR: (176, REBIRTH), DEAD_UP_CAMERA: (51, DEAD_UP_CAMERA_FALL), DEAD_UP_CAMERA_FALL: (78, REBIRTH),
     REBIRTH: (60, REBIRTH_WAIT), REBIRTH_WAIT: (300, FALL),
 }  # fmt: skip
-"""Action -> its frames, and the action that follows; after REBIRTH, and during REBIRTH_WAIT, a player may also leave."""
+"""Action -> its frames, and the action that follows. After REBIRTH and in REBIRTH_WAIT a player may also leave."""
 OTHER_DEATH = (60, REBIRTH)
 STOCK_LOSS_AFTER = {DEAD_UP_STAR: 131, DEAD_UP_CAMERA_FALL: 43}
 """Frames of the action after which the stock is lost; 0 for others that kill, never for those that do not."""
