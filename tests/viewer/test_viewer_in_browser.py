@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chromium import BROWSER, Browser, Page
-from viewed import DRIFT, NUM_CONTEXT, NUM_FRAMES, viewed
+from viewed import DRIFT, NUM_CONTEXT, NUM_FRAMES, columns_of, viewed
 
+from datasets.loading.frames import GAME_COLUMNS
 from wm.report.page import write_page
 from wm.viewer.page import render_viewer
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the PATH")
 PHONE = (390, 844)
 NUM_DREAMS = 3
+WORDS = {"title": "Dreams", "subtitle": "a test", "about": "about"}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def browser() -> Iterator[Browser]:
 def path(index, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of three dreams."""
     dreams = [viewed(index, game, 400 + 100 * game, f"hit, {game}") for game in range(NUM_DREAMS)]
-    page = render_viewer(dreams, title="Dreams", subtitle="a test", about="about")
+    page = render_viewer(dreams, **WORDS)
     return write_page(tmp_path_factory.mktemp("viewer") / "dreams.html", page)
 
 
@@ -89,6 +92,31 @@ def test_numbers_beside_the_figures_are_those_of_the_frame(browser, path, index)
                 assert text(page, cell) == "Wait"
                 differs = page.evaluate(f"document.querySelector('{cell}').classList.contains('differs')")
                 assert differs == (action != 14)
+
+
+def test_what_a_game_does_not_record_is_not_drawn_as_zero(browser, index, tmp_path):
+    whole = viewed(index, 0, 400)
+    facts = whole.truth.game.clone()
+    facts[:, [GAME_COLUMNS.index("has_velocity"), GAME_COLUMNS.index("has_state_flags")]] = 0
+    without = replace(whole, truth=replace(whole.truth, game=facts), label="without")
+    silent = replace(whole, imagines_hitstun=False, label="silent")
+    page = browser.open(
+        write_page(tmp_path / "page.html", render_viewer([whole, without, silent], **WORDS)), "#frame=9"
+    )
+
+    def fighter(number: int, which: str, frame: int) -> dict[str, Any]:
+        page.evaluate(f"viewer.show({number})")
+        drawn = f"viewer.dream.fighter('{which}', {NUM_CONTEXT + frame}, 0)"
+        return page.evaluate(f"({{...{drawn}, isKnown: !Number.isNaN({drawn}.hitstun)}})")
+
+    assert [fighter(number, "truth", 9)["isKnown"] for number in range(3)] == [True, False, True]
+    assert [fighter(number, "dream", 9)["isKnown"] for number in range(3)] == [True, False, False]
+    assert fighter(2, "dream", -1)["isKnown"]
+    x, y = (columns_of(whole.truth, name)[NUM_CONTEXT + 8 : NUM_CONTEXT + 10, 0] for name in ("x", "y"))
+    found = fighter(1, "truth", 9)
+    assert (found["velocityX"], found["velocityY"]) == pytest.approx((x[1] - x[0], y[1] - y[0]), abs=1e-4)
+    assert fighter(1, "dream", 9)["velocityX"] == pytest.approx(x[1] - x[0] + DRIFT, abs=1e-4)
+    assert page.messages == []
 
 
 def test_keys_step_change_the_speed_and_the_mode(browser, path):
