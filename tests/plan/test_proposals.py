@@ -91,7 +91,7 @@ def test_the_scaling_fit_says_what_to_expect_with_intervals():
     fit = a_fit()
     losses = [0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     relation = change_acc_relation([(loss, 1 / (1 + 2 * loss**2)) for loss in losses])
-    kinds = {("mamba2", 3, "sequence")}
+    kinds = {("mamba2", 4, "sequence")}
     found = expect(workload(), fit, relation, "K = 10", kinds)
     assert found.val_loss is not None and found.change_acc is not None and found.reason is None
     expected = 0.2 + 20 * 1e6**-0.4 + 50 * 3.6e8**-0.35
