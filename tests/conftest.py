@@ -20,11 +20,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from datasets.corpus.reader import open_corpus
-from datasets.loading.frames import GameIndex, index_games
+from datasets.loading.frames import FrameArrays, GameIndex, index_games, read_games
 from datasets.replays.game import Game
 from datasets.runtime.process.termination import raise_on_sigterm
 from datasets.schema.splits import SplitConfig
@@ -53,7 +54,8 @@ RAY_CPUS = 8
 """Logical CPUs of `ray_session`: Ray Train hangs silently if its workers leave no CPU for data tasks."""
 NUM_SYNTHETIC_GAMES = 12
 LONGEST_FIRST = (
-    "training/test_train_kills.py",
+    "training/test_trainer.py",
+    "training/test_distributed.py",
     "pipeline/test_encode_kills.py",
     "cluster",
     "gpu-script",
@@ -195,6 +197,17 @@ def index(request: pytest.FixtureRequest) -> GameIndex:
     """All games of dev.zip, or the synthetic ones if there are no real replays."""
     root = request.getfixturevalue("tiny_corpus" if replays_folder() is None else "dev_corpus")
     return index_games(open_corpus(root), "all", SplitConfig())
+
+
+@pytest.fixture(scope="session")
+def whole_games(index: GameIndex) -> list[FrameArrays]:
+    """The frames of each game of `index`, read once: a game alone takes the whole row group that it lies in."""
+    arrays = read_games(index, range(len(index)))
+    ends = np.cumsum(index.num_frames)
+    return [
+        FrameArrays(floats=arrays.floats[end - length : end], codes=arrays.codes[end - length : end])
+        for end, length in zip(ends, index.num_frames, strict=True)
+    ]
 
 
 @pytest.fixture(scope="session")

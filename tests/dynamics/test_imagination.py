@@ -182,11 +182,16 @@ def test_frames_imagined_at_once_are_those_of_single_steps(model, frames, window
 
 def test_a_gradient_flows_through_imagined_frames(model, frames):
     imagination = Imagination(model, GameRules(), window=None)
-    state = imagination.observe(None, frames.slice(0, K))
+    seen = replace(frames.slice(0, K), floats=frames.floats[:, :K].clone().requires_grad_())
+    state = imagination.observe(None, seen)
     dream, _ = imagination.imagine(state, controller_columns(frames.slice(K, K + 2)))
     model.zero_grad()
     dream.float_column("x")[:, -1].sum().backward()
     assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None) > 0
+    # The place of the second frame follows from that of the first, and this from the observed one.
+    assert seen.floats.grad is not None
+    of_place = seen.floats.grad[frames.present("velocity") > 0, -1, :, FLOAT_COLUMNS.index("x")]
+    assert (of_place > 0.5).all()
 
 
 @pytest.mark.slow
@@ -206,6 +211,15 @@ def test_a_compiled_step_imagines_the_same_frames_and_is_compiled_for_one_number
         assert torch.equal(first[0].codes, second[0].codes)
         torch.testing.assert_close(first[0].floats, second[0].floats)
         assert first[1].last.codes.dtype == second[1].last.codes.dtype
+    state = compiled.observe(None, frames.slice(0, K))
+    following = controller_columns(frames.slice(K, K + NUM_IMAGINED))
+    with torch.inference_mode():
+        once, after = compiled.imagine(state, following)
+        again, _ = compiled.imagine(state, following)  # a state is not changed by dreams from it
+        further, _ = compiled.imagine(after, following)
+        expected, _ = eager.imagine(after, following)
+    assert torch.equal(once.floats, again.floats) and torch.equal(once.codes, again.codes)
+    torch.testing.assert_close(further.floats, expected.floats)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
@@ -241,6 +255,27 @@ def test_an_action_that_stands_still_keeps_its_speed_if_the_network_says_when_it
     one.codes[..., CODE_COLUMNS.index("flags_1")] = 0
     clock = clock_of_last(one, age_table(), keeps_speed=keeps_speed)
     assert clock.speed.flatten().tolist() == [speed, speed]
+
+
+@pytest.mark.parametrize("has_gradients", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_traced_step_of_the_scan_overwrites_a_state_only_where_it_may(in_place, has_gradients):
+    generator = torch.Generator().manual_seed(0)
+    x, dt, b, c = (torch.rand(*shape, generator=generator) for shape in ((3, 2, 4), (3, 2), (3, 5), (3, 5)))
+    a, before = -torch.rand(2, generator=generator), torch.rand(3, 2, 4, 5, generator=generator)
+    traced = torch.compile(ssd.step, backend="aot_eager", dynamic=False)
+    given = before.clone()
+    with torch.set_grad_enabled(has_gradients):
+        y, updated = traced(x.requires_grad_(has_gradients), dt, a, b, c, given, in_place=in_place)
+    expected_y, expected = ssd.step(x.detach(), dt, a, b, c, before)
+    torch.testing.assert_close(y, expected_y)
+    torch.testing.assert_close(updated, expected)
+    is_overwritten = in_place and not has_gradients
+    assert (updated.data_ptr() == given.data_ptr()) == is_overwritten
+    torch.testing.assert_close(given, expected if is_overwritten else before)
+    if has_gradients:
+        y.sum().backward()
+        assert x.grad is not None and x.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("block_bytes", [1, 10**9], ids=["row by row", "all rows at once"])

@@ -11,7 +11,7 @@ import torch
 
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.reader import open_corpus
-from datasets.loading.frames import GameIndex, index_games, read_games
+from datasets.loading.frames import FrameArrays, GameIndex, index_games, read_games
 from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.pipeline.encode import encode, encode_in_process
@@ -47,7 +47,9 @@ def model() -> Mamba2WorldModel:
 
 
 @torch.no_grad()
-def records_one_by_one(model: Mamba2WorldModel, index: GameIndex, targets: Targets, context: int | None) -> EvalRecords:
+def records_one_by_one(
+    model: Mamba2WorldModel, index: GameIndex, games: list[FrameArrays], targets: Targets, context: int | None
+) -> EvalRecords:
     """One target after another, from `context` frames, or from all before it."""
     columns: dict[str, list] = {name: [] for name in ("previous", "true", "predicted", "error")}
     totals: dict[str, list[float]] = {name: [] for name in VAL_LOSS_WEIGHTS}
@@ -55,7 +57,7 @@ def records_one_by_one(model: Mamba2WorldModel, index: GameIndex, targets: Targe
     for game, frame in zip(targets.games.tolist(), targets.frames.tolist(), strict=True):
         start = 0 if context is None else frame - context
         rows = np.arange(start, frame + 1)[None]
-        frames = to_frames(take_rows(read_games(index, [game]), index.facts[[game]], rows))
+        frames = to_frames(take_rows(games[game], index.facts[[game]], rows))
         last = frames.num_frames - 1
         prediction = model(frames, last_only=True)
         before, after = frames.slice(last - 1, last), frames.slice(last, last + 1)
@@ -88,10 +90,12 @@ def assert_same(fast: EvalRecords, slow: EvalRecords) -> None:
 
 
 @pytest.mark.parametrize("context", [1, 10, 70, COUNTDOWN_FRAMES])
-def test_windows_of_frames_kept_for_the_longest_context_equal_one_target_after_another(index, model, context):
+def test_windows_of_frames_kept_for_the_longest_context_equal_one_target_after_another(
+    index, whole_games, model, context
+):
     targets = evaluation_targets(index, NUM_TARGETS)
     fast = evaluate_windows(model, read_targets(index, targets, COUNTDOWN_FRAMES), context, CPU, "fp32")
-    assert_same(fast, records_one_by_one(model, index, targets, context))
+    assert_same(fast, records_one_by_one(model, index, whole_games, targets, context))
 
 
 def some_short_games(index: GameIndex) -> np.ndarray:

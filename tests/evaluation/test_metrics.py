@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.corpus.reader import open_corpus
-from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, index_games, read_games
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS, GameIndex, index_games
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.schema.splits import SplitConfig
 from wm.evaluation.baselines import BASELINES, CONTEXT, evaluate_baseline
@@ -194,13 +194,13 @@ def test_confusions_are_the_changes_most_often_missed(records):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_says_what_its_rule_says_frame_by_frame(index, name):
+def test_a_baseline_says_what_its_rule_says_frame_by_frame(index, whole_games, name):
     targets = evaluation_targets(index, 400)
     found = evaluate_baseline(name, read_targets(index, targets, CONTEXT))
     assert np.array_equal(found.games, targets.games)
     for row in range(0, len(targets), 7):
         game, frame = int(targets.games[row]), int(targets.frames[row])
-        arrays = read_games(index, [game])
+        arrays = whole_games[game]
 
         def number(at: int, player: int, column: str, arrays=arrays) -> float:
             if column in FLOAT_COLUMNS:

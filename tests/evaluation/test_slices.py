@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from datasets.loading.frames import FLOAT_COLUMNS, GameIndex, read_games
+from datasets.loading.frames import FLOAT_COLUMNS, GameIndex
 from datasets.loading.targets import Targets, evaluation_targets
 from wm.evaluation.baselines import evaluate_baseline
 from wm.evaluation.game_sums import concatenate_sums, deserialize, metric_values, serialize, sums_by_game
@@ -32,10 +32,10 @@ def records(index: GameIndex, targets: Targets) -> EvalRecords:
     return replace(plain, predicted_action=predicted)
 
 
-def test_the_time_since_the_last_hit_is_that_of_the_whole_game_whatever_was_read(index, targets):
+def test_the_time_since_the_last_hit_is_that_of_the_whole_game_whatever_was_read(index, whole_games, targets):
     expected = []
     for game, frame in zip(targets.games, targets.frames, strict=True):
-        percent = read_games(index, [int(game)]).floats[:frame, :, FLOAT_COLUMNS.index("percent")]
+        percent = whole_games[game].floats[:frame, :, FLOAT_COLUMNS.index("percent")]
         hits = np.flatnonzero((np.diff(percent, axis=0) > 0).any(1)) + 1
         age = frame - 1 - hits[-1] if len(hits) else 10**6
         expected.append(sum(age >= bound for bound in SINCE_HIT_BOUNDS))

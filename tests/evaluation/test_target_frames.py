@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import datasets.loading.frames
-from datasets.loading.frames import GameIndex, read_games
+from datasets.loading.frames import GameIndex
 from datasets.loading.targets import COUNTDOWN_FRAMES, Targets, evaluation_targets
 from datasets.runtime.errors import UserError
 from wm.evaluation import target_frames
@@ -41,13 +41,13 @@ def names(targets: list[Targets]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("context", [1, 10, COUNTDOWN_FRAMES])
-def test_a_window_is_the_frames_of_its_game_that_end_at_its_target(index, context):
+def test_a_window_is_the_frames_of_its_game_that_end_at_its_target(index, whole_games, context):
     targets = evaluation_targets(index, 300)
     frames = read_targets(index, targets, COUNTDOWN_FRAMES, num_threads=3)
     at = 0
     for games, windows in frames.windows(context, 7, CPU):
         for row, game in enumerate(games):
-            whole, last = read_games(index, [game]), int(targets.frames[at])
+            whole, last = whole_games[game], int(targets.frames[at])
             assert game == targets.games[at]
             assert np.array_equal(windows.floats[row].numpy(), whole.floats[last - context : last + 1])
             assert np.array_equal(windows.codes[row].numpy(), whole.codes[last - context : last + 1])
@@ -128,13 +128,16 @@ def test_frames_that_are_closed_end_their_threads_at_once(index, monkeypatch):
     def read_slowly(corpus, shard, row_group):
         num_read.append(row_group)
         begun.set()
-        go_on.wait()
+        assert go_on.wait(60)
         return read(corpus, shard, row_group)
 
     monkeypatch.setattr(datasets.loading.frames, "_read_row_group", read_slowly)
     frames = opened(index, 2_000)
-    begun.wait()
-    threading.Timer(0.05, go_on.set).start()
-    frames.close()
+    assert begun.wait(60)
+    closing = threading.Thread(target=frames.close)
+    closing.start()
+    assert frames._reader.stop.wait(60)
+    go_on.set()
+    closing.join(60)
     assert len(num_read) <= 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("evaluation-", "row-groups"))]

@@ -94,4 +94,6 @@ def test_a_coherence_without_intervals_of_curves_and_events_is_shown_without_the
         del one["curves"]["position_low"], one["curves"]["position_high"]
         one["events"]["hit"].pop("intervals")
     older["deaths_right"] = None
-    assert "No player loses a stock in these games; 1.0% die in the dream." in page(older)
+    assert "No player truly loses a stock within 20 frames; 1.0% do in the dream alone." in page(older)
+    older |= {"deaths_right": 0.5, "phantom_deaths": None}
+    assert "Every player truly loses a stock within 20 frames; 50% lose as many in the dream." in page(older)

@@ -26,13 +26,16 @@ from datasets.loading.frames import (
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import UserError
+from datasets.schema.columns import VELOCITY_COLUMNS
 from datasets.schema.splits import SplitConfig
 from wm.config.model_config import ModelConfig
-from wm.model.dynamics.imagination import controller_columns
+from wm.model.dynamics.imagination import Imagination, controller_columns
+from wm.model.dynamics.next_frame import GameRules
 from wm.model.encoding import Frames, positions
 from wm.model.world_model import WorldModel, build_model
 from wm.rollout.baselines import keep_velocity, stand_still
 from wm.rollout.coherence import DreamErrors, by_game, join, metrics, summary
+from wm.rollout.dreams import BATCH_STARTS, dream
 from wm.rollout.events import CHECKS, EVENTS, LAST_ACTIONS, event_of, first_impossible
 from wm.rollout.judge import errors_of, judge, table
 from wm.rollout.slp_file import dream_as_slp, version_of
@@ -178,12 +181,12 @@ def test_a_perfect_dream_has_no_error_and_is_possible(index, dreams):
 )
 def test_an_impossible_frame_is_found(index, dreams, check, column, value):
     context, truth = dreams
-    last = with_column(context.slice(11, 12), "percent", 30.0, frame=0, player=0)
+    last = context.examples(0, 1).slice(11, 12)
     wrong = with_column(truth, column, value, frame=6, player=1)
-    before = first_impossible(replace(last, floats=context.floats[:1, 11:]), truth.examples(0, 1))
+    before = first_impossible(last, truth.examples(0, 1))
     assert {name: frames.tolist() for name, frames in before.items()} == {name: [NUM_FRAMES] for name in CHECKS}
-    found = first_impossible(replace(last, floats=context.floats[:1, 11:]), wrong)
-    assert found[check].tolist() == [6]
+    found = {name: frames.tolist() for name, frames in first_impossible(last, wrong).items()}
+    assert found == {name: [6 if name == check else NUM_FRAMES] for name in CHECKS}
 
 
 def test_a_dream_is_of_the_first_kind_of_event_in_it(dreams):
@@ -210,6 +213,11 @@ def test_baselines_keep_the_place_or_the_velocity(dreams):
     lacks = context.present("velocity") == 0
     last = positions(context)[:, -1] - positions(context)[:, -2]
     torch.testing.assert_close(steps[lacks, 0], last[lacks], rtol=1e-3, atol=1e-3)
+    now = {name: context.float_column(name)[:, -1] for name in VELOCITY_COLUMNS}
+    own_x = torch.where(context.code_column("airborne")[:, -1] != 0, now["self_air_x"], now["self_ground_x"])
+    known = torch.stack([own_x + now["attack_x"], now["self_y"] + now["attack_y"]], dim=-1)
+    assert (~lacks).any() and known[~lacks].abs().max() > 1
+    torch.testing.assert_close(steps[~lacks, 0], known[~lacks], rtol=1e-3, atol=1e-3)
 
 
 def test_coherence_is_deterministic_and_complete(index, model):
@@ -276,6 +284,15 @@ def test_a_corpus_without_a_needed_column_is_a_users_error(tiny_corpus: Path, tm
         pq.write_table(pq.read_table(shard).drop_columns(["p1_jumps"]), shard)
     with pytest.raises(UserError, match="lacks the columns p1_jumps"):
         read_games(index, [0])
+
+
+def test_dreams_are_made_in_batches_of_one_size(index, monkeypatch):
+    model = build_model(ModelConfig(d_model=32, num_layers=1, d_state=8, headdim=16), 4)
+    monkeypatch.setitem(BATCH_STARTS, "cpu", 8)
+    for num_starts, sizes in ((0, []), (1, [1]), (8, [8]), (9, [5, 4]), (20, [7, 7, 6])):
+        starts = random_starts(index, max(1, num_starts), num_context=4, num_frames=2, seed=0).part(0, num_starts)
+        found = list(dream(Imagination(model, GameRules()), index, starts, torch.device("cpu")))
+        assert [len(part.starts) for part in found] == sizes
 
 
 def test_frames_before_a_game_are_its_first_frame(index):

@@ -95,8 +95,12 @@ def test_a_state_is_restored_whatever_device_it_was_saved_on(config):
     saved = copy.deepcopy(optimizer.state_dict())
     for group in saved["parts"][-1]["param_groups"]:
         group |= {"capturable": True, "lr": torch.tensor(0.5)}  # as CUDA needs them
-    _, resumed = built(config)
+    other, resumed = built(config)
+    give_gradients(other)
+    resumed.clip_and_step()  # so that its moments are others
     resumed.load_state_dict(saved)
+    restored, written = (state_of(nn.Module(), one) for one in (resumed, optimizer))
+    torch.testing.assert_close(restored, written)
     give_gradients(model)
     resumed.set_learning_rate(1e-3)
     for group in resumed.state_dict()["parts"][-1]["param_groups"]:

@@ -214,7 +214,7 @@ def test_a_run_with_automatic_batch_size_scales_its_learning_rate_logs_it_and_ke
 def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(config, every_s):
     rare = replace(config.eval, every_targets=10**9)
     config = replace(config, eval=rare, checkpoint=CheckpointConfig(every_s=every_s, keep_last=1_000))
-    run(with_targets(config, 400))
+    run(with_targets(config, 200))
     cursors = [Cursor(**open_checkpoint(path).meta["cursor"]) for path in checkpoints(config)]
     assert cursors[-1].epoch >= 1
     in_the_middle = [cursor for cursor in cursors[:-1] if (cursor.pool, cursor.batch) != (0, 0)]
@@ -288,7 +288,7 @@ def test_a_run_that_reached_its_time_limit_can_be_resumed(config, tmp_path):
 
 def test_a_checkpoint_is_written_at_the_end_of_an_epoch_that_coincides_with_a_validation(config):
     config = replace(config, checkpoint=CheckpointConfig(every_s=600.0, keep_last=1_000))
-    config = replace(with_targets(config, 400), eval=replace(config.eval, every_targets=10**9))
+    config = replace(with_targets(config, 200), eval=replace(config.eval, every_targets=10**9))
     run(config)
     end_of_epoch = open_checkpoint(checkpoints(config)[0]).meta["targets_seen"]
     both = replace(config, out=config.out.with_name("both"), eval=replace(config.eval, every_targets=end_of_epoch))

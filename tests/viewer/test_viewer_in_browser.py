@@ -12,7 +12,7 @@ import pytest
 from chromium import BROWSER, Browser, Page
 from viewed import DRIFT, NUM_CONTEXT, NUM_FRAMES, columns_of, viewed
 
-from datasets.loading.frames import GAME_COLUMNS
+from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GAME_COLUMNS
 from wm.report.page import write_page
 from wm.viewer.page import render_viewer
 
@@ -119,6 +119,19 @@ def test_what_a_game_does_not_record_is_not_drawn_as_zero(browser, index, tmp_pa
     assert page.messages == []
 
 
+def test_of_a_player_who_died_long_before_neither_the_death_nor_its_frames_are_shown(browser, index, tmp_path):
+    whole = viewed(index, 0, 400)
+    codes, floats = whole.truth.codes.clone(), whole.truth.floats.clone()
+    codes[:, :, 0, CODE_COLUMNS.index("action")] = 0
+    floats[:, :, 0, FLOAT_COLUMNS.index("state_age")] = -1.0
+    dead = replace(whole, truth=replace(whole.truth, codes=codes, floats=floats))
+    page = browser.open(write_page(tmp_path / "page.html", render_viewer([dead], **WORDS)), "#frame=-60&mode=truth")
+    assert text(page, "#card-0 tr[data-row=truth] [data-cell=action]") == "DeadDown"
+    assert text(page, "#card-0 tr[data-row=truth] [data-cell=age]") == "\u2013"
+    assert text(page, "#card-1 tr[data-row=truth] [data-cell=age]").isdecimal()
+    assert page.messages == []
+
+
 def test_keys_step_change_the_speed_and_the_mode(browser, path):
     page = browser.open(path, "#dream=1&frame=10&mode=both")
     for key, shift, frame in (
@@ -130,7 +143,7 @@ def test_keys_step_change_the_speed_and_the_mode(browser, path):
         page.key(key, shift=shift)
         assert state(page)["frame"] == str(frame)
         assert f"frame={frame}&" in state(page)["hash"]
-    for key, speed in (("-", "0.5"), ("-", "0.25"), ("-", "0.125"), ("-", "0.125"), ("+", "0.25")):
+    for key, speed in (("-", "0.5"), ("-", "0.25"), ("-", "0.125"), ("-", "0.125"), ("+", "0.25"), ("=", "0.5")):
         page.key(key)
         assert state(page)["speed"] == speed
     for mode in ("ghost", "truth", "dream", "both"):

@@ -32,9 +32,9 @@ class ModelConfig:
     kind: Literal["mamba2", "mlp"] = "mamba2"
     """mamba2 is a recurrent model over frames; mlp reads the last context_frames frames, concatenated."""
     encoding: Encoding = 4
-    """Version of the features. 4: as 3, with `fields`, which drifts less. 3: the same weights predict each player from
-    its own point of view, in two passes over each frame, with controller events and stage geometry as features. 2: one
-    pass predicts both (version 0.1)."""
+    """Version of the features. 4: as 3, plus `fields`; its dreams drift less. 3: the same weights predict each player
+    from its own point of view, in two passes over each frame, with controller events and stage geometry as features.
+    2: one pass predicts both (version 0.1)."""
     fields: FieldsConfig = field(default_factory=FieldsConfig)
     """Fields that encoding 4 adds."""
     physics: bool = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,6 +67,7 @@ def evaluate_checkpoint(
     if num_dreams and has_room_for_dreams(model, index):
         train = games_to_search(opened.config, cache)
         coherence = judge.judge(model, index, device, num_starts=num_dreams, train=train)
+        say_if_not_searched(train, coherence)
     if coherence is not None:
         result["coherence"] = coherence
     training = {"state": opened.state, "targets_seen": opened.meta["targets_seen"], "best": opened.meta.get("best", {})}
@@ -98,6 +100,12 @@ def games_to_search(config: RunConfig, cache: FileCache | None) -> GameIndex | N
     except UserError as error:
         print(f"without the baseline of the nearest situation, which needs the training games: {error}")
         return None
+
+
+def say_if_not_searched(train: GameIndex | None, coherence: Mapping[str, Any]) -> None:
+    """Print a line if there are training games, but none of them could be searched."""
+    if train is not None and judge.NEAREST_SITUATION not in coherence["baselines"]:
+        print("without the baseline of the nearest situation: all training games are evaluated, or too short")
 
 
 def has_room_for_dreams(model: WorldModel, index: GameIndex) -> bool:

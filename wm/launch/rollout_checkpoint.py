@@ -19,7 +19,7 @@ from datasets.runtime.storage.file_cache import FileCache
 from datasets.schema.splits import Split
 from wm.checkpoints.reader import load_model, open_checkpoint
 from wm.launch.dream_page import one_viewed, viewed_by_event, write_dream_page
-from wm.launch.evaluate_checkpoint import games_to_search
+from wm.launch.evaluate_checkpoint import games_to_search, say_if_not_searched
 from wm.model.dynamics.imagination import Imagination
 from wm.model.dynamics.next_frame import GameRules
 from wm.model.dynamics.sampling import SAMPLED_FIELDS, Sampling
@@ -27,7 +27,6 @@ from wm.model.encoding import Frames
 from wm.model.world_model import Mamba2WorldModel
 from wm.rollout.dreams import Dreams, dream
 from wm.rollout.judge import (
-    NEAREST_SITUATION,
     NUM_FRAMES,
     NUM_STARTS,
     SEED,
@@ -133,8 +132,7 @@ def rollout_checkpoint(
             seed=seed,
             train=train,
         )
-        if train is not None and NEAREST_SITUATION not in result["baselines"]:
-            print("without the baseline of the nearest situation: all training games are evaluated or too short")
+        say_if_not_searched(train, result)
         result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result
         print(table(result))
     else:

@@ -132,12 +132,15 @@ def _lead(coherence: Mapping[str, Any]) -> str:
 
 def _deaths(coherence: Mapping[str, Any]) -> str:
     right, phantom = finite(coherence.get("deaths_right")), finite(coherence.get("phantom_deaths"))
-    if phantom is None:
-        return "Every player loses a stock in these games."
+    within = f"within {coherence['num_frames']} frames"
+    if right is None and phantom is None:
+        return ""
     if right is None:
-        return f"No player loses a stock in these games; {phantom:.1%} die in the dream."
+        return f"No player truly loses a stock {within}; {phantom:.1%} do in the dream alone."
+    if phantom is None:
+        return f"Every player truly loses a stock {within}; {right:.0%} lose as many in the dream."
     return (
-        f"Of the players who lose a stock within {coherence['num_frames']} frames, {right:.0%} lose it in the dream; "
+        f"Of the players who lose a stock {within}, {right:.0%} lose it in the dream; "
         f"of the others, {phantom:.1%} die in the dream alone."
     )
 

@@ -75,8 +75,8 @@ def dream(
 
 def _batches(starts: Starts, largest: int) -> Iterator[Starts]:
     """Parts of equal size but for the last one: a compiled step is for one size."""
-    size = math.ceil(len(starts) / math.ceil(len(starts) / largest))
-    for first in range(0, len(starts), size):
+    size = math.ceil(len(starts) / max(1, math.ceil(len(starts) / largest)))
+    for first in range(0, len(starts), max(1, size)):
         yield starts.part(first, first + size)
 
 

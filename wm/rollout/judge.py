@@ -138,9 +138,10 @@ def table(result: dict[str, Any]) -> str:
         position, action, percent, possible = values
         lines.append(f"  {name:<26}{position:>12.2f}{action:>12.3f}{percent:>14.2f}{possible:>12.3f}")
     right, phantom = result["deaths_right"], result["phantom_deaths"]
+    if right is not None:
+        lines.append(f"  of the players who lose stocks {right:.2f} lose as many in the model's dream")
     if phantom is not None:
-        of_true = "no true ones" if right is None else f"{right:.2f} of the true ones"
-        lines.append(f"  deaths of the model: {of_true}, {phantom:.3f} of the players who live")
+        lines.append(f"  of the players who lose none {phantom:.3f} lose one in the model's dream")
     last = result["num_frames"]
     lines += ["", f"{'the model by event':<28}{'dreams':>12}{'of error':>12}{'action 1-n':>12}{f'1-{last}':>24}"]
     for name, row in result["events"].items():

@@ -14,7 +14,7 @@ from wm.model.encoding import Frames
 from wm.model.state_fields import in_hitlag
 
 HISTORY = SCRIPT[DEAD_UP_STAR][0]
-"""Frames that tell since when an action lasts whose end is a matter of time: as many as the longest of them has."""
+"""Frames of the longest death, a star KO. Respawns need no history: their age is the number of their frames."""
 
 
 def clock_of_each(

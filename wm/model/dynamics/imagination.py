@@ -70,6 +70,7 @@ class Imagination:
             earlier: without a state, true frames before the first one. The network does not read them; they tell since
                 when the actions of the first one last (`HISTORY` of `wm.model.dynamics.clocks`).
         """
+        assert state is None or earlier is None
         known = frames if state is None else concatenate([state.last, frames])
         last = known.slice(known.num_frames - 1, known.num_frames)
         recurrent, window = None if state is None else state.recurrent, None

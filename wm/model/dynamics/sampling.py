@@ -15,6 +15,10 @@ SAMPLED_FIELDS = (*CATEGORIES, *BINARIES, "flags")
 motion."""
 
 
+SMALLEST_TEMPERATURE = 1e-6
+"""Below it the most probable value is chosen, as it would be by chance; logits divided by less are not finite."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """Temperatures of the fields that are sampled."""
@@ -34,15 +38,14 @@ class Sampling:
     def category(self, name: str, logits: Tensor) -> Tensor:
         """Choose a value: (..., values) -> int64 (...)."""
         temperature = self.temperatures.get(name, 0.0)
-        if not temperature:
+        if temperature < SMALLEST_TEMPERATURE:
             return logits.argmax(-1)
-        below = logits.float() - logits.amax(-1, keepdim=True)  # so that a division by little gives -inf, not inf - inf
-        return self._draw(name, (below / temperature).softmax(-1))
+        return self._draw(name, (logits.float() / temperature).softmax(-1))
 
     def binary(self, name: str, logit: Tensor) -> Tensor:
         """Choose yes or no: (...) -> bool (...)."""
         temperature = self.temperatures.get(name, 0.0)
-        if not temperature:
+        if temperature < SMALLEST_TEMPERATURE:
             return logit > 0
         return self._uniform(name, logit) < (logit.float() / temperature).sigmoid()
 

@@ -83,7 +83,7 @@ def step(
         b_B11N, c_B1N1 = b_BN.float()[:, None, None], c_BN.float()[:, None, :, None]
         if torch.compiler.is_compiling():  # one fused loop over the state
             updated = state_BHDN * decay_BH11 + xdt_BHD1 * b_B11N
-            if in_place and state_BHDN.device.type == "cpu":
+            if in_place and state_BHDN.device.type == "cpu" and not torch.is_grad_enabled():
                 updated = state_BHDN.copy_(updated)
             return (updated * c_BN.float()[:, None, None]).sum(-1).to(x_BHD.dtype), updated
         if torch.is_grad_enabled() or state_BHDN.device.type != "cpu":

@@ -42,7 +42,7 @@ KinokoSmallEndAir Entry EntryStart EntryEnd DamageIce DamageIceJump
 `.trim().split(/\s+/);
 
 /** Up to this action a player is dead, or not there. */
-export const LAST_DEAD = 11;
+export const LAST_ABSENT = 11;
 const SLEEP = 11;
 
 /** Actions from this one on mean something else for each character. */

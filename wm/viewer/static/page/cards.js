@@ -1,6 +1,7 @@
 // Words and numbers about both players: action, age, percent, stocks; the truth and the dream, with what differs marked.
 
 import { actionName } from "./actions.js";
+import { LONG_DEAD } from "./data.js";
 
 /** @typedef {import("./data.js").Dream} Dream */
 /** @typedef {import("./types.js").Fighter} Fighter */
@@ -23,10 +24,16 @@ function fill(card, which, fighter, truth) {
     cell.classList.toggle("differs", differs);
   };
   set("action", actionName(fighter.action), fighter.action !== truth.action);
-  set("age", String(fighter.age >= 0 ? Math.round(fighter.age) : fighter.frames), false);
+  set("age", ageOf(fighter), false);
   set("percent", `${fighter.percent.toFixed(fighter.percent % 1 ? 1 : 0)}%`, Math.abs(fighter.percent - truth.percent) >= 0.5);
   set("stocks", String(fighter.stocks), fighter.stocks !== truth.stocks);
   set("state", stateOf(fighter), false);
+}
+
+/** @param {Fighter} fighter @returns {string} frame of the animation, or of an action without one */
+function ageOf({ age, frames }) {
+  if (age >= 0) return String(Math.round(age));
+  return frames < LONG_DEAD ? String(frames) : "\u2013";
 }
 
 /** @param {Fighter} fighter @returns {string} what else is to be known, in a few words */

@@ -1,6 +1,6 @@
 // The page's data: columns of frames as base64 of the little-endian arrays that wm/viewer/data.py writes.
 
-import { LAST_DEAD } from "./actions.js";
+import { LAST_ABSENT } from "./actions.js";
 
 /** @typedef {import("./types.js").Stage} Stage */
 /** @typedef {import("./types.js").Fighter} Fighter */
@@ -21,7 +21,8 @@ import { LAST_DEAD } from "./actions.js";
 
 const PLAYERS = 2;
 const STICK_GRID = 80, TRIGGER_GRID = 140;
-const LONG_DEAD = 1000; // frames, of a player who is dead in the first frame: the death is not shown again
+/** Frames of a player who is dead in the first frame: the death is not shown again. */
+export const LONG_DEAD = 1000;
 
 /** @param {string} text base64 @returns {ArrayBuffer} */
 function bytesOf(text) {
@@ -76,7 +77,7 @@ export class Dream {
   framesInActions(which) {
     return [0, 1].map((player) => {
       const counts = new Int32Array(this.length);
-      counts[0] = this.value(which, "action", 0, player) <= LAST_DEAD ? LONG_DEAD : 0;
+      counts[0] = this.value(which, "action", 0, player) <= LAST_ABSENT ? LONG_DEAD : 0;
       for (let frame = 1; frame < this.length; frame++) {
         const same = this.value(which, "action", frame, player) === this.value(which, "action", frame - 1, player);
         const restarts = this.value(which, "state_age", frame, player) < this.value(which, "state_age", frame - 1, player) - 2;

@@ -276,6 +276,7 @@ class Viewer {
       ArrowLeft: () => this.playback.step(-step),
       ArrowRight: () => this.playback.step(step),
       "+": () => this.playback.changeSpeed(1),
+      "=": () => this.playback.changeSpeed(1), // the key of + without shift
       "-": () => this.playback.changeSpeed(-1),
       m: () => (this.mode = MODES[(MODES.indexOf(this.mode) + 1) % MODES.length]),
       g: () => (this.mode = this.mode === "ghost" ? "both" : "ghost"),

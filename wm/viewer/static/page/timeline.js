@@ -5,7 +5,6 @@ import { alpha } from "./colors.js";
 
 /** @typedef {import("./data.js").Dream} Dream */
 /** @typedef {import("./types.js").Theme} Theme */
-/** @typedef {{ left: number, right: number, top: number, curve: number, strips: number, strip: number, height: number }} Layout */
 
 const TOP = 14, CURVE = 62, STRIP = 11, GAP = 3, BETWEEN = 9, BOTTOM = 16, LEFT = 46, RIGHT = 12;
 const LABEL = 90; // pixels to the right of the start of a dream that its label needs

@@ -1,6 +1,6 @@
 // The part of the stage that a view shows: the same for the truth and the dream, and a function of the frame alone.
 
-import { LAST_DEAD } from "../page/actions.js";
+import { LAST_ABSENT } from "../page/actions.js";
 
 /** @typedef {import("../page/data.js").Dream} Dream */
 /** @typedef {import("../page/types.js").View} View */
@@ -19,7 +19,7 @@ export function cameraBoxes(dream) {
     const box = { x0: Infinity, x1: -Infinity, y0: Infinity, y1: -Infinity };
     for (const which of /** @type {const} */ (["truth", "dream"])) {
       for (const player of [0, 1]) {
-        if (dream.value(which, "action", frame, player) <= LAST_DEAD && dream.ages[which][player][frame] > SHOWN_AFTER_DEATH) continue;
+        if (dream.value(which, "action", frame, player) <= LAST_ABSENT && dream.ages[which][player][frame] > SHOWN_AFTER_DEATH) continue;
         const x = clamp(dream.value(which, "x", frame, player), left, right);
         const y = clamp(dream.value(which, "y", frame, player), low, high);
         box.x0 = Math.min(box.x0, x - MARGIN.x);

@@ -1,7 +1,7 @@
 // Draws one panel: the stage, the fighters of the truth, of a dream or of both, their paths and their percent.
 
 import { drawFighter } from "../figure/fighter.js";
-import { LAST_DEAD } from "../page/actions.js";
+import { LAST_ABSENT } from "../page/actions.js";
 import { alpha } from "../page/colors.js";
 import { viewOf } from "./camera.js";
 import { drawStage } from "./stage.js";
@@ -93,7 +93,7 @@ function drawPath(ctx, dream, which, frame, player, theme, pixel, isGhost) {
  * @param {number} player @param {Theme} theme @param {number} pixel */
 function drawDistance(ctx, dream, frame, player, theme, pixel) {
   const a = dream.fighter("truth", frame, player), b = dream.fighter("dream", frame, player);
-  if (a.action <= LAST_DEAD || b.action <= LAST_DEAD || Math.hypot(a.x - b.x, a.y - b.y) < 3) return;
+  if (a.action <= LAST_ABSENT || b.action <= LAST_ABSENT || Math.hypot(a.x - b.x, a.y - b.y) < 3) return;
   ctx.strokeStyle = alpha(theme.accent, 0.7);
   ctx.lineWidth = 1.2 * pixel;
   ctx.setLineDash([2 * pixel, 3 * pixel]);
@@ -108,7 +108,7 @@ function drawDistance(ctx, dream, frame, player, theme, pixel) {
  * @param {Which} which @param {number} frame @param {number} player @param {Theme} theme @param {View} view */
 function drawTag(ctx, dream, which, frame, player, theme, view) {
   const { x, y, action } = dream.fighter(which, frame, player);
-  if (action <= LAST_DEAD) return;
+  if (action <= LAST_ABSENT) return;
   const left = (x - view.x) * view.scale + view.width / 2, top = view.height / 2 - (y + 25 - view.y) * view.scale;
   const at = { x: Math.max(16, Math.min(view.width - 16, left)), y: Math.max(34, Math.min(view.height - 64, top)) };
   ctx.font = "700 11px system-ui, sans-serif";
