@@ -141,7 +141,7 @@ def category(frames: Frames, name: str) -> Tensor:
     """Index of a categorical feature, clamp(floor(v), 0, n - 1): int64 (B, T, P)."""
     size = EMBEDDINGS[name][0]
     if name == "state_age":
-        return frames.float_column(name).floor().clamp(0, size - 1).long()
+        return frames.float_column(name).floor().long().clamp(0, size - 1)  # in this order NaN is an index, too
     values = frames.code_column(name)
     if name == "ground":
         values = values + 1  # -1 means no ground
