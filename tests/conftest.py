@@ -54,8 +54,7 @@ RAY_CPUS = 8
 """Logical CPUs of `ray_session`: Ray Train hangs silently if its workers leave no CPU for data tasks."""
 NUM_SYNTHETIC_GAMES = 12
 LONGEST_FIRST = (
-    "training/test_trainer.py",
-    "training/test_distributed.py",
+    "training/test_train_kills.py",
     "pipeline/test_encode_kills.py",
     "cluster",
     "gpu-script",
