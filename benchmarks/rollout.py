@@ -4,10 +4,10 @@ and a window that is run again for each frame.
     python benchmarks/rollout.py [--config mamba2-medium] [--window 10] [--batch 64] [--profile]
 
 The network has random weights and sees random frames of players who live, since death and respawn take further steps.
-The first frame of each repeat runs in eager mode, as in every dream. Times are CPU time per thread, so
-that other processes on the machine count little; `--wall` takes elapsed time instead. The floor is what no
-implementation of these steps in float32 can beat: multiplications at the speed of a large matrix product, and the
-recurrent state read and written once at the speed of a large copy, both measured here; the second follows the first.
+The first frame of each repeat runs in eager mode, as in every dream. Times are CPU time per thread, so that other
+processes on the machine count little; `--wall` takes elapsed time instead. The floor is what no implementation of these
+steps in float32 can beat: multiplications at the speed of a large matrix product, and the recurrent state read and
+written once at the speed of a large copy, both measured here; the second follows the first.
 
 Aims for mamba2-medium: 450 frames/s for one game on one core, 25,000 frames/s in a batch on two.
 """

@@ -353,12 +353,12 @@ def test_a_speed_near_the_observed_one_is_the_observed_one(frame):
         assert after.float_column("state_age")[..., 0].unique().tolist() == [9.0 + expected]
 
 
-def test_deaths_and_respawns_that_began_long_before_end_in_time(dev_corpus: Path):
-    index = index_games(open_corpus(dev_corpus), "all", SplitConfig())
+@pytest.mark.usefixtures("dev_corpus")  # of which `index` is then
+def test_deaths_and_respawns_that_began_long_before_end_in_time(index, whole_games):
     long_ago = 20
     games, places, players = [], [], []
-    for game in range(len(index)):
-        action = read_games(index, [game]).codes[..., CODE_COLUMNS.index("action")]
+    for game, arrays in enumerate(whole_games):
+        action = arrays.codes[..., CODE_COLUMNS.index("action")]
         scripted = (action < REBIRTH_WAIT) & (action == np.roll(action, long_ago, axis=0))
         scripted[: COUNTDOWN_FRAMES + HISTORY] = scripted[-2 * HISTORY :] = False
         for place, player in np.argwhere(scripted)[::97]:

@@ -26,16 +26,7 @@ from wm.model.dynamics.sampling import SAMPLED_FIELDS, Sampling
 from wm.model.encoding import Frames
 from wm.model.world_model import Mamba2WorldModel
 from wm.rollout.dreams import Dreams, dream
-from wm.rollout.judge import (
-    NUM_FRAMES,
-    NUM_STARTS,
-    SEED,
-    Rule,
-    check_window,
-    judge,
-    num_context_of,
-    table,
-)
+from wm.rollout.judge import NUM_FRAMES, NUM_STARTS, SEED, Rule, check_window, judge, num_context_of, table
 from wm.rollout.slp_file import dream_as_slp
 from wm.rollout.starts import one_start
 

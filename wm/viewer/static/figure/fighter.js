@@ -6,7 +6,7 @@ import { animationFrame, animationOf } from "./choice.js";
 import { sample } from "./poses.js";
 import { silhouetteOf } from "./silhouettes.js";
 import { skeleton } from "./skeleton.js";
-import { actionCategory, isDying, LAST_ABSENT } from "../page/actions.js";
+import { actionCategory, LAST_ABSENT, LAST_DEAD } from "../page/actions.js";
 import { alpha, mixed } from "../page/colors.js";
 
 /** @typedef {import("../page/types.js").Fighter} Fighter */
@@ -28,7 +28,7 @@ const REBIRTH = [12, 13];
 
 /** @param {CanvasRenderingContext2D} ctx @param {Fighter} fighter @param {Look} look */
 export function drawFighter(ctx, fighter, look) {
-  if (isDying(fighter.action)) return drawDeath(ctx, fighter, look);
+  if (fighter.action <= LAST_DEAD) return drawDeath(ctx, fighter, look);
   if (fighter.action <= LAST_ABSENT) return;
   const build = buildOf(fighter.character), shake = fighter.hitlag > 0 ? HITLAG_SHAKE * (fighter.frames % 2 ? 1 : -1) : 0;
   ctx.save();

@@ -41,9 +41,10 @@ KinokoGiantStartAir KinokoGiantEnd KinokoGiantEndAir KinokoSmallStart KinokoSmal
 KinokoSmallEndAir Entry EntryStart EntryEnd DamageIce DamageIceJump
 `.trim().split(/\s+/);
 
+/** Up to this action a player is dead. */
+export const LAST_DEAD = 10;
 /** Up to this action a player is dead, or not there. */
 export const LAST_ABSENT = 11;
-const SLEEP = 11;
 
 /** Actions from this one on mean something else for each character. */
 export const FIRST_SPECIAL = 341;
@@ -67,11 +68,6 @@ export const CATEGORIES = [
 /** @param {number} action @returns {string} the game's name of an action state */
 export function actionName(action) {
   return NAMES[action] ?? (action >= FIRST_SPECIAL ? `Special ${action}` : `Action ${action}`);
-}
-
-/** @param {number} action @returns {boolean} whether the death of a player is shown in this action */
-export function isDying(action) {
-  return action < SLEEP;
 }
 
 /** @param {number} action @returns {string} one of CATEGORIES */
