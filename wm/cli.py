@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import datasets
 
@@ -59,23 +59,25 @@ def evaluate(args: Sequence[str]) -> int:
 
 def rollout(args: Sequence[str]) -> int:
     """let a checkpoint dream on from real frames: `wm rollout RUN CORPUS`"""
-    from pydantic import NonNegativeInt, PositiveInt
+    from pydantic import Field
     from tyro.conf import Positional
 
     from wm.config.typed_yaml import checked
+
+    Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
     def command(
         checkpoint: Positional[str],
         corpus: Positional[str],
         game: str | None = None,
         start: int | None = None,
-        num_frames: PositiveInt | None = None,
-        num_starts: PositiveInt | None = None,
-        context: PositiveInt | None = None,
-        window: PositiveInt | None = None,
+        num_frames: Count | None = None,
+        num_starts: Count | None = None,
+        context: Count | None = None,
+        window: Count | None = None,
         rule: Literal["ours", "theirs"] = "ours",
         temperature: tuple[str, ...] = (),
-        seed: NonNegativeInt = 42,
+        seed: Annotated[int, Field(ge=0, lt=2**63)] = 42,
         split: Literal["train", "validation", "test", "all"] = "validation",
         use_gpu: bool = False,
         compile: bool = False,
@@ -133,7 +135,9 @@ def rollout(args: Sequence[str]) -> int:
             slp=slp,
             json=json,
             html=html,
-            cache=FileCache(disk_cache, None if disk_cache_size is None else parse_bytes(disk_cache_size)),
+            cache=FileCache(
+                disk_cache, None if disk_cache_size is None else parse_bytes(disk_cache_size, "--disk-cache-size")
+            ),
         )
 
     return parse_and_run(checked(command), "rollout", args)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datasets.corpus.reader import Corpus
@@ -67,6 +68,10 @@ class GameIndex:
 
     def __len__(self) -> int:
         return len(self.game_ids)
+
+    def row_of(self, game: int) -> int:
+        """Row of a game of this index in the corpus' table of games."""
+        return pc.index(self.corpus.games["game_id"], str(self.game_ids[game])).as_py()
 
 
 def index_games(

@@ -52,8 +52,11 @@ class MemoryPlan:
     """None on a cluster: Ray Data takes half of the object stores of all nodes that there are at the moment."""
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str) -> int:
     """Bytes of `6GB`, `1.5 GiB`, `800M` or a plain number.
+
+    Args:
+        option: name of the option that holds it.
 
     Raises:
         UserError: it is not a positive size.
@@ -63,7 +66,7 @@ def parse_bytes(text: str) -> int:
     except (ValueError, OverflowError):
         num_bytes = 0
     if num_bytes <= 0:
-        raise UserError(f"memory is {text!r}; expected a positive size with a unit, such as 6GB or 1.5GiB")
+        raise UserError(f"{option} {text!r}: expected a positive size with a unit, such as 6GB or 1.5GiB")
     return num_bytes
 
 

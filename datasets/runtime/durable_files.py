@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from datasets.runtime.errors import UserError
+
 TEMPORARY_PATTERN = ".*.json.*"
 """Matches the temporary file that `write_json_atomically` leaves behind when it is killed."""
 
@@ -22,6 +24,22 @@ def write_result(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json_atomically(path, content)
     print(f"\n{path}", flush=True)
+
+
+def check_can_write(option: str, path: Path) -> None:
+    """Check, before long work, that a file can be written whose folder may still be missing.
+
+    Args:
+        option: name of the option that gives the path.
+    Raises:
+        UserError: it is a folder, or its folder cannot be written or made.
+    """
+    if not path.name or path.is_dir():
+        raise UserError(f"{option} {path}: a folder; name a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "is no folder" if not folder.is_dir() else "cannot be written"
+        raise UserError(f"{option} {path}: {folder} {reason}; name another file")
 
 
 def replace_file(path: Path, content: bytes, *, survives_power_loss: bool = True) -> None:

@@ -72,6 +72,11 @@ class SimulatedGame:
     """Whether `max_frames` ended the game, not the stocks."""
 
     @property
+    def is_quit(self) -> bool:
+        """Whether the loser quits a game that ends before its time: as most real ones do."""
+        return True
+
+    @property
     def num_frames(self) -> int:
         """T, including the frames before id 0."""
         return len(self.columns["x"])

@@ -78,6 +78,11 @@ class Recording(Protocol):
         ...
 
     @property
+    def is_quit(self) -> bool:
+        """Whether the loser quits a game that ends before its time; otherwise the recording just stops."""
+        ...
+
+    @property
     def num_frames(self) -> int:
         """T."""
         ...
@@ -168,7 +173,7 @@ def _fill_post(post: np.ndarray, game: Recording) -> None:
 def state_flags(columns: dict[str, np.ndarray]) -> np.ndarray:
     """uint8 (T, 2, 5): the five bytes of state bit flags (SPEC.md, State Bit Flags); unknown bits are 0."""
     state = columns["state"]
-    traits = TRAITS[state]
+    traits = TRAITS[np.minimum(state, len(TRAITS) - 1)]  # Kirby has actions beyond the table, none of these kinds
     flags = np.zeros((*state.shape, 5), np.uint8)
     flags[..., 1] = (columns["hurtbox_state"] > 0) * np.uint8(0x04)
     flags[..., 1] |= columns["fast_fall"] * np.uint8(0x08)
@@ -218,7 +223,7 @@ def game_end(game: Recording, layout: Layout) -> bytes:
     elif game.num_frames + FIRST_FRAME >= TIMER_FRAMES:
         method, quitter = TIME, _NO_PORT
     else:
-        method, quitter = NO_CONTEST, loser
+        method, quitter = NO_CONTEST, loser if game.is_quit else _NO_PORT
     placements = bytes(0 if slot == game.ports[game.winner] else 1 if slot == loser else _NO_PORT for slot in range(4))
     return (bytes([GAME_END, method, quitter]) + placements)[: layout.end_bytes]
 

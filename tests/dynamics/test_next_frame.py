@@ -17,19 +17,21 @@ from datasets.loading.sequences import take_rows
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.schema.splits import SplitConfig
 from datasets.synth.stages import STAGES
+from wm.data.augment import mirror
 from wm.model.animation import FIRST_AGES, age_table
 from wm.model.dynamics.clocks import HISTORY, clock_of_each, clock_of_last
 from wm.model.dynamics.deaths import DEAD_DOWN, DEATHS_ABOVE, FALL, REBIRTH, REBIRTH_WAIT
 from wm.model.dynamics.imagination import controller_columns
 from wm.model.dynamics.next_frame import ActionClock, GameRules
 from wm.model.dynamics.sampling import Sampling
-from wm.model.dynamics.stage_rules import BLAST_ZONES
+from wm.model.dynamics.stage_rules import BLAST_ZONES, RESPAWN_X
 from wm.model.encoding import EMBEDDINGS, Frames, to_frames
 from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
 from wm.model.state_fields import FLAGS, flags_of
 from wm.objective.losses import ground_truth
 from wm.rollout.starts import Starts, read_frames
 
+BATTLEFIELD = 31
 SURE = 50.0
 """Logit of a certain category."""
 WARM_UP = 60
@@ -230,6 +232,36 @@ def test_a_player_may_leave_a_respawn_in_its_last_frame_and_not_before(frame: Fr
     assert action == [DEAD_DOWN] * 60 + [REBIRTH] * 60 + [FALL] * 2
 
 
+def test_a_mirrored_death_is_the_mirror_image_of_the_death(frame: Frames):
+    game = frame.game.clone()
+    game[:, GAME_COLUMNS.index("stage")] = BATTLEFIELD  # where players come back beside the middle
+    falls = with_columns(replace(frame, game=game), 0, y=BLAST_ZONES[BATTLEFIELD][2] - 1)
+    dream = follow(GameRules(), falls, 130, without_change)
+    mirrored = mirror(follow(GameRules(), mirror(falls), 130, without_change))
+    assert (dream.float_column("x")[:, 70, 0] == RESPAWN_X[BATTLEFIELD]).all()
+    torch.testing.assert_close(mirrored.floats, dream.floats)
+    assert torch.equal(mirrored.codes, dream.codes)
+
+
+def test_whoever_dies_is_neither_in_hitlag_nor_in_hitstun_by_any_column(frame: Frames):
+    low = BLAST_ZONES[int(frame.game[0, 0])][2]
+    hit = with_columns(frame.examples(0, 1), 0, y=low - 1, hitstun=40.0, hitlag=5.0)
+    hit = replace(hit, game=hit.game.clamp(min=1))  # it records every field
+    after, _ = GameRules()(hit, still_clock(hit), without_change(hit), controller_columns(hit))
+    assert after.float_column("hitstun")[0, 0, 0] == after.float_column("hitlag")[0, 0, 0] == 0.0
+    for name in ("in_hitstun", "in_hitlag"):
+        column, mask = FLAGS[name]
+        assert after.code_column(column)[0, 0, 0] & mask == 0
+
+
+def test_an_action_beyond_the_categories_goes_on_while_its_category_does(frame: Frames):
+    last_category = EMBEDDINGS["action"][0] - 1
+    at = with_columns(frame.examples(0, 1), 0, action=last_category + 13, state_age=7.0)
+    same, clock = GameRules()(at, still_clock(at), without_change(at), controller_columns(at))
+    assert same.code_column("action")[0, 0, 0] == last_category + 13
+    assert same.float_column("state_age")[0, 0, 0] == 8.0 and clock.frames[0, 0, 0] == 6
+
+
 def test_the_last_death_has_no_respawn(frame: Frames):
     low = BLAST_ZONES[int(frame.game[0, 0])][2]
     falls = with_columns(frame.examples(0, 1), 0, y=low - 1, stocks=1)
@@ -240,7 +272,7 @@ def test_the_last_death_has_no_respawn(frame: Frames):
 
 def test_two_heads_that_contradict_each_other_give_one_hurtbox(frame: Frames):
     at = frame.examples(0, 1)
-    at = replace(at, game=torch.ones_like(at.game) * at.game.clamp(min=1))
+    at = replace(at, game=at.game.clamp(min=1))
     for hurtbox_logit, invulnerable_logit, expected in ((5.0, -9.0, 0), (5.0, -1.0, 2), (-3.0, 9.0, 1)):
         prediction = without_change(at)
         logits = torch.zeros_like(prediction.categories["hurtbox"])
@@ -278,8 +310,20 @@ def test_sampling_follows_its_seed_and_its_temperature(frame: Frames):
     most_probable = actions(0.0, 1)
     assert actions(1.0, 1) == actions(1.0, 1) != actions(1.0, 2)
     assert actions(1e-3, 1) == most_probable != actions(1.0, 1)
+    with pytest.raises(ValueError, match="invulnerable is not sampled"):
+        Sampling(temperatures={"invulnerable": 1.0})
     with pytest.raises(ValueError, match="percent is not sampled"):
         Sampling(temperatures={"percent": 1.0})
+
+
+def test_values_are_drawn_with_their_probabilities():
+    sampling = Sampling(temperatures={"jumps": 2.0}, generator=torch.Generator().manual_seed(0))
+    logits = torch.tensor([0.0, 3.0, -torch.inf, -1.0])
+    drawn = sampling.category("jumps", logits.expand(40_000, 4))
+    expected = (logits / 2.0).softmax(-1)
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    assert shares[2] == 0.0
+    assert ((shares - expected).abs() <= 4 * (expected * (1 - expected) / len(drawn)).sqrt()).all()
 
 
 def test_stages_have_the_blast_zones_of_the_simulation():

@@ -117,7 +117,7 @@ def test_options_may_stand_before_the_verb_between_it_and_its_config_or_after_th
         ),
         (["encode", "s3://b/r", "--", "--out", "corpora/c"], r"--out corpora/c is a path on this machine"),
         (["encode", "--", "--out", "/m/c"], r"no source given"),
-        (["encode", "s3://b/r", "--", "--out", "/m/c", "--memory", "much"], r"memory is 'much'"),
+        (["encode", "s3://b/r", "--", "--out", "/m/c", "--memory", "much"], r"--memory 'much'"),
         (["train", "run.yaml"], r"out runs/run is a path on this machine; .* such as --out s3://b/wm/runs/run$"),
         (["run.yaml", "--", "--out", "s3://b/r", "--train-corpus", "c"], r"train_corpus c is a path on this machine"),
         (["run.yaml", "--", "--out", "/r", "--data.disk-cache", "c"], r"disk_cache c .* on each node's own disk"),

@@ -24,12 +24,14 @@ TAKES_200_MB = "import os, sys, time; block = os.urandom(200_000_000); print('re
 
 
 def test_sizes_are_read_with_any_unit():
-    assert parse_bytes("6GB") == parse_bytes("6 gb") == parse_bytes("6000M") == 6_000_000_000
-    assert parse_bytes("1.5GiB") == parse_bytes("1.5 Gi") == 1_610_612_736
-    assert parse_bytes("123") == 123
+    for text, expected in {
+        "6GB": 6_000_000_000, "6 gb": 6_000_000_000, "6000M": 6_000_000_000,
+        "1.5GiB": 1_610_612_736, "1.5 Gi": 1_610_612_736, "123": 123,
+    }.items():  # fmt: skip
+        assert parse_bytes(text, "--memory") == expected
     for wrong in ("", "much", "-1GB", "0", "0.4", "nan", "inf GB", "6 apples", "9" * 400 + "GB"):
-        with pytest.raises(UserError, match="6GB"):
-            parse_bytes(wrong)
+        with pytest.raises(UserError, match="^--disk-cache-size '.*6GB"):
+            parse_bytes(wrong, "--disk-cache-size")
 
 
 @pytest.mark.parametrize("limit_gb", [2.1, 3, 4, 5])

@@ -20,7 +20,7 @@ from wm.model.world_model import build_model
 from wm.rollout import retrieval, situations
 from wm.rollout.judge import NEAREST_SITUATION, judge
 from wm.rollout.retrieval import Retrieval, chosen_games, retrieve
-from wm.rollout.situations import CONTROLLER_OFFSETS, FUTURE_OFFSETS, HISTORY, Situations, distances
+from wm.rollout.situations import CONTROLLER_OFFSETS, FRAMES_BEFORE, FUTURE_OFFSETS, Situations, distances
 from wm.rollout.starts import Starts, random_starts, read_frames
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def slow_distance(a: FrameArrays, i: int, b: FrameArrays, j: int, same_stage: bo
     for player in (0, 1):
         for name, unit in {**situations.UNITS, "jumps": situations.JUMPS_UNIT}.items():
             total += ((number(a, i, player, name) - number(b, j, player, name)) / unit) ** 2
-        for frames in (1, HISTORY):
+        for frames in (1, FRAMES_BEFORE):
             step_a = (place(a, i, player) - place(a, i - frames, player)) / frames
             step_b = (place(b, j, player) - place(b, j - frames, player)) / frames
             total += (((step_a - step_b) / situations.DISPLACEMENT_UNIT) ** 2).sum()
@@ -146,7 +146,7 @@ def slow_distance(a: FrameArrays, i: int, b: FrameArrays, j: int, same_stage: bo
 
 def test_distances_are_those_of_their_definition(index):
     frames = read_games(index, [0, 1])
-    rows = np.random.default_rng(0).integers(HISTORY, len(frames) - max(FUTURE_OFFSETS), size=24)
+    rows = np.random.default_rng(0).integers(FRAMES_BEFORE, len(frames) - max(FUTURE_OFFSETS), size=24)
     stages = np.arange(24, dtype=np.int16) % 2
     of_rows: Situations = situations.situations(frames, rows, stages)
     found = distances(of_rows.part(0, 6), of_rows.part(6, 24))

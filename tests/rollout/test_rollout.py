@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -27,8 +28,10 @@ from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import UserError
 from datasets.schema.columns import VELOCITY_COLUMNS
+from datasets.schema.melee_ids import NESS
 from datasets.schema.splits import SplitConfig
 from wm.config.model_config import ModelConfig
+from wm.model.dynamics.deaths import DEAD_DOWN
 from wm.model.dynamics.imagination import Imagination, controller_columns
 from wm.model.dynamics.next_frame import GameRules
 from wm.model.encoding import Frames, positions
@@ -43,6 +46,7 @@ from wm.rollout.starts import Starts, one_start, random_starts, read_frames
 
 CPU = torch.device("cpu")
 NUM_CONTEXT, NUM_FRAMES = 12, 20
+KIRBY = 4
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +193,20 @@ def test_an_impossible_frame_is_found(index, dreams, check, column, value):
     assert found == {name: [6 if name == check else NUM_FRAMES] for name in CHECKS}
 
 
+def test_percent_may_fall_in_a_death_and_by_the_magnet_of_ness_alone(index, dreams):
+    context, truth = dreams
+    last = with_column(context.examples(0, 1).last, "percent", 50.0, frame=0, player=1)
+    healed = stand_still(last, truth.examples(0, 1))
+    healed.floats[:, 9:, 1, FLOAT_COLUMNS.index("percent")] = 40.0
+
+    def possible_frames(frames: Frames) -> int:
+        return int(first_impossible(last, frames)["percent"][0])
+
+    assert possible_frames(healed) == 9
+    assert possible_frames(with_column(healed, "character", NESS, frame=9, player=1)) == NUM_FRAMES
+    assert possible_frames(with_column(healed, "action", DEAD_DOWN, frame=8, player=1)) == NUM_FRAMES
+
+
 def test_a_dream_is_of_the_first_kind_of_event_in_it(dreams):
     context, truth = dreams
     last = context.examples(0, 1)
@@ -241,10 +259,10 @@ def test_coherence_is_deterministic_and_complete(index, model):
 
 
 @pytest.mark.parametrize("game", [0, -1])
-def test_a_dream_written_as_a_replay_reads_back(index, game):
+def test_a_dream_written_as_a_replay_reads_back(index, model, game):
     game %= len(index)
     starts = one_start(index, game, 400, num_context=NUM_CONTEXT, num_frames=30)
-    imagined = stand_still(*_around(index, starts))
+    imagined = next(dream(Imagination(model, GameRules()), index, starts, CPU)).imagined
     before = read_ranges(index, np.array([game]), np.array([0]), np.array([400]))
     parsed = parse_replay(dream_as_slp(index, game, before, imagined))
     assert parsed.facts.stage == index.facts[game, 0]
@@ -263,6 +281,19 @@ def test_a_dream_written_as_a_replay_reads_back(index, game):
             values = parsed.players[player][name]
             if values is not None:
                 assert np.array_equal(values.astype(np.int64).astype(np.int16), codes[:, player, column]), name
+
+
+def test_a_game_of_an_older_pipeline_becomes_a_replay_whatever_its_actions(index):
+    games = index.corpus.games
+    corpus = replace(index.corpus)
+    forms = pa.array(["parsed-v2"] * games.num_rows)
+    corpus.__dict__["games"] = games.set_column(games.schema.get_field_index("form"), "form", forms)
+    before = read_ranges(index, np.array([0]), np.array([0]), np.array([400]))
+    before.codes[50:80, :, CODE_COLUMNS.index("action")] = LAST_ACTIONS[KIRBY]
+    imagined = stand_still(*_around(index, one_start(index, 0, 400, num_context=NUM_CONTEXT, num_frames=30)))
+    parsed = parse_replay(dream_as_slp(replace(index, corpus=corpus), 0, before, imagined))
+    assert parsed.players[1]["action"][60] == LAST_ACTIONS[KIRBY]
+    assert len(parsed.players[0]["x"]) == 430
 
 
 def _around(index: GameIndex, starts: Starts) -> tuple[Frames, Frames]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import checkpoints, run, tiny_run
 
 from datasets.replays.slp_reader import parse_replay
 from datasets.runtime.errors import UserError
+from wm import cli
 from wm.checkpoints.files import CHECKSUM
+from wm.checkpoints.reader import load_model
+from wm.checkpoints.store import Checkpoint
 from wm.launch.rollout_checkpoint import parse_temperatures, rollout_checkpoint
+from wm.model.world_model import WorldModel
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,7 @@ def test_a_dream_may_be_sampled_with_a_seed(trained, tiny_corpus):
         ({"game": "0", "start": 2**30}, "end beyond game"),
         ({"num_frames": 10**6}, "the longest of .* games has"),
         ({"split": "test"}, "the test split of .* holds none of its"),
-        ({"temperature": ["1"]}, "coherence is measured with the most probable values"),
+        ({"temperature": ["1"]}, "several dreams are made of the most probable values"),
         ({"game": "0", "rule": "theirs"}, "only coherence is measured by it"),
         ({"window": 10, "compiled": True}, "--compile is for a carried state"),
         ({"window": 10, "num_context": 60}, "with --window the network sees 10 frames alone"),
@@ -89,6 +95,45 @@ def test_a_mistake_is_one_line(trained, tiny_corpus, options, message):
     with pytest.raises(UserError, match=message) as raised:
         rollout_checkpoint(trained, tiny_corpus, **options)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--num-frames", str(2**63)], "--num-frames: found 9223372036854775808"),
+        (["--num-starts", "0"], "--num-starts: found 0"),
+        (["--seed", str(2**63)], "--seed: found 9223372036854775808"),
+        (["--game", ""], "--game '': 0 games"),
+        (["--disk-cache-size", "foo"], "--disk-cache-size 'foo'"),
+        (["--temperature", "invulnerable=1", "--game", "0"], "--temperature invulnerable=1"),
+        (["--rule", "theirs", "--html", "page.html"], "--rule theirs"),
+        (["--game", "0", "--slp", "/dev/null/dream.slp"], "--slp /dev/null/dream.slp: /dev/null is no folder"),
+        (["--json", "/dev/null/dream.json"], "--json /dev/null/dream.json: /dev/null is no folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_command_answers_a_mistake_with_one_line_and_exit_code_2(
+    trained, tiny_corpus, options, words, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["wm", "rollout", str(trained), str(tiny_corpus), *options])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+
+
+def test_a_network_that_has_diverged_is_named_also_if_its_dream_is_sampled(trained, tiny_corpus, monkeypatch):
+    def diverged(opened: Checkpoint) -> WorldModel:
+        model = load_model(opened)
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.nan)
+        return model
+
+    monkeypatch.setattr("wm.launch.rollout_checkpoint.load_model", diverged)
+    for temperature in ([], ["1"]):
+        with pytest.raises(UserError, match="weights have diverged"):
+            rollout_checkpoint(trained, tiny_corpus, game="0", num_frames=5, temperature=temperature)
 
 
 @pytest.mark.parametrize("text", ["hot", "-1", "nan", "percent=1", "action="])

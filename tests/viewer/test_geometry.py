@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import BROWSER, Browser
 
 from datasets.replays.game import Game
 from datasets.replays.slp_reader import parse_replay
 from datasets.schema.columns import FIRST_FRAME_ID
 from datasets.schema.melee_ids import TOURNAMENT_STAGES
 from wm.model.dynamics.stage_rules import BLAST_ZONES
-from wm.viewer.geometry import FOUNTAIN, RANDALL_GROUND, RANDALL_WIDTH, STAGE_SHAPES, YOSHI, floor_height, randall
+from wm.report.page import write_page
+from wm.viewer.geometry import (
+    FOUNTAIN,
+    RANDALL_GROUND,
+    RANDALL_PATH,
+    RANDALL_PERIOD,
+    RANDALL_WIDTH,
+    STAGE_SHAPES,
+    YOSHI,
+)
+from wm.viewer.page import joined_modules
 
 STADIUM = 3
 GAMES_PER_STAGE = 2
@@ -22,6 +35,19 @@ LEDGE_MARGIN = 0.3
 """Game units that a player who stands at an edge may be beyond it."""
 CALM = range(14, 75)
 """Actions from standing to landing: others may hold a player off the ground that the game names."""
+
+
+def floor_height(stage: int, x: np.ndarray) -> np.ndarray:
+    """Height of the main platform at some places; NaN beyond its ledges."""
+    points = np.array(STAGE_SHAPES[stage].floor)
+    return np.interp(x, points[:, 0], points[:, 1], left=np.nan, right=np.nan)
+
+
+def randall(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left end and height of the cloud of Yoshi's Story by Slippi frame id: `randallAt` of the page in NumPy."""
+    path = np.array(RANDALL_PATH)
+    place = (frames - path[0, 0]) % RANDALL_PERIOD + path[0, 0]
+    return np.interp(place, path[:, 0], path[:, 1]), np.interp(place, path[:, 0], path[:, 2])
 
 
 @pytest.fixture(scope="module", params=sorted(TOURNAMENT_STAGES))
@@ -94,6 +120,21 @@ def test_the_cloud_goes_around_the_stage_and_comes_back():
     assert np.array_equal(left, again[0]) and np.array_equal(height, again[1])
     assert np.hypot(np.diff(left), np.diff(height)).max() < 0.6
     assert left.min() < -103 and left.max() > 91
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the PATH")
+def test_the_page_moves_the_cloud_along_the_same_path(tmp_path: Path):
+    cloud = json.dumps({"width": RANDALL_WIDTH, "period": RANDALL_PERIOD, "path": RANDALL_PATH})
+    script = f"window.randallAt = randallAt;\n{joined_modules()}"
+    frames = np.arange(-123, 2_500)
+    with Browser() as browser:
+        page = browser.open(write_page(tmp_path / "cloud.html", f'<script type="module">{script}</script>'))
+        places = page.evaluate(
+            f"Array.from({{length: {len(frames)}}}, (_, at) => randallAt(at - 123, {cloud}))"
+            ".map(({left, right, y}) => [left, right, y])"
+        )
+    left, height = randall(frames)
+    np.testing.assert_allclose(places, np.stack([left, left + RANDALL_WIDTH, height], axis=1), atol=1e-9)
 
 
 @pytest.mark.parametrize("stage", sorted(STAGE_SHAPES))

@@ -10,7 +10,7 @@ import torch
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import GameIndex, index_games
-from datasets.runtime.durable_files import write_json_atomically
+from datasets.runtime.durable_files import check_can_write, write_json_atomically
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from datasets.runtime.storage.file_cache import FileCache
@@ -52,6 +52,8 @@ def evaluate_checkpoint(
         cache: for copies of a corpus in object storage.
         out: path of the JSON; by default `eval.json` in the run's folder, or in the working directory for a URI.
     """
+    if out is not None:
+        check_can_write("--out", out)
     opened = open_checkpoint(checkpoint)
     model = load_model(opened)
     device = torch.device("cuda" if use_gpu else "cpu")

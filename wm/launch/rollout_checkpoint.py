@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,44 @@ import torch
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, index_games, read_ranges
 from datasets.loading.targets import COUNTDOWN_FRAMES
-from datasets.runtime.durable_files import replace_file, write_result
+from datasets.runtime.durable_files import check_can_write, replace_file, write_result
 from datasets.runtime.errors import UserError
 from datasets.runtime.process.host_memory import raise_malloc_thresholds
 from datasets.runtime.storage.file_cache import FileCache
 from datasets.schema.splits import Split
 from wm.checkpoints.reader import load_model, open_checkpoint
+from wm.checkpoints.store import Checkpoint
 from wm.launch.dream_page import one_viewed, viewed_by_event, write_dream_page
 from wm.launch.evaluate_checkpoint import games_to_search, say_if_not_searched
 from wm.model.dynamics.imagination import Imagination
 from wm.model.dynamics.next_frame import GameRules
-from wm.model.dynamics.sampling import SAMPLED_FIELDS, Sampling
-from wm.model.encoding import Frames
-from wm.model.world_model import Mamba2WorldModel
+from wm.model.dynamics.sampling import MOST_PROBABLE, SAMPLED_FIELDS, Sampling
+from wm.model.encoding import Frames, position_errors
+from wm.model.world_model import Mamba2WorldModel, WorldModel
 from wm.rollout.dreams import Dreams, dream
 from wm.rollout.judge import NUM_FRAMES, NUM_STARTS, SEED, Rule, check_window, judge, num_context_of, table
 from wm.rollout.slp_file import dream_as_slp
 from wm.rollout.starts import one_start
 
 FRAMES_OF_ONE_DREAM = 600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Dreamer:
+    """A model with the games that it dreams of."""
+
+    opened: Checkpoint
+    model: WorldModel
+    index: GameIndex
+    device: torch.device
+    num_context: int
+    window: int | None
+    compiled: bool
+    seed: int
+
+    def imagination(self, sampling: Sampling = MOST_PROBABLE) -> Imagination:
+        """The model, fed by the rules of the game."""
+        return Imagination(self.model, GameRules(sampling).to(self.device), window=self.window, compiled=self.compiled)
 
 
 def rollout_checkpoint(
@@ -74,17 +94,23 @@ def rollout_checkpoint(
     """
     temperatures = parse_temperatures(temperature)
     is_one = game is not None or slp is not None
-    _check_options(is_one=is_one, start=start, num_starts=num_starts, num_context=num_context, window=window)
+    if start is not None and not is_one:
+        raise UserError(f"--start {start} is the place of one dream; name its --game, or leave it out")
+    if num_starts is not None and is_one:
+        raise UserError(f"--num-starts {num_starts}: --game and --slp are for one dream; leave it out")
+    if num_context is not None and window is not None:
+        raise UserError(f"--context {num_context}: with --window the network sees {window} frames alone; leave it out")
+    if any(temperatures.values()) and not is_one:
+        raise UserError("--temperature: several dreams are made of the most probable values; name a --game")
+    if rule == "theirs" and (is_one or html is not None):
+        raise UserError("--rule theirs: only coherence is measured by it; leave out --game, --slp and --html")
     for option, path in (("--slp", slp), ("--json", json), ("--html", html)):
-        if path is not None and (not path.name or path.is_dir()):
-            raise UserError(f"{option} {path}: a folder; name a file")
+        if path is not None:
+            check_can_write(option, path)
     opened = open_checkpoint(checkpoint)
     model = load_model(opened)
     if use_gpu and not torch.cuda.is_available():
         raise UserError("--use-gpu is set, but there is no CUDA device; leave it out, or install a CUDA torch")
-    device = torch.device("cuda" if use_gpu else "cpu")
-    if device.type == "cpu":
-        raise_malloc_thresholds()
     try:
         window = check_window(model, window)
     except ValueError as error:
@@ -93,30 +119,50 @@ def rollout_checkpoint(
         raise UserError("--compile is for a carried state, which an MLP and --window do not have; leave it out")
     if num_context is not None and not isinstance(model, Mamba2WorldModel):
         raise UserError(f"--context {num_context}: this MLP reads {model.context_frames} frames; leave --context out")
-    index = index_games(open_corpus(corpus, cache), split, opened.config.split, for_evaluation=True)
-    num_starts = num_starts or NUM_STARTS
-    observed = num_context_of(model, num_context, window)
-    if html is not None and not is_one:
-        if any(temperatures.values()) or rule == "theirs":
-            raise UserError(
-                "--html shows the most probable values, fed back by our rule; for --temperature name a --game"
-            )
-        imagination = Imagination(model, GameRules().to(device), window=window, compiled=compiled)
+    if temperatures.keys() == {"flags"} and not model.fields.num_flags:
+        raise UserError("--temperature flags: this network predicts no flags; leave it out")
+    if not use_gpu:
+        raise_malloc_thresholds()
+    dreamer = _Dreamer(
+        opened=opened,
+        model=model,
+        index=index_games(open_corpus(corpus, cache), split, opened.config.split, for_evaluation=True),
+        device=torch.device("cuda" if use_gpu else "cpu"),
+        num_context=num_context_of(model, num_context, window),
+        window=window,
+        compiled=compiled,
+        seed=seed,
+    )
+    if is_one:
+        result = _one_dream(
+            dreamer,
+            "0" if game is None else game,
+            start=start,
+            num_frames=num_frames,
+            temperatures=temperatures,
+            slp=slp,
+            html=html,
+        )
+    elif html is not None:
         viewed = viewed_by_event(
-            imagination, index, device, num_starts=num_starts, num_frames=num_frames, num_context=observed, seed=seed
+            dreamer.imagination(),
+            dreamer.index,
+            dreamer.device,
+            num_starts=num_starts or NUM_STARTS,
+            num_frames=num_frames,
+            num_context=dreamer.num_context,
+            seed=seed,
         )
         result = write_dream_page(html, opened, viewed)
-    elif not is_one:
-        if any(temperatures.values()):
-            raise UserError("--temperature: coherence is measured with the most probable values; name a --game")
+    else:
         train = games_to_search(opened.config, cache)
         result = judge(
             model,
-            index,
-            device,
-            num_starts=num_starts,
+            dreamer.index,
+            dreamer.device,
+            num_starts=num_starts or NUM_STARTS,
             num_frames=num_frames or NUM_FRAMES,
-            num_context=observed,
+            num_context=dreamer.num_context,
             window=window,
             rule=rule,
             compiled=compiled,
@@ -126,45 +172,39 @@ def rollout_checkpoint(
         say_if_not_searched(train, result)
         result = {"checkpoint": opened.location, "corpus": str(corpus), "split": split} | result
         print(table(result))
-    else:
-        if rule == "theirs":
-            raise UserError("--rule theirs: only coherence is measured by it; leave out --game and --slp")
-        number = find_game(index, game or "0")
-        first = (start or 0) + COUNTDOWN_FRAMES
-        frames = num_frames or max(1, min(FRAMES_OF_ONE_DREAM, int(index.num_frames[number]) - first))
-        starts = one_start(index, number, first, num_context=observed, num_frames=frames)
-        rules = GameRules(Sampling(temperatures=temperatures, generator=torch.Generator(device).manual_seed(seed))).to(
-            device
-        )
-        (found,) = dream(Imagination(model, rules, window=window, compiled=compiled), index, starts, device)
-        result = {"checkpoint": opened.location} | dream_as_json(index, number, found)
-        print(one_dream_text(result))
-        if slp is not None:
-            before = read_ranges(index, np.array([number]), np.array([0]), np.array([first]))
-            slp.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(slp, dream_as_slp(index, number, before, found.imagined))
-            print(f"{slp}: {first:,} true frames, then {frames:,} imagined ones")
-        if html is not None:
-            write_dream_page(html, opened, [one_viewed(index, found)])
     if json is not None:
         write_result(json, result)
     return result
 
 
-def _check_options(
-    *, is_one: bool, start: int | None, num_starts: int | None, num_context: int | None, window: int | None
-) -> None:
-    """Refuse options that would have no effect.
-
-    Raises:
-        UserError: there is one.
-    """
-    if start is not None and not is_one:
-        raise UserError(f"--start {start} is the place of one dream; name its --game, or leave it out")
-    if num_starts is not None and is_one:
-        raise UserError(f"--num-starts {num_starts}: --game and --slp are for one dream; leave it out")
-    if num_context is not None and window is not None:
-        raise UserError(f"--context {num_context}: with --window the network sees {window} frames alone; leave it out")
+def _one_dream(
+    dreamer: _Dreamer,
+    game: str,
+    *,
+    start: int | None,
+    num_frames: int | None,
+    temperatures: dict[str, float],
+    slp: Path | None,
+    html: Path | None,
+) -> dict[str, Any]:
+    """Dream once, print a line, write the replay and the page, and return the dream as JSON data."""
+    index = dreamer.index
+    number = find_game(index, game)
+    first = (start or 0) + COUNTDOWN_FRAMES
+    frames = num_frames or max(1, min(FRAMES_OF_ONE_DREAM, int(index.num_frames[number]) - first))
+    starts = one_start(index, number, first, num_context=dreamer.num_context, num_frames=frames)
+    sampling = Sampling(temperatures=temperatures, generator=torch.Generator(dreamer.device).manual_seed(dreamer.seed))
+    (found,) = dream(dreamer.imagination(sampling), index, starts, dreamer.device)
+    result = {"checkpoint": dreamer.opened.location} | dream_as_json(index, number, found)
+    print(one_dream_text(result))
+    if slp is not None:
+        before = read_ranges(index, np.array([number]), np.array([0]), np.array([first]))
+        slp.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(slp, dream_as_slp(index, number, before, found.imagined))
+        print(f"{slp}: {first:,} true frames, then {frames:,} imagined ones")
+    if html is not None:
+        write_dream_page(html, dreamer.opened, [one_viewed(index, found)])
+    return result
 
 
 def find_game(index: GameIndex, name: str) -> int:
@@ -177,11 +217,12 @@ def find_game(index: GameIndex, name: str) -> int:
     """
     if name.isdecimal() and int(name) < len(index):
         return int(name)
-    found = [number for number, game_id in enumerate(index.game_ids) if str(game_id).startswith(name.lower())]
+    prefix = name.lower()
+    found = [number for number, game_id in enumerate(index.game_ids) if prefix and str(game_id).startswith(prefix)]
     if len(found) != 1:
         raise UserError(
-            f"--game {name}: {len(found)} games of this split have an id that begins so; give an id of the corpus, or "
-            f"a number from 0 to {len(index) - 1} (other games: --split all)"
+            f"--game {name!r}: {len(found)} games of this split have an id that begins so; give an id of the corpus, "
+            f"or a number from 0 to {len(index) - 1} (other games: --split all)"
         )
     return found[0]
 
@@ -212,7 +253,7 @@ def parse_temperatures(texts: Sequence[str]) -> dict[str, float]:
 
 def dream_as_json(index: GameIndex, game: int, found: Dreams) -> dict[str, Any]:
     """One dream beside the truth, as columns of a value for each frame and player."""
-    error = (found.imagined.floats[..., :2] - found.truth.floats[..., :2]).abs().mean((0, 2, 3))
+    error = position_errors(found.imagined, found.truth)[0]
     action = CODE_COLUMNS.index("action")
     right = (found.imagined.codes[..., action] == found.truth.codes[..., action]).float().mean((0, 2))
     return {

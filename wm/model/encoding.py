@@ -98,6 +98,11 @@ class Frames:
     def num_frames(self) -> int:
         return self.floats.shape[1]
 
+    @property
+    def last(self) -> Frames:
+        """The last frame, T = 1."""
+        return self.slice(self.num_frames - 1, self.num_frames)
+
     def float_column(self, name: str) -> Tensor:
         """float32 (B, T, P), raw units."""
         return self.floats[..., _FLOAT[name]]
@@ -171,6 +176,11 @@ def facing_sign(frames: Frames) -> Tensor:
 def positions(frames: Frames) -> Tensor:
     """float32 (B, T, P, 2), x and y in game units."""
     return torch.stack([frames.float_column("x"), frames.float_column("y")], dim=-1)
+
+
+def position_errors(imagined: Frames, truth: Frames) -> Tensor:
+    """Mean of |dx| and |dy| over both players: float32 (B, T), game units."""
+    return (positions(imagined) - positions(truth)).abs().mean((-1, -2))
 
 
 def controllers(frames: Frames) -> Tensor:

@@ -144,7 +144,7 @@ class Mamba2WorldModel(nn.Module):
             final_state = WorldState(blocks=blocks, position=positions(context)[:, -1:], motion=motion)
         if last_only:
             hidden, controllers_BTC, prior = hidden[:, -1:], controllers_BTC[:, -1:], prior[:, -1:]
-            context = context.slice(context.num_frames - 1, context.num_frames)
+            context = context.last
             candidates = None if candidates is None else candidates.since(-1)
         if self.shared:
             hidden = hidden.unflatten(0, (-1, NUM_PLAYERS)).transpose(1, 2)

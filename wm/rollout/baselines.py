@@ -19,7 +19,7 @@ from wm.model.heads import displacement_prior
 
 def stand_still(context: Frames, truth: Frames) -> Frames:
     """The last true frame, again and again."""
-    last = context.slice(context.num_frames - 1, context.num_frames)
+    last = context.last
     floats = last.floats.expand(-1, truth.num_frames, -1, -1).clone()
     codes = last.codes.expand(-1, truth.num_frames, -1, -1)[..., :-NUM_CONTROLLER_COLUMNS]
     return replace(last, floats=floats, codes=torch.cat([codes, controller_columns(truth)], dim=-1))

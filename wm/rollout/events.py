@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.schema.melee_ids import NESS
+from wm.model.derived_features import stage_rows
 from wm.model.dynamics.deaths import LAST_DEAD, REBIRTH, REBIRTH_WAIT
 from wm.model.dynamics.stage_rules import blast_zone_table
 from wm.model.encoding import Frames
@@ -28,7 +30,7 @@ sizes of the tables `ft*_Init_MotionStateTable` in the game's decompilation (dol
 
 def event_of(context: Frames, truth: Frames) -> np.ndarray:
     """Index into EVENTS of each start: int64 (S,)."""
-    last = context.slice(context.num_frames - 1, context.num_frames)
+    last = context.last
     action, percent = truth.code_column("action"), _with_last(last, truth, "percent")
     airborne = torch.cat([last.code_column("airborne"), truth.code_column("airborne")], dim=1)
     happens = [
@@ -44,8 +46,8 @@ def event_of(context: Frames, truth: Frames) -> np.ndarray:
 def first_impossible(last: Frames, imagined: Frames) -> dict[str, np.ndarray]:
     """Check -> number of imagined frames before the first that no game could show: int64 (S,), T if there is none.
 
-    Stocks fall only in a death, one at a time; percent falls only by a respawn; nobody lives beyond a blast zone
-    (but the upper one); actions exist for their character.
+    Stocks fall only in a death, one at a time; percent falls only by a respawn, or by a magnet (NESS); nobody lives
+    beyond a blast zone (but the upper one); actions exist for their character.
 
     Args:
         last: the last true frame, T = 1.
@@ -54,13 +56,16 @@ def first_impossible(last: Frames, imagined: Frames) -> dict[str, np.ndarray]:
     lost = -torch.cat([last.code_column("stocks"), imagined.code_column("stocks")], dim=1).diff(dim=1)
     percent = _with_last(last, imagined, "percent")
     x, y = imagined.float_column("x"), imagined.float_column("y")
-    zone = blast_zone_table()[imagined.game[:, 0].long().clamp(0, 32)][:, None, None]
+    zone = stage_rows(imagined, blast_zone_table())
     left, right, low, _ = zone.unbind(-1)
     is_alive = action > LAST_DEAD
-    last_action = torch.tensor(LAST_ACTIONS)[imagined.code_column("character").clamp(0, len(LAST_ACTIONS) - 1)]
+    action_before = torch.cat([last.code_column("action"), action[:, :-1]], dim=1)
+    character = imagined.code_column("character")
+    may_fall = (action == REBIRTH) | (action_before <= LAST_DEAD) | (character == NESS)
+    last_action = torch.tensor(LAST_ACTIONS)[character.clamp(0, len(LAST_ACTIONS) - 1)]
     wrong = {
         "stocks": (lost < 0) | (lost > 1) | ((lost == 1) & is_alive) | (imagined.code_column("stocks") < 0),
-        "percent": ((percent.diff(dim=1) < 0) & (action != REBIRTH)) | (percent[:, 1:] > 999),
+        "percent": ((percent.diff(dim=1) < 0) & ~may_fall) | (percent[:, 1:] > 999),
         "position": is_alive & ((x < left) | (x > right) | (y < low)),
         "action": action > last_action,
     }

@@ -10,7 +10,7 @@ import torch
 from datasets.loading.frames import GameIndex
 from wm.model.dynamics.imagination import Imagination
 from wm.model.dynamics.next_frame import FeedBack, GameRules
-from wm.model.encoding import Frames, category, positions
+from wm.model.encoding import Frames, category, position_errors
 from wm.model.world_model import Mamba2WorldModel, MLPWorldModel, WorldModel
 from wm.rollout.baselines import BASELINES
 from wm.rollout.coherence import HORIZONS, DreamErrors, by_game, join, summary
@@ -97,10 +97,10 @@ def judge(
 
 def errors_of(starts: Starts, context: Frames, truth: Frames, imagined: Frames) -> DreamErrors:
     """Errors of some dreams."""
-    position = (positions(imagined) - positions(truth)).abs().mean((-1, -2))
+    position = position_errors(imagined, truth)
     right = category(imagined, "action") == category(truth, "action")
     percent = (imagined.float_column("percent") - truth.float_column("percent")).abs().mean(-1)
-    last = context.slice(context.num_frames - 1, context.num_frames)
+    last = context.last
     return DreamErrors(
         games=starts.games,
         events=event_of(context, truth),

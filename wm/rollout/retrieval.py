@@ -22,7 +22,7 @@ from wm.model.dynamics.deaths import REBIRTH_WAIT
 from wm.model.dynamics.imagination import controller_columns
 from wm.model.dynamics.next_frame import NUM_CONTROLLER_COLUMNS
 from wm.model.encoding import Frames
-from wm.rollout.situations import FUTURE_OFFSETS, HISTORY, Situations, distances, players_swapped, situations
+from wm.rollout.situations import FRAMES_BEFORE, FUTURE_OFFSETS, Situations, distances, players_swapped, situations
 from wm.rollout.starts import Starts
 
 MAX_FRAMES = 600_000
@@ -59,7 +59,7 @@ class Retrieval:
         swapped = torch.from_numpy(self.is_swapped[part])
         floats = _exchanged(torch.from_numpy(self.frames.floats[rows]), swapped)
         codes = _exchanged(torch.from_numpy(self.frames.codes[rows]), swapped)
-        last = context.slice(context.num_frames - 1, context.num_frames)
+        last = context.last
         return _carry_on(last, floats, codes, controller_columns(truth))
 
 
@@ -123,7 +123,7 @@ def retrieve(train: GameIndex, index: GameIndex, starts: Starts, *, seed: int) -
 def chosen_games(train: GameIndex, index: GameIndex, starts: Starts, seed: int) -> np.ndarray:
     """Games to search, int64, sorted: first those with the stage and the characters of an evaluated game, then those
     with its stage, then others; of each kind in random order, until they have MAX_FRAMES frames."""
-    needed = HISTORY + max(FUTURE, starts.num_frames) + 1
+    needed = FRAMES_BEFORE + max(FUTURE, starts.num_frames) + 1
     may = (train.num_frames > COUNTDOWN_FRAMES + needed) & ~np.isin(train.game_ids, index.game_ids)
     evaluated = np.unique(starts.games)
     pairs = {(stage, *pair) for stage, pair in zip(*_matchups(index, evaluated), strict=True)}
@@ -160,14 +160,14 @@ def _questions(index: GameIndex, starts: Starts) -> tuple[Situations, Situations
 
     The controllers of imagined frames beyond the dream's end are not given; those of its last frame stand for them.
     """
-    before = min(HISTORY + 1, starts.num_context)
-    first, length = starts.frames - before, HISTORY + 1 + FUTURE
+    before = min(FRAMES_BEFORE + 1, starts.num_context)
+    first, length = starts.frames - before, FRAMES_BEFORE + 1 + FUTURE
     known = min(FUTURE, starts.num_frames)
     arrays = read_ranges(index, starts.games, first, starts.frames + known)
-    offsets = np.arange(-HISTORY - 1, FUTURE).clip(-before, known - 1) + before
+    offsets = np.arange(-FRAMES_BEFORE - 1, FUTURE).clip(-before, known - 1) + before
     rows = (np.arange(len(starts)) * (before + known))[:, None] + offsets
     whole = FrameArrays(floats=arrays.floats[rows.ravel()], codes=arrays.codes[rows.ravel()])
-    moments = np.arange(len(starts)) * length + HISTORY
+    moments = np.arange(len(starts)) * length + FRAMES_BEFORE
     stages = index.facts[starts.games, 0]
     return situations(whole, moments, stages), situations(players_swapped(whole), moments, stages)
 

@@ -17,10 +17,10 @@ from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, FrameArrays
 from datasets.schema.columns import NUM_PLAYERS
 from wm.model.encoding import BUTTON_BITS, STICK_GRID, TRIGGER_GRID
 
-HISTORY = 4
+FRAMES_BEFORE = 4
 """Frames before a moment that its displacement and its controllers come from."""
 FUTURE_OFFSETS = (1, 2, 3, 4, 6, 8, 11, 15, 20)
-CONTROLLER_OFFSETS = (-HISTORY, -2, 0, *FUTURE_OFFSETS)
+CONTROLLER_OFFSETS = (-FRAMES_BEFORE, -2, 0, *FUTURE_OFFSETS)
 """Frames from a moment whose controllers are compared."""
 UNITS: dict[str, float] = {"x": 10.0, "y": 10.0, "percent": 40.0, "shield": 20.0, "hitlag": 3.0}
 """Differences that count as much as one another."""
@@ -65,13 +65,13 @@ def situations(frames: FrameArrays, moments: np.ndarray, stages: np.ndarray) -> 
     """
     Args:
         frames: N frames.
-        moments: int64 (M,), row of each moment; HISTORY frames before it and `max(FUTURE_OFFSETS)` after it must be of
-            its game.
+        moments: int64 (M,), row of each moment; FRAMES_BEFORE frames before it and `max(FUTURE_OFFSETS)` after it must
+            be of its game.
         stages: int16 (M,), stage of its game.
     """
     floats, codes = frames.floats[moments], frames.codes[moments]
-    places, earlier = floats[..., :2], frames.floats[moments - HISTORY][..., :2]
-    steps = [places - frames.floats[moments - 1][..., :2], (places - earlier) / HISTORY]
+    places, earlier = floats[..., :2], frames.floats[moments - FRAMES_BEFORE][..., :2]
+    steps = [places - frames.floats[moments - 1][..., :2], (places - earlier) / FRAMES_BEFORE]
     columns = [
         *(floats[..., FLOAT_COLUMNS.index(name)] / unit for name, unit in UNITS.items()),
         (places[:, :1] - places[:, 1:]).reshape(len(moments), NUM_PLAYERS) / RELATIVE_UNIT,

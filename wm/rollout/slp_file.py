@@ -29,7 +29,6 @@ _NAMES = {
 }  # fmt: skip
 """Column of the writer -> column of frames in memory."""
 _UNSIGNED = ("ground", "buttons")
-_NOT_KNOWN = ("fast_fall", "instance_hit_by", "instance_id")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +44,7 @@ class RecordedDream:
     index: int = 0
     costumes: tuple[int, int] = (0, 1)
     random_seed: int = 0
+    is_quit: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -74,14 +74,14 @@ def dream_as_slp(index: GameIndex, game: int, before: FrameArrays, imagined: Fra
     floats = np.concatenate([before.floats, imagined.floats[0].float().numpy()])
     codes = np.concatenate([before.codes, imagined.codes[0].numpy()])
     columns = {name: _column(floats, codes, source) for name, source in _NAMES.items()}
-    columns |= {name: np.zeros((len(floats), 2), np.uint8) for name in _NOT_KNOWN}
-    row = index.corpus.games.slice(_row(index, game), 1).to_pylist()[0]
+    row = index.corpus.games.slice(index.row_of(game), 1).to_pylist()[0]
     ports = (row["p0_port"], row["p1_port"])
     if row["form"] == "slp":
         columns["state_flags"] = np.stack([_column(floats, codes, name) for name in FLAG_COLUMNS], axis=-1)
         columns["last_hit_by"] = _column(floats, codes, "last_hit_by")
     else:
         columns["last_hit_by"] = np.full((len(floats), 2), NOBODY, np.uint8)
+        columns["fast_fall"] = np.zeros((len(floats), 2), np.uint8)  # not recorded; a part of the flags
     recording = RecordedDream(
         stage_id=row["stage"],
         external_characters=(row["p0_character"], row["p1_character"]),
@@ -104,8 +104,3 @@ def _column(floats: np.ndarray, codes: np.ndarray, name: str) -> np.ndarray:
         return floats[..., FLOAT_COLUMNS.index(name)]
     values = codes[..., CODE_COLUMNS.index(name)]
     return values.view(np.uint16) if name in _UNSIGNED else values
-
-
-def _row(index: GameIndex, game: int) -> int:
-    """Row of a game of the index in the games table."""
-    return index.corpus.games["game_id"].to_pylist().index(str(index.game_ids[game]))

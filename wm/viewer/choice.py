@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from datasets.loading.frames import GameIndex
-from wm.model.encoding import positions
+from wm.model.encoding import position_errors
 from wm.rollout.baselines import stand_still
 from wm.rollout.dreams import Dreams
 from wm.rollout.events import EVENTS, event_of
@@ -68,8 +68,7 @@ def _dies(batch: Dreams) -> np.ndarray:
 
 def _errors(batch: Dreams) -> tuple[np.ndarray, np.ndarray]:
     """Mean position error of each dream, and of standing still: float64 (S,), game units."""
-    truth = positions(batch.truth)
     return (
-        (positions(batch.imagined) - truth).abs().mean((1, 2, 3)).double().numpy(),
-        (positions(stand_still(batch.context, batch.truth)) - truth).abs().mean((1, 2, 3)).double().numpy(),
+        position_errors(batch.imagined, batch.truth).mean(1).double().numpy(),
+        position_errors(stand_still(batch.context, batch.truth), batch.truth).mean(1).double().numpy(),
     )

@@ -17,7 +17,7 @@ from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex
 from datasets.loading.targets import COUNTDOWN_FRAMES
 from datasets.schema.melee_ids import character_name
 from wm.model.dynamics.imagination import concatenate
-from wm.model.encoding import Frames, positions
+from wm.model.encoding import Frames, position_errors
 from wm.model.state_fields import PRESENCE as STATE_FLAGS
 from wm.rollout.dreams import Dreams
 from wm.viewer.geometry import (
@@ -64,7 +64,7 @@ class ViewedDream:
     def position_error(self) -> np.ndarray:
         """float32 (T,), mean of |dx| and |dy| over both players, game units."""
         truth = self.truth.slice(self.num_context, self.truth.num_frames)
-        return (positions(self.imagined) - positions(truth)).abs().mean((0, 2, 3)).numpy()
+        return position_errors(self.imagined, truth)[0].numpy()
 
 
 def viewed_dream(index: GameIndex, found: Dreams, number: int, label: str) -> ViewedDream:
@@ -115,7 +115,7 @@ def fountain_platforms(index: GameIndex, game: int, first: int, truth: Frames) -
 
 def _recorded_heights(index: GameIndex, game: int) -> Iterable[tuple[int, int, float]]:
     """Frame, side and height of each recorded move of a platform, in order; none if the corpus does not hold them."""
-    row = index.corpus.games["game_id"].to_pylist().index(str(index.game_ids[game]))
+    row = index.row_of(game)
     if not index.corpus.games["num_stage_rows"][row].as_py():
         return
     for table in index.corpus.optional_rows("stage", [row]):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from datasets.schema.melee_ids import stage_name
 from wm.model.dynamics.stage_rules import BLAST_ZONES
 
@@ -99,16 +97,3 @@ def stage_as_json(stage: int) -> dict[str, Any]:
         "blast": BLAST_ZONES.get(stage),
         "moves": {FOUNTAIN: "fountain", YOSHI: "randall"}.get(stage),
     }
-
-
-def floor_height(stage: int, x: np.ndarray) -> np.ndarray:
-    """Height of the main platform at some places; NaN beyond its ledges."""
-    points = np.array(STAGE_SHAPES[stage].floor)
-    return np.interp(x, points[:, 0], points[:, 1], left=np.nan, right=np.nan)
-
-
-def randall(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left end and height of the cloud of Yoshi's Story, by Slippi frame id; it is RANDALL_WIDTH wide."""
-    path = np.array(RANDALL_PATH)
-    place = (frames - path[0, 0]) % RANDALL_PERIOD + path[0, 0]
-    return np.interp(place, path[:, 0], path[:, 1]), np.interp(place, path[:, 0], path[:, 2])

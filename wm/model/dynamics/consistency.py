@@ -1,8 +1,8 @@
 """Columns that say the same thing, resolved in one place: where two predictions contradict each other, one decides.
 
     hurtbox, invulnerable     the logits of both are added
-    ground, airborne          whoever is on the ground stands on the predicted surface; if it is none, he is in the air.
-                              In the air the ground is the last one.
+    ground, airborne          whoever is on the ground stands on the predicted surface; if it is none, on the last one;
+                              if this is none either, he is in the air. In the air the ground is the last one.
     hitlag, its flag          the number, where it is recorded
     hitstun, its flag         the number
     fast fall, airborne       nobody falls on the ground

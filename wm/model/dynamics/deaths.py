@@ -89,7 +89,7 @@ def decide(
     action = torch.where(x < left, DEAD_LEFT, torch.where(x > right, DEAD_RIGHT, chosen))
     action = torch.where(y < low, DEAD_DOWN, action)
     duration, successor, _ = table[before.clamp(max=NUM_SCRIPTED - 1)].unbind(-1)
-    is_over = (frames_in_action + 1 >= duration) & ((stocks > 0) | (before > LAST_DEAD))
+    is_over = (frames_in_action + 1 >= duration) & ((stocks > 0) | (before >= REBIRTH))
     scripted = torch.where(is_over, successor, before)
     is_scripted = before < NUM_SCRIPTED
     may_leave = (before == REBIRTH_WAIT) | ((before == REBIRTH) & is_over)

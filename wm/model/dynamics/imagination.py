@@ -72,7 +72,7 @@ class Imagination:
         """
         assert state is None or earlier is None
         known = frames if state is None else concatenate([state.last, frames])
-        last = known.slice(known.num_frames - 1, known.num_frames)
+        last = known.last
         recurrent, window = None if state is None else state.recurrent, None
         if self.window is not None:
             seen = known if state is None or state.window is None else concatenate([state.window, frames])

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS, VELOCITY_COLUMNS
 from wm.model.animation import age_table
+from wm.model.derived_features import stage_rows
 from wm.model.dynamics.action_age import next_age
 from wm.model.dynamics.consistency import NO_GROUND, flag_columns, hurtbox_logits, surface
 from wm.model.dynamics.deaths import (
@@ -105,20 +106,20 @@ class GameRules(nn.Module):
         self, last: Frames, clock: ActionClock, prediction: Prediction, controllers_BTPC: Tensor
     ) -> tuple[Frames, ActionClock]:
         """See `FeedBack`."""
-        stage = last.game[:, 0].long().clamp(0, len(self.blast_zones) - 1)
-        zone = self.blast_zones[stage][:, None, None]
+        zone = stage_rows(last, self.blast_zones)
         floats = self._numbers(last, prediction)
         before = last.code_column("action")
         place = torch.stack([floats["x"], floats["y"]], dim=-1)
         fates = self._fates(last, clock, prediction, place, zone)
-        codes = self._categories(last, prediction, fates, floats)
-        same = (fates.action == before) & (fates.frames_in_action > 0)
+        codes = self._categories(last, prediction, fates)
+        same = fates.action == before
         entry = self.ages[fates.action.clamp(max=len(self.ages) - 1)]
         frozen = in_hitlag(last)
         floats["state_age"], speed = next_age(
             last.float_column("state_age"), clock.speed, same, frozen, entry, prediction.animation
         )
-        self._script(last, fates, self.respawns[stage][:, None, None], floats, codes)
+        self._script(last, fates, stage_rows(last, self.respawns), floats, codes)
+        codes |= self._flags(last, prediction, floats, codes["airborne"])
         frames = Frames(
             floats=torch.stack([floats[name] for name in FLOAT_COLUMNS], dim=-1),
             codes=torch.cat(
@@ -166,22 +167,17 @@ class GameRules(nn.Module):
         has_velocity = last.present("velocity")[:, None, None] > 0
         allowed = allowed_actions(before, beyond, launched, has_velocity, logits.shape[-1])
         chosen = self.sampling.category("action", logits.masked_fill(~allowed, -torch.inf))
+        chosen = torch.where(chosen == category(last, "action"), before, chosen)
         return decide(before, clock.frames, last.code_column("stocks"), chosen, place, zone, self.script)
 
-    def _categories(
-        self, last: Frames, prediction: Prediction, fates: Fates, floats: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Integer columns before the rules of death and respawn, without the controllers."""
+    def _categories(self, last: Frames, prediction: Prediction, fates: Fates) -> dict[str, Tensor]:
+        """Integer columns before the rules of death and respawn, without `_flags` and the controllers."""
         binaries = prediction.binaries
         chosen = {name: self._code(last, prediction, name) for name in ("jumps", "l_cancel", "last_attack", "ground")}
         facing = self.sampling.binary("facing", binaries[..., 0])
         on_ground = self.sampling.binary("on_ground", binaries[..., 2])
         hurtbox = self.sampling.category("hurtbox", hurtbox_logits(prediction))
         ground, airborne = surface(on_ground, chosen["ground"], last.code_column("ground"))
-        flags = None if prediction.flags is None else self.sampling.binary("flags", prediction.flags)
-        has_hitlag = last.present("hitlag")[:, None, None] > 0
-        flag_codes = flag_columns(flags, floats, airborne, last.code_column("last_hit_by"), has_hitlag)
-        has_flags = last.present(PRESENCE)[:, None, None].long()
         combo = prediction.dynamics[..., DYNAMICS.index("combo")].round().clamp(0, MAX_COMBO)
         return {
             "action": fates.action,
@@ -195,7 +191,17 @@ class GameRules(nn.Module):
             "combo": combo.long(),
             "facing": 2 * facing.long() - 1,
             "airborne": airborne,
-        } | {name: values * has_flags for name, values in flag_codes.items()}
+        }
+
+    def _flags(
+        self, last: Frames, prediction: Prediction, floats: dict[str, Tensor], airborne: Tensor
+    ) -> dict[str, Tensor]:
+        """State flags and `last_hit_by`, which follow from the columns after the rules of death and respawn."""
+        flags = None if prediction.flags is None else self.sampling.binary("flags", prediction.flags)
+        has_hitlag = last.present("hitlag")[:, None, None] > 0
+        found = flag_columns(flags, floats, airborne, last.code_column("last_hit_by"), has_hitlag)
+        has_flags = last.present(PRESENCE)[:, None, None].long()
+        return {name: values * has_flags for name, values in found.items()}
 
     def _code(self, last: Frames, prediction: Prediction, name: str) -> Tensor:
         """A category as its column stores it. Several codes may share the last category: then an unchanged category is

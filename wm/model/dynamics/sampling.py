@@ -10,9 +10,9 @@ from torch import Tensor
 
 from wm.model.heads import BINARIES, CATEGORIES
 
-SAMPLED_FIELDS = (*CATEGORIES, *BINARIES, "flags")
+SAMPLED_FIELDS = (*CATEGORIES, *(name for name in BINARIES if name != "invulnerable"), "flags")
 """Fields that can be sampled. Numbers are not: there is one predicted value, and the most probable candidate of
-motion."""
+motion. `invulnerable` is a part of `hurtbox` (`wm.model.dynamics.consistency`)."""
 
 
 SMALLEST_TEMPERATURE = 1e-6
@@ -50,9 +50,11 @@ class Sampling:
         return self._uniform(name, logit) < (logit.float() / temperature).sigmoid()
 
     def _draw(self, name: str, probabilities: Tensor) -> Tensor:
-        """Random values: (..., values) -> int64 (...)."""
-        flat = torch.multinomial(probabilities.flatten(0, -2), 1, generator=self.generator)
-        return flat.view(probabilities.shape[:-1])
+        """Random values: (..., values) -> int64 (...). NaN is no error here: whoever dreams looks at the frames.
+
+        The largest ratio of a probability to an exponential variable is at each value with its probability.
+        """
+        return (probabilities / torch.empty_like(probabilities).exponential_(generator=self.generator)).argmax(-1)
 
     def _uniform(self, name: str, like: Tensor) -> Tensor:
         """Random numbers in (0, 1) for each element: float32."""

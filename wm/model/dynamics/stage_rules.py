@@ -41,9 +41,11 @@ def blast_zone_table() -> Tensor:
 
 
 def respawn_table() -> Tensor:
-    """Respawn platforms by stage id: distance from the middle, first and last height: float32 (33, 3)."""
+    """Respawn platforms by stage id, also of mirrored stages: x of that of player 0, first and last height: float32
+    (33, 3)."""
     table = torch.tensor([0.0, *OTHER_STAGE[1]]).repeat(STAGE_EMBEDDING[0], 1)
     for stage, heights in RESPAWN_HEIGHTS.items():
-        for row in (stage, STAGE_EMBEDDING[0] - 1 - stage):
-            table[row] = torch.tensor([RESPAWN_X.get(stage, 0.0), *heights])
+        x = RESPAWN_X.get(stage, 0.0)
+        table[stage] = torch.tensor([x, *heights])
+        table[STAGE_EMBEDDING[0] - 1 - stage] = torch.tensor([-x, *heights])
     return table

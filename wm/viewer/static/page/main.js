@@ -77,6 +77,7 @@ class Viewer {
     Object.assign(this.playback, { speed, playing });
     const { data } = this.dream;
     element("stage-name").textContent = this.dream.stage.name;
+    element("game").textContent = `game ${data.game}, from frame ${data.firstFrame}`;
     for (const player of [0, 1]) element(`name-${player}`).textContent = data.names[player];
     const slider = element("slider");
     slider.setAttribute("aria-valuemin", String(-data.numContext));
