@@ -18,7 +18,7 @@ SWEEP_OUT ?= runs/sweep-demo
 
 help:
 	@echo "make demo        replays -> corpus -> world model -> report, in minutes; REPLAYS=path uses your own replays"
-	@echo "make sweep-demo  synthetic replays -> corpus -> a small sweep -> which context length is enough, in minutes"
+	@echo "make sweep-demo  synthetic replays -> corpus -> a small sweep -> which context length is enough, a few minutes"
 	@echo "make test        format check, linter, type check and tests; JOBS=3 sets the number of test processes"
 	@echo "make test-slow   the same, with the slow tests"
 	@echo "make cluster-test  as root: evenings and failures on a cluster of network namespaces, minutes each"

@@ -331,10 +331,13 @@ def test_stages_have_the_blast_zones_of_the_simulation():
 
 
 @pytest.mark.parametrize("encoding", [3, 4])
-def test_a_perfect_prediction_becomes_the_true_frame_of_real_games(dev_corpus: Path, encoding: int):
+@pytest.mark.parametrize("records_all", [True, False], ids=["every field", "old replays"])
+def test_a_perfect_prediction_becomes_the_true_frame_of_real_games(dev_corpus: Path, encoding: int, records_all: bool):
     index = index_games(open_corpus(dev_corpus), "all", SplitConfig())
-    has_all = np.flatnonzero(index.facts[:, 1:].all(axis=1))[:8]
-    truth = stretch(index, has_all, 0, 2_000)
+    is_long = index.num_frames >= COUNTDOWN_FRAMES + 2_000
+    games = np.flatnonzero((index.facts[:, 1:].all(axis=1) == records_all) & is_long)[:8]
+    assert len(games) == 8
+    truth = stretch(index, games, 0, 2_000)
     clocks = clock_of_each(truth, age_table(), keeps_speed=encoding == 4)
     first, end = WARM_UP - 1, truth.num_frames - 1
     clock = ActionClock(speed=alone(clocks.speed[:, first:end]), frames=alone(clocks.frames[:, first:end]))
@@ -346,7 +349,8 @@ def test_a_perfect_prediction_becomes_the_true_frame_of_real_games(dev_corpus: P
     for name in FLOAT_COLUMNS:
         right[name] = (said.float_column(name) - after.float_column(name)).abs() < TOLERANCES.get(name, 1e-3)
     shares = {name: float(values.float().mean()) for name, values in right.items()}
-    assert shares.pop("state_age") > (0.99 if encoding == 4 else 0.97)
+    # By rule an age stands still in hitlag, which most old replays do not record.
+    assert shares.pop("state_age") > (0.99 if encoding == 4 else 0.97 if records_all else 0.965)
     if encoding == 3:  # which predicts none of these
         for name in ("hitstun", "last_hit_by", "flags_0", "flags_1", "flags_2", "flags_3", "flags_4"):
             shares.pop(name)

@@ -162,9 +162,9 @@ def profile_command(args: Sequence[str]) -> int:
     if "--help" in words or "-h" in words:
         print(
             "wm profile CONFIG [--seconds 25] [--profile FILE] [overrides]\n\nMeasures a config on this machine in "
-            "about a minute (with compilation two) and writes FILE (default: profiles/CONFIG-DEVICE.json), which `wm "
-            "plan` reads. With train_corpus by a short run of `wm train`, otherwise by the training step of one worker "
-            "on synthetic frames. Overrides are those of `wm train`.\n"
+            "about a minute (with compilation two) and writes FILE (default: profiles/CONFIG-NxDEVICE.json for N "
+            "workers), which `wm plan` reads. With train_corpus by a short run of `wm train`, otherwise by the "
+            "training step of one worker on synthetic frames. Overrides are those of `wm train`.\n"
         )
     config = config_of(words, RunConfig, "profile")
     from cluster.plan.measure import SECONDS, has_corpus, measure
