@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import csv
+import fcntl
 import gzip
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import FrameArrays, GameIndex, index_games, read_games
@@ -48,6 +51,10 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # tensors in tests are too small for a second thread
+
+# Properties are tried on the same examples in each run, however busy the machine is.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).resolve().parent.parent
 RAY_CPUS = 8
@@ -151,15 +158,36 @@ def read_real(real_replays: Path) -> Callable[[str], bytes]:
     return read
 
 
-@pytest.fixture(scope="session")
-def dev_corpus(real_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus of dev.zip, encoded once with the default options."""
+def build_once(tmp_path_factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A folder that the processes of a parallel run share, to be read only: one builds it, the others wait for it.
+
+    Args:
+        build: fills an empty folder.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    built = shared / name
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            half_built = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=shared))
+            build(half_built)
+            half_built.rename(built)
+    return built
+
+
+def encode_once(tmp_path_factory: pytest.TempPathFactory, name: str, source: Path) -> Path:
+    """The corpus of a source, encoded once with the default options, for all processes."""
     from datasets.corpus.chunk import EncodeOptions
     from datasets.pipeline.encode import encode, encode_in_process
 
-    out = tmp_path_factory.mktemp("dev") / "corpus"
-    encode([real_replays / "dev.zip"], out, EncodeOptions(), encode_in_process)
-    return out
+    return build_once(tmp_path_factory, name, lambda out: encode([source], out, EncodeOptions(), encode_in_process))
+
+
+@pytest.fixture(scope="session")
+def dev_corpus(real_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of dev.zip."""
+    return encode_once(tmp_path_factory, "dev-corpus", real_replays / "dev.zip")
 
 
 @pytest.fixture(scope="session")
@@ -167,9 +195,8 @@ def synthetic_replays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of synthetic replays."""
     from datasets.synth import SynthOptions, synthesize
 
-    out = tmp_path_factory.mktemp("synthetic") / "replays"
-    synthesize(out, SynthOptions(num_games=NUM_SYNTHETIC_GAMES, seed=7, max_frames=3_000, rollbacks=True))
-    return out
+    options = SynthOptions(num_games=NUM_SYNTHETIC_GAMES, seed=7, max_frames=3_000, rollbacks=True)
+    return build_once(tmp_path_factory, "replays", lambda out: synthesize(out, options))
 
 
 @pytest.fixture(scope="session")
@@ -183,12 +210,7 @@ def games(synthetic_replays: Path) -> dict[str, Game]:
 @pytest.fixture(scope="session")
 def tiny_corpus(synthetic_replays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus of the synthetic replays."""
-    from datasets.corpus.chunk import EncodeOptions
-    from datasets.pipeline.encode import encode, encode_in_process
-
-    out = tmp_path_factory.mktemp("tiny") / "corpus"
-    encode([synthetic_replays], out, EncodeOptions(), encode_in_process)
-    return out
+    return encode_once(tmp_path_factory, "tiny-corpus", synthetic_replays)
 
 
 @pytest.fixture(scope="session")
@@ -214,9 +236,22 @@ def ray_session() -> Iterator[None]:
     """A local Ray, shared by the tests of the group `ray`."""
     import ray
 
-    ray.init(address="local", num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False)
+    from datasets.runtime.ray_cluster import start_or_retry
+
+    def start() -> None:
+        ray.init(address="local", num_cpus=RAY_CPUS, include_dashboard=False, log_to_driver=False)
+
+    start_or_retry(start, RAY_FOLDER / "session_latest")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Each test draws the same random numbers, whichever tests ran before it in the process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -50,8 +50,9 @@ def test_a_network_in_a_bucket_is_evaluated_like_the_one_that_was_saved(store, t
     for location in (store.uri("network"), tmp_path / "network"):
         with CheckpointWriter(open_store(location), 1, failing) as writer:
             writer.save(taken)
+    options = {"split": "all", "num_targets": 50, "num_dreams": 0}
     remote, local = (
-        evaluate_checkpoint(location, tiny_corpus, ("5",), split="all", num_targets=50, out=tmp_path / f"{number}.json")
+        evaluate_checkpoint(location, tiny_corpus, ("5",), **options, out=tmp_path / f"{number}.json")
         for number, location in enumerate((store.uri("network"), tmp_path / "network"))
     )
     assert remote["checkpoint"] == "s3://bucket/network/targets-000000000100"

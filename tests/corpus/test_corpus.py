@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +47,22 @@ def corpus(dev_corpus: Path) -> Corpus:
     return open_corpus(dev_corpus)
 
 
+@lru_cache(maxsize=3)
+def rows_of_shard(path: Path) -> pa.Table:
+    """The rows of a shard, which is read once for its games."""
+    return pq.read_table(path)
+
+
 def rows_of(corpus: Corpus, game: dict) -> pa.Table:
     """A game's rows in its shard."""
-    table = pq.read_table(corpus.shard_path(game["shard"]))
-    return table.slice(game["first_row"], game["num_frames"])
+    return rows_of_shard(corpus.shard_path(game["shard"])).slice(game["first_row"], game["num_frames"])
 
 
 def test_the_games_table_locates_the_rows_of_each_game(corpus):
     shards = {}
     for game in corpus.games.to_pylist():
-        if game["shard"] not in shards:
-            shards[game["shard"]] = pq.read_table(corpus.shard_path(game["shard"]))
-        rows = shards[game["shard"]].slice(game["first_row"], game["num_frames"])
+        shards[game["shard"]] = rows_of_shard(corpus.shard_path(game["shard"]))
+        rows = rows_of(corpus, game)
         assert rows["game_id"].unique().to_pylist() == [game["game_id"]]
     assert sum(table.num_rows for table in shards.values()) == sum(corpus.games["num_frames"].to_pylist())
 

@@ -46,6 +46,12 @@ def sound(games, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def sound_rows(sound) -> dict[str, pa.Table]:
+    """The frames and partners of the sound corpus."""
+    return sorted_by_game(sound)
+
+
 @pytest.fixture
 def corpus(sound, tmp_path) -> Path:
     """A copy of the sound corpus, to be damaged."""
@@ -217,7 +223,7 @@ def test_repairing_a_sound_corpus_changes_nothing(corpus, sound):
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_damage_is_found_and_repaired_and_what_was_dropped_is_encoded_again(what, corpus, sound, games):
+def test_damage_is_found_and_repaired_and_what_was_dropped_is_encoded_again(what, corpus, sound_rows, games):
     damage, message, num_dropped = DAMAGE[what]
     damage(corpus)
     report = verify(corpus)
@@ -230,7 +236,7 @@ def test_damage_is_found_and_repaired_and_what_was_dropped_is_encoded_again(what
     assert after.notes == ()
     encode_inputs(PLAN, games, corpus)
     assert verify(corpus).is_sound
-    assert sorted_by_game(corpus) == sorted_by_game(sound)
+    assert sorted_by_game(corpus) == sound_rows
 
 
 def encode_inputs(plan: Plan, games: dict[str, Game], out: Path) -> None:
@@ -318,7 +324,7 @@ repair(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_repair_can_be_repeated(seed, corpus, games, sound):
+def test_a_killed_repair_can_be_repeated(seed, corpus, games, sound_rows):
     flip_a_byte(file_of_second(corpus, FRAMES))
     os.truncate(corpus / COMMITS / "000002.json", 50)
     moment = random.Random(seed).randint(1, 12)
@@ -329,7 +335,7 @@ def test_a_killed_repair_can_be_repeated(seed, corpus, games, sound):
     repair(corpus)
     assert verify(corpus).is_sound
     encode_inputs(PLAN, games, corpus)
-    assert sorted_by_game(corpus) == sorted_by_game(sound)
+    assert sorted_by_game(corpus) == sound_rows
 
 
 def test_a_report_of_many_problems_stays_short(corpus):

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from waiting import wait_until
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import BYTES_PER_FRAME, GameIndex, index_games, read_games
@@ -22,7 +22,7 @@ from datasets.loading.sequences import Cursor, SequenceOrder
 from datasets.runtime.errors import UserError
 from datasets.schema.splits import SplitConfig
 from wm.config.run_config import DataConfig
-from wm.data import pools
+from wm.data import batches, pools
 from wm.data.batches import BatchLoader, LocalBatch, device_bytes, fits_in_device_memory, gather_sequences, unused_bytes
 
 S = 64
@@ -67,20 +67,19 @@ def assert_equal(first: LocalBatch, second: LocalBatch) -> None:
 
 
 def feed_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith(("feed", "row-groups"))]
+    return [t for t in threading.enumerate() if t.name.startswith(("prefetch", "row-groups"))]
 
 
 @pytest.mark.parametrize("resident", ["never", "always"])
-def test_a_share_is_the_frames_of_its_order_as_they_are_stored(index, feed, resident):
+def test_a_share_is_the_frames_of_its_order_as_they_are_stored(index, whole_games, feed, resident):
     order = SequenceOrder(index, sequence_frames=S + 1, stride=S, batch_size=32, seed=5, pool_frames=200_000)
     made = feed(index, resident, batch_size=32, pool_frames=200_000)
-    games = {}
     for number in range(2):
         pool = order.pool(0, 0)
         share = next(made)
         assert share.num_examples == 32 == len(share.frames.floats)
         for row, (game, first) in enumerate(zip(pool.games[number], pool.starts[number], strict=True)):
-            stored = games.setdefault(int(game), read_games(index, [game]))
+            stored = whole_games[game]
             assert np.array_equal(share.frames.floats[row].numpy(), stored.floats[first : first + S + 1])
             assert np.array_equal(share.frames.codes[row].numpy(), stored.codes[first : first + S + 1])
             assert np.array_equal(share.game[row].numpy(), index.facts[game])
@@ -263,21 +262,27 @@ def test_closing_ends_the_threads(feed):
 
 
 def test_closing_in_the_middle_of_a_read_does_not_wait_for_its_end(small_index, monkeypatch):
-    done = []
+    begun, go_on, num_read = threading.Event(), threading.Event(), []
 
-    def slow(*arguments, **options):
-        time.sleep(0.2)
-        done.append(read_games(*arguments, **options))
+    def slow(index, games, **options):
+        num_read.append(len(games))
+        begun.set()
+        assert go_on.wait(60)
+        return read_games(index, games, **options)
 
     monkeypatch.setattr(pools, "read_games", slow)
     monkeypatch.setattr(pools, "row_group_numbers", lambda index: np.arange(len(index)))
+    monkeypatch.setattr(batches, "MAX_READ_THREADS", 1)
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
     made = BatchLoader(order, small_index, CPU, data=DataConfig(device_cache="always"))
-    made._reader._num_threads = 1
-    time.sleep(0.3)
-    made.close()
+    assert begun.wait(60)
+    closing = threading.Thread(target=made.close)
+    closing.start()
+    assert made._reader._stop.wait(60)
+    go_on.set()
+    closing.join(60)
     assert not feed_threads()
-    assert len(done) < len(small_index) / 2
+    assert len(num_read) <= 2 < len(small_index)
 
 
 def test_a_feed_that_nobody_holds_any_more_leaves_no_thread(feed, small_index):
@@ -286,10 +291,7 @@ def test_a_feed_that_nobody_holds_any_more_leaves_no_thread(feed, small_index):
     next(made)
     del made
     gc.collect()
-    deadline = time.monotonic() + 10
-    while feed_threads() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not feed_threads()
+    wait_until(lambda: not feed_threads(), "the end of the threads")
 
 
 def test_a_process_that_never_closes_its_feed_ends(tiny_corpus):

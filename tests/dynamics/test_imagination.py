@@ -25,9 +25,10 @@ from wm.model.world_model import WorldModel, build_model
 K, NUM_IMAGINED = 12, 8
 
 
-def lively(model: WorldModel) -> WorldModel:
-    """Weights moved away from their start, at which numbers are the prior alone."""
+def lively(config: ModelConfig) -> WorldModel:
+    """A model whose weights are moved away from their start, at which numbers are the prior alone."""
     torch.manual_seed(3)
+    model = build_model(config, K)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -37,11 +38,11 @@ def lively(model: WorldModel) -> WorldModel:
 @pytest.fixture(scope="module", params=["encoding 2", "encoding 3", "encoding 4", "physics", "mlp"])
 def model(request: pytest.FixtureRequest) -> WorldModel:
     if request.param == "mlp":
-        return lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), K))
+        return lively(ModelConfig(kind="mlp", hidden_sizes=(32, 16)))
     config = ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16)
     if request.param == "physics":
-        return lively(build_model(replace(config, physics=True), K))
-    return lively(build_model(replace(config, encoding=int(request.param.removeprefix("encoding "))), K))
+        return lively(replace(config, physics=True))
+    return lively(replace(config, encoding=int(request.param.removeprefix("encoding "))))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_a_gradient_flows_through_imagined_frames(model, frames):
 
 @pytest.mark.slow
 def test_a_compiled_step_imagines_the_same_frames_and_is_compiled_for_one_number_of_games(frames):
-    model = lively(build_model(ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16), K))
+    model = lively(ModelConfig(d_model=32, num_layers=2, d_state=8, headdim=16))
     eager, compiled = Imagination(model, GameRules()), Imagination(model, GameRules(), compiled=True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -233,7 +234,7 @@ def test_a_compiled_step_imagines_the_same_frames_and_is_compiled_for_one_number
 
 
 def test_an_mlp_needs_its_whole_window(frames):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), K))
+    mlp = lively(ModelConfig(kind="mlp", hidden_sizes=(32, 16)))
     imagination = Imagination(mlp, GameRules())
     state = imagination.observe(None, frames.slice(0, K - 1))
     with pytest.raises(ValueError, match=f"{K - 1} frames were observed"):

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -23,7 +23,7 @@ from waiting import wait_until
 
 from cluster import cli as cluster_cli
 from cluster.jobs.client import connect
-from cluster.jobs.follow import follow
+from cluster.jobs.follow import SIGNAL_POLL_S, follow
 from cluster.jobs.submit import SubmitRequest, submit, submit_and_follow
 from datasets.corpus.reader import open_corpus
 from datasets.runtime.errors import UserError
@@ -55,8 +55,8 @@ def main():
 
 The first line of the config says what it does then."""
 
-CTRL_C_LIMIT_S = 1.0
-"""From SIGINT until following ends."""
+WAIT_S = 300.0
+"""For something that ends as soon as it can; longer than it takes on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +126,14 @@ def test_a_request_whose_answer_is_lost_is_made_again_and_starts_one_job(request
 
 
 def test_a_connection_that_stays_lost_is_one_line(request_, head, monkeypatch):
-    monkeypatch.setattr("cluster.jobs.submit.LOST_CONNECTION_TIMEOUT_S", 2)
+    waited = []  # by a clock that goes on during the waits between requests alone
+    clock = SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append)
+    monkeypatch.setattr("cluster.jobs.submit.time", clock)
     with lossy_proxy(head.url) as proxy:
         proxy.to_lose = {("GET", "/api/jobs/"): math.inf}
-        with pytest.raises(UserError, match=rf"lost the connection to {proxy.url} .* within 2 s") as lost:
+        with pytest.raises(UserError, match=rf"lost the connection to {proxy.url} .* within 20 s") as lost:
             submit(replace(request_, address=proxy.url))
-        assert len(proxy.lost) > 1
+        assert len(proxy.lost) == 1 + len(waited) > 20
     _is_one_line(lost)
 
 
@@ -148,16 +150,14 @@ def running_job(long_request):
     client = connect(long_request.address)
     job_id = submit(long_request)
     try:
-        deadline = time.monotonic() + 60
-        while "files" not in (client.get_job_logs(job_id) or ""):
-            assert time.monotonic() < deadline, client.get_job_info(job_id)
-            time.sleep(0.1)
+        wait_until(lambda: "files" in (client.get_job_logs(job_id) or ""), "the job's first lines", WAIT_S)
         yield job_id
         assert client.get_job_status(job_id) == "RUNNING"
     finally:
         client.stop_job(job_id)
 
 
+@pytest.mark.parametrize("long_request", ["silent"], indirect=True)
 def test_a_second_submission_of_a_running_job_is_refused(long_request, running_job):
     with pytest.raises(UserError, match=rf"already RUNNING as {running_job}") as refused:
         submit(long_request)
@@ -165,31 +165,36 @@ def test_a_second_submission_of_a_running_job_is_refused(long_request, running_j
 
 
 def test_ctrl_c_ends_following_at_once_even_if_it_interrupts_no_system_call(running_job, head, capsys):
-    """The signal goes to another thread, so that it never wakes up the main thread."""
+    """The signal goes to another thread, so that it never wakes up the main thread; the job runs for minutes."""
+    assert SIGNAL_POLL_S < 1
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
     try:
         for _ in range(3):
-            followed, sent_at = threading.Event(), []
+            followed = threading.Event()
 
-            def send(followed=followed, sent_at=sent_at):
-                assert followed.wait(30)
-                sent_at.append(time.monotonic())
-                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            def send(followed=followed):
+                followed.wait(WAIT_S)
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # in any case: following must end
 
             threading.Thread(target=send).start()
             assert follow(running_job, head.url, lambda _text, followed=followed: followed.set()) == 130
-            assert time.monotonic() - sent_at[0] < CTRL_C_LIMIT_S
+            assert followed.is_set()
             assert f"{running_job} keeps running" in capsys.readouterr().out
     finally:
         signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code", "message"),
-    [(signal.SIGINT, 130, ""), (signal.SIGTERM, 143, "wm submit: stopped by SIGTERM\n")],
-    ids=["Ctrl-C", "SIGTERM"],
+    ("long_request", "number", "exit_code", "message"),
+    [
+        ("steady", signal.SIGINT, 130, ""),
+        ("steady", signal.SIGTERM, 143, "wm submit: stopped by SIGTERM\n"),
+        ("silent", signal.SIGTERM, 143, "wm submit: stopped by SIGTERM\n"),
+    ],
+    ids=["Ctrl-C, steady", "SIGTERM, steady", "SIGTERM, silent"],
+    indirect=["long_request"],
 )
-def test_a_signal_ends_wm_submit_within_a_second_and_leaves_the_job_running(long_request, number, exit_code, message):
+def test_a_signal_ends_wm_submit_and_leaves_the_job_running(long_request, number, exit_code, message):
     options = ["--working-dir", long_request.working_dir, "--address", long_request.address]
     command = [sys.executable, "-m", "wm.cli", "submit", long_request.config, "--no-preflight", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -200,10 +205,8 @@ def test_a_signal_ends_wm_submit_within_a_second_and_leaves_the_job_running(long
                 job_id = match[1]
             if line.startswith("files"):
                 break
-        sent_at = time.monotonic()
         process.send_signal(number)
-        printed, errors = process.communicate(timeout=60)
-        assert time.monotonic() - sent_at < CTRL_C_LIMIT_S
+        printed, errors = process.communicate(timeout=WAIT_S)
         assert (process.returncode, errors) == (exit_code, message)
         assert f"{job_id} keeps running; log: wm logs" in printed
         assert connect(long_request.address).get_job_status(job_id) == "RUNNING"
@@ -225,7 +228,7 @@ def test_plain_ray_job_submit_runs_the_same_command(request_, head):
     ]
     done = subprocess.run(
         [*command, "--", "wm", "train", "configs/tiny.yaml"],
-        env=environment, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert _printed(done.stdout, "ran")["argv"] == ["train", "configs/tiny.yaml"]

@@ -53,14 +53,15 @@ def frames(index: GameIndex) -> Frames:
 )
 def model(request: pytest.FixtureRequest) -> Mamba2WorldModel:
     """A small network with no zero weights."""
-    built = lively(build_model(replace(TINY, **request.param), 10))
+    built = lively(replace(TINY, **request.param))
     assert isinstance(built, Mamba2WorldModel)
     return built
 
 
-def lively(model: WorldModel) -> WorldModel:
-    """Weights moved away from their start, at which numbers are the prior alone."""
+def lively(config: ModelConfig) -> WorldModel:
+    """A model whose weights are moved away from their start, at which numbers are the prior alone."""
     torch.manual_seed(3)
+    model = build_model(config, 10)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -119,7 +120,7 @@ def test_the_networks_have_the_sizes_that_the_design_names(config, context_frame
 @pytest.mark.parametrize("encoding", [3, 4])
 @pytest.mark.parametrize("kind", ["mamba2", "mlp"])
 def test_exchanging_the_players_exchanges_the_predictions_of_shared_weights(frames, kind, encoding):
-    network = lively(build_model(replace(TINY, kind=kind, encoding=encoding, hidden_sizes=(32, 16)), 10))
+    network = lively(replace(TINY, kind=kind, encoding=encoding, hidden_sizes=(32, 16)))
     window = frames.slice(0, 21)
     last_only = kind == "mlp"
     predicted, exchanged = (parts_of(network(f, last_only=last_only)) for f in (window, swap_players(window)))
@@ -227,7 +228,7 @@ def test_a_frames_controllers_change_its_own_prediction_and_no_earlier_one(frame
 
 @torch.no_grad()
 def test_of_the_last_frame_only_the_controllers_are_seen(frames, model):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
+    mlp = lively(ModelConfig(kind="mlp", hidden_sizes=(32, 16)))
     window = frames.slice(0, 11)
     for network in (model, mlp):
         predicted = network(window, last_only=True)
@@ -239,7 +240,7 @@ def test_of_the_last_frame_only_the_controllers_are_seen(frames, model):
 
 @torch.no_grad()
 def test_the_mlp_reads_every_one_of_its_frames(frames):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
+    mlp = lively(ModelConfig(kind="mlp", hidden_sizes=(32, 16)))
     assert isinstance(mlp, MLPWorldModel)
     window = frames.slice(0, 11)
     predicted = mlp(window)
@@ -250,7 +251,7 @@ def test_the_mlp_reads_every_one_of_its_frames(frames):
 
 @torch.no_grad()
 def test_the_mlp_says_of_windows_that_share_frames_what_it_says_of_each(frames):
-    mlp = lively(build_model(ModelConfig(kind="mlp", hidden_sizes=(32, 16)), 10))
+    mlp = lively(ModelConfig(kind="mlp", hidden_sizes=(32, 16)))
     together = mlp(frames.slice(3, 3 + 10 + 5))
     assert together.deltas.shape[:2] == (4, 5)
     for window in range(5):

@@ -7,8 +7,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from datasets.corpus.chunk import EncodeOptions
 from datasets.corpus.maintenance.compact import compact
 from datasets.corpus.state import LOG_FILE
@@ -38,10 +36,10 @@ def test_the_line_names_speeds_rejects_and_time_left(monkeypatch):
     assert "0:00:30 left" in line  # 4,000 bytes in 10 s, 12,000 to go
 
 
-def test_progress_is_logged_in_the_corpus(tiny_replays, tmp_path):
+def test_progress_is_logged_in_the_corpus(synthetic_replays, tmp_path):
     out, printed = tmp_path / "corpus", io.StringIO()
     with EncodeProgress(out, printed) as seen:
-        summary = encode([tiny_replays], out, EncodeOptions(), encode_in_process, on_commit=seen.update)
+        summary = encode([synthetic_replays], out, EncodeOptions(), encode_in_process, on_commit=seen.update)
     (line,) = (out / LOG_FILE).read_text().splitlines()
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d  ", line)
     assert f"{summary.num_games} games" in line
@@ -63,23 +61,13 @@ def test_a_terminal_shows_one_line_that_is_rewritten(tmp_path, monkeypatch):
     assert "GB" in terminal.getvalue()
 
 
-def test_the_summary_says_when_compacting_is_worthwhile(tiny_replays, tmp_path, monkeypatch):
+def test_the_summary_says_when_compacting_is_worthwhile(synthetic_replays, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.corpus.maintenance.compact.MANY_SMALL_SHARDS", 2)
     out, said = tmp_path / "corpus", []
-    for path in sorted(tiny_replays.glob("*.slp"))[:2]:
+    for path in sorted(synthetic_replays.glob("*.slp"))[:2]:
         summary = encode([path], out, EncodeOptions(), encode_in_process)
         said.append(summary_text(summary, out).splitlines()[-1])
     assert "compact" not in said[0]
     assert said[1] == f"`wm corpus compact {out}` is worthwhile: 2 of 2 shards are smaller than 4 MB"
     compact(out)
     assert "compact" not in summary_text(encode([path], out, EncodeOptions(), encode_in_process), out)
-
-
-@pytest.fixture(scope="module")
-def tiny_replays(tmp_path_factory) -> Path:
-    """Four short synthetic replays."""
-    from datasets.synth import SynthOptions, synthesize
-
-    out = tmp_path_factory.mktemp("four") / "replays"
-    synthesize(out, SynthOptions(num_games=8, seed=2, max_frames=2_400))
-    return out

@@ -30,7 +30,7 @@ def test_sizes_are_read_with_any_unit():
     }.items():  # fmt: skip
         assert parse_bytes(text, "--memory") == expected
     for wrong in ("", "much", "-1GB", "0", "0.4", "nan", "inf GB", "6 apples", "9" * 400 + "GB"):
-        with pytest.raises(UserError, match="^--disk-cache-size '.*6GB"):
+        with pytest.raises(UserError, match=r"^--disk-cache-size '.*6GB"):
             parse_bytes(wrong, "--disk-cache-size")
 
 

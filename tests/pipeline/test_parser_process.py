@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from faulty_encoding import rejecting
 from object_stores import s3_server
+from waiting import wait_until
 
 from datasets.corpus.chunk import ChunkResult, EncodeOptions
 from datasets.pipeline import parser_process
@@ -107,14 +108,6 @@ def kill_if_there(pid: int) -> None:
     """A child that was killed after its last answer is replaced only when the next chunk is sent."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def wait_until_gone(pid: int, seconds: float) -> float:
-    """Seconds until the process had exited."""
-    started = time.monotonic()
-    while not is_gone(pid) and time.monotonic() < started + seconds:
-        time.sleep(0.01)
-    return time.monotonic() - started
 
 
 def test_without_a_fault_the_result_is_that_of_encoding_in_the_same_process(chunk):
@@ -313,13 +306,15 @@ def test_the_child_inherits_no_open_file(tmp_path, chunk):
 
 
 PARENT = """
-import pickle, sys, threading, time
+import pickle, sys, threading
+from pathlib import Path
 sys.path[:] = {paths}
 from datasets.pipeline.parser_process import ParserProcess
-parser = ParserProcess({spare}, {timeout}, "{encode}")
+from waiting import wait_until
+parser = ParserProcess({spare}, {timeout}, "faulty_encoding:encode_with_told_faults")
 chunk = open(sys.argv[1], "rb").read()
 threading.Thread(target=parser.encode, args=(chunk,), daemon=True).start()
-time.sleep(1.5)
+wait_until(Path(sys.argv[2], "begun").exists, "the fault")
 print(parser.pid, flush=True)
 sys.stdin.read()
 """
@@ -330,10 +325,9 @@ def parent(request, chunk, tmp_path) -> Iterator[tuple[subprocess.Popen, int]]:
     """A process whose child is busy, and the child's pid."""
     file = tmp_path / "chunk.pickle"
     file.write_bytes(pickle.dumps(with_fault(chunk, (2, request.param))))
-    script = PARENT.format(paths=sys.path, spare=SPARE_BYTES, timeout=600.0, encode=FAULTY)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    script = PARENT.format(paths=sys.path, spare=SPARE_BYTES, timeout=600.0)
+    command = [sys.executable, "-c", script, str(file), chunk.staging]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process, int(process.stdout.readline())
         process.kill()
@@ -344,14 +338,14 @@ def test_a_busy_child_dies_with_a_parent_that_is_killed(parent):
     assert not is_gone(pid)
     process.kill()
     process.wait()
-    assert wait_until_gone(pid, 5.0) < 1.0
+    wait_until(lambda: is_gone(pid), "the end of the child")
 
 
 def test_a_busy_child_dies_with_a_parent_that_ends(parent):
     process, pid = parent
     process.stdin.close()
     process.wait()
-    assert wait_until_gone(pid, 5.0) < 1.0
+    wait_until(lambda: is_gone(pid), "the end of the child")
 
 
 def test_the_child_outlives_the_thread_that_started_it(chunk):

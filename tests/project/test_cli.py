@@ -272,10 +272,10 @@ def test_a_checkpoint_that_is_missing_damaged_or_of_another_encoding_is_one_line
     assert_one_line(wm("eval", tmp_path / "run", tiny_corpus), "does not hold this model's weights")
 
 
-def test_judging_a_run_prints_a_table_and_writes_what_it_prints(tmp_path, tiny_corpus, checkpoint):
+def test_judging_a_run_prints_a_table_and_writes_what_it_prints(wm, tmp_path, tiny_corpus, checkpoint):
     out = tmp_path / "new" / "eval.json"
-    options = ("--split", "all", "--num-targets", "50", "--context", "2", "--out", out)
-    done = installed_wm("eval", checkpoint, tiny_corpus, *options)
+    options = ("--split", "all", "--num-targets", "50", "--num-dreams", "8", "--context", "2", "--out", out)
+    done = wm("eval", checkpoint, tiny_corpus, *options)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["num_targets"] == 50

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from wm.config.run_config import OptimizerConfig, RunConfig
-from wm.runs.console import POLL_SECONDS, format_row, print_progress
+from wm.runs import console
+from wm.runs.console import format_row, print_progress
 from wm.runs.run import Run
 from wm.runs.run_log import RunLog
 
@@ -65,42 +69,64 @@ def test_each_kind_of_row_has_its_line(row, expected):
     assert format_row(row, CONFIG) == expected
 
 
-def test_rows_are_printed_once_also_if_a_resumed_run_replaces_the_log_by_a_shorter_one(tmp_path, capsys):
+@pytest.fixture
+def printed(capsys, monkeypatch) -> Callable[[], str]:
+    """What has been printed so far, by looks at the log that follow each other closely."""
+    monkeypatch.setattr(console, "POLL_SECONDS", 0.05)
+    parts = []
+
+    def so_far() -> str:
+        parts.append(capsys.readouterr().out)
+        return "".join(parts)
+
+    return so_far
+
+
+def test_rows_are_printed_once_also_if_a_resumed_run_replaces_the_log_by_a_shorter_one(tmp_path, printed):
     earlier = RunLog(tmp_path, 0)
     earlier.write({"kind": "problem", "targets_seen": 0, "message": "before"})
     with print_progress(run_in(tmp_path)):
         for number in (1, 2, 3):
             earlier.write({"kind": "checkpoint", "targets_seen": 1_000 * number, "seconds_held": 0.0})
-        time.sleep(3 * POLL_SECONDS)
+        wait_until(lambda: "at 3,000 targets" in printed(), "the last row")
         earlier.close()
         again = RunLog(tmp_path, 1_000)
         again.write({"kind": "problem", "message": "a worker crashed"})
         again.write({"kind": "checkpoint", "targets_seen": 2_500, "seconds_held": 0.0})
         (tmp_path / "log.jsonl").open("a").write('nonsense\n{"kind": "train"}\n')
         again.close()
-    printed = [line.split(" targets")[0] for line in capsys.readouterr().out.splitlines()]
-    assert printed == [
+    assert [line.split(" targets")[0] for line in printed().splitlines()] == [
         "checkpoint at 1,000", "checkpoint at 2,000", "checkpoint at 3,000", "   warning a worker crashed",
         "checkpoint at 2,500",
     ]  # fmt: skip
 
 
-def test_rows_are_printed_again_after_the_log_was_away(tmp_path, capsys):
+def test_rows_are_printed_again_after_the_log_was_away(tmp_path, printed, monkeypatch):
     out = tmp_path / "run"
     out.mkdir()
     log = RunLog(out, 0)
+    new_rows, has_looked = console._LogTail.new_rows, threading.Event()
+
+    def look(tail: console._LogTail) -> list[dict[str, Any]]:
+        is_away = not out.exists()
+        found = new_rows(tail)
+        if is_away:
+            has_looked.set()
+        return found
+
+    monkeypatch.setattr(console._LogTail, "new_rows", look)
     with print_progress(run_in(out)):
         log.write({"kind": "problem", "message": "first"})
-        time.sleep(2.2 * POLL_SECONDS)
+        wait_until(lambda: "first" in printed(), "the first row")
         out.rename(tmp_path / "away")
-        time.sleep(2.2 * POLL_SECONDS)
+        assert has_looked.wait(120)
         (tmp_path / "away").rename(out)
         log.write({"kind": "problem", "message": "second"})
         log.close()
-    assert capsys.readouterr().out == "   warning first\n   warning second\n"
+    assert printed() == "   warning first\n   warning second\n"
 
 
-def test_a_row_that_a_resumed_run_writes_again_is_printed_again(tmp_path, capsys):
+def test_a_row_that_a_resumed_run_writes_again_is_printed_again(tmp_path, printed):
     start = {
         "kind": "start", "batch_size": 8, "learning_rate": 1e-3, "warmup_targets": 100, 
         "targets_seen": 0, "num_parameters": 1, "workers": 1, "device": "cpu", 
@@ -113,6 +139,6 @@ def test_a_row_that_a_resumed_run_writes_again_is_printed_again(tmp_path, capsys
             log.write(start)
             log.write({"kind": "checkpoint", "targets_seen": 100 * number, "seconds_held": 0.0})
             log.close()
-            time.sleep(3 * POLL_SECONDS)
-    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+            wait_until(lambda last=f"at {100 * number} targets": last in printed(), "the last row")
+    lines = [line.split()[0] for line in printed().splitlines()]
     assert lines == ["0.0", "checkpoint"] * 2

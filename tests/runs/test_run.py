@@ -22,6 +22,7 @@ from wm.config.typed_yaml import load_yaml
 from wm.data.training_data import open_data
 from wm.runs.environment import code_version, command_line, environment
 from wm.runs.run import Run
+from wm.runs.run_files import LocalRunFiles, Lock
 
 
 @pytest.fixture
@@ -192,10 +193,21 @@ def test_two_drivers_do_not_train_in_one_folder(tmp_path):
             other.kill()
 
 
-def test_rank_0_waits_for_the_workers_of_a_killed_driver_to_end(tmp_path):
-    with holder(tmp_path, "lock_as_rank_0", 1.5, "first") as other:
+def test_rank_0_waits_for_the_workers_of_a_killed_driver_to_end(tmp_path, monkeypatch):
+    lock, refusals = LocalRunFiles.lock, []
+    with holder(tmp_path, "lock_as_rank_0", 600, "first") as other:
+
+        def lock_or_end_the_other(files: LocalRunFiles, *arguments: str) -> Lock:
+            try:
+                return lock(files, *arguments)
+            except UserError as refused:
+                refusals.append(str(refused))
+                other.kill()
+                raise
+
+        monkeypatch.setattr(LocalRunFiles, "lock", lock_or_end_the_other)
         try:
-            with Run(RunConfig(out=tmp_path)).lock_as_rank_0("second"):
-                assert other.wait(timeout=10) == 0
+            Run(RunConfig(out=tmp_path)).lock_as_rank_0("second").close()
+            assert refusals and "workers of an earlier command still train" in refusals[0]
         finally:
             other.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from datasets.sources.scan import Inputs, survey
 KINDS = (".zip", ".7z", ".tar", ".tar.gz", ".tar.zst")
 CHECKED = (".zip", ".7z")
 """Kinds that hold a checksum of each member."""
-REPLAYS = {f"set/{CODE}-{number}.slp": bytes([number]) * 3_000 + os.urandom(300) for number in range(1, 6)}
+REPLAYS = {
+    f"set/{CODE}-{number}.slp": bytes([number]) * 3_000 + random.Random(number).randbytes(300) for number in range(1, 6)
+}
 MEMBERS = {
     "set/empty.slp": b"",
     "set/readme.md": b"no replay",
@@ -104,11 +105,11 @@ def test_damage_anywhere_stops_nothing_and_where_there_are_checksums_changes_no_
 
 
 def test_a_file_that_is_no_archive_is_rejected(archive):
-    archive.write_bytes(os.urandom(5_000))
+    archive.write_bytes(random.randbytes(5_000))
     (replay,) = listed(archive)
     assert (replay.member, rejection(replay)[0]) == (-1, "unopenable")
     first = replay.key
-    archive.write_bytes(os.urandom(6_000))
+    archive.write_bytes(random.randbytes(6_000))
     assert listed(archive)[0].key != first
 
 

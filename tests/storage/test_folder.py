@@ -109,7 +109,7 @@ def test_files_are_listed_by_folder_in_order_and_deleted_together(folder):
 
 def test_a_lock_has_one_holder(folder, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 3_600.0)
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
     with folder.lock("lock", "first", HELD):
         if isinstance(folder, BucketFolder):  # on a disk a process shares its locks

@@ -67,8 +67,9 @@ def test_a_run_goes_on_from_the_copy_of_its_corpus_in_a_bucket_with_the_same_upd
     assert any(b"s3://bucket/corpus" in content for content in stored)
     assert not any(b"key:hidden" in content for content in stored)
     cache = FileCache(tmp_path / "cache", 10_000_000)
+    options = {"split": "all", "num_targets": 50, "num_dreams": 8, "out": tmp_path / "e", "cache": cache}
     results = [
-        evaluate_checkpoint(in_bucket.out, corpus, ("5",), num_targets=50, split="all", out=tmp_path / "e", cache=cache)
+        evaluate_checkpoint(in_bucket.out, corpus, ("5",), **options)
         for corpus in (on_disk.train_corpus, in_bucket.train_corpus)
     ]
     assert results[1].pop("corpus") == "s3://bucket/corpus" and results[0].pop("corpus") == str(on_disk.train_corpus)

@@ -77,18 +77,24 @@ FAULTS: dict[str, Callable[[], Any]] = {
 }
 
 
-def encode_with_faults(chunk: Chunk, begin: Begin) -> ChunkResult:
-    """`encode_chunk`, but inputs named after a fault cause it."""
+def encode_with_faults(chunk: Chunk, begin: Begin, on_fault: Callable[[], object] = lambda: None) -> ChunkResult:
+    """`encode_chunk`, but inputs named after a fault cause it, just after `on_fault`."""
 
     def begin_or_fail(index: int | None, is_read: bool = False) -> tuple[str, str] | None:
         rejection = begin(index, is_read)
         if index is not None and rejection is None:
             stage, _, fault = chunk.inputs[index].source.rpartition(" ")
             if fault in FAULTS and is_read == (stage != "reading"):
+                on_fault()
                 FAULTS[fault]()
         return rejection
 
     return encode_chunk(chunk, begin_or_fail)
+
+
+def encode_with_told_faults(chunk: Chunk, begin: Begin) -> ChunkResult:
+    """`encode_with_faults`, which creates a file `begun` in the staging folder when a fault begins."""
+    return encode_with_faults(chunk, begin, (Path(chunk.staging).parent / "begun").touch)
 
 
 def killed_once(chunk: Chunk, begin: Begin) -> ChunkResult:

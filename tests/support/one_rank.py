@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from snapshots import list_checkpoints
+from torch import Tensor
+from torch.optim import _muon
 
 import wm.training.trainer
 from wm.checkpoints.writer import CheckpointWriter, Snapshot
@@ -45,6 +47,18 @@ def names_of(share: LocalBatch) -> list[tuple[str, bool]]:
     ]
 
 
+def orthogonalized(grad: Tensor, ns_coefficients: tuple[float, float, float], ns_steps: int, eps: float) -> Tensor:
+    """Muon's Newton-Schulz iteration in float32; torch computes it in bfloat16, by kernels that depend on the CPU."""
+    a, b, c = ns_coefficients
+    is_tall = grad.size(0) > grad.size(1)
+    found = grad.T if is_tall else grad
+    found = found / found.norm().clamp(min=eps)
+    for _ in range(ns_steps):
+        gram = found @ found.T
+        found = a * found + (b * gram + c * gram @ gram) @ found
+    return found.T if is_tall else found
+
+
 def run_job(job: dict[str, Any], rank: int) -> None:
     """Train, and write what was observed."""
     config = from_plain(job["config"], RunConfig, "test")
@@ -55,6 +69,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
         distributed.broadcast_object(None)  # claimed before any rank begins
     models, taken, rows, error = [], [], [], ""
     build, following, save = wm.training.trainer.build_model, BatchLoader.__next__, CheckpointWriter.save
+    orthogonalize = _muon._zeropower_via_newtonschulz
 
     def build_and_keep(*arguments: Any) -> Any:
         models.append(build(*arguments))
@@ -75,6 +90,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
         take_and_record,
         save_and_wait,
     )
+    _muon._zeropower_via_newtonschulz = orthogonalized
     try:
         resume = job["resume"] and list_checkpoints(Path(job["resume"]) / "checkpoints")[RESUMED_FROM]
         train(Run(config), open_data(config), rows.extend, resume)
@@ -82,6 +98,7 @@ def run_job(job: dict[str, Any], rank: int) -> None:
         error = str(stopped)
     finally:
         wm.training.trainer.build_model, BatchLoader.__next__, CheckpointWriter.save = build, following, save
+        _muon._zeropower_via_newtonschulz = orthogonalize
     folder = config.out.parent
     torch.save(models[-1].state_dict(), folder / f"{job['name']}-{rank}.pt")
     (folder / f"{job['name']}-{rank}.json").write_text(json.dumps({"taken": taken, "rows": rows, "error": error}))

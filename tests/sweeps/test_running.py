@@ -68,20 +68,27 @@ def states_of(sweep: SweepConfig) -> list[str]:
 
 @contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Do something in a thread while a sweep runs in the main thread."""
+    """Do something in a thread while a sweep runs in the main thread, which is stopped if that fails."""
     errors: list[BaseException] = []
+    is_over = threading.Event()
 
     def run() -> None:
         try:
             act()
         except BaseException as error:
             errors.append(error)
+            if not is_over.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    yield
-    thread.join()
-    assert not errors, errors[0]
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        if errors:
+            raise errors[0]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
 run = Run(config)
 run.claim()
 train(run, open_data(config), lambda rows: None, None)
-evaluate_checkpoint(config.out, config.train_corpus, num_targets=20)
+evaluate_checkpoint(config.out, config.train_corpus, num_targets=20, num_dreams=8)
 """
 
 

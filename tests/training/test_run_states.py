@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import signal
 import subprocess
 import sys
 import weakref
@@ -49,19 +48,25 @@ def kill(*_, **__):
 def kill_if(condition, function):
     return lambda self, *a, **k: kill() if condition(self, *a, **k) else function(self, *a, **k)
 
-moment = sys.argv[2]
-if moment == "in the final evaluation":
-    Validation.evaluate_at_end = kill
-elif moment == "between two rows of the log":
-    Recorder.log = kill_if(lambda self, kind, **row: row.get("num_targets") == 60 and row["context"] == 5, Recorder.log)
-elif moment == "before the checkpoint of the evaluation":
-    Trainer.save = kill_if(lambda self, **_: self._evaluated is not None, Trainer.save)
-config = from_plain(json.loads(sys.argv[1]), RunConfig, "test")
-run = Run(config)
-run.claim()
-train(run, open_data(config), lambda rows: None, None)
-kill()
+def train_until(moment, config):
+    if moment == "in the final evaluation":
+        Validation.evaluate_at_end = kill
+    elif moment == "between two rows of the log":
+        judged = lambda self, kind, **row: row.get("num_targets") == 60 and row["context"] == 5
+        Recorder.log = kill_if(judged, Recorder.log)
+    elif moment == "before the checkpoint of the evaluation":
+        Trainer.save = kill_if(lambda self, **_: self._evaluated is not None, Trainer.save)
+    run = Run(config)
+    run.claim()
+    train(run, open_data(config), lambda rows: None, None)
+    kill()
+
+for moment, plain in json.loads(sys.argv[1]).items():
+    if os.fork() == 0:
+        train_until(moment, from_plain(plain, RunConfig, "test"))
+    assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL, moment
 """
+"""Trains a run until each moment in a process of its own, which need not import torch again."""
 EVALUATES_AGAIN = {
     "in the final evaluation": True,
     "between two rows of the log": False,
@@ -82,6 +87,17 @@ def config(tiny_corpus: Path, tmp_path_factory) -> RunConfig:
 def undisturbed(config) -> list[Row]:
     """The rows of the final evaluation of a run that nothing disturbs."""
     return run(config).rows
+
+
+@pytest.fixture(scope="module")
+def killed_runs(config, tmp_path_factory) -> dict[str, RunConfig]:
+    """For each moment a run that was killed then."""
+    folder = tmp_path_factory.mktemp("killed")
+    runs = {moment: replace(config, out=folder / str(number)) for number, moment in enumerate(EVALUATES_AGAIN)}
+    script = [sys.executable, "-c", KILLED, json.dumps({moment: to_plain(run) for moment, run in runs.items()})]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    return runs
 
 
 @pytest.fixture
@@ -113,12 +129,9 @@ def values(rows: list[Row]) -> list[Row]:
 
 @pytest.mark.parametrize("moment", EVALUATES_AGAIN)
 def test_a_kill_at_the_end_of_a_run_repeats_no_update_and_leaves_one_final_evaluation(
-    config, undisturbed, tmp_path, calls, moment
+    config, undisturbed, killed_runs, calls, moment
 ):
-    killed = replace(config, out=tmp_path / "killed")
-    script = [sys.executable, "-c", KILLED, json.dumps(to_plain(killed)), moment]
-    done = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
+    killed = killed_runs[moment]
     meta = newest(killed)
     assert meta["trained"]
     assert meta["finished"] == Run(killed).is_complete(meta) == (moment == "after the last checkpoint")
@@ -183,7 +196,8 @@ def test_the_last_checkpoint_is_compared_with_the_others_on_the_frames_of_a_vali
         "metric": "pos_mae", "context": 5, "num_targets": 20, "targets_seen": best, "value": errors[best]
     }  # fmt: skip
     assert open_checkpoint(config.out / "best").meta["targets_seen"] == best
-    found = evaluate_checkpoint(config.out / "best", config.train_corpus, ("5",), split="all", num_targets=20)
+    best_one, options = config.out / "best", {"split": "all", "num_targets": 20, "num_dreams": 0}
+    found = evaluate_checkpoint(best_one, config.train_corpus, ("5",), **options)
     assert found["training"]["targets_seen"] == best
     assert f"pos_mae {errors[best]:.3f} at K = 5 on 20 frames, after {best:,} targets" in capsys.readouterr().out
     assert (config.out / "eval.json").exists()

@@ -54,6 +54,29 @@ def config(tiny_corpus: Path, tmp_path: Path) -> RunConfig:
     return tiny_run(tiny_corpus, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tiny_corpus: Path, tmp_path_factory) -> RunConfig:
+    """The run of `config`, which nothing disturbed, with its ten checkpoints."""
+    config = tiny_run(tiny_corpus, tmp_path_factory.mktemp("undisturbed") / "run")
+    run(config)
+    assert len(checkpoints(config)) == 10
+    return config
+
+
+@pytest.fixture(scope="module")
+def rarely_saved(tiny_corpus: Path, tmp_path_factory) -> RunConfig:
+    """A run that ends in its second epoch, with checkpoints at the ends of epochs only."""
+    config = with_targets(tiny_run(tiny_corpus, tmp_path_factory.mktemp("rarely-saved") / "run"), 200)
+    config = replace(
+        config,
+        checkpoint=CheckpointConfig(every_s=600.0, keep_last=1_000),
+        optimizer=replace(config.optimizer, batch_size=24),  # about 58 updates in an epoch
+        eval=replace(config.eval, every_targets=10**9),
+    )
+    run(config)
+    return config
+
+
 @pytest.fixture
 def every_update_saved(monkeypatch) -> None:
     """Each save waits until it is written; otherwise a save during another one is skipped."""
@@ -210,11 +233,12 @@ def test_a_run_with_automatic_batch_size_scales_its_learning_rate_logs_it_and_ke
     }
 
 
-@pytest.mark.parametrize("every_s", [0.2, 600.0])
-def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(config, every_s):
-    rare = replace(config.eval, every_targets=10**9)
-    config = replace(config, eval=rare, checkpoint=CheckpointConfig(every_s=every_s, keep_last=1_000))
-    run(with_targets(config, 200))
+@pytest.mark.parametrize("every_s", [0.1, 600.0])
+def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(rarely_saved, tmp_path, every_s):
+    config = rarely_saved
+    if every_s != rarely_saved.checkpoint.every_s:
+        config = replace(config, out=tmp_path / "run", checkpoint=replace(config.checkpoint, every_s=every_s))
+        run(config)
     cursors = [Cursor(**open_checkpoint(path).meta["cursor"]) for path in checkpoints(config)]
     assert cursors[-1].epoch >= 1
     in_the_middle = [cursor for cursor in cursors[:-1] if (cursor.pool, cursor.batch) != (0, 0)]
@@ -225,10 +249,9 @@ def test_checkpoints_are_taken_by_time_and_at_the_ends_of_epochs(config, every_s
         assert (in_the_middle, at_ends[0]) == ([], 1)
 
 
-def test_a_run_saves_at_a_stop_request_and_resumes_bit_for_bit(config, tmp_path, monkeypatch):
+def test_a_run_saves_at_a_stop_request_and_resumes_bit_for_bit(undisturbed, tmp_path, monkeypatch):
     monkeypatch.setattr(wm.runs.stop_request, "POLL_SECONDS", 0.0)
-    run(config)
-    stopped = replace(config, out=tmp_path / "stopped")
+    stopped = replace(undisturbed, out=tmp_path / "stopped")
     Run(stopped).claim()
     update = wm.training.trainer.Trainer.update
 
@@ -248,7 +271,7 @@ def test_a_run_saves_at_a_stop_request_and_resumes_bit_for_bit(config, tmp_path,
     assert not open_checkpoint(newest).meta["finished"]
     Run(stopped).stop_request.clear()
     assert not run(stopped, resume=newest).interrupted
-    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(stopped)[-1]))
+    assert_same_weights(weights(checkpoints(undisturbed)[-1]), weights(checkpoints(stopped)[-1]))
     assert open_checkpoint(checkpoints(stopped)[-1]).meta["finished"]
 
 
@@ -286,12 +309,9 @@ def test_a_run_that_reached_its_time_limit_can_be_resumed(config, tmp_path):
     assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(timed)[-1]))
 
 
-def test_a_checkpoint_is_written_at_the_end_of_an_epoch_that_coincides_with_a_validation(config):
-    config = replace(config, checkpoint=CheckpointConfig(every_s=600.0, keep_last=1_000))
-    config = replace(with_targets(config, 200), eval=replace(config.eval, every_targets=10**9))
-    run(config)
-    end_of_epoch = open_checkpoint(checkpoints(config)[0]).meta["targets_seen"]
-    both = replace(config, out=config.out.with_name("both"), eval=replace(config.eval, every_targets=end_of_epoch))
+def test_a_checkpoint_is_written_at_the_end_of_an_epoch_that_coincides_with_a_validation(rarely_saved, tmp_path):
+    end_of_epoch = open_checkpoint(checkpoints(rarely_saved)[0]).meta["targets_seen"]
+    both = replace(rarely_saved, out=tmp_path / "both", eval=replace(rarely_saved.eval, every_targets=end_of_epoch))
     rows: list[Row] = []
     run(both, rows=rows)
     assert rows[0]["targets_seen"] == end_of_epoch
@@ -371,8 +391,8 @@ train(run, open_data(config), report, None)
 """
 
 
-def test_a_killed_run_resumes_from_its_last_checkpoint_and_drops_later_log_rows(config, tmp_path):
-    killed = replace(config, out=tmp_path / "killed")
+def test_a_killed_run_resumes_from_its_last_checkpoint_and_drops_later_log_rows(undisturbed, tmp_path):
+    killed = replace(undisturbed, out=tmp_path / "killed")
     script = [sys.executable, "-c", KILLED, json.dumps(to_plain(killed))]
     done = subprocess.run(script, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2_000:]
@@ -384,14 +404,13 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_drops_later_log_rows(
     with (killed.out / "log.jsonl").open("a") as log:
         log.write('{"kind": "train", "targets_se')
     run(killed, resume=newest)
-    run(config)
-    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(killed)[-1]))
+    assert_same_weights(weights(checkpoints(undisturbed)[-1]), weights(checkpoints(killed)[-1]))
     logged = [
         [(row["kind"], row["targets_seen"]) for row in read_log(c.out) if row["kind"] in ("train", "eval")]
-        for c in (config, killed)
+        for c in (undisturbed, killed)
     ]
     assert logged[0] == logged[1]
-    assert losses(config) == losses(killed)
+    assert losses(undisturbed) == losses(killed)
 
 
 def test_log_profile_and_environment_name_the_scan_that_runs_not_the_one_that_was_asked_for(config):
@@ -448,21 +467,19 @@ def test_examples_longer_than_any_game_are_rejected_before_training(config):
         open_data(replace(config, objective=ObjectiveConfig(sequence_frames=100_000)))
 
 
-@pytest.mark.usefixtures("every_update_saved")
-def test_a_run_resumes_from_a_corpus_that_moved_with_the_same_updates_and_says_what_changed(config, tmp_path):
-    run(config)
+def test_a_run_resumes_from_a_corpus_that_moved_with_the_same_updates_and_says_what_changed(undisturbed, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(config.train_corpus, moved)
-    again = replace(config, out=tmp_path / "again")
-    run(with_targets(again, 10), resume=None)
-    shutil.rmtree(again.out / "checkpoints")
-    shutil.copytree(checkpoints(config)[4], again.out / "checkpoints" / checkpoints(config)[4].name)
+    shutil.copytree(undisturbed.train_corpus, moved)
+    again = replace(undisturbed, out=tmp_path / "again")
+    Run(again).claim()
+    half = checkpoints(undisturbed)[4]
+    shutil.copytree(half, again.out / "checkpoints" / half.name)
     again = replace(again, train_corpus=moved, eval=replace(again.eval, num_targets=40))
     result = run(again, resume=checkpoints(again)[-1])
     assert result.rows[0]["num_targets"] == 40
-    assert_same_weights(weights(checkpoints(config)[-1]), weights(checkpoints(again)[-1]))
+    assert_same_weights(weights(checkpoints(undisturbed)[-1]), weights(checkpoints(again)[-1]))
     start = [row for row in read_log(again.out) if row["kind"] == "start"][-1]
-    assert start["changed"] == (f"train_corpus {moved} (was {config.train_corpus}), eval.num_targets 40 (was 60)")
+    assert start["changed"] == (f"train_corpus {moved} (was {undisturbed.train_corpus}), eval.num_targets 40 (was 60)")
     assert "resumed at 640 targets with train_corpus" in format_row(start, again)
 
 

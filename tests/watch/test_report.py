@@ -67,7 +67,7 @@ def runs(tiny_corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     base = tiny_run(tiny_corpus, folder / "before")
     trained(base, learning_rate=1e-9)
-    other_frames = EvalConfig(contexts=(5,), num_targets=30, validation_targets=10)
+    other_frames = EvalConfig(contexts=(5,), num_targets=30, validation_targets=10, num_dreams=0)
     trained(replace(base, out=folder / "other-frames", eval=other_frames))
     watched(trained(replace(base, out=folder / "run")))
     (folder / "notes.txt").write_text("not a run")

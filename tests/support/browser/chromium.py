@@ -14,12 +14,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OFFLINE_FLAGS = (
+FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars", "--mute-audio", "--remote-debugging-pipe",
 )  # fmt: skip
-FLAGS = (*OFFLINE_FLAGS, "--hide-scrollbars", "--mute-audio", "--remote-debugging-pipe")
 BROWSER_READS, BROWSER_WRITES = 3, 4
 """File descriptors of the protocol in the browser."""
 LOADED = "new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))"
@@ -89,6 +88,7 @@ class Browser:
         os.close(events)
         self._number, self._buffer = 0, b""
         self._pages: dict[str, Page] = {}
+        self._tab: str | None = None
         return self
 
     def __exit__(
@@ -119,16 +119,19 @@ class Browser:
         phone: bool = False,
         theme: Literal["light", "dark"] = "dark",
     ) -> Page:
-        """A page of a file, loaded.
+        """A page of a file, loaded; closes the one before.
 
         Args:
             fragment: `#` and what follows.
             size: of the window, CSS pixels.
             scale: device pixels for one of them.
         """
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(self, session)
+        earlier, self._tab = self._tab, self.call("Target.createTarget", url="about:blank")["targetId"]
+        if earlier is not None:
+            self.call("Target.closeTarget", targetId=earlier)
+        session = self.call("Target.attachToTarget", targetId=self._tab, flatten=True)["sessionId"]
+        page = Page(self, session)
+        self._pages = {session: page}
         for domain in ("Page", "Runtime", "Log"):
             page.call(f"{domain}.enable")
         width, height = size

@@ -14,14 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from loopback_cluster import start_ray_node
 from ports import answers, free_ports
 from process_guard import guarded, kill_marked, marked
 
 VENV_BIN = Path(sys.executable).parent
 MARK = "WM_TEST_CLUSTER"
 """Environment variable that all processes of a head node inherit: its end ends these and no others."""
-START_S = 120
 SHUT_DOWN_S = 90
 """systemd's default between SIGTERM and SIGKILL."""
 
@@ -34,6 +33,7 @@ class Head:
     token_path: Path
     process: subprocess.Popen[bytes]
     mark: str
+    log: Path
 
     def kill(self) -> None:
         """End all processes of the node at once, as when its machine is lost."""
@@ -65,7 +65,6 @@ def head_node(**variables: str) -> Iterator[Head]:
         token_path = Path(folder) / "auth_token"
         token_path.touch(mode=0o600)
         token_path.write_text(secrets.token_hex(32))
-        gcs, dashboard, client, agent, agent_grpc = free_ports(5)
         mark = f"{MARK}={folder}"
         # Settings of another Ray cluster must not reach this one.
         foreign = ("RAY_AUTH", "RAY_ADDRESS", "RAY_API_SERVER")
@@ -77,31 +76,27 @@ def head_node(**variables: str) -> Iterator[Head]:
             MARK: folder,
             **variables,
         }
-        command = [VENV_BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8"]
-        command += ["--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={folder}"]
-        command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", "--min-worker-port=0", "--max-worker-port=0"]
-        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
-        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
-        command += [f"--dashboard-agent-grpc-port={agent_grpc}"]
         log_path = Path(folder) / "head.log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
+
+        def start() -> Head:
+            gcs, dashboard, client, agent, agent_grpc = free_ports(5)
+            command = [VENV_BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8"]
+            command += ["--num-gpus=0", "--object-store-memory=200000000", f"--temp-dir={folder}"]
+            command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", "--min-worker-port=0", "--max-worker-port=0"]
+            command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+            command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+            command += [f"--dashboard-agent-grpc-port={agent_grpc}"]
+            with log_path.open("wb") as log:
+                process = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            return Head(f"http://127.0.0.1:{dashboard}", token_path, process, mark, log_path)
+
+        head = start_ray_node(start, lambda one: answers("127.0.0.1", int(one.url.rpartition(":")[2])))
         try:
-            _wait_until_listening(dashboard, process, log_path)
-            yield Head(f"http://127.0.0.1:{dashboard}", token_path, process, mark)
+            yield head
         finally:
-            _end(process, mark)
-
-
-def _wait_until_listening(port: int, process: subprocess.Popen[bytes], log_path: Path) -> None:
-    deadline_s = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline_s:
-        if answers("127.0.0.1", port):
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the head node did not come up:\n{log_path.read_text()}")
+            _end(head.process, mark)
 
 
 def _end(process: subprocess.Popen[bytes], mark: str) -> None:

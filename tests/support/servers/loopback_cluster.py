@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from ports import answers, free_ports
 from process_guard import guarded, kill_marked
@@ -24,8 +25,37 @@ NUM_STARTS = 3
 FAST_FAILURE = "health_check_initial_delay_ms=0", "health_check_period_ms=500", "health_check_failure_threshold=3"
 
 
+class RayNode(Protocol):
+    """A `ray start --block`, whose output goes to `log`."""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]: ...
+
+    @property
+    def log(self) -> Path: ...
+
+    def kill(self) -> None:
+        """End all processes of the node."""
+
+
+AnyNode = TypeVar("AnyNode", bound=RayNode)
+
+
+def start_ray_node(start: Callable[[], AnyNode], is_ready: Callable[[AnyNode], bool]) -> AnyNode:
+    """Start a node; again if Ray gives up, which waits for 30 seconds only however busy the machine is."""
+    for _ in range(NUM_STARTS):
+        node = start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while node.process.poll() is None and time.monotonic() < deadline:
+            if "Ray runtime started" in node.log.read_text() and is_ready(node):
+                return node
+            time.sleep(0.1)
+        node.kill()
+    raise AssertionError(f"a node of Ray did not come up:\n{node.log.read_text()}")
+
+
 class Node:
-    """A `ray start --block`."""
+    """A node of a `LoopbackCluster`."""
 
     def __init__(self, cluster: LoopbackCluster, number: int, args: list[str], env: dict[str, str]) -> None:
         self.address, self._mark = f"127.0.0.{number}", f"{cluster.folder}-{number}."
@@ -94,19 +124,9 @@ class LoopbackCluster:
         return done
 
     def _start(self, args: list[str], env: dict[str, str], is_ready: Callable[[], bool]) -> Node:
-        """Start a node; again if Ray gives up, which waits for 30 seconds only however busy the machine is."""
         number = len(self.nodes) + 2
-        for _ in range(NUM_STARTS):
-            node = Node(self, number, args, env)
-            self.nodes.append(node)
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while node.process.poll() is None and time.monotonic() < deadline:
-                if "Ray runtime started" in node.log.read_text() and is_ready():
-                    return node
-                time.sleep(0.1)
-            node.kill()
-            self.nodes.remove(node)
-        raise AssertionError(f"{node.address} did not come up:\n{node.log.read_text()}")
+        self.nodes.append(start_ray_node(lambda: Node(self, number, args, env), lambda _node: is_ready()))
+        return self.nodes[-1]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from ports import free_ports
+from waiting import wait_until
 
 
 class S3Server:
@@ -72,13 +72,17 @@ def google_server() -> Iterator[str]:
     (port,) = free_ports(1)
     command = [sys.executable, str(Path(__file__).with_name("google_emulator.py")), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        assert process.poll() is None, f"the server has ended with exit code {process.returncode}"
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b", timeout=10)
+        except OSError:
+            return False
+        return True
+
     try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.1)
+        wait_until(answers, "the server")
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -24,6 +24,7 @@ def tiny_sweep(corpus: Path, out: Path, total_targets: int = TOTAL, **content: A
     base = {
         "train_corpus": str(corpus),
         "num_threads": 1,
+        "precision": "fp32",
         "split": {"test_fraction": 0.0, "validation_fraction": 0.4},
         "model": {"d_model": 32, "headdim": 32, "d_state": 16, "num_layers": 1},
         "objective": {"sequence_frames": 16},
