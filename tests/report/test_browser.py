@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrom
 NUM_CHARTS = 19
 NUM_CHOICE_CHARTS = 9
 DRAWN = "[...document.querySelectorAll('.chart')].every(chart => !chart.clientWidth || chart.querySelector('svg'))"
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ KEY_CODES = {" ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDo
 
 
 class Page:
-    """One tab. Console messages and uncaught exceptions collect in `messages`."""
+    """One tab. Console messages, uncaught exceptions and dialogs, which are closed, collect in `messages`."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self.browser = browser
@@ -145,16 +145,21 @@ class Browser:
 
     def call(self, method: str, page: Page | None = None, **params: Any) -> dict[str, Any]:
         """A command and its result; events that come before it are noted."""
-        self._number += 1
-        number = self._number
-        command = {"id": number, "method": method, "params": params} | ({"sessionId": page.session} if page else {})
-        _write_all(self._commands, json.dumps(command).encode() + b"\0")
+        number = self._send(method, page, params)
         while True:
             answer = self._next()
             if answer.get("id") == number:
                 assert "error" not in answer, answer
                 return answer["result"]
             self._note(answer)
+
+    def _send(self, method: str, page: Page | None, params: dict[str, Any]) -> int:
+        """Give a command; returns its number."""
+        self._number += 1
+        command = {"id": self._number, "method": method, "params": params}
+        command |= {"sessionId": page.session} if page else {}
+        _write_all(self._commands, json.dumps(command).encode() + b"\0")
+        return self._number
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
@@ -167,7 +172,7 @@ class Browser:
 
     def _note(self, event: dict[str, Any]) -> None:
         page = self._pages.get(event.get("sessionId", ""))
-        if page is None:
+        if page is None or "method" not in event:
             return
         params = event.get("params", {})
         if event["method"] == "Runtime.consoleAPICalled":
@@ -176,6 +181,9 @@ class Browser:
             page.messages.append(str(params["exceptionDetails"]))
         elif event["method"] == "Log.entryAdded":
             page.messages.append(params["entry"]["text"])
+        elif event["method"] == "Page.javascriptDialogOpening":
+            page.messages.append(params["message"])
+            self._send("Page.handleJavaScriptDialog", page, {"accept": False})
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
