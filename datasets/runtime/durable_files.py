@@ -34,9 +34,12 @@ def check_can_write(option: str, path: Path) -> None:
     Raises:
         UserError: it is a folder, or its folder cannot be written or made.
     """
-    if not path.name or path.is_dir():
-        raise UserError(f"{option} {path}: a folder; name a file")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if not path.name or path.is_dir():
+            raise UserError(f"{option} {path}: a folder; name a file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror}; name another file") from error
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = "is no folder" if not folder.is_dir() else "cannot be written"
         raise UserError(f"{option} {path}: {folder} {reason}; name another file")

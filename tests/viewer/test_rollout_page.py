@@ -58,9 +58,11 @@ def test_a_page_of_one_dream_holds_what_its_json_holds(trained, tiny_corpus, tmp
     assert result["game_id"].startswith(dream["game"])
 
 
-@pytest.mark.parametrize("options", [{"temperature": ["1"]}, {"rule": "theirs"}])
-def test_what_only_one_dream_can_have_is_refused_for_several(trained, tiny_corpus, tmp_path, options):
-    with pytest.raises(UserError, match="name a --game") as raised:
+@pytest.mark.parametrize(
+    ("options", "message"), [({"temperature": ["1"]}, "name a --game"), ({"rule": "theirs"}, "leave out .*--html")]
+)
+def test_what_a_page_cannot_show_is_refused(trained, tiny_corpus, tmp_path, options, message):
+    with pytest.raises(UserError, match=message) as raised:
         rollout_checkpoint(trained, tiny_corpus, html=tmp_path / "dreams.html", **options)
     assert "\n" not in str(raised.value)
 
@@ -68,5 +70,12 @@ def test_what_only_one_dream_can_have_is_refused_for_several(trained, tiny_corpu
 def test_a_page_that_cannot_be_written_is_one_line(trained, tiny_corpus, tmp_path):
     blocked = tmp_path / "a file"
     blocked.write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        rollout_checkpoint(trained, tiny_corpus, game="0", num_frames=5, html=blocked / "dreams.html")
+    too_long_while_written = f"{'d' * 245}.html"  # 255 bytes are allowed, and the temporary name is longer
+    for page, message in (
+        (blocked / "dreams.html", "a file is no folder"),
+        (tmp_path / ("d" * 300), "File name too long"),
+        (tmp_path / too_long_while_written, "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=message) as raised:
+            rollout_checkpoint(trained, tiny_corpus, game="0", num_frames=5, html=page)
+        assert "\n" not in str(raised.value)
