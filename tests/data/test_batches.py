@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from waiting import wait_until
+from waiting import close_during_a_read, wait_until
 
 from datasets.corpus.reader import open_corpus
 from datasets.loading.frames import BYTES_PER_FRAME, GameIndex, index_games, read_games
@@ -276,11 +276,7 @@ def test_closing_in_the_middle_of_a_read_does_not_wait_for_its_end(small_index, 
     order = SequenceOrder(small_index, sequence_frames=S + 1, stride=S, batch_size=16, seed=5)
     made = BatchLoader(order, small_index, CPU, data=DataConfig(device_cache="always"))
     assert begun.wait(60)
-    closing = threading.Thread(target=made.close)
-    closing.start()
-    assert made._reader._stop.wait(60)
-    go_on.set()
-    closing.join(60)
+    close_during_a_read(made.close, made._reader._stop, go_on)
     assert not feed_threads()
     assert len(num_read) <= 2 < len(small_index)
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from waiting import close_during_a_read
 
 import datasets.loading.frames
 from datasets.loading.frames import GameIndex
@@ -134,10 +135,6 @@ def test_frames_that_are_closed_end_their_threads_at_once(index, monkeypatch):
     monkeypatch.setattr(datasets.loading.frames, "_read_row_group", read_slowly)
     frames = opened(index, 2_000)
     assert begun.wait(60)
-    closing = threading.Thread(target=frames.close)
-    closing.start()
-    assert frames._reader.stop.wait(60)
-    go_on.set()
-    closing.join(60)
+    close_during_a_read(frames.close, frames._reader.stop, go_on)
     assert len(num_read) <= 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("evaluation-", "row-groups"))]

@@ -1,7 +1,8 @@
-"""Waiting for something that another process does."""
+"""Waiting for something that another process or thread does."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,3 +15,12 @@ def wait_until(is_true: Callable[[], object], what: str = "it", within_s: float 
     while not is_true():
         assert time.monotonic() < deadline, f"waited {within_s:g} s for {what}"
         time.sleep(POLL_S)
+
+
+def close_during_a_read(close: Callable[[], object], stop: threading.Event, go_on: threading.Event) -> None:
+    """Close a reader whose read waits for `go_on`: the read ends once `stop` is set, and then the closing."""
+    closing = threading.Thread(target=close)
+    closing.start()
+    assert stop.wait(60)
+    go_on.set()
+    closing.join(60)

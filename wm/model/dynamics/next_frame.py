@@ -166,14 +166,14 @@ class GameRules(nn.Module):
         beyond, launched = place[..., 1] > zone[..., 3], last.float_column("attack_y") > KILLING_KNOCKBACK
         has_velocity = last.present("velocity")[:, None, None] > 0
         allowed = allowed_actions(before, beyond, launched, has_velocity, logits.shape[-1])
-        chosen = self.sampling.category("action", logits.masked_fill(~allowed, -torch.inf))
-        chosen = torch.where(chosen == category(last, "action"), before, chosen)
+        chosen = self._code(last, "action", logits.masked_fill(~allowed, -torch.inf))
         return decide(before, clock.frames, last.code_column("stocks"), chosen, place, zone, self.script)
 
     def _categories(self, last: Frames, prediction: Prediction, fates: Fates) -> dict[str, Tensor]:
         """Integer columns before the rules of death and respawn, without `_flags` and the controllers."""
         binaries = prediction.binaries
-        chosen = {name: self._code(last, prediction, name) for name in ("jumps", "l_cancel", "last_attack", "ground")}
+        names = ("jumps", "l_cancel", "last_attack", "ground")
+        chosen = {name: self._code(last, name, prediction.categories[name]) for name in names}
         facing = self.sampling.binary("facing", binaries[..., 0])
         on_ground = self.sampling.binary("on_ground", binaries[..., 2])
         hurtbox = self.sampling.category("hurtbox", hurtbox_logits(prediction))
@@ -203,10 +203,10 @@ class GameRules(nn.Module):
         has_flags = last.present(PRESENCE)[:, None, None].long()
         return {name: values * has_flags for name, values in found.items()}
 
-    def _code(self, last: Frames, prediction: Prediction, name: str) -> Tensor:
+    def _code(self, last: Frames, name: str, logits: Tensor) -> Tensor:
         """A category as its column stores it. Several codes may share the last category: then an unchanged category is
         an unchanged code."""
-        chosen = self.sampling.category(name, prediction.categories[name])
+        chosen = self.sampling.category(name, logits)
         code = chosen - 1 if name == "ground" else chosen  # the category of NO_GROUND is 0
         return torch.where(chosen == category(last, name), last.code_column(name), code)
 
