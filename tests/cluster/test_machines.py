@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from forwarding import Forward
-from machines import NETNS, Network, namespaces, network
+from machines import Network, namespaces, network
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support/cluster"
 TALK = "import socket, sys; print(socket.create_connection((sys.argv[1], 9000), 2).recv(9).decode(), end='')"
@@ -31,7 +31,7 @@ with network() as opened:
     machine.start(["sleep", "1000"])
     while not machine.processes("sleep 1000"):
         pass
-    print(*machine.processes(), flush=True)
+    print(opened.prefix, *machine.processes(), flush=True)
     input()
 """
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.usefixtures("machines")]
@@ -102,16 +102,19 @@ def test_nothing_is_left_of_machines_whose_test_was_killed():
     process = subprocess.Popen(
         [sys.executable, "-c", UNTIL_KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    pids = [int(pid) for pid in process.stdout.readline().split()]
+    prefix, *pids = process.stdout.readline().split()
+    pids = [int(pid) for pid in pids]
     assert pids
+    with network():
+        assert len(namespaces(prefix)) == 2, "the machine and its switch, whose test still runs"
     process.send_signal(signal.SIGKILL)
     process.wait()
     psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
-    left = f"wm-{process.pid}-"
-    assert list(NETNS.glob(f"{left}*")), "the names stay until the next network"
     with network():
-        assert not list(NETNS.glob(f"{left}*"))
+        assert not namespaces(prefix), (
+            "the next network of this computer, perhaps that of another run, has removed them"
+        )
 
 
 def test_a_machine_with_a_stopped_process_ends_too():

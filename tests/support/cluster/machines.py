@@ -4,15 +4,18 @@ A machine has an own network interface and address, process ids, host name, /tmp
 nothing with the others but the read-only use of this machine's files (the checkout and the Python environment). It can
 be cut from the network and lose its power. Needs root.
 
-Network namespaces are named wm-PID-NUMBER-NAME, so `ip netns exec wm-123-0-head bash` looks into a running test.
+Network namespaces are named wm-TOKEN-NAME, so `ip netns exec wm-1f3a-head bash` looks into a running test. Each network
+holds a lock while it is open. A lock that nobody holds is that of a killed test, whose namespaces the next network
+removes. Process ids would not tell: another run on this computer may have a process table of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
+import fcntl
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -28,9 +31,8 @@ ROOT = Path(__file__).resolve().parents[3]
 INIT = Path(__file__).with_name("machine_init.py")
 VENV_BIN = Path(sys.executable).parent
 NETNS = Path("/run/netns")
-NAMESPACE = re.compile(r"wm-(?P<pid>\d+)-.*")
-NUMBERS = itertools.count()
-"""Of the networks of this process."""
+LOCKS = Path("/run/wm-networks")
+"""One file per network that is open, or whose test was killed."""
 SHUTDOWN = "kill -USR2 1"
 """Shell command that ends the machine on which it runs."""
 HOME = "/tmp/home"
@@ -170,8 +172,11 @@ class Network:
     """A switch and the machines that are connected to it. Nothing leads out of it; see `forwarding`."""
 
     def __init__(self) -> None:
-        remove_networks_of_the_dead()
-        self.prefix = f"wm-{os.getpid()}-{next(NUMBERS)}"
+        self.prefix = f"wm-{secrets.token_hex(4)}"
+        with _changing_locks():
+            _remove_networks_of_the_dead()
+            self._lock = (LOCKS / self.prefix).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.switch = f"{self.prefix}-switch"
         self.machines: dict[str, Machine] = {}
         self._num_addresses = 0
@@ -190,7 +195,9 @@ class Network:
         """Remove everything."""
         for machine in list(self.machines.values()):
             machine.remove()
-        remove_namespaces(f"{self.prefix}-")
+        with _changing_locks():
+            _remove_namespaces(self.prefix)
+            self._lock.close()
 
 
 @contextlib.contextmanager
@@ -211,23 +218,33 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def namespaces(prefix: str = "wm-") -> list[str]:
-    """Names of network namespaces on this machine."""
-    return sorted(path.name for path in NETNS.glob(f"{prefix}*"))
+def namespaces(prefix: str) -> list[str]:
+    """Names of the network namespaces of the network with a prefix."""
+    return sorted(path.name for path in NETNS.glob(f"{prefix}-*"))
 
 
-def remove_namespaces(prefix: str) -> None:
-    """Remove network namespaces by the start of their names."""
+@contextlib.contextmanager
+def _changing_locks() -> Iterator[None]:
+    """While no other process adds or removes a lock."""
+    LOCKS.mkdir(exist_ok=True)
+    with LOCKS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_namespaces(prefix: str) -> None:
+    """Remove a network's namespaces and its lock."""
     for name in namespaces(prefix):
         run("ip", "netns", "delete", name)
+    (LOCKS / prefix).unlink()
 
 
-def remove_networks_of_the_dead() -> None:
+def _remove_networks_of_the_dead() -> None:
     """Remove the namespaces that killed tests left; their processes ended with them."""
-    for name in namespaces():
-        if (match := NAMESPACE.fullmatch(name)) and not psutil.pid_exists(int(match["pid"])):
-            with contextlib.suppress(OSError):  # another test has just removed it
-                run("ip", "netns", "delete", name)
+    for path in LOCKS.iterdir():
+        with path.open() as lock, contextlib.suppress(BlockingIOError):  # its network is open
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_namespaces(path.name)
 
 
 def reason_for_no_machines() -> str | None:
