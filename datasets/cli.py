@@ -125,9 +125,7 @@ def parse_encode(args: Sequence[str], call: Callable[..., int]) -> int:
             raise UserError("no source given; name folders, replays, archives, URIs, or a source file with --sources")
         if num_workers is not None and num_workers < 1:
             raise UserError(f"--num-workers is {num_workers}; expected 1 or more")
-        return call(
-            named, out, None if memory is None else parse_bytes(memory, "--memory"), num_workers, retry, options
-        )
+        return call(named, out, parse_bytes(memory, "--memory"), num_workers, retry, options)
 
     return parse_and_run(command, "encode", args)
 

@@ -135,9 +135,7 @@ def rollout(args: Sequence[str]) -> int:
             slp=slp,
             json=json,
             html=html,
-            cache=FileCache(
-                disk_cache, None if disk_cache_size is None else parse_bytes(disk_cache_size, "--disk-cache-size")
-            ),
+            cache=FileCache(disk_cache, parse_bytes(disk_cache_size, "--disk-cache-size")),
         )
 
     return parse_and_run(checked(command), "rollout", args)

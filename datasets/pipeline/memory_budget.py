@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from pydantic import ByteSize, TypeAdapter
 
@@ -52,8 +53,14 @@ class MemoryPlan:
     """None on a cluster: Ray Data takes half of the object stores of all nodes that there are at the moment."""
 
 
-def parse_bytes(text: str, option: str) -> int:
-    """Bytes of `6GB`, `1.5 GiB`, `800M` or a plain number.
+@overload
+def parse_bytes(text: str, option: str) -> int: ...
+@overload
+def parse_bytes(text: None, option: str) -> None: ...
+@overload
+def parse_bytes(text: str | None, option: str) -> int | None: ...
+def parse_bytes(text: str | None, option: str) -> int | None:
+    """Bytes of `6GB`, `1.5 GiB`, `800M` or a plain number; None for an option that was not given.
 
     Args:
         option: name of the option that holds it.
@@ -61,6 +68,8 @@ def parse_bytes(text: str, option: str) -> int:
     Raises:
         UserError: it is not a positive size.
     """
+    if text is None:
+        return None
     try:
         num_bytes = int(TypeAdapter(ByteSize).validate_python(text + "B" if text[-1:] in "iI" else text))
     except (ValueError, OverflowError):

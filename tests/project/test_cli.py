@@ -167,6 +167,30 @@ def test_a_number_out_of_range_is_refused_without_a_traceback(wm, tmp_path, chec
     assert not (tmp_path / "corpus").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("rollout RUN CORPUS --start x", "--start: found 'x', expected a whole number"),
+        ("rollout RUN CORPUS --start=x", "--start: found 'x', expected a whole number"),
+        ("rollout RUN CORPUS --num_frames 1.5", "--num-frames: found '1.5', expected a whole number"),
+        ("rollout RUN CORPUS --rule mine", "--rule: found 'mine', expected ours or theirs"),
+        ("rollout RUN CORPUS --num-frame 3", "unknown option --num-frame; did you mean --num-frames?"),
+        ("rollout RUN CORPUS --nope 3", "unknown option --nope; see"),
+        ("rollout RUN CORPUS MORE", "found 'MORE' beyond the arguments that wm rollout takes"),
+        ("rollout RUN", "CORPUS is missing (corpus with the games to begin in"),
+        ("encode REPLAYS", "--out is missing (folder or s3://, gs:// URI of the corpus"),
+        ("encode REPLAYS --out", "--out: found no value, expected one"),
+        ("encode REPLAYS --out C --min-damage-percent x", "--min-damage-percent: found 'x', expected a number"),
+        ("watch RUN --stall x", "--stall: found 'x', expected a number"),
+        ("corpus inf C", "ACTION: found 'inf', expected info or verify"),
+        ("demo --replays", "--replays: found no value, expected a path"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_one_line_that_says_what_to_do(wm, arguments, words):
+    verb, *rest = arguments.split()
+    assert_one_line(wm(verb, *rest), f"wm {verb}: ", words, f"see wm {verb} --help")
+
+
 def test_a_shipped_config_is_found_by_its_name(wm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert_one_line(wm("train", "demo", "--train-corpus", tmp_path), "wm train:", "holds no corpus.json")

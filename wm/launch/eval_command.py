@@ -59,9 +59,7 @@ def parse_eval(args: Sequence[str], call: Callable[..., Any]) -> int:
             num_dreams=num_dreams,
             use_gpu=use_gpu,
             out=out,
-            cache=FileCache(
-                disk_cache, None if disk_cache_size is None else parse_bytes(disk_cache_size, "--disk-cache-size")
-            ),
+            cache=FileCache(disk_cache, parse_bytes(disk_cache_size, "--disk-cache-size")),
         )
 
     return parse_and_run(checked(command), "eval", args)

@@ -24,10 +24,17 @@ WORKS_FOR = "WM_WORKS_FOR"
 
 
 def parse_and_run(command: Callable[..., int | None], verb: str, args: Sequence[str]) -> int:
-    """Call a function with the arguments of the command line; returns the exit code."""
+    """Call a function with the arguments of the command line; returns the exit code.
+
+    Raises:
+        UserError: an argument is missing, unknown, or not of its type.
+    """
     import tyro
 
-    return tyro.cli(command, prog=f"wm {verb}", args=args) or 0
+    from datasets.runtime.process.argument_errors import one_line_for_a_mistake
+
+    with one_line_for_a_mistake(command, f"wm {verb}", args):
+        return tyro.cli(command, prog=f"wm {verb}", args=args) or 0
 
 
 def run_command(
