@@ -228,7 +228,7 @@ def game_end(game: Recording, layout: Layout) -> bytes:
     return (bytes([GAME_END, method, quitter]) + placements)[: layout.end_bytes]
 
 
-def metadata(game: Recording) -> dict:
+def metadata(game: Recording, played_on: str = "synth") -> dict:
     """The metadata element (SPEC.md, The metadata Element). The start time follows from the game's index."""
     start = _FIRST_START + timedelta(minutes=10 * game.index)
     players = {
@@ -239,7 +239,7 @@ def metadata(game: Recording) -> dict:
         "startAt": start.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lastFrame": game.num_frames + FIRST_FRAME - 1,
         "players": players,
-        "playedOn": "synth",
+        "playedOn": played_on,
     }
 
 
@@ -271,14 +271,17 @@ def slp_file(events: list[bytes], meta: dict) -> bytes:
     return b"".join([b"{U\x03raw[$U#l", size, *events, b"U\x08metadata", ubjson(meta), b"}"])
 
 
-def write_slp(game: Recording, *, version: str = "3.16.0", rows: np.ndarray | None = None) -> bytes:
+def write_slp(
+    game: Recording, *, version: str = "3.16.0", rows: np.ndarray | None = None, played_on: str = "synth"
+) -> bytes:
     """The bytes of a `.slp` file.
 
     Args:
         version: see `SynthOptions.version`.
         rows: frame events in the version's layout, instead of `frame_rows(game, layout)`.
+        played_on: what made the game, for the metadata.
     """
     layout = Layout.of(Version.parse(version))
     rows = frame_rows(game, layout) if rows is None else rows
     events = [event_payloads(layout), game_start(game, layout), rows.tobytes(), game_end(game, layout)]
-    return slp_file(events, metadata(game))
+    return slp_file(events, metadata(game, played_on))

@@ -58,6 +58,7 @@ def test_one_dream_is_kept_as_a_replay_and_as_json(trained, tiny_corpus, tmp_pat
     result = rollout_checkpoint(trained, tiny_corpus, game="0", start=50, num_frames=40, slp=slp, json=out)
     assert json.loads(out.read_text()) == result
     assert result["first_frame"] == 50
+    assert b"U\x08playedOnSU\x0awm rollout" in slp.read_bytes()
     parsed = parse_replay(slp.read_bytes())
     assert len(parsed.players[0]["x"]) == 123 + 50 + 40
     imagined = [frame[0] for frame in result["imagined"]["x"]]

@@ -13,11 +13,13 @@ from viewed import DRIFT, NUM_CONTEXT, NUM_FRAMES, columns_of, drifting, viewed
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS, GameIndex, read_games
 from datasets.loading.targets import COUNTDOWN_FRAMES
+from wm.model.encoding import position_errors
+from wm.rollout.baselines import stand_still
 from wm.rollout.dreams import Dreams
 from wm.rollout.events import EVENTS, event_of
 from wm.rollout.starts import random_starts
 from wm.viewer.choice import EVENT_FRAMES, KINDS, interesting_dreams
-from wm.viewer.data import NUM_SHOWN_CONTEXT, page_data, viewed_dream
+from wm.viewer.data import NUM_SHOWN_CONTEXT, ViewedDream, page_data, viewed_dream
 from wm.viewer.geometry import FOUNTAIN, FOUNTAIN_AT_REST
 from wm.viewer.page import render_viewer
 
@@ -65,16 +67,28 @@ def test_a_long_context_is_cut_to_its_last_second(index):
     assert torch.equal(cut.truth.floats[:, :NUM_CONTEXT], found.context.floats)
 
 
-def test_the_page_shows_of_each_kind_the_median_and_the_best_dream(index):
+def error_beside_still(dream: ViewedDream) -> float:
+    """Position error of a dream, in those of standing still, which count as at least one game unit."""
+    context, truth = (
+        dream.truth.slice(0, dream.num_context),
+        dream.truth.slice(dream.num_context, dream.truth.num_frames),
+    )
+    still = position_errors(stand_still(context, truth), truth).mean().item()
+    return position_errors(dream.imagined, truth).mean().item() / max(still, 1.0)
+
+
+def test_the_page_shows_of_each_kind_the_median_the_best_and_the_worst_dream(index):
     starts = random_starts(index, 60, num_context=NUM_CONTEXT, num_frames=NUM_FRAMES, seed=5)
     places = zip(starts.games.tolist(), starts.frames.tolist(), strict=True)
     batches: list[Dreams] = [drifting(index, game, frame) for game, frame in places]
     shown = interesting_dreams(index, batches)
     labels = [dream.label for dream in shown]
     assert len(labels) == len(set(labels)) >= 4
+    beside_still = {dream.label: error_beside_still(dream) for dream in shown}
+    assert beside_still["neutral, worst"] > beside_still["neutral, typical"] > beside_still["neutral, best"]
     for dream in shown:
         kind, word = dream.label.split(", ")
-        assert kind in KINDS and word in ("typical", "best")
+        assert kind in KINDS and word in ("typical", "best", "worst")
         after = dream.truth.slice(dream.num_context, dream.num_context + EVENT_FRAMES)
         (event,) = event_of(dream.truth.slice(0, dream.num_context), after)
         assert EVENTS[event] in KINDS[kind]

@@ -89,7 +89,8 @@ def dream_as_slp(index: GameIndex, game: int, before: FrameArrays, imagined: Fra
         ports=(0, 1) if None in ports else (ports[0] - 1, ports[1] - 1),
         columns=columns,
     )
-    return write_slp(recording, version=version_of({name: bool(row[f"has_{name}"]) for name in OPTIONAL_FIELDS}))
+    version = version_of({name: bool(row[f"has_{name}"]) for name in OPTIONAL_FIELDS})
+    return write_slp(recording, version=version, played_on="wm rollout")
 
 
 def version_of(has: dict[str, bool]) -> str:

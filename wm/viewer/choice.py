@@ -1,4 +1,4 @@
-"""Which dreams a page shows when no game is named: of each kind of event the median one and the best one."""
+"""Which dreams a page shows when no game is named: of each kind of event the median, the best and the worst one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_SHOWN_FRAMES = 180
 
 
 def interesting_dreams(index: GameIndex, batches: Iterable[Dreams]) -> list[ViewedDream]:
-    """Two dreams of each kind that occurs: the one of median error, and the one that is best beside standing still.
+    """Up to three dreams of each kind that occurs: of median error, and the best and worst beside standing still.
 
     Args:
         batches: of random starts.
@@ -44,19 +44,22 @@ def interesting_dreams(index: GameIndex, batches: Iterable[Dreams]) -> list[View
         members = np.flatnonzero(np.isin(kinds, [EVENTS.index(event) for event in events]))
         if kind == DEATH and dies[members].any():
             members = members[dies[members]]
-        for word, number in _median_and_best(members, error, still):
+        for word, number in _examples(members, error, still):
             batch, row = place[number]
             chosen.append(viewed_dream(index, batch, row, f"{kind}, {word}"))
     return chosen
 
 
-def _median_and_best(members: np.ndarray, error: np.ndarray, still: np.ndarray) -> list[tuple[str, int]]:
-    """The word for each chosen dream and its number; one or none where there are not two."""
+def _examples(members: np.ndarray, error: np.ndarray, still: np.ndarray) -> list[tuple[str, int]]:
+    """The word for each chosen dream and its number; fewer where there are not three."""
     if not len(members):
         return []
-    median = int(members[np.argsort(error[members], kind="stable")[len(members) // 2]])
-    best = int(members[np.argmin(error[members] / np.maximum(still[members], 1.0))])
-    return [("typical", median)] if best == median else [("typical", median), ("best", best)]
+    ratio = error[members] / np.maximum(still[members], 1.0)
+    median = np.argsort(error[members], kind="stable")[len(members) // 2]
+    chosen: dict[int, str] = {}
+    for word, row in (("typical", median), ("best", np.argmin(ratio)), ("worst", np.argmax(ratio))):
+        chosen.setdefault(int(members[row]), word)
+    return [(word, number) for number, word in chosen.items()]
 
 
 def _dies(batch: Dreams) -> np.ndarray:
