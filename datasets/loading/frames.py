@@ -28,9 +28,9 @@ CODE_COLUMNS = (
     "main_x", "main_y", "c_x", "c_y", "trigger", "buttons",
 )  # fmt: skip
 """Columns of `codes`, int16; ground 65535 (none) becomes -1, and `buttons` keeps its bit pattern."""
-GAME_COLUMNS = ("stage", *(f"has_{name}" for name in OPTIONAL_FIELDS), "has_state_flags")
-"""Columns of `game`, int16. The last one is 1 for games read from a .slp: they have flags and hitstun; those of older
-pipelines may lack them."""
+GAME_COLUMNS = ("stage", *(f"has_{name}" for name in OPTIONAL_FIELDS), "has_state_flags", "p0_port", "p1_port")
+"""Columns of `game`, int16. `has_state_flags` is 1 for games read from a .slp: they have flags and hitstun; those of
+older pipelines may lack them. Ports are 1 to 4, or 0 where nothing tells them."""
 BYTES_PER_FRAME = NUM_PLAYERS * (4 * len(FLOAT_COLUMNS) + 2 * len(CODE_COLUMNS))
 
 _READ_COLUMNS = [f"p{player}_{name}" for player in range(NUM_PLAYERS) for name in FLOAT_COLUMNS + CODE_COLUMNS]
@@ -121,8 +121,9 @@ def index_games(
 
 def _facts(games: pa.Table) -> np.ndarray:
     """Rows of GAME_COLUMNS: int16 (games, C)."""
-    columns = [games[name].to_numpy() for name in GAME_COLUMNS if name != "has_state_flags"]
-    return np.stack([*columns, games["form"].to_numpy() == "slp"], axis=1).astype(np.int16)
+    derived = {"has_state_flags": pa.chunked_array([pa.array(games["form"].to_numpy() == "slp")])}
+    columns = [derived[name] if name in derived else games[name] for name in GAME_COLUMNS]
+    return np.stack([column.cast(pa.int16()).fill_null(0).to_numpy() for column in columns], axis=1)
 
 
 def row_group_numbers(index: GameIndex) -> np.ndarray:

@@ -24,7 +24,7 @@ from wm.model.dynamics.deaths import DEAD_DOWN, DEATHS_ABOVE, FALL, REBIRTH, REB
 from wm.model.dynamics.imagination import controller_columns
 from wm.model.dynamics.next_frame import ActionClock, GameRules
 from wm.model.dynamics.sampling import Sampling
-from wm.model.dynamics.stage_rules import BLAST_ZONES, RESPAWN_X
+from wm.model.dynamics.stage_rules import BLAST_ZONES, RESPAWN_HEIGHTS, RESPAWN_X
 from wm.model.encoding import EMBEDDINGS, Frames, to_frames
 from wm.model.heads import BINARIES, CATEGORIES, DELTAS, DYNAMICS, VELOCITIES, Prediction
 from wm.model.state_fields import FLAGS, flags_of
@@ -232,15 +232,30 @@ def test_a_player_may_leave_a_respawn_in_its_last_frame_and_not_before(frame: Fr
     assert action == [DEAD_DOWN] * 60 + [REBIRTH] * 60 + [FALL] * 2
 
 
-def test_a_mirrored_death_is_the_mirror_image_of_the_death(frame: Frames):
+@pytest.mark.parametrize("stage", sorted(RESPAWN_HEIGHTS))
+@pytest.mark.parametrize("port", [1, 2, 3, 4])
+def test_a_mirrored_death_is_the_mirror_image_of_the_death(frame: Frames, stage: int, port: int):
     game = frame.game.clone()
-    game[:, GAME_COLUMNS.index("stage")] = BATTLEFIELD  # where players come back beside the middle
-    falls = with_columns(replace(frame, game=game), 0, y=BLAST_ZONES[BATTLEFIELD][2] - 1)
+    game[:, GAME_COLUMNS.index("stage")] = stage
+    game[:, GAME_COLUMNS.index("p0_port")] = port
+    falls = with_columns(replace(frame, game=game), 0, y=BLAST_ZONES[stage][2] - 1)
     dream = follow(GameRules(), falls, 130, without_change)
     mirrored = mirror(follow(GameRules(), mirror(falls), 130, without_change))
-    assert (dream.float_column("x")[:, 70, 0] == RESPAWN_X[BATTLEFIELD]).all()
+    x = RESPAWN_X[stage][port - 1] if stage in RESPAWN_X else 0.0
+    assert (dream.float_column("x")[:, 70, 0] == x).all()
+    assert (dream.code_column("facing")[:, 70, 0] == (1 if x < 0 else -1)).all()
     torch.testing.assert_close(mirrored.floats, dream.floats)
     assert torch.equal(mirrored.codes, dream.codes)
+
+
+def test_without_ports_players_come_back_where_ports_1_and_2_do(frame: Frames):
+    game = frame.game.clone()
+    game[:, GAME_COLUMNS.index("stage")] = BATTLEFIELD
+    game[:, -2:] = 0
+    for player in (0, 1):
+        falls = with_columns(replace(frame, game=game), player, y=BLAST_ZONES[BATTLEFIELD][2] - 1)
+        x = follow(GameRules(), falls, 70, without_change).float_column("x")[:, -1, player]
+        assert (x == RESPAWN_X[BATTLEFIELD][player]).all()
 
 
 def test_whoever_dies_is_neither_in_hitlag_nor_in_hitstun_by_any_column(frame: Frames):

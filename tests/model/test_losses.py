@@ -41,6 +41,8 @@ VELOCITIES = dict.fromkeys(("self_air_x", "self_y", "self_ground_x", "attack_x",
 DYNAMICS = {"hitlag": 0.1, "stocks": 0.25, "combo": 0.1}
 CATEGORIES = {"action": 400, "jumps": 8, "l_cancel": 3, "hurtbox": 3, "ground": 32, "last_attack": 64}
 NUM_FRAMES = 4
+PRESENCE = slice(1, 5)
+"""GAME_COLUMNS that tell which fields a game has."""
 
 Errors = dict[str, list[list[list[float]]]]
 """Part -> errors of the valid entries of each frame of each sequence."""
@@ -49,14 +51,14 @@ Errors = dict[str, list[list[list[float]]]]
 @pytest.fixture(scope="module")
 def frames(index: GameIndex) -> Frames:
     """Stretches of play from games of every kind of version; where all are new, some made to look old."""
-    kinds = np.unique(index.facts[:, 1:], axis=0, return_index=True)[1]
+    kinds = np.unique(index.facts[:, PRESENCE], axis=0, return_index=True)[1]
     games = np.concatenate([kinds, np.arange(len(index))[:4]])
     arrays = read_games(index, np.unique(games))
     lengths = index.num_frames[np.unique(games)]
     offsets = dict(zip(np.unique(games).tolist(), (np.cumsum(lengths) - lengths).tolist(), strict=True))
     starts = np.array([offsets[int(game)] for game in games]) + 700
     found = to_frames(take_rows(arrays, index.facts[games], starts[:, None] + 5 * np.arange(NUM_FRAMES)))
-    found.game[-3:, 1:] = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 1]], dtype=torch.int16)
+    found.game[-3:, PRESENCE] = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1], [1, 0, 0, 1]], dtype=torch.int16)
     return found
 
 

@@ -15,15 +15,17 @@ from datasets.replays.slp_reader import parse_replay
 from datasets.schema.columns import FIRST_FRAME_ID
 from datasets.schema.melee_ids import TOURNAMENT_STAGES
 from wm.model.dynamics.stage_rules import BLAST_ZONES
+from wm.model.stages import STAGE_SURFACES
 from wm.report.page import write_page
 from wm.viewer.geometry import (
+    BODIES,
     FOUNTAIN,
     RANDALL_GROUND,
     RANDALL_PATH,
     RANDALL_PERIOD,
     RANDALL_WIDTH,
-    STAGE_SHAPES,
     YOSHI,
+    stage_as_json,
 )
 from wm.viewer.page import joined_modules
 
@@ -39,7 +41,7 @@ CALM = range(14, 75)
 
 def floor_height(stage: int, x: np.ndarray) -> np.ndarray:
     """Height of the main platform at some places; NaN beyond its ledges."""
-    points = np.array(STAGE_SHAPES[stage].floor)
+    points = np.array(STAGE_SURFACES[stage].floor)
     return np.interp(x, points[:, 0], points[:, 1], left=np.nan, right=np.nan)
 
 
@@ -80,7 +82,7 @@ def test_who_stands_on_the_main_platform_is_drawn_on_it(standing):
 
 
 def _ends(stage: int) -> tuple[float, float]:
-    floor = STAGE_SHAPES[stage].floor
+    floor = STAGE_SURFACES[stage].floor
     return floor[0][0], floor[-1][0]
 
 
@@ -88,7 +90,7 @@ def test_nearly_everybody_stands_on_a_drawn_surface(standing):
     stage, rows = standing
     frame, ground, x, y = rows.T
     on = np.abs(y - floor_height(stage, np.clip(x, *_ends(stage)))) < NEAR
-    for number, (left, right, height) in enumerate(STAGE_SHAPES[stage].platforms):
+    for number, (left, right, height) in enumerate(stage_as_json(stage)["platforms"]):
         moves = stage == FOUNTAIN and number < 2
         beside = (x > left - LEDGE_MARGIN) & (x < right + LEDGE_MARGIN)
         on |= beside & (((ground == number) & (y > -1.0)) if moves else (np.abs(y - height) < NEAR))
@@ -137,15 +139,15 @@ def test_the_page_moves_the_cloud_along_the_same_path(tmp_path: Path):
     np.testing.assert_allclose(places, np.stack([left, left + RANDALL_WIDTH, height], axis=1), atol=1e-9)
 
 
-@pytest.mark.parametrize("stage", sorted(STAGE_SHAPES))
+@pytest.mark.parametrize("stage", sorted(STAGE_SURFACES))
 def test_every_stage_lies_within_its_blast_zones(stage):
     left, right, low, high = BLAST_ZONES[stage]
-    shape = STAGE_SHAPES[stage]
-    for x, y in (*shape.floor, *shape.body):
+    shape = stage_as_json(stage)
+    for x, y in (*shape["floor"], *shape["body"]):
         assert left < x < right and low <= y < high
-    assert shape.floor[0][0] == -shape.floor[-1][0]
-    assert all(left < a < b < right and 0 < y < high for a, b, y in shape.platforms)
+    assert shape["floor"][0][0] == -shape["floor"][-1][0]
+    assert all(left < a < b < right and 0 < y < high for a, b, y in shape["platforms"])
 
 
 def test_every_tournament_stage_is_drawn():
-    assert STAGE_SHAPES.keys() == TOURNAMENT_STAGES.keys() == BLAST_ZONES.keys()
+    assert STAGE_SURFACES.keys() == BODIES.keys() == TOURNAMENT_STAGES.keys() == BLAST_ZONES.keys()

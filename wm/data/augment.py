@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS
+from datasets.schema.columns import NUM_PLAYERS
 from wm.config.run_config import ObjectiveConfig
 from wm.data.batches import LocalBatch
-from wm.model.encoding import STAGE_EMBEDDING, Frames, cached_tensor
+from wm.model.encoding import Frames, cached_tensor
 
 ACTION = CODE_COLUMNS.index("action")
 DEAD_LEFT, DEAD_RIGHT = 1, 2
@@ -44,23 +45,21 @@ def augment(batch: LocalBatch, objective: ObjectiveConfig, seed: tuple[int, ...]
 
 def swap_players(frames: Frames) -> Frames:
     """Players 0 and 1 exchanged."""
-    return Frames(floats=frames.floats.flip(2), codes=frames.codes.flip(2), game=frames.game)
+    shared, ports = frames.game[:, :-NUM_PLAYERS], frames.game[:, -NUM_PLAYERS:]  # ports are the last columns
+    return Frames(
+        floats=frames.floats.flip(2), codes=frames.codes.flip(2), game=torch.cat([shared, ports.flip(1)], dim=1)
+    )
 
 
 def mirror(frames: Frames) -> Frames:
-    """Left and right exchanged. The mirrored stage gets a separate id.
-
-    The two sides of a stage have different ground numbers and slightly different geometry. Stage id n becomes 32 - n,
-    which maps no tournament stage to another one.
-    """
+    """Left and right exchanged. Stage id n becomes -1 - n: the two sides of a stage have different ground numbers and
+    slightly different geometry."""
     floats = frames.floats * cached_tensor(FLOAT_SIGNS, frames.floats.device)
     codes = frames.codes * cached_tensor(CODE_SIGNS, frames.codes.device, frames.codes.dtype)
     action = codes[..., ACTION]
     names_side = (action == DEAD_LEFT) | (action == DEAD_RIGHT)
     codes[..., ACTION] = torch.where(names_side, DEAD_LEFT + DEAD_RIGHT - action, action)
-    last = STAGE_EMBEDDING[0] - 1
-    stage = last - frames.game[:, :1].clamp(0, last)
-    return Frames(floats=floats, codes=codes, game=torch.cat([stage, frames.game[:, 1:]], dim=1))
+    return Frames(floats=floats, codes=codes, game=torch.cat([-1 - frames.game[:, :1], frames.game[:, 1:]], dim=1))
 
 
 def _where(selected_B: torch.Tensor, frames: Frames, other: Frames) -> Frames:

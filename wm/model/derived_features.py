@@ -16,7 +16,6 @@ from wm.model.encoding import (
     BUTTON_BITS,
     NUM_CONTROLLER,
     POSITION_SCALE,
-    STAGE_EMBEDDING,
     STICK_GRID,
     STICKS,
     TRIGGER_GRID,
@@ -28,6 +27,7 @@ from wm.model.encoding import (
     layout_width,
     positions,
 )
+from wm.model.stages import NO_SURFACE, stage_rows, surface_below, surface_table
 
 FOURIER_PERIODS = (4.0, 16.0, 64.0, 256.0)
 """Wavelengths of the Fourier features of a position, game units."""
@@ -38,21 +38,8 @@ STICK_THRESHOLDS = tuple(steps / STICK_GRID for steps in (-63.5, -52.5, -22.5, 2
 jumps and crouches, dashes. They lie between two steps of the stick, so that no rounding decides."""
 TRIGGER_THRESHOLDS = tuple(steps / TRIGGER_GRID for steps in (0.5, 42.5))
 """Of the analog trigger in [0, 1]: touched, and far enough for a shield."""
-STAGE_SURFACES: dict[int, tuple[tuple[float, float, float], ...]] = {
-    2: ((0.0029, -63.35, 63.35), (42.75, -14.25, 14.25)),
-    3: ((0.0, -87.75, 87.75), (25.0, -55.0, -25.0), (25.0, 25.0, 55.0)),
-    8: ((0.0, -56.0, 56.0), (42.0, -15.75, 15.75), (23.45, -59.5, -28.0), (23.45, 28.0, 59.5)),
-    28: ((0.0089, -77.27, 77.27), (51.4254, -19.02, 19.02), (30.1422, -61.39, -31.73), (30.2426, 31.7, 63.07)),
-    31: ((0.0, -68.4, 68.4), (54.4, -18.8, 18.8), (27.2, -57.6, -20.0), (27.2, 20.0, 57.6)),
-    32: ((0.0, -85.57, 85.57),),
-}
-"""Fixed surfaces by external stage id, the main one first: height, left and right end in game units. Moving platforms
-and slopes are left out. In real replays players stand on them within 0.2 units."""
-NUM_SURFACES = 4
-NO_SURFACE = -200.0
-"""Height of the surface below a player who has none: lower than every blast zone."""
-SURFACE_TOLERANCE = 8.0
-"""How far below a surface a player may still be to land on it, game units: in the air, feet are above the position."""
+TOUCH = 0.005
+"""Game units that a player who stands may be below a surface, by rounding and by what is known of slopes."""
 
 EGOCENTRIC_LAYOUT: Layout = ((NUM_PLAYERS, len(EGOCENTRIC_STICKS) + len(EGOCENTRIC_VELOCITIES) + 2),)
 FOURIER_LAYOUT: Layout = ((NUM_PLAYERS, 4 * len(FOURIER_PERIODS)),)
@@ -174,39 +161,6 @@ def controller_events(
     return torch.cat(events, dim=-1).flatten(2)
 
 
-def surface_table() -> Tensor:
-    """STAGE_SURFACES by stage id, also of mirrored stages (`wm.data.augment.mirror`): float32 (33, NUM_SURFACES, 3).
-
-    An absent surface has its left end to the right of its right end.
-    """
-    num_stages = STAGE_EMBEDDING[0]
-    table = torch.tensor([NO_SURFACE, 1.0, -1.0]).repeat(num_stages, NUM_SURFACES, 1)
-    for stage, surfaces in STAGE_SURFACES.items():
-        for number, (height, left, right) in enumerate(surfaces):
-            table[stage, number] = torch.tensor([height, left, right])
-            table[num_stages - 1 - stage, number] = torch.tensor([height, -right, -left])
-    return table
-
-
-def stage_rows(frames: Frames, table: Tensor) -> Tensor:
-    """The rows of a table by stage id, such as `surface_table`, for the stages of games: (B, 1, 1, ...)."""
-    return table[frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1)][:, None, None]
-
-
-def surface_below(x: Tensor, y: Tensor, surfaces: Tensor) -> Tensor:
-    """Height of the surface on which a player at a place would land, or NO_SURFACE.
-
-    Args:
-        x, y: (B, T, P), game units.
-        surfaces: see `stage_rows`.
-    Returns:
-        float32 (B, T, P), game units.
-    """
-    height, left, right = surfaces.unbind(-1)
-    is_below = (x[..., None] >= left) & (x[..., None] <= right) & (y[..., None] >= height - SURFACE_TOLERANCE)
-    return torch.where(is_below, height, NO_SURFACE).amax(-1)
-
-
 def geometry_features(frames: Frames, displacement_BTPC: Tensor, surfaces: Tensor) -> Tensor:
     """Each player's height above the surface below, and distance from the edge of the stage, if the motion continues.
 
@@ -223,11 +177,11 @@ def geometry_features(frames: Frames, displacement_BTPC: Tensor, surfaces: Tenso
     table = stage_rows(frames, surfaces)
     surface = surface_below(x, y_before, table)
     gap, gap_before = y - surface, y_before - surface
-    beyond_edge = x.abs() - table[..., 0, 2]
+    beyond_edge = x.abs() - table[..., 0, 2]  # the right end of the segment at the right ledge
     features = [
         (gap / 20).clamp(-1, 3),
         (gap / 8).clamp(-1, 1),
-        (gap < 0).float(),
+        (gap < -TOUCH).float(),
         (gap_before / 8).clamp(-1, 1),
         (surface == NO_SURFACE).float(),
         (beyond_edge / 20).clamp(-3, 3),

@@ -29,7 +29,10 @@ EMBEDDINGS: dict[str, tuple[int, int]] = {
     "hurtbox": (3, 2), "ground": (32, 4), "last_attack": (64, 8),
 }  # fmt: skip
 """Categorical feature -> number of values, embedding width."""
-STAGE_EMBEDDING = (33, 4)
+NUM_STAGES = 33
+"""External stage ids of games between two players."""
+STAGE_EMBEDDING = (NUM_STAGES, 4)
+"""A mirrored stage takes the place of an id that no tournament stage has (`stage_category`)."""
 BINARY = ("facing", "invulnerable", "on_ground")
 STICKS = ("main_x", "main_y", "c_x", "c_y")
 STICK_GRID, TRIGGER_GRID = 80.0, 140.0
@@ -45,6 +48,8 @@ PRESENCE = ("has_velocity", "has_hitlag", "has_hurtbox")
 _FIRST_PRESENCE = GAME_COLUMNS.index(PRESENCE[0])
 _PRESENCE_COLUMNS = slice(_FIRST_PRESENCE, _FIRST_PRESENCE + len(PRESENCE))
 assert GAME_COLUMNS[_PRESENCE_COLUMNS] == PRESENCE
+_FIRST_PORT = len(GAME_COLUMNS) - NUM_PLAYERS
+assert GAME_COLUMNS[_FIRST_PORT:] == tuple(f"p{player}_port" for player in range(NUM_PLAYERS))
 
 Layout = tuple[tuple[int, int], ...]
 """Blocks of a feature vector, in order: number of players (1: shared by both) and features of each."""
@@ -111,9 +116,20 @@ class Frames:
         """int64 (B, T, P)."""
         return self.codes[..., _CODE[name]].long()
 
+    @property
+    def ports(self) -> Tensor:
+        """int64 (B, P), 1 to 4; 0 where nothing tells them."""
+        return self.game[:, _FIRST_PORT:].long()
+
     def present(self, field: str) -> Tensor:
         """float32 (B,): 1 where the game's version has the optional field."""
         return present(self.game, field)
+
+
+def stage_category(game_BC: Tensor) -> Tensor:
+    """Row of the embedding of a game's stage: int64 (B,)."""
+    stage = game_BC[:, 0].long()
+    return torch.where(stage < 0, NUM_STAGES + stage, stage).clamp(0, NUM_STAGES - 1)
 
 
 def present(game_BC: Tensor, field: str) -> Tensor:
@@ -218,7 +234,7 @@ class FrameEncoder(nn.Module):
             lookup(table.get_parameter("weight"), category(frames, name)) for name, table in self.embeddings.items()
         ]
         players = torch.cat([*numbers, *embedded], dim=-1).flatten(2)
-        stage = lookup(self.stage.weight, frames.game[:, 0].long().clamp(0, STAGE_EMBEDDING[0] - 1))
+        stage = lookup(self.stage.weight, stage_category(frames.game))
         facts = torch.cat([stage, frames.game[:, _PRESENCE_COLUMNS].float()], dim=-1)
         facts = facts[:, None].expand(-1, frames.num_frames, -1)
         return torch.cat([players, controllers(frames), facts], dim=-1)

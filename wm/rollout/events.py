@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from datasets.schema.melee_ids import NESS
-from wm.model.derived_features import stage_rows
 from wm.model.dynamics.deaths import LAST_DEAD, REBIRTH, REBIRTH_WAIT
 from wm.model.dynamics.stage_rules import blast_zone_table
 from wm.model.encoding import Frames
+from wm.model.stages import stage_rows
 
 EVENTS = ("death and respawn", "ledge", "hit", "landing", "none")
 """Kinds of dreams; a dream is of the first that happens to either player."""

@@ -94,7 +94,7 @@ def decide(
     is_scripted = before < NUM_SCRIPTED
     may_leave = (before == REBIRTH_WAIT) | ((before == REBIRTH) & is_over)
     leaves = may_leave & (chosen != REBIRTH_WAIT)
-    action = torch.where(is_scripted & ~leaves, scripted, torch.where(leaves, chosen, action))
+    action = torch.where(is_scripted & ~leaves, scripted, action)
     count = torch.where(action == before, frames_in_action + 1, 0)
     loss_after = table[:, 2][action.clamp(max=NUM_SCRIPTED - 1)]
     is_loss = (action <= LAST_DEAD) & (count == loss_after)

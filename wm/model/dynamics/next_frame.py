@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS, VELOCITY_COLUMNS
 from wm.model.animation import age_table
-from wm.model.derived_features import stage_rows
 from wm.model.dynamics.action_age import next_age
 from wm.model.dynamics.consistency import NO_GROUND, flag_columns, hurtbox_logits, surface
 from wm.model.dynamics.deaths import (
@@ -46,9 +45,10 @@ from wm.model.dynamics.deaths import (
     script_table,
 )
 from wm.model.dynamics.sampling import MOST_PROBABLE, Sampling
-from wm.model.dynamics.stage_rules import blast_zone_table, respawn_table
+from wm.model.dynamics.stage_rules import blast_zone_table, respawn_height_table, respawn_place_table
 from wm.model.encoding import Frames, category
 from wm.model.heads import DELTAS, DYNAMICS, VELOCITIES, Prediction
+from wm.model.stages import stage_rows
 from wm.model.state_fields import PRESENCE, hitstun_prior, in_hitlag
 
 CONTROLLER_COLUMNS = ("main_x", "main_y", "c_x", "c_y", "trigger", "buttons")
@@ -97,10 +97,11 @@ class GameRules(nn.Module):
         super().__init__()
         self.sampling = sampling
         self.register_buffer("blast_zones", blast_zone_table(), persistent=False)
-        self.register_buffer("respawns", respawn_table(), persistent=False)
+        self.register_buffer("respawn_heights", respawn_height_table(), persistent=False)
+        self.register_buffer("respawn_places", respawn_place_table(), persistent=False)
         self.register_buffer("ages", age_table(), persistent=False)
         self.register_buffer("script", script_table(), persistent=False)
-        self.register_buffer("sides", torch.tensor([1.0, -1.0]), persistent=False)
+        self.register_buffer("first_ports", torch.arange(1, NUM_PLAYERS + 1), persistent=False)
 
     def forward(
         self, last: Frames, clock: ActionClock, prediction: Prediction, controllers_BTPC: Tensor
@@ -118,7 +119,7 @@ class GameRules(nn.Module):
         floats["state_age"], speed = next_age(
             last.float_column("state_age"), clock.speed, same, frozen, entry, prediction.animation
         )
-        self._script(last, fates, stage_rows(last, self.respawns), floats, codes)
+        self._script(last, fates, floats, codes)
         codes |= self._flags(last, prediction, floats, codes["airborne"])
         frames = Frames(
             floats=torch.stack([floats[name] for name in FLOAT_COLUMNS], dim=-1),
@@ -210,9 +211,14 @@ class GameRules(nn.Module):
         code = chosen - 1 if name == "ground" else chosen  # the category of NO_GROUND is 0
         return torch.where(chosen == category(last, name), last.code_column(name), code)
 
-    def _script(
-        self, last: Frames, fates: Fates, respawn: Tensor, floats: dict[str, Tensor], codes: dict[str, Tensor]
-    ) -> None:
+    def _respawn_places(self, last: Frames) -> tuple[Tensor, Tensor]:
+        """x and facing of each player on the respawn platform: float32 (B, 1, P) twice."""
+        ports = torch.where(last.ports > 0, last.ports, self.first_ports)
+        places = stage_rows(last, self.respawn_places)[:, 0, 0]
+        chosen = torch.take_along_dim(places, (ports - 1).clamp(0, places.shape[1] - 1)[..., None], dim=1)
+        return chosen[:, None, :, 0], chosen[:, None, :, 1]
+
+    def _script(self, last: Frames, fates: Fates, floats: dict[str, Tensor], codes: dict[str, Tensor]) -> None:
         """Overwrite the columns that death and respawn decide, in place."""
         action = fates.action
         if not torch.compiler.is_compiling() and not bool((action < NUM_SCRIPTED).any()):
@@ -220,13 +226,14 @@ class GameRules(nn.Module):
         is_dead, is_reborn, waits = action <= LAST_DEAD, action == REBIRTH, action == REBIRTH_WAIT
         begins, begins_death = (group & (fates.frames_in_action == 0) for group in (is_reborn, is_dead))
         stays = ((action < DEAD_UP_STAR) & (fates.frames_in_action > 0)) | waits
-        side, top, end = respawn.unbind(-1)
+        top, end = stage_rows(last, self.respawn_heights).unbind(-1)
+        place, side_faced = self._respawn_places(last)
         fall = (top - end) / (REBIRTH_FRAMES - 1)
         for name in VELOCITY_COLUMNS:
             floats[name] = torch.where(stays | begins_death | is_reborn, 0.0, floats[name])
         platform_moves = is_reborn & (last.present("velocity")[:, None, None] > 0)
         floats["self_y"] = torch.where(platform_moves, -fall, floats["self_y"])
-        x = torch.where(begins, side * self.sides[:NUM_PLAYERS], last.float_column("x"))
+        x = torch.where(begins, place, last.float_column("x"))
         floats["x"] = torch.where(stays | is_reborn, x, floats["x"])
         height = torch.where(is_reborn, top - fall * fates.frames_in_action, last.float_column("y"))
         floats["y"] = torch.where(stays | is_reborn, height, floats["y"])
@@ -241,7 +248,7 @@ class GameRules(nn.Module):
         resets = {"jumps": jumps, "ground": NO_GROUND, "last_attack": 0, "combo": 0, "l_cancel": 0}
         for name, value in resets.items():
             codes[name] = torch.where(is_reborn, value, codes[name])
-        codes["facing"] = torch.where(begins, torch.where(x >= 0, -1, 1), codes["facing"])
+        codes["facing"] = torch.where(begins, side_faced.long(), codes["facing"])
         kept = (is_dead | is_reborn | waits) & ~begins
         for name in ("facing", "last_attack", "jumps", "ground"):
             codes[name] = torch.where(kept, last.code_column(name), codes[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wm.model.encoding import STAGE_EMBEDDING
+from wm.model.stages import by_stage
 
 BLAST_ZONES: dict[int, tuple[float, float, float, float]] = {
     2: (-198.75, 198.75, -146.25, 202.5),
@@ -24,28 +24,36 @@ RESPAWN_HEIGHTS: dict[int, tuple[float, float]] = {
     2: (111.69, 63.75), 3: (119.0, 60.0), 8: (117.2, 52.5), 28: (188.24, 84.22), 31: (135.07, 80.0), 32: (112.85, 45.0),
 }  # fmt: skip
 """Height at which the respawn platform appears, and at which it stops, game units."""
-RESPAWN_X: dict[int, float] = {31: 12.8, 32: 16.0}
-"""Distance of the platform from the middle, game units, player 0 on the right; 0 on other stages. The game alternates
-between several places there, which no column tells."""
-OTHER_STAGE = ((-1e4, 1e4, -1e4, 1e4), (100.0, 50.0))
+RESPAWN_X: dict[int, tuple[float, float, float, float]] = {
+    31: (12.8, -40.0, 40.0, -12.0),
+    32: (16.0, -50.0, 50.0, -15.0),
+}
+"""Where the platform of each port appears, game units from the middle; in the middle on other stages. In the training
+replays that is all 120 respawns on 31 and 23 on 32, and all but 6 of 237 on other stages (port 3 of 32: from the
+development replays)."""
+OTHER_ZONE, OTHER_HEIGHTS = (-1e4, 1e4, -1e4, 1e4), (100.0, 50.0)
 """Of a stage that is not listed: nobody dies, and the platform appears somewhere above."""
 
 
 def blast_zone_table() -> Tensor:
-    """Blast zones by stage id, also of mirrored stages (`wm.data.augment.mirror`): float32 (33, 4)."""
-    table = torch.tensor(OTHER_STAGE[0]).repeat(STAGE_EMBEDDING[0], 1)
-    for stage, (left, right, low, high) in BLAST_ZONES.items():
-        table[stage] = torch.tensor([left, right, low, high])
-        table[STAGE_EMBEDDING[0] - 1 - stage] = torch.tensor([-right, -left, low, high])
-    return table
+    """Blast zones for `wm.model.stages.stage_rows`: float32 (rows, 4)."""
+    return torch.tensor(by_stage(BLAST_ZONES, lambda zone: (-zone[1], -zone[0], *zone[2:]), OTHER_ZONE))
 
 
-def respawn_table() -> Tensor:
-    """Respawn platforms by stage id, also of mirrored stages: x of that of player 0, first and last height: float32
-    (33, 3)."""
-    table = torch.tensor([0.0, *OTHER_STAGE[1]]).repeat(STAGE_EMBEDDING[0], 1)
-    for stage, heights in RESPAWN_HEIGHTS.items():
-        x = RESPAWN_X.get(stage, 0.0)
-        table[stage] = torch.tensor([x, *heights])
-        table[STAGE_EMBEDDING[0] - 1 - stage] = torch.tensor([-x, *heights])
-    return table
+def respawn_height_table() -> Tensor:
+    """First and last height of the respawn platform, for `wm.model.stages.stage_rows`: float32 (rows, 2)."""
+    return torch.tensor(by_stage(RESPAWN_HEIGHTS, lambda heights: heights, OTHER_HEIGHTS))
+
+
+def respawn_place_table() -> Tensor:
+    """x of the respawn platform and facing of its player by port, for `wm.model.stages.stage_rows`: float32
+    (rows, 4, 2). A player faces the middle, and in the middle left."""
+    middle = ((0.0, -1.0),) * 4
+    places = {stage: tuple((x, -1.0 if x > 0 else 1.0) for x in by_port) for stage, by_port in RESPAWN_X.items()}
+    return torch.tensor(
+        by_stage(
+            {stage: places.get(stage, middle) for stage in RESPAWN_HEIGHTS},
+            lambda by_port: tuple((-x, -facing) for x, facing in by_port),
+            middle,
+        )
+    )

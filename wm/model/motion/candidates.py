@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from datasets.loading.frames import FLOAT_COLUMNS
 from datasets.schema.columns import NUM_PLAYERS
-from wm.model.derived_features import NO_SURFACE, stage_rows, surface_below, surface_table
 from wm.model.encoding import NUM_CONTROLLER, STICK_GRID, STICKS, Frames, Layout, category, facing_sign, positions
 from wm.model.motion.attributes import ATTRIBUTES, attribute_table
 from wm.model.motion.ledges import ledge_table, next_place, place_table
+from wm.model.stages import NO_SURFACE, stage_rows, surface_below, surface_table
 
 VELOCITIES = ("self_air_x", "self_y", "self_ground_x", "attack_x", "attack_y")
 """Predicted as differences from the previous frame; absent in files of old versions."""
@@ -257,7 +257,7 @@ def _changes(
         stick: (B, T, P, 2), in [-1, 1], in the next frame.
         stick_before: (B, T, P, 4), main stick and C-stick in this frame.
         attributes: (B, T, P, ATTRIBUTES).
-        surfaces: (B, 1, 1, S, 3), height, left and right end.
+        surfaces: (B, 1, 1, S, 4), rows of `surface_table`.
         place: (B, T, P) twice, x and y on a ledge.
     """
     air_x, own_y, ground_x, attack_x, attack_y, x, y = values.unbind(-1)

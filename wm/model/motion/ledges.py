@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wm.model.encoding import EMBEDDINGS, STAGE_EMBEDDING
+from wm.model.encoding import EMBEDDINGS
+from wm.model.stages import by_stage
 
 CATCH, WAIT = 252, 253
 """Actions: a player catches a ledge, and hangs on it."""
@@ -96,12 +97,8 @@ CATCH (ages 1 to 7), and in WAIT."""
 
 
 def ledge_table() -> Tensor:
-    """LEDGES by stage id, also of mirrored stages (`wm.data.augment.mirror`): float32 (33, 2); NaN without ledges."""
-    num_stages = STAGE_EMBEDDING[0]
-    table = torch.full((num_stages, 2), torch.nan)
-    for stage, place in LEDGES.items():
-        table[stage] = table[num_stages - 1 - stage] = torch.tensor(place)
-    return table
+    """LEDGES for `wm.model.stages.stage_rows`: float32 (rows, 2); NaN without ledges."""
+    return torch.tensor(by_stage(LEDGES, lambda place: place, (torch.nan, torch.nan)))
 
 
 def place_table() -> Tensor:
