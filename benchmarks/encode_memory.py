@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--memory", help="limit, such as 3GB; default: that of wm encode")
     parser.add_argument("--form", choices=("folder", "zip", "tar.gz", "7z"), default="zip")
     arguments = parser.parse_args()
-    limit = parse_bytes(arguments.memory, "--memory") if arguments.memory else total_memory_bytes() // 4
+    limit = parse_bytes(arguments.memory, "--memory") or total_memory_bytes() // 4
     rows = []
     with tempfile.TemporaryDirectory(prefix="encode-memory-") as name:
         scratch = Path(name)

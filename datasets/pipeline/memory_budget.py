@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 from pydantic import ByteSize, TypeAdapter
 
@@ -53,12 +52,6 @@ class MemoryPlan:
     """None on a cluster: Ray Data takes half of the object stores of all nodes that there are at the moment."""
 
 
-@overload
-def parse_bytes(text: str, option: str) -> int: ...
-@overload
-def parse_bytes(text: None, option: str) -> None: ...
-@overload
-def parse_bytes(text: str | None, option: str) -> int | None: ...
 def parse_bytes(text: str | None, option: str) -> int | None:
     """Bytes of `6GB`, `1.5 GiB`, `800M` or a plain number; None for an option that was not given.
 

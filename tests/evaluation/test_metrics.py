@@ -133,6 +133,12 @@ def test_an_interval_holds_its_value_and_comes_out_the_same_again(records):
     assert other_draws["pos_mae"].low != found["pos_mae"].low
 
 
+def test_a_single_game_has_values_but_no_interval(records):
+    found = compute_metrics(records.take(records.games == records.games[0]))
+    assert found["val_loss"].value and found["pos_mae"].value
+    assert all((metric.low, metric.high) == (None, None) for metric in found.values())
+
+
 def test_an_interval_widens_with_fewer_games(records):
     games = np.unique(records.games)
     quarters = [records.take(np.flatnonzero(records.games % 4 == rest)) for rest in range(4)]
@@ -169,7 +175,7 @@ def test_the_order_of_the_judged_frames_does_not_matter(records):
 
 def test_each_slice_has_the_metrics_of_its_own_pairs(records):
     labels = records.true_action % 3
-    found = metrics_by_label(records, labels, ["zero", "one", "two", "never"])
+    found = metrics_by_label(records, labels, ["zero", "one", "two", "never"], Resampling(records.games))
     assert "never" not in found
     assert sum(row["count"] for row in found.values()) == 2 * len(records)
     assert [row["count"] for row in found.values()] == sorted((r["count"] for r in found.values()), reverse=True)

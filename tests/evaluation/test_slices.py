@@ -11,7 +11,7 @@ from datasets.loading.frames import FLOAT_COLUMNS, GameIndex
 from datasets.loading.targets import Targets, evaluation_targets
 from wm.evaluation.baselines import evaluate_baseline
 from wm.evaluation.game_sums import concatenate_sums, deserialize, metric_values, serialize, sums_by_game
-from wm.evaluation.metrics import EvalRecords, metrics_by_label
+from wm.evaluation.metrics import EvalRecords, Resampling, metrics_by_label
 from wm.evaluation.slices import NEEDED_CONTEXT, SINCE_HIT_BOUNDS, labels_of, since_hit, slice_sums
 from wm.evaluation.target_frames import read_targets
 
@@ -50,7 +50,7 @@ def test_the_sums_of_a_slice_are_those_of_its_pairs_and_all_slices_add_up(index,
     assert list(slices) == ["action", "character", "since hit"]
     whole = sums_by_game(records, index.game_ids)
     for own in labels:
-        expected = metrics_by_label(records, own.numbers, list(own.names))
+        expected = metrics_by_label(records, own.numbers, list(own.names), Resampling(records.games))
         assert slices[own.dimension].keys() == expected.keys()
         for label, sums in slices[own.dimension].items():
             assert sums.num_pairs.sum() == expected[label]["count"]

@@ -74,7 +74,10 @@ def write_config(folder: Path, text: str) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained network, in a run's folder."""
     config = RunConfig(model=ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="torch"))
-    run = tmp_path_factory.mktemp("cli") / "run"
+    return save_run(tmp_path_factory.mktemp("cli") / "run", config)
+
+
+def save_run(run: Path, config: RunConfig) -> Path:
     save_checkpoint(
         run / "checkpoints",
         model=build_model(config.model, 10),
@@ -311,6 +314,14 @@ def test_judging_a_run_prints_a_table_and_writes_what_it_prints(wm, tmp_path, ti
     ]
     for row in result["results"]:
         assert f"{row['metrics']['pos_mae']['value']:.3f}" in done.stdout
+
+
+def test_a_network_that_was_trained_with_the_kernels_of_a_gpu_is_judged_and_dreams_on_a_cpu(wm, tmp_path, tiny_corpus):
+    model = ModelConfig(d_model=32, headdim=32, d_state=16, num_layers=1, scan_backend="triton")
+    run = save_run(tmp_path / "run", RunConfig(model=model))
+    few = ("--split", "all", "--context", "2")
+    assert wm("eval", run, tiny_corpus, *few, "--num-targets", "50", "--num-dreams", "0").returncode == 0
+    assert wm("rollout", run, tiny_corpus, "--split", "all", "--game", "0", "--num-frames", "5").returncode == 0
 
 
 def test_a_context_that_is_no_number_is_one_line(wm, tiny_corpus, checkpoint):

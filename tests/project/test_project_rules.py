@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -183,6 +184,12 @@ def test_commands_configs_and_metrics_import_neither_torch_nor_ray(module):
     code = f"import sys, {module}; print([name for name in ('torch', 'ray') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="needs several test processes")
+def test_the_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest):
+    """xdist tells groups by the ends of node ids, which releases of pytest may hide from it: they share fixtures."""
+    assert request.node.nodeid.endswith(f"@{Path(__file__).relative_to(ROOT / 'tests').as_posix()}")
 
 
 def test_no_file_is_long():

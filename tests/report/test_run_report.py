@@ -183,6 +183,13 @@ def test_the_summary_says_when_a_model_does_not_beat_the_baseline(inputs, error,
     assert f"{verdict} “last velocities” (0.239)" in Page(render_report(**inputs)).words
 
 
+def test_a_difference_without_an_interval_is_no_verdict(inputs):
+    for result in inputs["evaluation"]["results"][:2]:
+        result["metrics"]["pos_mae"] = {"value": 0.001, "low": None, "high": None}
+    words = Page(render_report(**inputs)).words
+    assert "too few games to compare with “last velocities” (0.239)" in words
+
+
 def test_groups_below_the_baseline_are_marked_in_the_chart_and_in_words(inputs):
     inputs["evaluation"]["results"][3]["slices"] = {
         "action": {"hit": {"count": 123, "metrics": {"pos_mae": estimate(0.1)}}}

@@ -168,6 +168,11 @@ def test_sums_by_game_events_and_curves_are_those_of_a_slow_count():
     assert curves["position"] == pytest.approx([position[:, t].mean() for t in range(7)], abs=1e-6)
     assert all(np.less_equal(curves["position_low"], curves["position"]))
     assert all(np.greater_equal(curves["position_high"], curves["position"]))
+    ends = [curves["position_low"][4], curves["position_high"][4]]
+    assert ends == pytest.approx(found["intervals"]["position_5"], abs=1e-6)
+    alone = summary(replace(errors, games=np.zeros(30, np.int64)))
+    assert alone["coherence_5"] == found["coherence_5"] and alone["intervals"]["coherence_5"] == [None, None]
+    assert alone["curves"].keys() == curves.keys() - {"position_low", "position_high"}
 
 
 def test_a_perfect_dream_has_no_error_and_is_possible(index, dreams):

@@ -20,7 +20,6 @@ from wm.report.page import write_page
 from wm.viewer.geometry import (
     BODIES,
     FOUNTAIN,
-    RANDALL_GROUND,
     RANDALL_PATH,
     RANDALL_PERIOD,
     RANDALL_WIDTH,
@@ -30,6 +29,8 @@ from wm.viewer.geometry import (
 from wm.viewer.page import joined_modules
 
 STADIUM = 3
+RANDALL_GROUND = 0
+"""`ground` of the cloud of Yoshi's Story."""
 GAMES_PER_STAGE = 2
 NEAR = 0.06
 """Game units between the drawn and the recorded height."""

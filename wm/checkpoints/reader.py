@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,13 @@ def open_run(location: str | Path) -> tuple[str, CheckpointStore, list[Checkpoin
 
 
 def load_model(checkpoint: Checkpoint) -> WorldModel:
-    """The network with its weights, on the CPU.
+    """The network with its weights, on the CPU. Its scan runs in plain torch, wherever it was trained.
 
     Raises:
         UserError: the weights are damaged or do not fit the config.
     """
-    model = build_model(checkpoint.config.model, checkpoint.config.objective.context_frames)
+    config = checkpoint.config
+    model = build_model(replace(config.model, scan_backend="torch"), config.objective.context_frames)
     load_weights(model, checkpoint.path)
     return model
 

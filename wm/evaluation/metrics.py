@@ -76,7 +76,7 @@ class EvalRecords:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A value with its 95 % bootstrap interval over games; None without data."""
+    """A value with its 95 % bootstrap interval over games; None without data, and no interval of a single game."""
 
     value: float | None
     low: float | None
@@ -150,19 +150,21 @@ def _val_loss(records: EvalRecords, resampling: Resampling) -> Metric:
 
 
 class Resampling:
-    """Bootstrap over games: sums over the games, and over games drawn with replacement."""
+    """Bootstrap over games: sums over the games, and over games drawn with replacement. A single game is not drawn: it
+    tells nothing of others."""
 
     def __init__(self, games: np.ndarray, seed: int = 0) -> None:
         present, self._game_of_row = np.unique(games, return_inverse=True)
         self._num_games = len(present)
+        num_draws = NUM_RESAMPLES if self._num_games > 1 else 0
         self._draws = (
             np.random.default_rng(seed)
-            .multinomial(self._num_games, np.full(self._num_games, 1 / max(1, self._num_games)), size=NUM_RESAMPLES)
+            .multinomial(self._num_games, np.full(self._num_games, 1 / max(1, self._num_games)), size=num_draws)
             .astype(np.float64)
         )
 
     def sums(self, columns: Sequence[np.ndarray]) -> np.ndarray:
-        """The sum of each column, of the data first: (columns, 1 + NUM_RESAMPLES).
+        """The sum of each column, of the data first: (columns, 1 + NUM_RESAMPLES), or (columns, 1) of a single game.
 
         Args:
             columns: a value for each record, or for each player of each record.
@@ -182,11 +184,11 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Metric:
 
 
 def _metric(values: np.ndarray) -> Metric:
-    resampled = values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(values[0]) or not len(resampled):
+    if not np.isfinite(values[0]):
         return Metric(value=None, low=None, high=None)
-    low, high = interval_of(resampled)
-    return Metric(value=float(values[0]), low=float(low), high=float(high))
+    resampled = values[1:][np.isfinite(values[1:])]
+    low, high = map(float, interval_of(resampled)) if len(resampled) else (None, None)
+    return Metric(value=float(values[0]), low=low, high=high)
 
 
 def interval_of(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,16 +197,18 @@ def interval_of(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def metrics_by_label(records: EvalRecords, labels_MP: np.ndarray, names: list[str]) -> dict[str, Any]:
+def metrics_by_label(
+    records: EvalRecords, labels_MP: np.ndarray, names: list[str], resampling: Resampling
+) -> dict[str, Any]:
     """Metrics for each label, most frequent first.
 
     Args:
         labels_MP: int (M, P), index into `names` of each pair.
+        resampling: see `compute_metrics`.
     Returns:
         name -> {"count": pairs, "metrics": {metric: {value, low, high}}}.
     """
     counts = np.bincount(labels_MP.ravel(), minlength=len(names))
-    resampling = Resampling(records.games)
     return {
         names[label]: {
             "count": int(counts[label]),

@@ -22,6 +22,7 @@ from wm.evaluation.metrics import (
     METRICS,
     Context,
     EvalRecords,
+    Resampling,
     compute_metrics,
     concatenate,
     context_text,
@@ -72,9 +73,10 @@ def evaluate(
         frames.close()
     if not parts:
         raise UserError("found no evaluation frame: no game is longer than its countdown; use other games")
+    resampling = Resampling(np.concatenate([part["model", contexts[0]].games for part in parts]))
     results = [
         {"predictor": predictor, "context": context}
-        | _describe(concatenate([part[predictor, context] for part in parts]), index)
+        | _describe(concatenate([part[predictor, context] for part in parts]), index, resampling)
         for predictor, context in parts[0]
     ]
     return {"num_targets": len(targets), "num_games": len(np.unique(targets.games)), "results": results}
@@ -96,7 +98,7 @@ def _check_contexts(model: WorldModel, contexts: Sequence[Context]) -> None:
             raise UserError(f"context {context}: expected 1 .. {COUNTDOWN_FRAMES} frames, or stream")
 
 
-def _describe(records: EvalRecords, index: GameIndex) -> dict[str, Any]:
+def _describe(records: EvalRecords, index: GameIndex, resampling: Resampling) -> dict[str, Any]:
     """Metrics, slices and confusions of one predictor."""
     characters = index.characters[records.games].astype(np.int64)
     stage_ids = sorted(TOURNAMENT_STAGES | dict.fromkeys(index.facts[:, GAME_COLUMNS.index("stage")].tolist(), ""))
@@ -110,14 +112,15 @@ def _describe(records: EvalRecords, index: GameIndex) -> dict[str, Any]:
         for row in most_missed_actions(records)
     ]
     return {
-        "metrics": {name: metric.plain() for name, metric in compute_metrics(records).items()},
+        "metrics": {name: metric.plain() for name, metric in compute_metrics(records, resampling=resampling).items()},
         "slices": {
-            "action": metrics_by_label(records, action_category(records.true_action), list(CATEGORY_NAMES)),
-            "character": metrics_by_label(records, characters, [character_name(i) for i in range(256)]),
+            "action": metrics_by_label(records, action_category(records.true_action), list(CATEGORY_NAMES), resampling),
+            "character": metrics_by_label(records, characters, [character_name(i) for i in range(256)], resampling),
             "stage": metrics_by_label(
                 records,
                 np.repeat(stages[:, None], NUM_PLAYERS, axis=1),
                 [stage_name(stage) for stage in stage_ids],
+                resampling,
             ),
         },
         "confusions": confusions,
@@ -148,4 +151,6 @@ def table(evaluation: dict[str, Any]) -> str:
 def _cell(metric: dict[str, float | None] | None) -> str:
     if metric is None or metric["value"] is None:
         return "–"
+    if metric["low"] is None or metric["high"] is None:
+        return f"{metric['value']:.3f}"
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"

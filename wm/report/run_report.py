@@ -149,6 +149,8 @@ def _verdict(metric: MetricInfo, model: Result, baseline: Result | None) -> tupl
     versus = f"“{baseline.name}” ({metric.axis.format(other.value)})"
     if mine.value is None or other.value is None:
         return f"– no value for the model; best baseline: {versus}", "unclear"
+    if mine.interval is None or other.interval is None:
+        return f"– too few games to compare with {versus}", "unclear"
     if mine.overlaps(other) or mine.value == other.value:
         return f"≈ no clear difference from {versus}", "unclear"
     is_better = metric.is_better(mine.value, other.value)

@@ -110,14 +110,12 @@ def summary(errors: DreamErrors) -> dict[str, Any]:
     """Metrics as JSON data: values by name, their intervals, curves over the frames, and a row for each event."""
     resampling = Resampling(errors.games)
     found = metrics(errors, resampling)
-    low, high = _curve_interval(errors.position, resampling)
     return {
         **{name: metric.value for name, metric in found.items()},
         "intervals": {name: [metric.low, metric.high] for name, metric in found.items()},
         "curves": {
             "position": _rounded(errors.position.mean(0)),
-            "position_low": _rounded(low),
-            "position_high": _rounded(high),
+            **_curve_interval(errors.position, resampling),
             "action_acc": _rounded(errors.action_right.mean(0)),
             "percent": _rounded(errors.percent.mean(0)),
         },
@@ -144,10 +142,14 @@ def by_game(errors: DreamErrors, game_ids: np.ndarray) -> dict[str, list[Any]]:
     }
 
 
-def _curve_interval(values_ST: np.ndarray, resampling: Resampling) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % intervals of the means of each frame: float64 (T,) each."""
+def _curve_interval(values_ST: np.ndarray, resampling: Resampling) -> dict[str, list[float]]:
+    """Ends of the 95 % intervals of the mean positions errors of each frame; none of a single game."""
     sums = resampling.sums([np.ones(len(values_ST)), *values_ST.T])
-    return interval_of(sums[1:] / sums[0])
+    resampled = (sums[1:] / sums[0])[:, 1:]
+    if not resampled.shape[1]:
+        return {}
+    low, high = interval_of(resampled)
+    return {"position_low": _rounded(low), "position_high": _rounded(high)}
 
 
 def _by_event(errors: DreamErrors, resampling: Resampling) -> dict[str, dict[str, Any]]:

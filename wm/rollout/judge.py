@@ -154,7 +154,7 @@ def table(result: dict[str, Any]) -> str:
 
 def _cell(found: dict[str, Any], name: str) -> str:
     low, high = found["intervals"][name]
-    return f"{found[name]:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{found[name]:.2f}" if low is None or high is None else f"{found[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _on(feed_back: FeedBack, device: torch.device) -> FeedBack:

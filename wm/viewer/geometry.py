@@ -18,8 +18,6 @@ FOUNTAIN_GROUNDS = (0, 1)
 """`ground` of the left and the right platform of Fountain of Dreams."""
 FOUNTAIN_AT_REST = 20.0
 """Height of these platforms where nothing tells it."""
-RANDALL_GROUND = 0
-"""`ground` of the cloud of Yoshi's Story."""
 RANDALL_WIDTH = 11.9
 RANDALL_PERIOD = 1_200
 """Frames after which the cloud is where it was."""

@@ -2,7 +2,7 @@
 
 Field by field:
     x, y, velocities           last value plus the difference of the most probable candidate (`wm.model.motion`), or the
-                               predicted one, within bounds; by rule in death and respawn
+                               predicted one, velocities within bounds; by rule in death and respawn
     shield                     last value plus the predicted difference, within bounds; by rule in death and respawn
     percent                    never falls but by a respawn; a difference below SMALLEST_HIT is no hit
     hitlag                     a whole number that falls by one a frame, or rises
