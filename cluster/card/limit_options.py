@@ -42,7 +42,7 @@ class LimitOptions:
     machines_minutes: PositiveFloat | None = None
     """Report machines that have not come after so many minutes (default: 15)."""
     fallback: str | None = None
-    """Arguments added to the command when its machines do not come, such as '--num-workers 1'."""
+    """Arguments added to the command when its machines do not come: --fallback='--num-workers 1'."""
     kill: tuple[str, ...] = ()
     """Stop a run that has not learnt enough: 'change_acc@10 < 0.3 at 2000000' (metric, context, value, targets)."""
     webhook: str | None = None

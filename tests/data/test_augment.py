@@ -84,6 +84,9 @@ def test_egocentric_features_are_invariant_to_mirroring(frames):
 def test_mirrored_twice_or_swapped_twice_is_what_it_was(frames):
     assert same(mirror(mirror(frames)), frames) and not same(mirror(frames), frames)
     assert same(swap_players(swap_players(frames)), frames) and not same(swap_players(frames), frames)
+    assert (
+        torch.equal(swap_players(frames).ports, frames.ports.flip(1)) and (frames.ports != frames.ports.flip(1)).any()
+    )
 
 
 @pytest.mark.parametrize("options", [{"swap_players": True}, {"mirror": True}, {"swap_players": True, "mirror": True}])

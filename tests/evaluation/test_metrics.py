@@ -139,6 +139,15 @@ def test_a_single_game_has_values_but_no_interval(records):
     assert all((metric.low, metric.high) == (None, None) for metric in found.values())
 
 
+def test_a_label_of_a_single_game_has_no_interval(records):
+    games = np.repeat(records.games[:, None], 2, axis=1)
+    labels = (games != records.games[0]).astype(np.int64)
+    found = metrics_by_label(records, labels, ["one game", "the others"], Resampling(records.games))
+    one, others = (found[name]["metrics"] for name in ("one game", "the others"))
+    assert one["pos_mae"]["value"] is not None and (one["pos_mae"]["low"], one["pos_mae"]["high"]) == (None, None)
+    assert others["pos_mae"]["low"] < others["pos_mae"]["high"]
+
+
 def test_an_interval_widens_with_fewer_games(records):
     games = np.unique(records.games)
     quarters = [records.take(np.flatnonzero(records.games % 4 == rest)) for rest in range(4)]

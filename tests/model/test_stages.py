@@ -43,6 +43,8 @@ def dev_games(dev_corpus: Path) -> GameIndex:
 def test_a_stage_that_is_not_listed_has_no_blast_zone_and_no_surface_mirrored_or_not(stage):
     for frames in (frames_on(stage), mirror(frames_on(stage))):
         assert tuple(stage_rows(frames, blast_zone_table()).flatten().tolist()) == OTHER_ZONE
+        facing = stage_rows(frames, respawn_place_table())[..., 1]
+        assert (facing == (-1.0 if int(frames.game[0, 0]) >= 0 else 1.0)).all()
         here = torch.zeros(1, 1, 2)
         assert (surface_below(here, here, stage_rows(frames, surface_table())) == NO_SURFACE).all()
 

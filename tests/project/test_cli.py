@@ -164,9 +164,7 @@ def test_a_number_out_of_range_is_refused_without_a_traceback(wm, tmp_path, chec
         )
     for option, value in (("--min-damage-percent", "nan"), ("--min-damage-percent", "inf"), ("--num-stocks", "-1")):
         done = wm("encode", tmp_path, "--out", tmp_path / "corpus", option, value)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
-        assert "expected" in done.stderr
+        assert_one_line(done, "wm encode:", "expected")
     assert not (tmp_path / "corpus").exists()
 
 
@@ -179,7 +177,18 @@ def test_a_number_out_of_range_is_refused_without_a_traceback(wm, tmp_path, chec
         ("rollout RUN CORPUS --rule mine", "--rule: found 'mine', expected ours or theirs"),
         ("rollout RUN CORPUS --num-frame 3", "unknown option --num-frame; did you mean --num-frames?"),
         ("rollout RUN CORPUS --nope 3", "unknown option --nope; see"),
-        ("rollout RUN CORPUS MORE", "found 'MORE' beyond the arguments that wm rollout takes"),
+        ("rollout RUN CORPUS MORE", "found 'MORE' beyond the arguments of wm rollout"),
+        ("rollout RUN CORPUS --start 3 --start x", "--start: found 'x', expected a whole number"),
+        ("rollout RUN CORPUS --start= --num-frames 5", "--start: found '', expected a whole number"),
+        ("rollout RUN CORPUS --rule", "--rule: found no value, expected ours or theirs"),
+        ("encode REPLAYS --output C", "unknown option --output; did you mean --out?"),
+        ("encode REPLAYS --outt C", "unknown option --outt; did you mean --out?"),
+        ("plan demo --games 100 --epochs 1 x", "--epochs: found '1' 'x', expected numbers"),
+        ("choose-k S --metric foo", "--metric: found 'foo', expected change_acc or action_acc"),
+        ("submit encode S --out C", "unknown option --out; arguments of the command that it runs go after --"),
+        ("submit demo --fallback -x", "--fallback: a value that begins with - needs --fallback='-x'"),
+        ("synth --out S --num-games -1", "num_games"),
+        ("synth --out S --version 3.5", "3.5"),
         ("rollout RUN", "CORPUS is missing (corpus with the games to begin in"),
         ("encode REPLAYS", "--out is missing (folder or s3://, gs:// URI of the corpus"),
         ("encode REPLAYS --out", "--out: found no value, expected one"),
@@ -191,7 +200,7 @@ def test_a_number_out_of_range_is_refused_without_a_traceback(wm, tmp_path, chec
 )
 def test_a_mistake_in_the_arguments_is_one_line_that_says_what_to_do(wm, arguments, words):
     verb, *rest = arguments.split()
-    assert_one_line(wm(verb, *rest), f"wm {verb}: ", words, f"see wm {verb} --help")
+    assert_one_line(wm(verb, *rest), f"wm {verb}: ", words, f"see wm {verb}", "--help")
 
 
 def test_a_shipped_config_is_found_by_its_name(wm, tmp_path, monkeypatch):

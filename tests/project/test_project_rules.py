@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -186,9 +185,10 @@ def test_commands_configs_and_metrics_import_neither_torch_nor_ray(module):
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="needs several test processes")
 def test_the_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest):
     """xdist tells groups by the ends of node ids, which releases of pytest may hide from it: they share fixtures."""
+    if request.config.getoption("dist", "no") != "loadgroup":
+        pytest.skip("needs `pytest -n 3 --dist loadgroup`, as in make test")
     assert request.node.nodeid.endswith(f"@{Path(__file__).relative_to(ROOT / 'tests').as_posix()}")
 
 

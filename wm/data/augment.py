@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from datasets.loading.frames import CODE_COLUMNS, FLOAT_COLUMNS
-from datasets.schema.columns import NUM_PLAYERS
 from wm.config.run_config import ObjectiveConfig
 from wm.data.batches import LocalBatch
-from wm.model.encoding import Frames, cached_tensor
+from wm.model.encoding import FIRST_PORT, Frames, cached_tensor
 
 ACTION = CODE_COLUMNS.index("action")
 DEAD_LEFT, DEAD_RIGHT = 1, 2
@@ -45,10 +44,8 @@ def augment(batch: LocalBatch, objective: ObjectiveConfig, seed: tuple[int, ...]
 
 def swap_players(frames: Frames) -> Frames:
     """Players 0 and 1 exchanged."""
-    shared, ports = frames.game[:, :-NUM_PLAYERS], frames.game[:, -NUM_PLAYERS:]  # ports are the last columns
-    return Frames(
-        floats=frames.floats.flip(2), codes=frames.codes.flip(2), game=torch.cat([shared, ports.flip(1)], dim=1)
-    )
+    game = torch.cat([frames.game[:, :FIRST_PORT], frames.game[:, FIRST_PORT:].flip(1)], dim=1)
+    return Frames(floats=frames.floats.flip(2), codes=frames.codes.flip(2), game=game)
 
 
 def mirror(frames: Frames) -> Frames:

@@ -179,8 +179,13 @@ class Resampling:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Metric:
-    """The ratio of two sums with its interval."""
-    return _metric(np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0))
+    """The ratio of two sums, counts in the denominator, with its interval.
+
+    No interval if one game alone counts: then each draw has a whole multiple of its count.
+    """
+    values = np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+    is_one_game = denominator[0] > 0 and not np.any(denominator % denominator[0])
+    return _metric(values[:1] if is_one_game else values)
 
 
 def _metric(values: np.ndarray) -> Metric:

@@ -48,8 +48,9 @@ PRESENCE = ("has_velocity", "has_hitlag", "has_hurtbox")
 _FIRST_PRESENCE = GAME_COLUMNS.index(PRESENCE[0])
 _PRESENCE_COLUMNS = slice(_FIRST_PRESENCE, _FIRST_PRESENCE + len(PRESENCE))
 assert GAME_COLUMNS[_PRESENCE_COLUMNS] == PRESENCE
-_FIRST_PORT = len(GAME_COLUMNS) - NUM_PLAYERS
-assert GAME_COLUMNS[_FIRST_PORT:] == tuple(f"p{player}_port" for player in range(NUM_PLAYERS))
+FIRST_PORT = len(GAME_COLUMNS) - NUM_PLAYERS
+"""First of the last columns of a game, the ports."""
+assert GAME_COLUMNS[FIRST_PORT:] == tuple(f"p{player}_port" for player in range(NUM_PLAYERS))
 
 Layout = tuple[tuple[int, int], ...]
 """Blocks of a feature vector, in order: number of players (1: shared by both) and features of each."""
@@ -119,7 +120,7 @@ class Frames:
     @property
     def ports(self) -> Tensor:
         """int64 (B, P), 1 to 4; 0 where nothing tells them."""
-        return self.game[:, _FIRST_PORT:].long()
+        return self.game[:, FIRST_PORT:].long()
 
     def present(self, field: str) -> Tensor:
         """float32 (B,): 1 where the game's version has the optional field."""

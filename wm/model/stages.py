@@ -15,10 +15,11 @@ from torch import Tensor
 from wm.model.encoding import NUM_STAGES, Frames
 
 Point = tuple[float, float]
-Stage = TypeVar("Stage")
+Row = TypeVar("Row")
 
-_OTHER_ROW = 2 * NUM_STAGES
-"""Row of a table for all stages that it does not list; mirrored stages follow the others before it."""
+_FIRST_MIRRORED = NUM_STAGES + 1
+"""Row of a table for stage 0 mirrored. The row before, and the last one, are of ids that are no stage between two
+players."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,14 +72,14 @@ STAGE_SURFACES: dict[int, Surfaces] = {
 }  # fmt: skip
 """By external stage id; platforms that move are left out. Heights are those at which players of real replays stand, on
 the slopes of 2 and 8 within 0.002 (`tests/model/test_stages.py`)."""
-NUM_SURFACES = 6
+NUM_SURFACES = max(len(surfaces.segments) for surfaces in STAGE_SURFACES.values())
 NO_SURFACE = -200.0
 """Height of the surface below a player who has none: lower than every blast zone."""
 SURFACE_TOLERANCE = 8.0
 """How far below a surface a player may still be to land on it, game units: in the air, feet are above the position."""
 
 
-def by_stage(stages: Mapping[int, Stage], mirrored: Callable[[Stage], Stage], other: Stage) -> list[Stage]:
+def by_stage(stages: Mapping[int, Row], mirrored: Callable[[Row], Row], other: Row) -> list[Row]:
     """What is known of stages, in the order of `stage_rows`.
 
     Args:
@@ -86,17 +87,16 @@ def by_stage(stages: Mapping[int, Stage], mirrored: Callable[[Stage], Stage], ot
         mirrored: makes that of the mirrored stage (`wm.data.augment.mirror`).
         other: of stages that are not listed.
     """
-    rows = [other] * (_OTHER_ROW + 1)
-    for stage, known in stages.items():
-        rows[stage], rows[NUM_STAGES + stage] = known, mirrored(known)
-    return rows
+    rows = [stages.get(stage, other) for stage in range(_FIRST_MIRRORED)]
+    return rows + [mirrored(row) for row in rows]
 
 
 def stage_rows(frames: Frames, table: Tensor) -> Tensor:
     """The rows of a table, one for each of `by_stage`, for the stages of games: (B, 1, 1, ...)."""
     stage = frames.game[:, 0].long()
-    row = torch.where(stage < 0, NUM_STAGES - 1 - stage, torch.where(stage < NUM_STAGES, stage, _OTHER_ROW))
-    return table[row.clamp(max=_OTHER_ROW)][:, None, None]
+    is_mirrored = stage < 0
+    row = torch.where(is_mirrored, -1 - stage, stage).clamp(max=NUM_STAGES)
+    return table[row + _FIRST_MIRRORED * is_mirrored][:, None, None]
 
 
 def surface_table() -> Tensor:

@@ -4,9 +4,9 @@ A machine has an own network interface and address, process ids, host name, /tmp
 nothing with the others but the read-only use of this machine's files (the checkout and the Python environment). It can
 be cut from the network and lose its power. Needs root.
 
-Network namespaces are named wm-TOKEN-NAME, so `ip netns exec wm-1f3a-head bash` looks into a running test. Each network
-holds a lock while it is open. A lock that nobody holds is that of a killed test, whose namespaces the next network
-removes. Process ids would not tell: another run on this computer may have a process table of its own.
+Network namespaces are named wm-TOKEN-NAME, so `ip netns exec wm-1f3a9c02-head bash` looks into a running test. Each
+network holds a lock while it is open. A lock that nobody holds is that of a killed test, whose namespaces the next
+network removes. Process ids would not tell: another run on this computer may have a process table of its own.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ def _remove_namespaces(prefix: str) -> None:
 def _remove_networks_of_the_dead() -> None:
     """Remove the namespaces that killed tests left; their processes ended with them."""
     for path in LOCKS.iterdir():
-        with path.open() as lock, contextlib.suppress(BlockingIOError):  # its network is open
+        # Its network is open, or Linux does not let its namespaces go: then the next network tries again.
+        with path.open() as lock, contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove_namespaces(path.name)
 

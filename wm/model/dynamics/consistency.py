@@ -25,8 +25,8 @@ NO_GROUND = -1
 FLAG_COLUMNS = tuple(f"flags_{number}" for number in range(5))
 SHIELD_FLAG = 0x01
 """Of flags_1, equal to the flag of a shield in FLAGS."""
-NOBODY, SOMEBODY = 6, 0
-"""`last_hit_by` of a player whom nobody has hit lately; of one who was hit in a dream, where ports do not count."""
+NOBODY = 6
+"""`last_hit_by` of a player whom nobody has hit lately; else it is a port, less 1."""
 
 
 def hurtbox_logits(prediction: Prediction) -> Tensor:
@@ -49,7 +49,12 @@ def surface(on_ground: Tensor, predicted_ground: Tensor, last_ground: Tensor) ->
 
 
 def flag_columns(
-    flags: Tensor | None, floats: Mapping[str, Tensor], airborne: Tensor, last_hit_by: Tensor, has_hitlag: Tensor
+    flags: Tensor | None,
+    floats: Mapping[str, Tensor],
+    airborne: Tensor,
+    last_hit_by: Tensor,
+    ports: Tensor,
+    has_hitlag: Tensor,
 ) -> dict[str, Tensor]:
     """State flags and `last_hit_by` of the next frame: int64 (B, T, P). A flag that nobody predicts is not set.
 
@@ -57,6 +62,7 @@ def flag_columns(
         flags: bool (B, T, P, F), the first ones of FLAGS; None if none are predicted.
         floats: `hitlag` and `hitstun` of the next frame.
         last_hit_by: of the last frame.
+        ports: (B, P), 1 to 4; whoever is hit was hit by the other player.
         has_hitlag: bool (B, 1, 1).
     """
     known = {} if flags is None else dict(zip(FLAGS, flags.unbind(-1), strict=False))
@@ -72,6 +78,6 @@ def flag_columns(
     if "shields" in known:  # two flags that are always equal
         columns["flags_1"] = columns["flags_1"] + SHIELD_FLAG * known["shields"].long()
     if "hit_by_nobody" in known:
-        was_hit = torch.where(last_hit_by == NOBODY, SOMEBODY, last_hit_by)
+        was_hit = torch.where(last_hit_by == NOBODY, ports.flip(1)[:, None] - 1, last_hit_by)
         last_hit_by = torch.where(known["hit_by_nobody"], NOBODY, was_hit)
     return columns | {"last_hit_by": last_hit_by}

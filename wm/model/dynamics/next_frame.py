@@ -56,6 +56,7 @@ assert CODE_COLUMNS[-len(CONTROLLER_COLUMNS) :] == CONTROLLER_COLUMNS
 NUM_CONTROLLER_COLUMNS = len(CONTROLLER_COLUMNS)
 SMALLEST_HIT = 0.5
 """Percent. In the training replays the smallest of 7,546 rises is 0.91."""
+MAX_PORT = 4
 MAX_PERCENT, MAX_SHIELD, MAX_VELOCITY, MAX_HITLAG, MAX_HITSTUN, MAX_COMBO = 999.0, 60.0, 100.0, 100.0, 200.0, 255
 HITSTUN_TOLERANCE = 0.6
 """Frames by which a prediction may differ from what follows by rule, which then counts."""
@@ -200,7 +201,7 @@ class GameRules(nn.Module):
         """State flags and `last_hit_by`, which follow from the columns after the rules of death and respawn."""
         flags = None if prediction.flags is None else self.sampling.binary("flags", prediction.flags)
         has_hitlag = last.present("hitlag")[:, None, None] > 0
-        found = flag_columns(flags, floats, airborne, last.code_column("last_hit_by"), has_hitlag)
+        found = flag_columns(flags, floats, airborne, last.code_column("last_hit_by"), self._ports(last), has_hitlag)
         has_flags = last.present(PRESENCE)[:, None, None].long()
         return {name: values * has_flags for name, values in found.items()}
 
@@ -211,11 +212,14 @@ class GameRules(nn.Module):
         code = chosen - 1 if name == "ground" else chosen  # the category of NO_GROUND is 0
         return torch.where(chosen == category(last, name), last.code_column(name), code)
 
+    def _ports(self, last: Frames) -> Tensor:
+        """1 to 4, of players without known ports 1 and 2: int64 (B, P)."""
+        return torch.where(last.ports > 0, last.ports, self.first_ports).clamp(max=MAX_PORT)
+
     def _respawn_places(self, last: Frames) -> tuple[Tensor, Tensor]:
         """x and facing of each player on the respawn platform: float32 (B, 1, P) twice."""
-        ports = torch.where(last.ports > 0, last.ports, self.first_ports)
         places = stage_rows(last, self.respawn_places)[:, 0, 0]
-        chosen = torch.take_along_dim(places, (ports - 1).clamp(0, places.shape[1] - 1)[..., None], dim=1)
+        chosen = torch.take_along_dim(places, (self._ports(last) - 1)[..., None], dim=1)
         return chosen[:, None, :, 0], chosen[:, None, :, 1]
 
     def _script(self, last: Frames, fates: Fates, floats: dict[str, Tensor], codes: dict[str, Tensor]) -> None:
