@@ -126,10 +126,10 @@ run step_profile 90 --backend "$backend" --batch 512 --modes "${modes[@]}"
 run train_step 150 --cases "${cases[@]}" --seconds-per-case 1 --limit-per-case 40 --most-seconds 110
 run end_to_end 70 "$corpus" --seconds "$seconds" --step-json "$OUT/train_step.json" \
   --optimizer.batch-size 512 --cuda-graph \
-  --objective.rollout.two-passes.share 0 --eval.every-targets 3000000
+  --eval.every-targets 3000000
 run seconds_to_quality 120 "$corpus" "${EVAL_CORPUS:-$corpus}" --seconds $((seconds * 7)) \
   --optimizer.batch-size 64 --optimizer.total-targets 20000000 --cuda-graph \
-  --objective.rollout.two-passes.share 0 --eval.every-targets 500000
+  --eval.every-targets 500000
 
 echo "== results in $OUT, $SECONDS s in all"
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -89,7 +89,7 @@ def train_ours(
     if objective != load_yaml(options.config, RunConfig).objective.kind:
         words += ["--objective.kind", objective, "--objective.context-frames", CONTEXT_FRAMES]
         if objective == "window":
-            words += ["--optimizer.batch-size", WINDOW_BATCH, "--objective.rollout.two-passes.share", 0]
+            words += ["--optimizer.batch-size", WINDOW_BATCH]
     gpu = ["--use-gpu"] if torch.cuda.is_available() else []
     words += [*options.further, *gpu]
     subprocess.run([*wm, "train", options.config, *map(str, words)], check=True)

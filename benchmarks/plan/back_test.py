@@ -48,7 +48,7 @@ Words = list[str]
 SMALL = ["--model.d-model", "128", "--model.num-layers", "2"]
 LARGE = ["--model.d-model", "384", "--model.num-layers", "6"]
 XL = ["--model.d-model", "512", "--model.num-layers", "4"]
-WINDOW = ["--objective.kind", "window", "--objective.context-frames", "10", "--objective.rollout.two-passes.share", "0"]
+WINDOW = ["--objective.kind", "window", "--objective.context-frames", "10"]
 CASES: dict[str, tuple[str, Words]] = {
     "medium": ("mamba2-medium", []),
     "small": ("mamba2-medium", SMALL),
