@@ -21,6 +21,7 @@ from wm.evaluation.metrics import (
     concatenate,
     metrics_by_label,
     most_missed_actions,
+    ratio,
 )
 from wm.evaluation.target_frames import read_targets
 from wm.objective.weights import VAL_LOSS_WEIGHTS
@@ -146,6 +147,18 @@ def test_a_label_of_a_single_game_has_no_interval(records):
     one, others = (found[name]["metrics"] for name in ("one game", "the others"))
     assert one["pos_mae"]["value"] is not None and (one["pos_mae"]["low"], one["pos_mae"]["high"]) == (None, None)
     assert others["pos_mae"]["low"] < others["pos_mae"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "has_interval"), [((3, 0), False), ((3, 3), True), ((3, 3, 0, 0), True), ((0, 5, 0), False)]
+)
+def test_a_ratio_has_an_interval_if_at_least_two_games_count(counts, has_interval):
+    games = np.repeat(np.arange(len(counts)), 5)
+    counted = np.concatenate([np.arange(5) < count for count in counts])
+    right = np.arange(len(games), dtype=np.float64) ** 2
+    found = ratio(*Resampling(games).sums([right * counted, counted]))
+    assert found.value == pytest.approx(right[counted].mean())
+    assert (found.low is not None and found.low < found.high) == has_interval
 
 
 def test_an_interval_widens_with_fewer_games(records):

@@ -187,7 +187,8 @@ def test_commands_configs_and_metrics_import_neither_torch_nor_ray(module):
 
 def test_the_tests_of_a_file_run_in_one_process(request: pytest.FixtureRequest):
     """xdist tells groups by the ends of node ids, which releases of pytest may hide from it: they share fixtures."""
-    if request.config.getoption("dist", "no") != "loadgroup":
+    worker = getattr(request.config, "workerinput", None)  # of xdist
+    if worker is None or "--dist loadgroup" not in " ".join(worker["mainargv"]):
         pytest.skip("needs `pytest -n 3 --dist loadgroup`, as in make test")
     assert request.node.nodeid.endswith(f"@{Path(__file__).relative_to(ROOT / 'tests').as_posix()}")
 

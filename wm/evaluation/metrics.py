@@ -181,10 +181,10 @@ class Resampling:
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Metric:
     """The ratio of two sums, counts in the denominator, with its interval.
 
-    No interval if one game alone counts: then each draw has a whole multiple of its count.
+    No interval if one game alone counts: then each draw has a whole multiple of its count, and some have none.
     """
     values = np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
-    is_one_game = denominator[0] > 0 and not np.any(denominator % denominator[0])
+    is_one_game = denominator[0] > 0 and np.any(denominator == 0) and not np.any(denominator % denominator[0])
     return _metric(values[:1] if is_one_game else values)
 
 
