@@ -121,9 +121,8 @@ def index_games(
 
 def _facts(games: pa.Table) -> np.ndarray:
     """Rows of GAME_COLUMNS: int16 (games, C)."""
-    derived = {"has_state_flags": pa.chunked_array([pa.array(games["form"].to_numpy() == "slp")])}
-    columns = [derived[name] if name in derived else games[name] for name in GAME_COLUMNS]
-    facts = np.stack([column.cast(pa.int32()).fill_null(0).to_numpy() for column in columns], axis=1)
+    games = games.append_column("has_state_flags", pa.array(games["form"].to_numpy() == "slp"))
+    facts = np.stack([games[name].cast(pa.int32()).fill_null(0).to_numpy() for name in GAME_COLUMNS], axis=1)
     return facts.clip(max=np.iinfo(np.int16).max).astype(np.int16)
 
 

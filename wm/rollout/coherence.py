@@ -143,7 +143,7 @@ def by_game(errors: DreamErrors, game_ids: np.ndarray) -> dict[str, list[Any]]:
 
 
 def _curve_interval(values_ST: np.ndarray, resampling: Resampling) -> dict[str, list[float]]:
-    """Ends of the 95 % intervals of the mean positions errors of each frame; none of a single game."""
+    """Ends of the 95 % intervals of the mean position errors of each frame; none of a single game."""
     sums = resampling.sums([np.ones(len(values_ST)), *values_ST.T])
     resampled = (sums[1:] / sums[0])[:, 1:]
     if not resampled.shape[1]:

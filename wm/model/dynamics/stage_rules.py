@@ -50,10 +50,4 @@ def respawn_place_table() -> Tensor:
     (rows, 4, 2). A player faces the middle, and in the middle left."""
     middle = ((0.0, -1.0),) * 4
     places = {stage: tuple((x, -1.0 if x > 0 else 1.0) for x in by_port) for stage, by_port in RESPAWN_X.items()}
-    return torch.tensor(
-        by_stage(
-            {stage: places.get(stage, middle) for stage in RESPAWN_HEIGHTS},
-            lambda by_port: tuple((-x, -facing) for x, facing in by_port),
-            middle,
-        )
-    )
+    return torch.tensor(by_stage(places, lambda by_port: tuple((-x, -facing) for x, facing in by_port), middle))
